@@ -1,0 +1,211 @@
+//! Configuration: read once at start, refused as a whole with every fault named.
+
+use std::{fmt, str::FromStr};
+
+use url::Url;
+
+use crate::{
+    entra::cloud::{Cloud, Endpoints},
+    http::Endpoint,
+    incidents::SurfaceChoice,
+};
+
+/// Reads variables and collects what is wrong with them. An empty variable counts as unset.
+pub struct Variables<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    faults: Vec<String>,
+}
+
+/// Every variable that is missing or malformed, by name; values are never shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    faults: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration is not complete: {}", self.faults.join("; "))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads a function's configuration from `lookup`, or names all variables that are at fault.
+pub fn load<T>(
+    lookup: &dyn Fn(&str) -> Option<String>,
+    read: impl FnOnce(&mut Variables<'_>) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let mut variables = Variables { lookup, faults: Vec::new() };
+    let config = read(&mut variables);
+    match config {
+        Some(config) if variables.faults.is_empty() => Ok(config),
+        _ => Err(ConfigError { faults: variables.faults }),
+    }
+}
+
+/// [`load`] from the process's environment.
+pub fn from_environment<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> Result<T, ConfigError> {
+    load(&environment_variable, read)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Variables<'_> {
+    fn value(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|value| !value.trim().is_empty())
+    }
+
+    /// A variable that must be there. `None` has been noted as a fault.
+    pub fn required(&mut self, name: &str) -> Option<String> {
+        let value = self.value(name);
+        if value.is_none() {
+            self.faults.push(format!("{name} is missing"));
+        }
+        value
+    }
+
+    /// A variable that may be absent.
+    pub fn optional(&mut self, name: &str) -> Option<String> {
+        self.value(name)
+    }
+
+    /// A variable with a default; `rule` says what a value must be like, for the fault's text.
+    pub fn parsed<T: FromStr>(&mut self, name: &str, default: T, rule: &str) -> T {
+        self.accepted(name, default, rule, |_| true)
+    }
+
+    /// A whole number with a default and a least value.
+    pub fn at_least(&mut self, name: &str, default: u32, least: u32) -> u32 {
+        self.accepted(name, default, &format!("must be a whole number, {least} or more"), |value| *value >= least)
+    }
+
+    fn accepted<T: FromStr>(&mut self, name: &str, default: T, rule: &str, accept: impl Fn(&T) -> bool) -> T {
+        let Some(value) = self.value(name) else { return default };
+        match value.parse() {
+            Ok(value) if accept(&value) => value,
+            _ => {
+                self.faults.push(format!("{name} {rule}"));
+                default
+            }
+        }
+    }
+
+    fn endpoint(&mut self, name: &str, default: Endpoint) -> Endpoint {
+        self.parsed(name, default, "must be an https URL without path or query (http only on loopback)")
+    }
+
+    /// `PUBLIC_BASE_URL`, without a trailing slash.
+    pub fn public_base_url(&mut self) -> Option<PublicBaseUrl> {
+        let value = self.value("PUBLIC_BASE_URL")?;
+        let parsed = value.parse::<PublicBaseUrl>().ok();
+        if parsed.is_none() {
+            self.faults.push("PUBLIC_BASE_URL must be an https URL without query (http only on loopback)".into());
+        }
+        parsed
+    }
+
+    /// What all functions need that call Microsoft.
+    pub fn microsoft(&mut self) -> Option<Microsoft> {
+        let secret_id = self.required("APP_CREDENTIAL_SECRET_ID");
+        let cloud = self.parsed("MICROSOFT_CLOUD", Cloud::Commercial, "must be commercial, gcc, gcc-high or dod");
+        let defaults = cloud.endpoints();
+        let endpoints = Endpoints {
+            authority: self.endpoint("ENTRA_AUTHORITY_HOST", defaults.authority),
+            graph: self.endpoint("GRAPH_ENDPOINT", defaults.graph),
+            defender: self.endpoint("DEFENDER_ENDPOINT", defaults.defender),
+        };
+        Some(Microsoft { app_credential_secret_id: secret_id?, cloud, endpoints })
+    }
+
+    /// `INCIDENT_API`.
+    pub fn incident_api(&mut self) -> SurfaceChoice {
+        self.parsed("INCIDENT_API", SurfaceChoice::Auto, "must be auto, graph or defender")
+    }
+}
+
+/// What all functions need that call Microsoft.
+#[derive(Clone, Debug)]
+pub struct Microsoft {
+    /// Name or ARN of the app credential in Secrets Manager.
+    pub app_credential_secret_id: String,
+    /// The cloud: decides audiences and issuers, whatever hosts are used.
+    pub cloud: Cloud,
+    /// The hosts that are spoken to.
+    pub endpoints: Endpoints,
+}
+
+/// Where our own HTTP API is reached from outside: `https`, or `http` on loopback; no trailing slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicBaseUrl(String);
+
+impl PublicBaseUrl {
+    /// The configured URL, or else the host that the gateway says the request came to.
+    pub fn or_domain(configured: Option<&Self>, domain_name: &str) -> Self {
+        configured.cloned().unwrap_or_else(|| Self(format!("https://{domain_name}")))
+    }
+
+    /// The URL of `path`, which begins with a slash.
+    pub fn join(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+}
+
+impl FromStr for PublicBaseUrl {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let url = Url::parse(text).map_err(|_| ())?;
+        let safe = crate::http::is_https_or_loopback(&url);
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if safe && plain { Ok(Self(text.trim_end_matches('/').to_owned())) } else { Err(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(pairs: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> {
+        move |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn all_faults_are_named_at_once_and_no_value_is_shown() {
+        let lookup = lookup(&[("MICROSOFT_CLOUD", "mars-secret"), ("GRAPH_ENDPOINT", "http://graph.example.com"), ("N", "0")]);
+        let error = load(&lookup, |variables| {
+            let table = variables.required("TABLE_NAME");
+            let microsoft = variables.microsoft();
+            let number = variables.at_least("N", 5, 1);
+            Some((table?, microsoft?, number))
+        })
+        .unwrap_err()
+        .to_string();
+        for name in ["TABLE_NAME", "APP_CREDENTIAL_SECRET_ID", "MICROSOFT_CLOUD", "GRAPH_ENDPOINT", "N must be"] {
+            assert!(error.contains(name), "{name} is not in: {error}");
+        }
+        assert!(!error.contains("mars-secret") && !error.contains("graph.example.com"));
+    }
+
+    #[test]
+    fn an_override_is_https_or_loopback() {
+        let accepted = ["https://relay.example.com", "http://127.0.0.1:9000", "http://localhost:80/", "http://[::1]:1"];
+        let refused = ["http://relay.example.com", "ftp://127.0.0.1", "https://u:p@host", "https://host/path", "https://h/?q", "x"];
+        for text in accepted {
+            assert!(text.parse::<Endpoint>().is_ok(), "{text}");
+        }
+        for text in refused {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset() {
+        let lookup = lookup(&[("PUBLIC_BASE_URL", ""), ("APP_CREDENTIAL_SECRET_ID", "s")]);
+        let (base, microsoft) = load(&lookup, |v| Some((v.public_base_url(), v.microsoft()?))).unwrap();
+        assert_eq!(base, None);
+        assert_eq!(microsoft.cloud, Cloud::Commercial);
+    }
+}

@@ -1,0 +1,1 @@
+//! Where incidents and news of tenants go: S3 and EventBridge.

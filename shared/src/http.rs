@@ -1,0 +1,249 @@
+//! The one way out to the network.
+
+use std::{str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use http::{HeaderMap, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
+use url::{Host, Url};
+
+use crate::error::{Error, Result};
+
+/// What small JSON answers (tokens, keys, errors, single objects of Entra) may hold.
+const SMALL_BODY: usize = 1 << 20;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long one read of a streaming body may be silent.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// The origin of a neighbour: `https`, or `http` on loopback, and never with a path, a query or credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint(Url);
+
+/// The text is not an acceptable origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnEndpoint;
+
+/// Whether a URL is `https`, or stays on this machine.
+pub fn is_https_or_loopback(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
+}
+
+impl FromStr for Endpoint {
+    type Err = NotAnEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, NotAnEndpoint> {
+        let url = Url::parse(text).map_err(|_| NotAnEndpoint)?;
+        let origin_only = url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if origin_only && is_https_or_loopback(&url) { Ok(Self(url)) } else { Err(NotAnEndpoint) }
+    }
+}
+
+impl Endpoint {
+    /// The origin `https://host` of a host name that stands in this source.
+    pub(crate) fn https(host: &'static str) -> Self {
+        #[expect(clippy::expect_used, reason = "the hosts are literals of this crate, and a test builds every one")]
+        Self(Url::parse(&format!("https://{host}/")).expect("a literal host makes a URL"))
+    }
+
+    /// The URL of `path`, which begins with a slash. Characters that a path may not hold are escaped.
+    pub fn join(&self, path: &str) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// Whether `url` may be sent what is meant for this origin: same scheme, host and port, and no credentials in it.
+    pub fn is_origin_of(&self, url: &Url) -> bool {
+        url.origin() == self.0.origin() && url.username().is_empty() && url.password().is_none()
+    }
+}
+
+/// The client for all that is not AWS: certificates checked against the pinned public roots, no proxy, no redirects.
+/// A token sent with a redirect, or through somebody's proxy, would be a token given away.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    client: reqwest::Client,
+}
+
+impl Outbound {
+    /// Builds the client; once for each process.
+    pub fn new() -> Result<Self> {
+        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| Error::Internal("TLS could not be set up".into()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
+        let builder = reqwest::Client::builder();
+        let client = builder
+            .tls_backend_preconfigured(tls)
+            .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            // A frozen function wakes up to connections that the other side has closed.
+            .pool_idle_timeout(Duration::from_secs(20))
+            .build()
+            .map_err(|_| Error::Internal("the HTTP client could not be built".into()))?;
+        Ok(Self { client })
+    }
+
+    /// A GET.
+    pub fn get(&self, url: Url) -> reqwest::RequestBuilder {
+        self.client.get(url)
+    }
+
+    /// A POST.
+    pub fn post(&self, url: Url) -> reqwest::RequestBuilder {
+        self.client.post(url)
+    }
+
+    /// A PATCH.
+    pub fn patch(&self, url: Url) -> reqwest::RequestBuilder {
+        self.client.patch(url)
+    }
+}
+
+/// How much time a piece of work has: all waits and calls inside it end before.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: tokio::time::Instant,
+}
+
+impl Deadline {
+    /// A deadline `left` from now.
+    pub fn within(left: Duration) -> Self {
+        Self { at: tokio::time::Instant::now() + left }
+    }
+
+    /// What is left.
+    pub fn left(&self) -> Duration {
+        self.at.saturating_duration_since(tokio::time::Instant::now())
+    }
+
+    /// A deadline that keeps `reserve` for what comes after.
+    #[must_use]
+    pub fn reserving(&self, reserve: Duration) -> Self {
+        Self { at: self.at.checked_sub(reserve).unwrap_or(self.at) }
+    }
+
+    /// The earlier of this deadline and `most` from now.
+    #[must_use]
+    pub fn at_most(&self, most: Duration) -> Self {
+        Self { at: self.at.min(tokio::time::Instant::now() + most) }
+    }
+
+    /// Runs `work` until the deadline.
+    pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout_at(self.at, work).await.unwrap_or(Err(Error::DeadlineExceeded))
+    }
+}
+
+/// An answer whose head has arrived.
+pub struct Answer {
+    call: &'static str,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    deadline: Deadline,
+}
+
+/// Sends a request; `call` names it in errors. The head has to arrive before the deadline, and so has the body.
+///
+/// # Errors
+/// [`Error::Unreachable`] when nothing came in time or the connection failed.
+pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Answer> {
+    let sent = tokio::time::timeout_at(deadline.at, request.send()).await;
+    match sent {
+        Ok(Ok(response)) => Ok(Answer {
+            call,
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: response.bytes_stream().boxed(),
+            deadline,
+        }),
+        // The error is dropped because it names the whole URL.
+        Ok(Err(_)) | Err(_) => Err(Error::Unreachable { call }),
+    }
+}
+
+impl Answer {
+    /// HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// A header's value, where it is text.
+    pub fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The sender's own time, from the `Date` header.
+    pub fn date(&self) -> Option<Timestamp> {
+        parse_http_date(self.header(header::DATE)?)
+    }
+
+    /// How long the sender asks us to wait: `Retry-After` as seconds or as a date.
+    pub fn retry_after(&self, now: Timestamp) -> Option<SignedDuration> {
+        let text = self.header(header::RETRY_AFTER)?.trim();
+        if let Ok(seconds) = text.parse::<u32>() {
+            return Some(SignedDuration::from_secs(i64::from(seconds)));
+        }
+        Some(parse_http_date(text)?.duration_since(now).max(SignedDuration::ZERO))
+    }
+
+    /// The next piece of the body; `None` at its proper end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        match tokio::time::timeout_at(self.deadline.at, self.body.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Err(_))) | Err(_) => Err(Error::Unreachable { call: self.call }),
+        }
+    }
+
+    /// The whole body, at most 1 MiB of it: [`Error::Upstream`] beyond that.
+    pub async fn bytes(mut self) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.chunk().await? {
+            if all.len() + bytes.len() > SMALL_BODY {
+                return Err(self.unexpected());
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+
+    /// The whole body as JSON.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
+        let unexpected = self.unexpected();
+        serde_json::from_slice(&self.bytes().await?).map_err(|_| unexpected)
+    }
+
+    /// The error that says: this answer is not what the call promises.
+    pub fn unexpected(&self) -> Error {
+        Error::Upstream { status: self.status.as_u16(), call: self.call }
+    }
+}
+
+fn parse_http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
+}

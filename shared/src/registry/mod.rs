@@ -1,0 +1,178 @@
+//! Tenants, invitations, leases, due times, delivered versions: the DynamoDB table.
+//!
+//! One table, keys `pk` and `sk`. All that belongs to a tenant lies under `TENANT#{tenant_id}`, so that offboarding is
+//! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
+
+pub mod tenants;
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    types::AttributeValue,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    entra::TenantId,
+    error::{Error, Result},
+};
+
+/// The table, and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    client: Client,
+    table: String,
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+/// A page of a listing and where the next one begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The things listed.
+    pub items: Vec<T>,
+    /// Hand this in for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+impl Registry {
+    /// The table named `table`.
+    pub fn new(config: &aws_config::SdkConfig, table: String) -> Self {
+        Self { client: Client::new(config), table }
+    }
+
+    /// Reads one item, consistently.
+    async fn get<T: DeserializeOwned>(&self, pk: &str, sk: &str) -> Result<Option<T>> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("pk", text(pk))
+            .key("sk", text(sk))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
+        answer.item.map(from_item).transpose()
+    }
+
+    /// Writes a whole item that carries a `revision`: on condition that it is still the one that was read (`previous`),
+    /// or that there was none. `false` when somebody was faster.
+    async fn put_revised(&self, item: Item, previous: Option<u64>) -> Result<bool> {
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
+        let put = match previous {
+            Some(revision) => put
+                .condition_expression("revision = :previous")
+                .expression_attribute_values(":previous", number(revision)),
+            None => put.condition_expression("attribute_not_exists(pk)"),
+        };
+        unless_condition_failed("dynamodb:PutItem", put.send().await)
+    }
+
+    /// Reads one page of a query on the `listing` index.
+    async fn list<T: DeserializeOwned>(
+        &self,
+        listing: &str,
+        newest_first: bool,
+        limit: u32,
+        next: Option<&str>,
+        keep: impl Fn(&T) -> bool,
+    ) -> Result<Page<T>> {
+        let mut start = next.map(decode_next).transpose()?;
+        let mut items = Vec::new();
+        loop {
+            let answer = self
+                .client
+                .query()
+                .table_name(&self.table)
+                .index_name("listing")
+                .key_condition_expression("listing = :listing")
+                .expression_attribute_values(":listing", text(listing))
+                .scan_index_forward(!newest_first)
+                .limit(i32::try_from(limit.saturating_add(1)).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(start.take())
+                .send()
+                .await
+                .map_err(|error| Error::aws("dynamodb:Query", &error))?;
+            for item in answer.items.unwrap_or_default() {
+                let position = position_of(&item);
+                let value: T = from_item(item)?;
+                if !keep(&value) {
+                    continue;
+                }
+                items.push((value, position));
+                if items.len() > limit as usize {
+                    items.pop();
+                    let next = items.last().map(|(_, position)| encode_next(position)).transpose()?;
+                    return Ok(Page { items: items.into_iter().map(|(value, _)| value).collect(), next });
+                }
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(Page { items: items.into_iter().map(|(value, _)| value).collect(), next: None });
+            }
+        }
+    }
+}
+
+/// The keys that a query on `listing` goes on from.
+const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
+
+fn position_of(item: &Item) -> HashMap<String, String> {
+    POSITION
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone())))
+        .collect()
+}
+
+fn encode_next(position: &HashMap<String, String>) -> Result<String> {
+    let json = serde_json::to_vec(position).map_err(|_| Error::Internal("a position could not be written".into()))?;
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
+}
+
+fn decode_next(next: &str) -> Result<Item> {
+    let invalid = || Error::InvalidRequest("`next` is not one that this API gave.".into());
+    let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
+    let position: HashMap<String, String> = serde_json::from_slice(&json).map_err(|_| invalid())?;
+    if position.len() != POSITION.len() || POSITION.iter().any(|name| !position.contains_key(*name)) {
+        return Err(invalid());
+    }
+    Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
+}
+
+fn tenant_pk(tenant: &TenantId) -> String {
+    format!("TENANT#{tenant}")
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn to_item(value: &impl Serialize) -> Result<Item> {
+    serde_dynamo::to_item(value).map_err(|_| Error::Internal("an item could not be written as attributes".into()))
+}
+
+fn from_item<T: DeserializeOwned>(item: Item) -> Result<T> {
+    let kind = item.get("sk").and_then(|sk| sk.as_s().ok()).cloned().unwrap_or_default();
+    serde_dynamo::from_item(item)
+        .map_err(|error| Error::Internal(format!("an item of kind {kind} could not be read: {error}")))
+}
+
+/// `Ok(true)` when the write took place, `Ok(false)` when its condition did not hold.
+fn unless_condition_failed<T, E, R>(call: &str, outcome: std::result::Result<T, SdkError<E, R>>) -> Result<bool>
+where
+    E: ProvideErrorMetadata,
+{
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => Ok(false),
+        Err(error) => Err(Error::aws(call, &error)),
+    }
+}

@@ -1,0 +1,202 @@
+//! Tenants: who they are, how they stand, and since when.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Page, Registry, tenant_pk, text, to_item};
+use crate::{
+    entra::TenantId,
+    error::{Error, Reason, Result},
+    incidents::Surface,
+};
+
+/// How a tenant stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Consent was given, but it is not usable yet.
+    Pending,
+    /// Polled and readable.
+    Active,
+    /// Stopped by the operator or by a reason.
+    Paused,
+    /// Gone; only a new invitation brings it back.
+    Offboarded,
+}
+
+impl Status {
+    /// The word of the interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Offboarded => "offboarded",
+        }
+    }
+}
+
+/// One tenant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// The directory.
+    pub tenant_id: TenantId,
+    /// The customer's name, as the operator calls it.
+    pub customer: String,
+    /// How it stands.
+    pub status: Status,
+    /// Why it is not active, where there is a reason.
+    pub reason: Option<Reason>,
+    /// The surface that its incidents are read from.
+    pub api: Surface,
+    /// App roles seen in its tokens, of both surfaces.
+    pub roles: Vec<String>,
+    /// When an administrator consented last.
+    pub consented_at: Option<Timestamp>,
+    /// Who consented: the name that the directory gives the person, or the object id.
+    pub consented_by: Option<String>,
+    /// When it became active for the first time since it was (re-)onboarded: where its feed starts.
+    pub activated_at: Option<Timestamp>,
+    /// When it was offboarded.
+    pub offboarded_at: Option<Timestamp>,
+    /// While pending: since when, how often it was tried, and when it may be tried again.
+    pub verification: Option<Verification>,
+    /// Counts writes; each is on condition that nobody else wrote in between.
+    pub revision: u64,
+}
+
+/// How far the check of a fresh consent has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verification {
+    /// When the consent came back.
+    pub since: Timestamp,
+    /// Tries so far.
+    pub tries: u32,
+    /// No try before this time, whoever asks.
+    pub next_try_at: Timestamp,
+}
+
+/// The item: the tenant with its keys.
+#[derive(Serialize)]
+struct Stored<'a> {
+    pk: String,
+    sk: &'static str,
+    listing: &'static str,
+    listed_at: String,
+    #[serde(flatten)]
+    tenant: &'a Tenant,
+}
+
+const PROFILE: &str = "PROFILE";
+const LISTING: &str = "tenants";
+
+impl Registry {
+    /// A tenant, read consistently.
+    pub async fn tenant(&self, tenant: &TenantId) -> Result<Option<Tenant>> {
+        self.get(&tenant_pk(tenant), PROFILE).await
+    }
+
+    /// A tenant that must be there and not offboarded.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tenant that was never onboarded.
+    pub async fn known_tenant(&self, tenant: &TenantId) -> Result<Tenant> {
+        self.tenant(tenant).await?.ok_or(Error::NotFound)
+    }
+
+    /// A tenant that must be active.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::TenantNotActive`] with its reason.
+    pub async fn active_tenant(&self, tenant: &TenantId) -> Result<Tenant> {
+        let tenant = self.known_tenant(tenant).await?;
+        if tenant.status == Status::Active { Ok(tenant) } else { Err(Error::TenantNotActive(tenant.reason)) }
+    }
+
+    /// Writes a new tenant (`revision` 0).
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when there is one already.
+    pub async fn create_tenant(&self, tenant: &Tenant) -> Result<()> {
+        let written = self.put_revised(to_item(&stored(tenant))?, None).await?;
+        if written { Ok(()) } else { Err(changed_meanwhile()) }
+    }
+
+    /// Reads a tenant, changes it and writes it, again and again until nobody else wrote in between. Returns the tenant
+    /// before and after. `change` may refuse with an error; nothing is written then, nor when it changes nothing.
+    pub async fn change_tenant(
+        &self,
+        tenant: &TenantId,
+        mut change: impl FnMut(&mut Tenant) -> Result<()>,
+    ) -> Result<(Tenant, Tenant)> {
+        for _ in 0..8 {
+            let before = self.known_tenant(tenant).await?;
+            let mut after = before.clone();
+            change(&mut after)?;
+            if after == before {
+                return Ok((before, after));
+            }
+            after.revision = before.revision + 1;
+            if self.put_revised(to_item(&stored(&after))?, Some(before.revision)).await? {
+                return Ok((before, after));
+            }
+        }
+        Err(changed_meanwhile())
+    }
+
+    /// Tenants in the order of their identifiers, of one status or of all.
+    pub async fn tenants(&self, status: Option<Status>, limit: u32, next: Option<&str>) -> Result<Page<Tenant>> {
+        self.list(LISTING, false, limit, next, |tenant: &Tenant| status.is_none_or(|status| tenant.status == status)).await
+    }
+
+    /// Deletes everything that is kept of a tenant but its profile; tells how many items of which kind.
+    pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<std::collections::BTreeMap<String, u64>> {
+        let mut purged = std::collections::BTreeMap::new();
+        loop {
+            let answer = self
+                .client
+                .query()
+                .table_name(&self.table)
+                .key_condition_expression("pk = :pk")
+                .expression_attribute_values(":pk", text(tenant_pk(tenant)))
+                .filter_expression("sk <> :profile")
+                .expression_attribute_values(":profile", text(PROFILE))
+                .projection_expression("pk, sk")
+                .consistent_read(true)
+                .send()
+                .await
+                .map_err(|error| Error::aws("dynamodb:Query", &error))?;
+            let more = answer.last_evaluated_key.is_some();
+            for mut item in answer.items.unwrap_or_default() {
+                let (Some(pk), Some(sk)) = (item.remove("pk"), item.remove("sk")) else { continue };
+                let kind = sk.as_s().ok().and_then(|sk| sk.split('#').next()).unwrap_or_default().to_ascii_lowercase();
+                self.client
+                    .delete_item()
+                    .table_name(&self.table)
+                    .key("pk", pk)
+                    .key("sk", sk)
+                    .send()
+                    .await
+                    .map_err(|error| Error::aws("dynamodb:DeleteItem", &error))?;
+                *purged.entry(kind).or_insert(0) += 1;
+            }
+            if !more {
+                return Ok(purged);
+            }
+        }
+    }
+}
+
+fn stored(tenant: &Tenant) -> Stored<'_> {
+    Stored {
+        pk: tenant_pk(&tenant.tenant_id),
+        sk: PROFILE,
+        listing: LISTING,
+        listed_at: tenant.tenant_id.to_string(),
+        tenant,
+    }
+}
+
+fn changed_meanwhile() -> Error {
+    Error::Conflict { detail: "The tenant was changed at the same moment. Read it again, then repeat.".into(), reason: None }
+}

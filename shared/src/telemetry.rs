@@ -1,0 +1,240 @@
+//! Logs: one flat JSON object a line on standard output; metrics in CloudWatch's embedded format on the same stream.
+//!
+//! `lambda_runtime`'s own subscriber writes no timestamp, and Lambda then labels every line INFO; hence this one.
+
+use std::{
+    fmt,
+    io::Write,
+    panic,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Map, Value, json};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+    span,
+};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt, registry::LookupSpan};
+
+use crate::{clock::Clock, entra::TenantId};
+
+/// The longest text of a field; longer ones are cut.
+const LONGEST: usize = 2048;
+
+/// CloudWatch namespace of all metrics.
+const NAMESPACE: &str = "Mandate";
+
+/// Where lines go.
+pub type Sink = Arc<Mutex<dyn Write + Send>>;
+
+/// Starts logging to standard output for the whole process.
+pub fn start(level: LevelFilter) {
+    let sink: Sink = Arc::new(Mutex::new(std::io::stdout()));
+    let lines = JsonLines { level, clock: Clock::system(), sink };
+    if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).is_ok() {
+        // The payload of a panic may hold anything; its place is enough to find the cause.
+        panic::set_hook(Box::new(|info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(place, "panicked");
+        }));
+    }
+}
+
+/// A layer that writes events as JSON lines, with the fields of the spans around them.
+pub struct JsonLines {
+    level: LevelFilter,
+    clock: Clock,
+    sink: Sink,
+}
+
+impl JsonLines {
+    /// Lines up to `level` into `sink`.
+    pub fn new(level: LevelFilter, clock: Clock, sink: Sink) -> Self {
+        Self { level, clock, sink }
+    }
+
+    fn write(&self, line: &Map<String, Value>) {
+        let Ok(mut text) = serde_json::to_vec(line) else { return };
+        text.push(b'\n');
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody is left to tell when standard output is gone.
+        let _ = sink.write_all(&text).and_then(|()| sink.flush());
+    }
+}
+
+struct Fields(Map<String, Value>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == EMBEDDED {
+            if let Ok(Value::Object(metrics)) = serde_json::from_str(value) {
+                self.0.extend(metrics);
+            }
+            return;
+        }
+        let cut = value.char_indices().nth(LONGEST).map_or(value.len(), |(at, _)| at);
+        self.0.insert(field.name().into(), json!(value[..cut]));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().into(), json!(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().into(), json!(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().into(), json!(value));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().into(), json!(value));
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        // What libraries say below a warning is theirs to say, and may hold what nobody should read.
+        let most = if is_ours(metadata.target()) { self.level } else { self.level.min(LevelFilter::WARN) };
+        *metadata.level() <= most
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+        let mut fields = Fields(Map::new());
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = Map::new();
+        line.insert("timestamp".into(), json!(format!("{:.3}", self.clock.now())));
+        line.insert("level".into(), json!(level_name(*event.metadata().level())));
+        line.insert("message".into(), Value::Null);
+        for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
+            if let Some(Fields(fields)) = span.extensions().get::<Fields>() {
+                line.extend(fields.clone());
+            }
+        }
+        let mut fields = Fields(Map::new());
+        event.record(&mut fields);
+        line.extend(fields.0);
+        self.write(&line);
+    }
+}
+
+fn is_ours(target: &str) -> bool {
+    let root = target.split("::").next().unwrap_or(target);
+    matches!(
+        root,
+        "shared"
+            | "consent_callback"
+            | "token_issuance"
+            | "incident_fetch"
+            | "incident_dispatch"
+            | "tenant_admin"
+            | "secret_rotation"
+    )
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARN",
+        Level::INFO => "INFO",
+        Level::DEBUG => "DEBUG",
+        Level::TRACE => "TRACE",
+    }
+}
+
+/// The field that carries metrics through `tracing`.
+const EMBEDDED: &str = "embedded_metrics";
+
+/// Writes metrics in CloudWatch's embedded metric format (each name with its CloudWatch unit and value). The tenant is a
+/// property to search by, not a dimension: a dimension would be billed as a metric of its own for each tenant.
+pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
+    let definitions: Vec<Value> = values.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit})).collect();
+    let mut line = Map::new();
+    line.insert(
+        "_aws".into(),
+        json!({"Timestamp": now.as_millisecond(),
+               "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": definitions}]}),
+    );
+    if let Some(tenant) = tenant_id {
+        line.insert("tenant_id".into(), json!(tenant));
+    }
+    for (name, _, value) in values {
+        line.insert((*name).into(), json!(value));
+    }
+    let embedded_metrics = Value::Object(line).to_string();
+    tracing::info!(embedded_metrics, "metrics");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(level: LevelFilter, work: impl FnOnce()) -> Vec<Value> {
+        let buffer = Arc::new(Mutex::new(Vec::<u8>::new()));
+        let clock = Clock::by_hand("2026-11-22T10:00:00.123Z".parse().unwrap());
+        let layer = JsonLines::new(level, clock, buffer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
+        let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_line_is_flat_and_has_the_fields_of_its_spans() {
+        let lines = lines(LevelFilter::INFO, || {
+            let _request = tracing::info_span!("invocation", request_id = "r-1").entered();
+            let _tenant = tracing::info_span!("tenant", tenant_id = "t-1").entered();
+            tracing::warn!(audit = true, delivered = 3_u64, "a\r\nb");
+            tracing::debug!("not shown");
+        });
+        assert_eq!(
+            lines,
+            [json!({"timestamp": "2026-11-22T10:00:00.123Z", "level": "WARN", "message": "a\r\nb", "request_id": "r-1",
+                    "tenant_id": "t-1", "audit": true, "delivered": 3})]
+        );
+    }
+
+    #[test]
+    fn metrics_are_embedded_with_the_tenant_as_a_property() {
+        let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
+        let lines = lines(LevelFilter::INFO, || {
+            let _request = tracing::info_span!("invocation", request_id = "r-1").entered();
+            metrics("2026-11-22T10:00:00Z".parse().unwrap(), Some(&tenant), &[("Delivered", "Count", 2.0)]);
+        });
+        assert_eq!(lines[0]["Delivered"], 2.0);
+        assert_eq!(lines[0]["tenant_id"], tenant.to_string());
+        assert_eq!(lines[0]["_aws"]["CloudWatchMetrics"][0]["Namespace"], "Mandate");
+        assert_eq!(lines[0]["request_id"], "r-1");
+    }
+
+    #[test]
+    fn libraries_are_quiet_below_a_warning_at_any_level() {
+        let lines = lines(LevelFilter::TRACE, || {
+            tracing::trace!(target: "aws_smithy_runtime", "body");
+            tracing::warn!(target: "hyper", "shown");
+            tracing::trace!("ours");
+        });
+        let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(messages, ["shown", "ours"]);
+    }
+}

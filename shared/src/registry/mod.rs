@@ -3,6 +3,9 @@
 //! One table, keys `pk` and `sk`. All that belongs to a tenant lies under `TENANT#{tenant_id}`, so that offboarding is
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
+pub mod budget;
+pub mod feed;
+pub mod jobs;
 pub mod tenants;
 
 use std::collections::HashMap;
@@ -122,10 +125,7 @@ impl Registry {
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 
 fn position_of(item: &Item) -> HashMap<String, String> {
-    POSITION
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone())))
-        .collect()
+    POSITION.iter().filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone()))).collect()
 }
 
 fn encode_next(position: &HashMap<String, String>) -> Result<String> {
@@ -172,7 +172,9 @@ where
 {
     match outcome {
         Ok(_) => Ok(true),
-        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => Ok(false),
+        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => {
+            Ok(false)
+        }
         Err(error) => Err(Error::aws(call, &error)),
     }
 }

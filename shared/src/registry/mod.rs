@@ -4,7 +4,12 @@
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
 pub mod breaker;
+pub mod budget;
+pub mod feed;
+pub mod jobs;
+pub mod quarantine;
 pub mod tenants;
+pub mod versions;
 
 use std::collections::HashMap;
 
@@ -47,6 +52,10 @@ impl Registry {
 
     /// Reads one item, consistently.
     async fn get<T: DeserializeOwned>(&self, pk: &str, sk: &str) -> Result<Option<T>> {
+        self.get_item(pk, sk).await?.map(from_item).transpose()
+    }
+
+    async fn get_item(&self, pk: &str, sk: &str) -> Result<Option<Item>> {
         let answer = self
             .client
             .get_item()
@@ -57,7 +66,7 @@ impl Registry {
             .send()
             .await
             .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
-        answer.item.map(from_item).transpose()
+        Ok(answer.item)
     }
 
     /// Writes a whole item that carries a `revision`: on condition that it is still the one that was read (`previous`),
@@ -123,10 +132,7 @@ impl Registry {
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 
 fn position_of(item: &Item) -> HashMap<String, String> {
-    POSITION
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone())))
-        .collect()
+    POSITION.iter().filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone()))).collect()
 }
 
 fn encode_next(position: &HashMap<String, String>) -> Result<String> {
@@ -173,7 +179,9 @@ where
 {
     match outcome {
         Ok(_) => Ok(true),
-        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => Ok(false),
+        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => {
+            Ok(false)
+        }
         Err(error) => Err(Error::aws(call, &error)),
     }
 }

@@ -1,0 +1,4 @@
+//! Whole parts in one process, over loopback.
+
+mod aws;
+mod tokens;

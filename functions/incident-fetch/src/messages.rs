@@ -256,6 +256,7 @@ impl App {
         ];
         let embedded_metrics = telemetry::embedded(now, Some(&tenant.tenant_id), &values);
         tracing::info!(
+            target: telemetry::RECORD,
             embedded_metrics,
             outcome = after.outcome,
             api = tenant.api.as_str(),

@@ -1,6 +1,11 @@
 //! Everything that is said to Microsoft Entra.
 
+pub mod aadsts;
+pub mod access_token;
+pub mod claims;
 pub mod cloud;
+pub mod credential;
+pub mod endpoint;
 pub mod secret;
 pub mod tokens;
 

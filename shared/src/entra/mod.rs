@@ -1,6 +1,7 @@
 //! Everything that is said to Microsoft Entra.
 
 pub mod cloud;
+pub mod consent;
 
 use std::{fmt, str::FromStr};
 

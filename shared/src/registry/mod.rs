@@ -3,6 +3,7 @@
 //! One table, keys `pk` and `sk`. All that belongs to a tenant lies under `TENANT#{tenant_id}`, so that offboarding is
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
+pub mod invitations;
 pub mod tenants;
 
 use std::collections::HashMap;
@@ -81,7 +82,7 @@ impl Registry {
         next: Option<&str>,
         keep: impl Fn(&T) -> bool,
     ) -> Result<Page<T>> {
-        let mut start = next.map(decode_next).transpose()?;
+        let mut start = next.map(|next| decode_next(listing, next)).transpose()?;
         let mut items = Vec::new();
         loop {
             let answer = self
@@ -122,10 +123,7 @@ impl Registry {
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 
 fn position_of(item: &Item) -> HashMap<String, String> {
-    POSITION
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone())))
-        .collect()
+    POSITION.iter().filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.as_s().ok()?.clone()))).collect()
 }
 
 fn encode_next(position: &HashMap<String, String>) -> Result<String> {
@@ -133,11 +131,13 @@ fn encode_next(position: &HashMap<String, String>) -> Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
 }
 
-fn decode_next(next: &str) -> Result<Item> {
+fn decode_next(listing: &str, next: &str) -> Result<Item> {
     let invalid = || Error::InvalidRequest("`next` is not one that this API gave.".into());
     let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
     let position: HashMap<String, String> = serde_json::from_slice(&json).map_err(|_| invalid())?;
-    if position.len() != POSITION.len() || POSITION.iter().any(|name| !position.contains_key(*name)) {
+    let whole = position.len() == POSITION.len()
+        && POSITION.iter().all(|name| position.get(*name).is_some_and(|value| !value.is_empty()));
+    if !whole || position["listing"] != listing {
         return Err(invalid());
     }
     Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
@@ -172,7 +172,9 @@ where
 {
     match outcome {
         Ok(_) => Ok(true),
-        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => Ok(false),
+        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => {
+            Ok(false)
+        }
         Err(error) => Err(Error::aws(call, &error)),
     }
 }

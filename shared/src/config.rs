@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn all_faults_are_named_at_once_and_no_value_is_shown() {
-        let lookup = lookup(&[("MICROSOFT_CLOUD", "mars-secret"), ("GRAPH_ENDPOINT", "http://graph.example.com"), ("N", "0")]);
+        let lookup =
+            lookup(&[("MICROSOFT_CLOUD", "mars-secret"), ("GRAPH_ENDPOINT", "http://graph.example.com"), ("N", "0")]);
         let error = load(&lookup, |variables| {
             let table = variables.required("TABLE_NAME");
             let microsoft = variables.microsoft();
@@ -192,7 +193,14 @@ mod tests {
     #[test]
     fn an_override_is_https_or_loopback() {
         let accepted = ["https://relay.example.com", "http://127.0.0.1:9000", "http://localhost:80/", "http://[::1]:1"];
-        let refused = ["http://relay.example.com", "ftp://127.0.0.1", "https://u:p@host", "https://host/path", "https://h/?q", "x"];
+        let refused = [
+            "http://relay.example.com",
+            "ftp://127.0.0.1",
+            "https://u:p@host",
+            "https://host/path",
+            "https://h/?q",
+            "x",
+        ];
         for text in accepted {
             assert!(text.parse::<Endpoint>().is_ok(), "{text}");
         }

@@ -181,9 +181,13 @@ impl Error {
             Self::CredentialRejected => {
                 "Microsoft refuses the app credential of this deployment. Its operator must renew it.".into()
             }
-            Self::Upstream { status, call } => format!("Microsoft answered {call} with status {status}. Try again later."),
+            Self::Upstream { status, call } => {
+                format!("Microsoft answered {call} with status {status}. Try again later.")
+            }
             Self::Unreachable { call } => format!("Microsoft did not answer {call} in time. Try again later."),
-            Self::DeadlineExceeded => "The work did not fit into the time of one call. Ask for less, or try again.".into(),
+            Self::DeadlineExceeded => {
+                "The work did not fit into the time of one call. Ask for less, or try again.".into()
+            }
             Self::Internal(_) => {
                 "Something failed inside this deployment. The log has the cause under this instance.".into()
             }

@@ -225,8 +225,10 @@ impl HttpResponse {
 
     /// The gateway's form of it (payload format 2.0).
     pub fn into_value(self) -> Value {
-        let headers: Map<String, Value> = self.headers.into_iter().map(|(name, value)| (name.into(), json!(value))).collect();
-        let mut value = json!({"statusCode": self.status, "headers": headers, "body": self.body, "isBase64Encoded": false});
+        let headers: Map<String, Value> =
+            self.headers.into_iter().map(|(name, value)| (name.into(), json!(value))).collect();
+        let mut value =
+            json!({"statusCode": self.status, "headers": headers, "body": self.body, "isBase64Encoded": false});
         if !self.cookies.is_empty() {
             value["cookies"] = json!(self.cookies);
         }
@@ -264,9 +266,7 @@ mod tests {
 
     #[test]
     fn a_named_stage_is_not_part_of_the_path() {
-        let event = |stage: &str| {
-            json!({"rawPath": "/prod/tenants", "requestContext": {"stage": stage, "http": {"method": "GET"}}})
-        };
+        let event = |stage: &str| json!({"rawPath": "/prod/tenants", "requestContext": {"stage": stage, "http": {"method": "GET"}}});
         assert_eq!(http(event("prod")).path, "/tenants");
         assert_eq!(http(event("$default")).path, "/prod/tenants");
         assert_eq!(http(event("pro")).path, "/prod/tenants");

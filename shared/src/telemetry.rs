@@ -209,8 +209,10 @@ mod tests {
         });
         assert_eq!(
             lines,
-            [json!({"timestamp": "2026-11-22T10:00:00.123Z", "level": "WARN", "message": "a\r\nb", "request_id": "r-1",
-                    "tenant_id": "t-1", "audit": true, "delivered": 3})]
+            [
+                json!({"timestamp": "2026-11-22T10:00:00.123Z", "level": "WARN", "message": "a\r\nb", "request_id": "r-1",
+                    "tenant_id": "t-1", "audit": true, "delivered": 3})
+            ]
         );
     }
 

@@ -1,1 +1,3 @@
 //! Where incidents and news of tenants go: S3 and EventBridge.
+
+pub mod events;

@@ -146,7 +146,8 @@ impl Registry {
 
     /// Tenants in the order of their identifiers, of one status or of all.
     pub async fn tenants(&self, status: Option<Status>, limit: u32, next: Option<&str>) -> Result<Page<Tenant>> {
-        self.list(LISTING, false, limit, next, |tenant: &Tenant| status.is_none_or(|status| tenant.status == status)).await
+        self.list(LISTING, false, limit, next, |tenant: &Tenant| status.is_none_or(|status| tenant.status == status))
+            .await
     }
 
     /// Deletes everything that is kept of a tenant but its profile; tells how many items of which kind.
@@ -198,5 +199,8 @@ fn stored(tenant: &Tenant) -> Stored<'_> {
 }
 
 fn changed_meanwhile() -> Error {
-    Error::Conflict { detail: "The tenant was changed at the same moment. Read it again, then repeat.".into(), reason: None }
+    Error::Conflict {
+        detail: "The tenant was changed at the same moment. Read it again, then repeat.".into(),
+        reason: None,
+    }
 }

@@ -1,0 +1,107 @@
+//! News on EventBridge: which object holds what, and how tenants stand. Events may repeat; they hold no incident.
+
+use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
+use serde_json::{Value, json};
+
+use crate::{
+    entra::TenantId,
+    error::{Error, Result},
+    registry::tenants::Tenant,
+};
+
+const SOURCE: &str = "partner.incidents";
+
+/// How often an entry is handed in again that EventBridge refused within an accepted call.
+const TRIES: u32 = 3;
+
+/// The bus, or none: without `EVENT_BUS_NAME` no events are sent.
+#[derive(Clone, Debug)]
+pub struct Events {
+    client: Client,
+    bus: Option<String>,
+}
+
+/// One object that was delivered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveredObject {
+    /// The bucket.
+    pub bucket: String,
+    /// The object's key.
+    pub object: String,
+    /// Versions in it.
+    pub count: usize,
+    /// The earliest last update in it, as sent.
+    pub from: String,
+    /// The latest last update in it, as sent.
+    pub to: String,
+}
+
+impl Events {
+    /// The bus named `bus`.
+    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>) -> Self {
+        Self { client: Client::new(config), bus }
+    }
+
+    /// Tells that a tenant's status or reason has changed; says nothing when both are as before.
+    pub async fn tenant_status_changed(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
+        if before.is_some_and(|before| (before.status, before.reason) == (after.status, after.reason)) {
+            return Ok(());
+        }
+        let from = before.map(|before| before.status.as_str());
+        let (to, reason) = (after.status.as_str(), after.reason);
+        tracing::info!(
+            tenant_id = %after.tenant_id, from, to, reason = reason.map(crate::error::Reason::as_str),
+            "tenant status changed"
+        );
+        let detail = json!({"tenant_id": after.tenant_id, "customer": after.customer,
+                            "from": before.map(|before| before.status), "to": after.status, "reason": reason});
+        self.put("Tenant Status Changed", vec![detail]).await
+    }
+
+    /// Names delivered objects.
+    pub async fn incidents_delivered(&self, tenant: &TenantId, objects: &[DeliveredObject]) -> Result<()> {
+        let details = objects.iter().map(|object| {
+            json!({"tenant_id": tenant, "bucket": object.bucket, "object": object.object, "count": object.count,
+                   "from": object.from, "to": object.to})
+        });
+        self.put("Incidents Delivered", details.collect()).await
+    }
+
+    async fn put(&self, detail_type: &str, details: Vec<Value>) -> Result<()> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        let mut waiting = details
+            .into_iter()
+            .map(|detail| {
+                PutEventsRequestEntry::builder()
+                    .event_bus_name(bus)
+                    .source(SOURCE)
+                    .detail_type(detail_type)
+                    .detail(detail.to_string())
+                    .build()
+            })
+            .collect::<Vec<_>>();
+        for _ in 0..TRIES {
+            let mut refused = Vec::new();
+            // Ten entries are the most of one call.
+            for entries in waiting.chunks(10) {
+                let answer = self
+                    .client
+                    .put_events()
+                    .set_entries(Some(entries.to_vec()))
+                    .send()
+                    .await
+                    .map_err(|error| Error::aws("events:PutEvents", &error))?;
+                let results = answer.entries.unwrap_or_default();
+                let failed = |index: usize| results.get(index).is_none_or(|result| result.error_code.is_some());
+                refused.extend(
+                    entries.iter().enumerate().filter(|(index, _)| failed(*index)).map(|(_, entry)| entry.clone()),
+                );
+            }
+            if refused.is_empty() {
+                return Ok(());
+            }
+            waiting = refused;
+        }
+        Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len())))
+    }
+}

@@ -1,0 +1,399 @@
+//! A tenant's feed: how far its incidents are covered, who works on it, and when it is due.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Registry, budget::Budget, from_item, number, tenant_pk, text, unless_condition_failed};
+use crate::{
+    entra::TenantId,
+    error::{Error, Result},
+    incidents::Surface,
+};
+
+const FEED: &str = "FEED";
+
+/// Over how many partitions of the `due` index the tenants are spread.
+pub const DUE_SHARDS: u32 = 16;
+
+/// How far a tenant's incidents are covered, and by what means.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Feed {
+    /// Where the feed starts: nothing older is delivered but by backfill.
+    pub started_at: Option<Timestamp>,
+    /// Every version last updated before this time was delivered, as far as Microsoft showed it. Never moves back.
+    pub covered_until: Option<Timestamp>,
+    /// Where a poll goes on that did not fit into its invocation.
+    pub resume_at: Option<Timestamp>,
+    /// When the whole overlap was read last.
+    pub overlap_read_at: Option<Timestamp>,
+    /// When a poll was completed last.
+    pub last_success_at: Option<Timestamp>,
+    /// When a poll found something new last.
+    pub last_news_at: Option<Timestamp>,
+    /// Different incidents delivered.
+    pub incidents_total: u64,
+    /// Records and spans that are set aside at present.
+    pub quarantined: u64,
+    /// What the last sweep found.
+    pub last_sweep: Option<LastSweep>,
+    /// Polls that failed in a row.
+    pub failures: u32,
+    /// Jobs that are not finished.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub open_jobs: BTreeSet<String>,
+    /// Counts the leases; who holds an old number writes nothing.
+    pub fence: u64,
+    /// When the tenant is due, in milliseconds since 1970.
+    pub due_at: Option<i64>,
+    graph_paid_until: Option<Timestamp>,
+    graph_not_before: Option<Timestamp>,
+    defender_paid_until: Option<Timestamp>,
+    defender_not_before: Option<Timestamp>,
+}
+
+/// What a sweep found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastSweep {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Versions compared with what was delivered.
+    pub checked: u64,
+    /// Versions that it had to deliver.
+    pub missing: u64,
+}
+
+impl Feed {
+    /// What is left of a surface's calls.
+    pub fn budget(&self, surface: Surface) -> Budget {
+        let (paid_until, not_before) = match surface {
+            Surface::Graph => (self.graph_paid_until, self.graph_not_before),
+            Surface::Defender => (self.defender_paid_until, self.defender_not_before),
+        };
+        Budget { paid_until, not_before }
+    }
+
+    /// Notes what was taken out of a surface's budget.
+    pub fn set_paid_until(&mut self, surface: Surface, paid_until: Option<Timestamp>) {
+        match surface {
+            Surface::Graph => self.graph_paid_until = paid_until,
+            Surface::Defender => self.defender_paid_until = paid_until,
+        }
+    }
+}
+
+/// The right to work on one tenant until a time; at most one worker has it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The feed as it was when the lease was taken, and then as this worker wrote it.
+    pub feed: Feed,
+}
+
+/// What came of asking for a lease.
+#[derive(Debug)]
+pub enum Acquired {
+    /// It is ours.
+    Lease(Box<Lease>),
+    /// Another worker has it.
+    Busy,
+    /// The tenant has no feed: it was never active, or is offboarded.
+    NoFeed,
+}
+
+/// A tenant that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Due {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Since when, in milliseconds since 1970.
+    pub due_at: i64,
+}
+
+fn shard_of(tenant: &TenantId) -> String {
+    // The identifiers are random; their first digit spreads them evenly over 16 shards.
+    tenant.to_string().chars().take(1).collect()
+}
+
+fn attribute(surface: Surface, name: &str) -> String {
+    format!("{surface}_{name}")
+}
+
+impl Registry {
+    /// Makes a tenant due at once. Creates its feed where there is none, and keeps one that is there: its start, its cursor.
+    pub async fn open_feed(&self, tenant: &TenantId, now: Timestamp) -> Result<()> {
+        self.update_feed(tenant)
+            .update_expression("SET due_shard = :shard, due_at = :now, fence = if_not_exists(fence, :zero)")
+            .expression_attribute_values(":shard", text(shard_of(tenant)))
+            .expression_attribute_values(":now", number(now.as_millisecond()))
+            .expression_attribute_values(":zero", number(0))
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
+        Ok(())
+    }
+
+    /// Takes a tenant out of what is due; its cursor stays.
+    pub async fn stop_feed(&self, tenant: &TenantId) -> Result<()> {
+        let outcome = self
+            .update_feed(tenant)
+            .update_expression("REMOVE due_shard, due_at")
+            .condition_expression("attribute_exists(pk)")
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+    }
+
+    /// A tenant's feed.
+    pub async fn feed(&self, tenant: &TenantId) -> Result<Option<Feed>> {
+        self.get(&tenant_pk(tenant), FEED).await
+    }
+
+    /// The feeds of many tenants.
+    pub async fn feeds(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, Feed>> {
+        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), FEED.to_owned())).collect();
+        let items = self.batch_get(keys).await?;
+        let mut feeds = HashMap::new();
+        for item in items {
+            let tenant = item.get("pk").and_then(|pk| pk.as_s().ok()?.strip_prefix("TENANT#")?.parse().ok());
+            if let Some(tenant) = tenant {
+                feeds.insert(tenant, from_item(item)?);
+            }
+        }
+        Ok(feeds)
+    }
+
+    /// Reads many items by their keys, however many they are.
+    pub(super) async fn batch_get(&self, mut keys: Vec<(String, String)>) -> Result<Vec<super::Item>> {
+        let mut items = Vec::new();
+        let mut unanswered = 0;
+        while !keys.is_empty() {
+            // A hundred are the most of one call.
+            let now = keys.split_off(keys.len().saturating_sub(100));
+            let mut request = KeysAndAttributes::builder().consistent_read(true);
+            for (pk, sk) in now {
+                request = request.keys(HashMap::from([("pk".into(), text(pk)), ("sk".into(), text(sk))]));
+            }
+            let request = request.build().map_err(|_| Error::Internal("dynamodb:BatchGetItem: no keys".into()))?;
+            let answer = self
+                .client
+                .batch_get_item()
+                .request_items(&self.table, request)
+                .send()
+                .await
+                .map_err(|error| Error::aws("dynamodb:BatchGetItem", &error))?;
+            let found = answer.responses.unwrap_or_default().into_values().flatten();
+            items.extend(found);
+            let rest = answer.unprocessed_keys.unwrap_or_default().into_values().flat_map(|rest| rest.keys);
+            let before = keys.len();
+            keys.extend(
+                rest.filter_map(|key| Some((key.get("pk")?.as_s().ok()?.clone(), key.get("sk")?.as_s().ok()?.clone()))),
+            );
+            if keys.len() > before {
+                unanswered += 1;
+                if unanswered > 5 {
+                    return Err(Error::Internal("dynamodb:BatchGetItem: keys stay unanswered".into()));
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50 << unanswered)).await;
+            }
+        }
+        Ok(items)
+    }
+
+    /// Takes the lease of a tenant until `until`, if nobody has it at `now`.
+    pub async fn acquire_lease(&self, tenant: &TenantId, now: Timestamp, until: Timestamp) -> Result<Acquired> {
+        let outcome = self
+            .update_feed(tenant)
+            .update_expression("SET lease_until = :until ADD fence :one")
+            .condition_expression("attribute_exists(pk) AND (attribute_not_exists(lease_until) OR lease_until < :now)")
+            .expression_attribute_values(":until", number(until.as_millisecond()))
+            .expression_attribute_values(":now", number(now.as_millisecond()))
+            .expression_attribute_values(":one", number(1))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await;
+        let mut item = None;
+        let acquired = unless_condition_failed("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
+        match item {
+            Some(item) if acquired => Ok(Acquired::Lease(Box::new(Lease { tenant: *tenant, feed: from_item(item)? }))),
+            _ if self.feed(tenant).await?.is_some() => Ok(Acquired::Busy),
+            _ => Ok(Acquired::NoFeed),
+        }
+    }
+
+    /// Writes what a worker has changed of a feed, on condition that its lease is still the newest. `false`: it is not,
+    /// and nothing was written. Budgets and pauses that others wrote meanwhile are read back.
+    pub async fn commit_feed(&self, lease: &mut Lease) -> Result<bool> {
+        self.write_feed(lease, false).await
+    }
+
+    /// [`Registry::commit_feed`], and gives the lease back.
+    pub async fn release_lease(&self, lease: &mut Lease) -> Result<bool> {
+        self.write_feed(lease, true).await
+    }
+
+    async fn write_feed(&self, lease: &mut Lease, release: bool) -> Result<bool> {
+        let feed = &lease.feed;
+        let time = |value: Option<Timestamp>| value.map(|value| text(value.to_string()));
+        let fields = [
+            ("started_at", time(feed.started_at)),
+            ("covered_until", time(feed.covered_until)),
+            ("resume_at", time(feed.resume_at)),
+            ("overlap_read_at", time(feed.overlap_read_at)),
+            ("last_success_at", time(feed.last_success_at)),
+            ("last_news_at", time(feed.last_news_at)),
+            ("graph_paid_until", time(feed.graph_paid_until)),
+            ("defender_paid_until", time(feed.defender_paid_until)),
+            ("incidents_total", Some(number(feed.incidents_total))),
+            ("quarantined", Some(number(feed.quarantined))),
+            ("failures", Some(number(feed.failures))),
+            ("last_sweep", feed.last_sweep.as_ref().map(sweep_attribute)),
+        ];
+        let mut update = self
+            .update_feed(&lease.tenant)
+            .condition_expression("fence = :fence")
+            .expression_attribute_values(":fence", number(feed.fence))
+            .return_values(ReturnValue::AllNew);
+        let (mut set, mut remove) = (Vec::new(), Vec::new());
+        for (name, value) in fields {
+            if let Some(value) = value {
+                set.push(format!("{name} = :{name}"));
+                update = update.expression_attribute_values(format!(":{name}"), value);
+            } else {
+                remove.push(name);
+            }
+        }
+        if release {
+            remove.push("lease_until");
+        }
+        let mut expression = format!("SET {}", set.join(", "));
+        if !remove.is_empty() {
+            expression = format!("{expression} REMOVE {}", remove.join(", "));
+        }
+        let outcome = update.update_expression(expression).send().await;
+        let mut item = None;
+        let written = unless_condition_failed("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
+        if let Some(item) = item {
+            lease.feed = from_item(item)?;
+        }
+        Ok(written)
+    }
+
+    /// Notes that a surface must not be asked before `until`. A later time that is noted already stays.
+    pub async fn hold_surface(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
+        let outcome = self
+            .update_feed(tenant)
+            .update_expression("SET #not_before = :until")
+            .condition_expression(
+                "attribute_exists(pk) AND (attribute_not_exists(#not_before) OR #not_before < :until)",
+            )
+            .expression_attribute_names("#not_before", attribute(surface, "not_before"))
+            // One width for all, so that DynamoDB compares them in the order of time.
+            .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+    }
+
+    /// Takes one call of a person who waits out of a tenant's budget.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] when the budget or a pause forbids it.
+    pub async fn take_call(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<()> {
+        for _ in 0..4 {
+            let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
+            let mut budget = feed.budget(surface);
+            let before = budget.paid_until;
+            budget.take(super::budget::Purpose::Poll, now).map_err(|until| Error::Throttled { until })?;
+            let Some(paid_until) = budget.paid_until else { return Ok(()) };
+            let update = self
+                .update_feed(tenant)
+                .update_expression("SET #paid = :paid")
+                .expression_attribute_names("#paid", attribute(surface, "paid_until"))
+                .expression_attribute_values(":paid", text(paid_until.to_string()));
+            let update = match before {
+                Some(before) => update
+                    .condition_expression("attribute_exists(pk) AND #paid = :before")
+                    .expression_attribute_values(":before", text(before.to_string())),
+                None => update.condition_expression("attribute_exists(pk) AND attribute_not_exists(#paid)"),
+            };
+            if unless_condition_failed("dynamodb:UpdateItem", update.send().await)? {
+                return Ok(());
+            }
+        }
+        Err(Error::Throttled { until: now + SignedDuration::from_secs(1) })
+    }
+
+    /// Moves the time at which a tenant is due, if it is in what is due at all.
+    pub async fn set_due(&self, tenant: &TenantId, due_at: Timestamp) -> Result<()> {
+        let outcome = self
+            .update_feed(tenant)
+            .update_expression("SET due_at = :due")
+            .condition_expression("attribute_exists(due_shard)")
+            .expression_attribute_values(":due", number(due_at.as_millisecond()))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+    }
+
+    /// Moves the time at which a tenant is due from `due.due_at` to `next`; `false` when somebody else did so before.
+    pub async fn claim_due(&self, due: &Due, next: Timestamp) -> Result<bool> {
+        let outcome = self
+            .update_feed(&due.tenant)
+            .update_expression("SET due_at = :next")
+            .condition_expression("due_at = :seen")
+            .expression_attribute_values(":next", number(next.as_millisecond()))
+            .expression_attribute_values(":seen", number(due.due_at))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", outcome)
+    }
+
+    /// The tenants of one shard that are due at `until`, or all of the shard's, a page at a time: `next` is handed back in.
+    pub async fn due(
+        &self,
+        shard: u32,
+        until: Option<Timestamp>,
+        next: Option<HashMap<String, AttributeValue>>,
+    ) -> Result<(Vec<Due>, Option<HashMap<String, AttributeValue>>)> {
+        let until = until.map_or(i64::MAX, Timestamp::as_millisecond);
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name("due")
+            .key_condition_expression("due_shard = :shard AND due_at <= :until")
+            .expression_attribute_values(":shard", text(format!("{shard:x}")))
+            .expression_attribute_values(":until", number(until))
+            .set_exclusive_start_key(next)
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:Query", &error))?;
+        let due = answer.items.unwrap_or_default().into_iter().filter_map(|item| {
+            Some(Due {
+                tenant: item.get("pk")?.as_s().ok()?.strip_prefix("TENANT#")?.parse().ok()?,
+                due_at: item.get("due_at")?.as_n().ok()?.parse().ok()?,
+            })
+        });
+        Ok((due.collect(), answer.last_evaluated_key))
+    }
+
+    pub(super) fn update_feed(
+        &self,
+        tenant: &TenantId,
+    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&self.table).key("pk", text(tenant_pk(tenant))).key("sk", text(FEED))
+    }
+}
+
+fn sweep_attribute(sweep: &LastSweep) -> AttributeValue {
+    AttributeValue::M(HashMap::from([
+        ("at".into(), text(sweep.at.to_string())),
+        ("checked".into(), number(sweep.checked)),
+        ("missing".into(), number(sweep.missing)),
+    ]))
+}

@@ -1,6 +1,8 @@
 //! Everything that is said to Microsoft Entra.
 
 pub mod cloud;
+pub mod secret;
+pub mod tokens;
 
 use std::{fmt, str::FromStr};
 

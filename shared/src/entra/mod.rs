@@ -2,6 +2,9 @@
 
 pub mod cloud;
 pub mod consent;
+pub mod secret;
+pub mod sign_in;
+pub mod tokens;
 
 use std::{fmt, str::FromStr};
 

@@ -26,6 +26,9 @@ const LONGEST: usize = 2048;
 /// CloudWatch namespace of all metrics.
 const NAMESPACE: &str = "Mandate";
 
+/// The target of events that are records, not remarks: audit and metrics. They are written at any level.
+pub const RECORD: &str = "record";
+
 /// Where lines go.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
@@ -101,6 +104,9 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        if metadata.target() == RECORD {
+            return true;
+        }
         // What libraries say below a warning is theirs to say, and may hold what nobody should read.
         let most = if is_ours(metadata.target()) { self.level } else { self.level.min(LevelFilter::WARN) };
         *metadata.level() <= most
@@ -183,7 +189,7 @@ pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&s
         line.insert((*name).into(), json!(value));
     }
     let embedded_metrics = Value::Object(line).to_string();
-    tracing::info!(embedded_metrics, "metrics");
+    tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
 #[cfg(test)]
@@ -227,6 +233,17 @@ mod tests {
         assert_eq!(lines[0]["tenant_id"], tenant.to_string());
         assert_eq!(lines[0]["_aws"]["CloudWatchMetrics"][0]["Namespace"], "Mandate");
         assert_eq!(lines[0]["request_id"], "r-1");
+    }
+
+    #[test]
+    fn audit_and_metrics_are_written_at_any_level() {
+        let lines = lines(LevelFilter::ERROR, || {
+            metrics("2026-11-22T10:00:00Z".parse().unwrap(), None, &[("Delivered", "Count", 2.0)]);
+            tracing::info!(target: RECORD, audit = true, "issued");
+            tracing::info!("not shown");
+        });
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1]["audit"], true);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
 pub mod attempts;
+pub mod breaker;
 pub mod budget;
 pub mod feed;
 pub mod invitations;

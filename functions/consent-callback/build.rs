@@ -13,8 +13,9 @@ fn main() -> io::Result<()> {
     files.sort();
     let mut entries = String::new();
     for path in &files {
-        let language = path.file_stem().unwrap_or_default().display();
-        writeln!(entries, "(\"{language}\", include_str!(r#"{}"#)),", path.display()).map_err(io::Error::other)?;
+        let language = path.file_stem().unwrap_or_default().to_string_lossy();
+        writeln!(entries, "({language:?}, include_str!({:?})),", path.display().to_string())
+            .map_err(io::Error::other)?;
     }
     fs::write(Path::new(&out).join("languages.rs"), format!("&[\n{entries}]\n"))
 }

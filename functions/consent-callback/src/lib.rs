@@ -24,7 +24,7 @@ use shared::{
         sign_in::{ANY_ORGANISATION, AuthorizationRequest, NotSignedIn, Person, SignIn},
         tokens::Tokens,
     },
-    error::{Error, Result},
+    error::{Error, Reason, Result},
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::{Deadline, Outbound},
     incidents::{SurfaceChoice, read::Incidents},
@@ -322,6 +322,13 @@ impl Call<'_> {
             Ok(person) => person,
             Err(NotSignedIn::NotValid) => return self.end(attempt, Ending::NotVerified, None).await,
             Err(NotSignedIn::PersonalAccount) => return self.end(attempt, Ending::PersonalAccount, None).await,
+            Err(NotSignedIn::Failed(Error::Refused(Reason::BlockedByPolicy))) => {
+                return Ok(self.refused(attempt, Refusal::BlockedByPolicy, self.base.join(RESULT)));
+            }
+            // The code is not one that Microsoft gave for this attempt, or it was redeemed before.
+            Err(NotSignedIn::Failed(Error::Refused(_) | Error::Upstream { status: 400..=499, .. })) => {
+                return self.end(attempt, Ending::NotVerified, None).await;
+            }
             Err(NotSignedIn::Failed(error)) => return Err(error),
         };
         let tenant_id = person.tenant_id;

@@ -75,7 +75,7 @@ struct MessagePage {
 }
 
 /// Makes pages for one request.
-pub struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     language: &'static str,
     texts: &'static Texts,
     partner: &'a str,
@@ -85,25 +85,30 @@ pub struct Pages<'a> {
 
 /// What a page of [`Pages::message`] shows beside its texts.
 #[derive(Default)]
-pub struct Beside {
+pub(crate) struct Beside {
     /// Where the next step leads.
-    pub link: Option<String>,
+    pub(crate) link: Option<String>,
     /// Headings with what stands under them.
-    pub facts: Vec<(String, Vec<String>)>,
+    pub(crate) facts: Vec<(String, Vec<String>)>,
     /// In how many seconds the page renews itself.
-    pub refresh: Option<i64>,
+    pub(crate) refresh: Option<i64>,
 }
 
 impl<'a> Pages<'a> {
     /// Pages in the language that suits `accept_language`, of a partner that asks for consent to `surface`. `None` when
     /// there are no texts at all.
-    pub fn new(accept_language: Option<&str>, partner: &'a str, surface: Surface, request_id: &'a str) -> Option<Self> {
+    pub(crate) fn new(
+        accept_language: Option<&str>,
+        partner: &'a str,
+        surface: Surface,
+        request_id: &'a str,
+    ) -> Option<Self> {
         let (language, texts) = choose(accept_language)?;
         Some(Self { language, texts, partner, surface, request_id })
     }
 
     /// The page of an open invitation.
-    pub fn invitation(&self, invitation: &Invitation) -> HttpResponse {
+    pub(crate) fn invitation(&self, invitation: &Invitation) -> HttpResponse {
         let texts = &self.texts.invitation;
         let tenant = invitation.expected_tenant.as_ref().map(TenantId::to_string);
         let time = invitation.expires_at.strftime("%Y-%m-%d %H:%M UTC").to_string();
@@ -140,7 +145,7 @@ impl<'a> Pages<'a> {
     }
 
     /// A page that says one thing.
-    pub fn message(&self, status: u16, message: Message, beside: Beside) -> HttpResponse {
+    pub(crate) fn message(&self, status: u16, message: Message, beside: Beside) -> HttpResponse {
         let Some(texts) = self.texts.messages.get(&message) else { return HttpResponse::empty(status) };
         let seconds = beside.refresh.map(|seconds| seconds.to_string());
         let words = [
@@ -168,12 +173,12 @@ impl<'a> Pages<'a> {
     }
 
     /// [`Pages::message`] with nothing beside the texts.
-    pub fn plain(&self, status: u16, message: Message) -> HttpResponse {
+    pub(crate) fn plain(&self, status: u16, message: Message) -> HttpResponse {
         self.message(status, message, Beside::default())
     }
 
     /// Why an attempt ended.
-    pub fn ending(&self, ending: Ending) -> HttpResponse {
+    pub(crate) fn ending(&self, ending: Ending) -> HttpResponse {
         let (status, message) = match ending {
             Ending::WrongTenant => (403, Message::WrongTenant),
             Ending::OtherCustomer => (403, Message::OtherCustomer),
@@ -186,7 +191,7 @@ impl<'a> Pages<'a> {
     }
 
     /// How a tenant stands. `again` is where the page is asked for again.
-    pub fn tenant(&self, tenant: &Tenant, again: String, now: Timestamp) -> HttpResponse {
+    pub(crate) fn tenant(&self, tenant: &Tenant, again: String, now: Timestamp) -> HttpResponse {
         let labels = &self.texts.labels;
         let mut facts = vec![
             (labels.customer.clone(), vec![tenant.customer.clone()]),
@@ -280,7 +285,7 @@ impl<'a> Pages<'a> {
 }
 
 /// A redirect that the browser follows with GET.
-pub fn redirect(location: String) -> HttpResponse {
+pub(crate) fn redirect(location: String) -> HttpResponse {
     let mut response = strict(HttpResponse::empty(303));
     response.headers.insert("location", location);
     response

@@ -7,84 +7,80 @@ use serde::Deserialize;
 /// All texts of one language. Words in braces are filled in.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Texts {
+pub(crate) struct Texts {
     /// The invitation's page.
-    pub invitation: Invitation,
+    pub(crate) invitation: Invitation,
     /// Headings of facts.
-    pub labels: Labels,
+    pub(crate) labels: Labels,
     /// Permissions in plain words.
-    pub permissions: Permissions,
+    pub(crate) permissions: Permissions,
     /// Every other page.
-    pub messages: BTreeMap<Message, MessageTexts>,
+    pub(crate) messages: BTreeMap<Message, MessageTexts>,
 }
 
 /// The invitation's page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names say which part of the page it is")]
-pub struct Invitation {
-    pub title: String,
-    pub intro: String,
-    pub asked_title: String,
-    pub asked_graph: String,
-    pub asked_defender: String,
-    pub asked_note: String,
-    pub role_title: String,
-    pub role_graph: String,
-    pub role_defender: String,
-    pub bound: String,
-    pub data_title: String,
-    pub data: Vec<String>,
-    pub withdraw_title: String,
-    pub withdraw: String,
-    pub steps_title: String,
-    pub steps: Vec<String>,
-    pub button: String,
-    pub valid_until: String,
+pub(crate) struct Invitation {
+    pub(crate) title: String,
+    pub(crate) intro: String,
+    pub(crate) asked_title: String,
+    pub(crate) asked_graph: String,
+    pub(crate) asked_defender: String,
+    pub(crate) asked_note: String,
+    pub(crate) role_title: String,
+    pub(crate) role_graph: String,
+    pub(crate) role_defender: String,
+    pub(crate) bound: String,
+    pub(crate) data_title: String,
+    pub(crate) data: Vec<String>,
+    pub(crate) withdraw_title: String,
+    pub(crate) withdraw: String,
+    pub(crate) steps_title: String,
+    pub(crate) steps: Vec<String>,
+    pub(crate) button: String,
+    pub(crate) valid_until: String,
 }
 
 /// Headings of facts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names say what each is the heading of")]
-pub struct Labels {
-    pub customer: String,
-    pub tenant: String,
-    pub consented_by: String,
-    pub granted: String,
-    pub not_granted: String,
-    pub missing: String,
-    pub refresh: String,
+pub(crate) struct Labels {
+    pub(crate) customer: String,
+    pub(crate) tenant: String,
+    pub(crate) consented_by: String,
+    pub(crate) granted: String,
+    pub(crate) not_granted: String,
+    pub(crate) missing: String,
+    pub(crate) refresh: String,
 }
 
 /// Permissions in plain words.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names say what each permits")]
-pub struct Permissions {
-    pub read: String,
-    pub write: String,
-    pub hunt: String,
-    pub other: String,
+pub(crate) struct Permissions {
+    pub(crate) read: String,
+    pub(crate) write: String,
+    pub(crate) hunt: String,
+    pub(crate) other: String,
 }
 
 /// A page: what happened, what it means, and the one next step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MessageTexts {
+pub(crate) struct MessageTexts {
     /// Heading.
-    pub title: String,
+    pub(crate) title: String,
     /// Paragraphs.
-    pub text: Vec<String>,
+    pub(crate) text: Vec<String>,
     /// The next step: the link's text where there is a link.
-    pub next: String,
+    pub(crate) next: String,
 }
 
 /// Every page beside the invitation's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the texts say what each means")]
-pub enum Message {
+pub(crate) enum Message {
     Active,
     Pending,
     WaitingForPartner,
@@ -136,7 +132,7 @@ static LANGUAGES: LazyLock<BTreeMap<&str, Texts>> = LazyLock::new(|| {
 
 /// The texts in the language that `Accept-Language` likes best, and its tag. `None` only when no file could be read,
 /// which a test rules out.
-pub fn choose(accept_language: Option<&str>) -> Option<(&'static str, &'static Texts)> {
+pub(crate) fn choose(accept_language: Option<&str>) -> Option<(&'static str, &'static Texts)> {
     let of = |tag: &str| LANGUAGES.get_key_value(tag).map(|(tag, texts)| (*tag, texts));
     preferred(accept_language.unwrap_or_default()).iter().find_map(|tag| of(tag)).or_else(|| of(DEFAULT))
 }
@@ -161,7 +157,7 @@ fn preferred(accept_language: &str) -> Vec<String> {
 }
 
 /// Fills the words in braces in. What is filled in is not looked at again.
-pub fn fill(text: &str, words: &[(&str, &str)]) -> String {
+pub(crate) fn fill(text: &str, words: &[(&str, &str)]) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {

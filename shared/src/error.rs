@@ -293,7 +293,7 @@ mod tests {
             (Error::Unreachable { call: "x" }, "upstream_unreachable", 504, None),
             (Error::DeadlineExceeded, "deadline_exceeded", 504, None),
             (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
-            (Error::Internal("the cause".into()), "internal", 500, None),
+            (Error::Internal("a hidden table".into()), "internal", 500, None),
         ];
         for (error, code, status, reason) in table {
             let problem = error.problem("id-1");
@@ -301,7 +301,7 @@ mod tests {
             assert_eq!(problem["status"], status);
             assert_eq!(problem["instance"], "id-1");
             assert_eq!(problem["reason"].as_str(), reason);
-            assert!(!problem["detail"].as_str().unwrap().contains("the cause"));
+            assert!(!problem["detail"].as_str().unwrap().contains("a hidden table"));
         }
     }
 

@@ -1,7 +1,9 @@
 //! Everything that is said to Microsoft Entra.
 
 pub mod cloud;
+pub mod consent;
 pub mod secret;
+pub mod sign_in;
 pub mod tokens;
 
 use std::{fmt, str::FromStr};

@@ -1,4 +1,8 @@
-//! One incident, two surfaces.
+//! One incident, two surfaces, and the sync that loses none.
+
+pub mod record;
+pub mod rows;
+pub mod version;
 
 use std::{fmt, str::FromStr};
 
@@ -97,4 +101,13 @@ impl FromStr for SurfaceChoice {
     fn from_str(text: &str) -> Result<Self, ()> {
         if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Only) }
     }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }

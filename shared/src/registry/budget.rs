@@ -90,6 +90,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn no_minute_sees_more_than_50_calls_and_no_hour_more_than_1500(waits in proptest::collection::vec(0_i64..5_000, 1..4_000)) {
             let mut budget = Budget::default();

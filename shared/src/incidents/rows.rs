@@ -1,0 +1,206 @@
+//! Reads an OData collection as it arrives, a row at a time, so that memory is bounded by one incident and not by a page.
+
+use std::collections::VecDeque;
+
+use serde::Deserialize;
+
+use crate::error::Result;
+
+/// The largest row that is taken in.
+const LARGEST_ROW: usize = 32 << 20;
+
+/// The most that may stand around the rows.
+const LARGEST_ENVELOPE: usize = 64 << 10;
+
+/// The answer is not a JSON object with an array `value`, or a row in it is beyond all measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotACollection;
+
+/// What stands around the rows.
+#[derive(Debug, Default, Deserialize)]
+pub struct Envelope {
+    /// Where the collection goes on, if it does.
+    #[serde(rename = "@odata.nextLink")]
+    pub next_link: Option<String>,
+    value: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+/// Takes an answer apart into its rows and its envelope.
+#[derive(Debug, Default)]
+pub struct Rows {
+    envelope: Vec<u8>,
+    row: Vec<u8>,
+    complete: VecDeque<Vec<u8>>,
+    /// Open brackets, those of the row included.
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// Where in the envelope the last string at depth 1 begins and ends, without its quotes.
+    last_string: (usize, usize),
+    in_value: bool,
+    in_row: bool,
+}
+
+impl Rows {
+    /// Takes in the next piece of the answer.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotACollection> {
+        for &byte in bytes {
+            self.push_byte(byte);
+        }
+        if self.row.len() > LARGEST_ROW || self.envelope.len() > LARGEST_ENVELOPE {
+            return Err(NotACollection);
+        }
+        Ok(())
+    }
+
+    /// The next row that is complete, as it was sent.
+    pub fn next_row(&mut self) -> Option<Vec<u8>> {
+        self.complete.pop_front()
+    }
+
+    /// What stood around the rows, at the end of the answer.
+    pub fn finish(self) -> Result<Envelope, NotACollection> {
+        if self.depth != 0 || self.in_string {
+            return Err(NotACollection);
+        }
+        let envelope: Envelope = serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)?;
+        if envelope.value.is_some() { Ok(envelope) } else { Err(NotACollection) }
+    }
+
+    fn push_byte(&mut self, byte: u8) {
+        if self.in_row {
+            self.row.push(byte);
+        } else if !self.in_value || self.in_string {
+            self.envelope.push(byte);
+        }
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => {
+                    self.in_string = false;
+                    self.last_string.1 = self.envelope.len().saturating_sub(1);
+                }
+                _ => {}
+            }
+            return;
+        }
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                if self.in_value && !self.in_row {
+                    self.envelope.push(byte);
+                }
+                self.last_string.0 = self.envelope.len();
+            }
+            b'{' | b'[' => self.open(byte),
+            b'}' | b']' => self.close(byte),
+            b',' | b' ' | b'\t' | b'\r' | b'\n' => {}
+            // A row that is not an object stays in the envelope, where it makes the answer unreadable.
+            other if self.in_value && !self.in_row => self.envelope.push(other),
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, byte: u8) {
+        self.depth += 1;
+        if self.in_value && !self.in_row {
+            if byte == b'{' {
+                self.in_row = true;
+                self.row.push(byte);
+            } else {
+                self.envelope.push(byte);
+            }
+        } else if byte == b'[' && self.depth == 2 && !self.in_row {
+            let (from, to) = self.last_string;
+            self.in_value = self.envelope.get(from..to) == Some(b"value".as_slice());
+        }
+    }
+
+    fn close(&mut self, byte: u8) {
+        self.depth = self.depth.saturating_sub(1);
+        if self.in_row {
+            if self.depth == 2 {
+                self.in_row = false;
+                self.complete.push_back(std::mem::take(&mut self.row));
+            }
+        } else if self.in_value {
+            self.envelope.push(byte);
+            self.in_value = self.depth > 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(answer: &str, piece: usize) -> Result<(Vec<Value>, Envelope), NotACollection> {
+        let mut rows = Rows::default();
+        let mut found = Vec::new();
+        for bytes in answer.as_bytes().chunks(piece) {
+            rows.push(bytes)?;
+            while let Some(row) = rows.next_row() {
+                found.push(serde_json::from_slice(&row).unwrap());
+            }
+        }
+        Ok((found, rows.finish()?))
+    }
+
+    #[test]
+    fn rows_and_next_link_are_found_wherever_the_answer_is_cut() {
+        let answer = r#"{"@odata.context":"x","other":[{"value":[1]}],"value" : [ {"id":"1","a":"}]\"{","value":[{}]} ,
+            {"id":"2"}],"@odata.nextLink":"https://graph.microsoft.com/?$skip=2"}"#;
+        for piece in 1..answer.len() {
+            let (rows, envelope) = read(answer, piece).unwrap();
+            assert_eq!(rows, [json!({"id": "1", "a": "}]\"{", "value": [{}]}), json!({"id": "2"})]);
+            assert_eq!(envelope.next_link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_collection_is_refused() {
+        for answer in [
+            "",
+            "{",
+            r#"{"value":[{"a":1}"#,
+            r#"{"value":[{"a":1}]"#,
+            "<html>",
+            "[]",
+            r#"{"value":{}}"#,
+            r#"{"error":{}}"#,
+            r#"{"value":[{"a":"#,
+        ] {
+            assert!(read(answer, 3).is_err(), "{answer}");
+        }
+        assert!(read(r#"{"value":[]}"#, 1).unwrap().0.is_empty());
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("value|.{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_rows_come_back_as_they_were(rows in prop::collection::vec(prop::collection::hash_map("value|.{0,4}", any_json(), 0..4), 0..4), piece in 1_usize..40) {
+            let rows: Vec<Value> = rows.into_iter().map(|row| Value::Object(row.into_iter().collect())).collect();
+            let answer = json!({"@odata.context": "c", "value": rows}).to_string();
+            prop_assert_eq!(read(&answer, piece).unwrap().0, rows);
+        }
+    }
+}

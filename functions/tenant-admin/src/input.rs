@@ -61,7 +61,9 @@ impl Body {
         if fits && !customer.trim().is_empty() && !customer.chars().any(char::is_control) {
             Ok(Some(customer.to_owned()))
         } else {
-            Err(invalid(format!("`customer` must be 1 to {LONGEST_CUSTOMER} characters, not only blanks, no control characters.")))
+            Err(invalid(format!(
+                "`customer` must be 1 to {LONGEST_CUSTOMER} characters, not only blanks, no control characters."
+            )))
         }
     }
 
@@ -85,9 +87,9 @@ fn instant(text: &str) -> Option<Timestamp> {
     });
     let fraction = rest.strip_suffix('Z')?;
     let fraction_in_form = fraction.is_empty()
-        || fraction.strip_prefix('.').is_some_and(|digits| {
-            (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
-        });
+        || fraction
+            .strip_prefix('.')
+            .is_some_and(|digits| (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
     if in_form && fraction_in_form { text.parse().ok() } else { None }
 }
 
@@ -159,7 +161,9 @@ mod tests {
         ] {
             assert!(says(body(&value).unwrap().whole("hours", 1, 720)).contains(name), "{value}");
         }
-        for value in [json!(7), json!(null), json!(""), json!("  "), json!("a\nb"), json!("x".repeat(121)), json!(["x"])] {
+        for value in
+            [json!(7), json!(null), json!(""), json!("  "), json!("a\nb"), json!("x".repeat(121)), json!(["x"])]
+        {
             assert!(says(body(&json!({"customer": value})).unwrap().customer()).contains("customer"), "{value}");
         }
         let longest = "ü".repeat(120);
@@ -174,9 +178,21 @@ mod tests {
             assert_eq!(body.instant("from").unwrap().unwrap().to_string(), text);
         }
         for text in [
-            "2026-11-22", "2026-11-22T10:00:00", "2026-11-22T10:00:00+00:00", "2026-11-22 10:00:00Z", "2026-11-22T10:00:00z",
-            "2026-11-22T10:00Z", "2026-11-22T10:00:00.Z", "2026-13-22T10:00:00Z", "2026-11-22T25:00:00Z", "-26-11-22T10:00:00Z",
-            "1763805600", "", "Z", "2026-11-22T10:00:00.1234567890Z", "ü026-11-22T10:00:0Z",
+            "2026-11-22",
+            "2026-11-22T10:00:00",
+            "2026-11-22T10:00:00+00:00",
+            "2026-11-22 10:00:00Z",
+            "2026-11-22T10:00:00z",
+            "2026-11-22T10:00Z",
+            "2026-11-22T10:00:00.Z",
+            "2026-13-22T10:00:00Z",
+            "2026-11-22T25:00:00Z",
+            "-26-11-22T10:00:00Z",
+            "1763805600",
+            "",
+            "Z",
+            "2026-11-22T10:00:00.1234567890Z",
+            "ü026-11-22T10:00:0Z",
         ] {
             assert!(says(body(&json!({"from": text})).unwrap().instant("from")).contains("from"), "{text}");
         }

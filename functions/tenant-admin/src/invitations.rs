@@ -70,7 +70,8 @@ impl App {
             Some(tenant)
         } else {
             let microsoft = &self.config.microsoft;
-            resolve_tenant(&self.outbound, &microsoft.endpoints, microsoft.cloud, name, call.invocation.deadline).await?
+            resolve_tenant(&self.outbound, &microsoft.endpoints, microsoft.cloud, name, call.invocation.deadline)
+                .await?
         };
         match tenant {
             Some(PERSONAL_ACCOUNTS) => Err(invalid("`expected_tenant` is the directory of personal accounts.")),

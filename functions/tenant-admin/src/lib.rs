@@ -144,7 +144,8 @@ impl App {
             },
             _ => tracing::Span::none(),
         };
-        let route = self.route(&request, invocation);
+        // Boxed, because the compiler's measuring of all routes in one future runs out of depth.
+        let route = Box::pin(self.route(&request, invocation));
         let response = invocation.json_route(&self.clock, &request, route).instrument(span).await;
         Ok(response.into_value())
     }

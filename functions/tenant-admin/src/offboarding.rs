@@ -29,7 +29,11 @@ impl App {
         bare(call.request)?;
         // The status comes first: every other function reads it before it acts.
         let now = self.clock.now();
-        let (before, after) = self.registry.change_tenant(&tenant, |tenant| Ok(end(tenant, now))).await?;
+        let end = |tenant: &mut Tenant| {
+            end(tenant, now);
+            Ok(())
+        };
+        let (before, after) = self.registry.change_tenant(&tenant, end).await?;
         let first_time = before.status != Status::Offboarded;
         self.announce(call, "tenant offboarded", &before, &after).await;
         let revoked = self.registry.revoke_open_invitations_of(&tenant, now).await?;

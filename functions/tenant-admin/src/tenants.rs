@@ -204,7 +204,9 @@ impl App {
         };
         match looked.await {
             // Another surface is in use, so these speak of this one.
-            Err(Error::Refused(Reason::RoleMissing | Reason::ConsentMissing | Reason::ResourceAbsent)) => Err(missing()),
+            Err(Error::Refused(Reason::RoleMissing | Reason::ConsentMissing | Reason::ResourceAbsent)) => {
+                Err(missing())
+            }
             outcome => outcome,
         }
     }
@@ -309,14 +311,12 @@ mod tests {
     fn a_tenant_has_the_fields_of_the_interface_in_their_order() {
         let now = "2026-11-22T10:00:00.9Z".parse().unwrap();
         let active = tenant(Status::Active, None);
-        let feed = Feed {
-            covered_until: Some("2026-11-22T09:59:00.2Z".parse().unwrap()),
-            last_success_at: Some("2026-11-22T09:59:05Z".parse().unwrap()),
-            incidents_total: 7,
-            quarantined: 1,
-            last_sweep: Some(LastSweep { at: "2026-11-22T03:00:00Z".parse().unwrap(), checked: 40, missing: 2 }),
-            ..Feed::default()
-        };
+        let feed: Feed = serde_json::from_value(json!({
+            "covered_until": "2026-11-22T09:59:00.2Z", "last_success_at": "2026-11-22T09:59:05Z",
+            "incidents_total": 7, "quarantined": 1,
+            "last_sweep": {"at": "2026-11-22T03:00:00Z", "checked": 40, "missing": 2}
+        }))
+        .unwrap();
         assert_eq!(
             serde_json::to_string(&shown(&active, Some(&feed), now)).unwrap(),
             r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","lag_seconds":60,"incidents_total":7,"quarantined":1,"last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
@@ -343,10 +343,7 @@ mod tests {
         let refused = tenant(Status::Paused, Some(Reason::ConsentMissing));
         assert_eq!(resumed(refused.clone()), (Status::Paused, Some(Reason::ConsentMissing)));
         assert!(matches!(Resumption::of(&refused), Ok(Resumption::Check)));
-        assert!(matches!(
-            Resumption::of(&tenant(Status::Offboarded, None)),
-            Err(Error::TenantNotActive(None))
-        ));
+        assert!(matches!(Resumption::of(&tenant(Status::Offboarded, None)), Err(Error::TenantNotActive(None))));
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl InvitationToken {
 
     fn secret_hash(&self) -> String {
         let hash = digest::digest(&digest::SHA256, self.secret.as_slice());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash.as_ref().iter().fold(String::with_capacity(64), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 

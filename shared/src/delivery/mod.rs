@@ -1,3 +1,4 @@
 //! Where incidents and news of tenants go: S3 and EventBridge.
 
+pub mod bucket;
 pub mod events;

@@ -1,5 +1,7 @@
 //! One incident, two surfaces, and the sync that loses none.
 
+pub mod question;
+pub mod read;
 pub mod record;
 pub mod rows;
 pub mod version;

@@ -7,7 +7,9 @@ pub mod budget;
 pub mod feed;
 pub mod invitations;
 pub mod jobs;
+pub mod quarantine;
 pub mod tenants;
+pub mod versions;
 
 use std::collections::HashMap;
 
@@ -50,6 +52,10 @@ impl Registry {
 
     /// Reads one item, consistently.
     async fn get<T: DeserializeOwned>(&self, pk: &str, sk: &str) -> Result<Option<T>> {
+        self.get_item(pk, sk).await?.map(from_item).transpose()
+    }
+
+    async fn get_item(&self, pk: &str, sk: &str) -> Result<Option<Item>> {
         let answer = self
             .client
             .get_item()
@@ -60,7 +66,7 @@ impl Registry {
             .send()
             .await
             .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
-        answer.item.map(from_item).transpose()
+        Ok(answer.item)
     }
 
     /// Writes a whole item that carries a `revision`: on condition that it is still the one that was read (`previous`),

@@ -1,0 +1,202 @@
+//! The bucket: incidents as compressed lines, and what had to be set aside.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
+use flate2::{Compression, write::GzEncoder};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    delivery::events::DeliveredObject,
+    entra::TenantId,
+    error::{Error, Result},
+    incidents::{
+        Surface, hex,
+        record::Record,
+        version::{Change, Known, key},
+    },
+};
+
+/// How often a write is tried again that collided with another one of the same name.
+const TRIES: u32 = 3;
+
+/// The bucket that incidents are delivered to.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    client: Client,
+    name: String,
+}
+
+/// One version of an incident as it is delivered, read live or listed: the schema `incident/1`.
+#[derive(Debug, Serialize)]
+pub struct Envelope<'a> {
+    schema: &'static str,
+    /// The same for two deliveries of one version.
+    pub key: String,
+    tenant_id: TenantId,
+    incident_id: &'a str,
+    change: Option<Change>,
+    api: Surface,
+    last_updated: String,
+    fetched_at: String,
+    incident: &'a RawValue,
+}
+
+impl<'a> Envelope<'a> {
+    /// The envelope of a record that was fetched at `fetched_at`; `change` is none where it is read live.
+    pub fn of(
+        tenant: &TenantId,
+        surface: Surface,
+        record: &'a Record,
+        ordinal: u32,
+        change: Option<Change>,
+        fetched_at: Timestamp,
+    ) -> Result<Self> {
+        let incident: &RawValue = serde_json::from_str(&record.json)
+            .map_err(|_| Error::Internal("a record that was read is no longer JSON".into()))?;
+        Ok(Self {
+            schema: "incident/1",
+            key: key(tenant, record, ordinal),
+            tenant_id: *tenant,
+            incident_id: &record.incident_id,
+            change,
+            api: surface,
+            last_updated: record.last_updated.to_string(),
+            fetched_at: format!("{fetched_at:.3}"),
+            incident,
+        })
+    }
+}
+
+/// Versions of one tenant on their way into the bucket: compressed as they come, one object for each day of last update.
+pub struct Batch {
+    days: BTreeMap<String, Day>,
+    /// What will be known of each incident once the batch is written.
+    pub versions: HashMap<String, Known>,
+}
+
+struct Day {
+    lines: GzEncoder<Vec<u8>>,
+    keys: Vec<String>,
+    from: Timestamp,
+    to: Timestamp,
+}
+
+impl Batch {
+    /// A batch with nothing in it.
+    pub fn new() -> Self {
+        Self { days: BTreeMap::new(), versions: HashMap::new() }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// Compressed bytes so far.
+    pub fn size(&self) -> usize {
+        self.days.values().map(|day| day.lines.get_ref().len()).sum()
+    }
+
+    /// Adds a version.
+    pub fn add(
+        &mut self,
+        tenant: &TenantId,
+        surface: Surface,
+        record: &Record,
+        (change, ordinal): (Change, u32),
+        fetched_at: Timestamp,
+    ) -> Result<()> {
+        let envelope = Envelope::of(tenant, surface, record, ordinal, Some(change), fetched_at)?;
+        let date = record.last_updated.strftime("%Y-%m-%d").to_string();
+        let day = self.days.entry(date).or_insert_with(|| Day {
+            lines: GzEncoder::new(Vec::new(), Compression::default()),
+            keys: Vec::new(),
+            from: record.last_updated,
+            to: record.last_updated,
+        });
+        let written = serde_json::to_writer(&mut day.lines, &envelope).map_err(std::io::Error::from);
+        written
+            .and_then(|()| day.lines.write_all(b"\n"))
+            .map_err(|_| Error::Internal("a line could not be compressed".into()))?;
+        day.keys.push(envelope.key);
+        day.from = day.from.min(record.last_updated);
+        day.to = day.to.max(record.last_updated);
+        self.versions.insert(record.incident_id.clone(), Known::of(record, ordinal, surface));
+        Ok(())
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bucket {
+    /// The bucket named `name`.
+    pub fn new(config: &aws_config::SdkConfig, name: String) -> Self {
+        // Custom endpoints (a local stack) have no name for each bucket.
+        let path_style = config.endpoint_url().is_some();
+        let config = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style).build();
+        Self { client: Client::from_conf(config), name }
+    }
+
+    /// Writes a batch, an object for each day. An object's name follows from the versions in it, so one that is there
+    /// already holds exactly these.
+    pub async fn write(&self, tenant: &TenantId, days: Batch) -> Result<Vec<DeliveredObject>> {
+        let mut objects = Vec::new();
+        for (date, mut day) in days.days {
+            day.keys.sort_unstable();
+            let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
+            let object = format!("incidents/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
+            let body = day.lines.finish().map_err(|_| Error::Internal("an object could not be compressed".into()))?;
+            self.put(&object, body, "application/x-ndjson", Some("gzip")).await?;
+            objects.push(DeliveredObject {
+                bucket: self.name.clone(),
+                object,
+                count: day.keys.len(),
+                from: day.from.to_string(),
+                to: day.to.to_string(),
+            });
+        }
+        Ok(objects)
+    }
+
+    /// Sets something aside, as JSON under `quarantine/`. The same name is written once.
+    pub async fn set_aside(&self, tenant: &TenantId, name: &str, what: &serde_json::Value) -> Result<()> {
+        let object = format!("quarantine/tenant_id={tenant}/{name}.json");
+        self.put(&object, what.to_string().into_bytes(), "application/json", None).await
+    }
+
+    async fn put(&self, object: &str, body: Vec<u8>, content_type: &str, encoding: Option<&str>) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let outcome = self
+                .client
+                .put_object()
+                .bucket(&self.name)
+                .key(object)
+                .if_none_match("*")
+                .content_type(content_type)
+                .set_content_encoding(encoding.map(str::to_owned))
+                .body(ByteStream::from(body.clone()))
+                .send()
+                .await;
+            let Err(error) = outcome else { return Ok(()) };
+            match error.code() {
+                // It is there, with exactly these versions in it.
+                Some("PreconditionFailed") => return Ok(()),
+                Some("ConditionalRequestConflict") if tries < TRIES => {}
+                _ => return Err(Error::aws("s3:PutObject", &error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+"""deploy.py against a real moto server.
+
+    python -m unittest discover -s tests/devstack
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import unittest
+
+from moto.server import ThreadedMotoServer
+
+import deploy
+from test_template import ENVIRONMENT, ROUTES, TEMPLATE
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+DEPLOY = os.path.join(os.path.dirname(__file__), "deploy.py")
+
+
+def run(*arguments):
+    command = [sys.executable, DEPLOY, "--template", TEMPLATE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+class Deploying(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        cls.server.start()
+        cls.addClassCleanup(cls.server.stop)
+        host, port = cls.server.get_host_and_port()
+        cls.endpoint = f"http://{host}:{port}"
+        cls.deployed = run("--endpoint", cls.endpoint, "--parameter", "PartnerName=Contoso & Söhne")
+        assert cls.deployed.returncode == 0, cls.deployed.stderr
+        cls.answer = json.loads(cls.deployed.stdout)
+        cls.client = staticmethod(deploy.clients(cls.endpoint))
+
+    def test_the_answer_has_the_promised_parts(self):
+        parts = ["functions", "event_sources", "routes", "schedules", "resources", "only_checked"]
+        self.assertEqual(list(self.answer), parts)
+        self.assertEqual(self.deployed.stderr, "")
+
+    def test_functions_have_their_whole_environment_as_text(self):
+        self.assertEqual(
+            {one["logical_id"]: set(one["environment"]) for one in self.answer["functions"]}, ENVIRONMENT
+        )
+        for function in self.answer["functions"]:
+            self.assertEqual(function["name"], "mandate-dev-" + function["binary"])
+            for name, value in function["environment"].items():
+                self.assertIsInstance(value, str, name)
+        by_id = {one["logical_id"]: one["environment"] for one in self.answer["functions"]}
+        resources = self.answer["resources"]
+        self.assertEqual(by_id["IncidentFetch"]["TABLE_NAME"], resources["table"])
+        self.assertEqual(by_id["IncidentFetch"]["SYNC_QUEUE_URL"], resources["queue_url"])
+        self.assertEqual(by_id["IncidentFetch"]["INCIDENT_BUCKET"], resources["bucket"])
+        self.assertEqual(by_id["IncidentFetch"]["EVENT_BUS_NAME"], resources["event_bus"])
+        self.assertEqual(by_id["IncidentFetch"]["APP_CREDENTIAL_SECRET_ID"], resources["secret"])
+        self.assertEqual(by_id["IncidentFetch"]["POLL_MAX_INTERVAL_SECONDS"], "60")
+        self.assertEqual(by_id["ConsentCallback"]["PARTNER_NAME"], "Contoso & Söhne")
+        self.assertEqual(by_id["ConsentCallback"]["PUBLIC_BASE_URL"], "")
+
+    def test_routes_sources_and_schedules_name_functions(self):
+        names = {one["name"]: one["logical_id"] for one in self.answer["functions"]}
+        found = {name: set() for name in ROUTES}
+        for route in self.answer["routes"]:
+            found[names[route["function"]]].add((route["method"], route["path"]))
+        self.assertEqual(found, ROUTES)
+        (source,) = self.answer["event_sources"]
+        self.assertEqual(
+            source,
+            {
+                "function": "mandate-dev-incident-fetch",
+                "queue_url": self.answer["resources"]["queue_url"],
+                "batch_size": 10,
+                "report_batch_item_failures": True,
+                "max_concurrency": 10,
+            },
+        )
+        schedules = {one["name"]: one for one in self.answer["schedules"]}
+        self.assertEqual(schedules["mandate-dev-poll"]["every_seconds"], 60)
+        self.assertEqual(schedules["mandate-dev-poll"]["input"], {"kind": "poll"})
+        self.assertIsNone(schedules["mandate-dev-sweep"]["every_seconds"])
+        self.assertEqual({one["function"] for one in schedules.values()}, {"mandate-dev-incident-dispatch"})
+
+    def test_what_was_made_is_there(self):
+        resources = self.answer["resources"]
+        table = self.client("dynamodb").describe_table(TableName=resources["table"])["Table"]
+        self.assertEqual({one["IndexName"] for one in table["GlobalSecondaryIndexes"]}, {"due", "listing"})
+        ttl = self.client("dynamodb").describe_time_to_live(TableName=resources["table"])["TimeToLiveDescription"]
+        self.assertEqual(ttl, {"TimeToLiveStatus": "ENABLED", "AttributeName": "expires_at"})
+        queue = self.client("sqs").get_queue_attributes(QueueUrl=resources["queue_url"], AttributeNames=["All"])
+        self.assertEqual(queue["Attributes"]["VisibilityTimeout"], "360")
+        target = json.loads(queue["Attributes"]["RedrivePolicy"])["deadLetterTargetArn"]
+        self.assertTrue(target.endswith(resources["dead_letter_queue_url"].rsplit("/", 1)[-1]))
+        self.client("s3").head_bucket(Bucket=resources["bucket"])
+        self.client("events").describe_event_bus(Name=resources["event_bus"])
+        secret = self.client("secretsmanager").describe_secret(SecretId=resources["secret"])
+        self.assertFalse(secret.get("VersionIdsToStages"))
+
+    def test_a_message_stays_on_the_queue_until_somebody_takes_it(self):
+        sqs, queue = self.client("sqs"), self.answer["resources"]["queue_url"]
+        sqs.send_message(QueueUrl=queue, MessageBody="{}", MessageGroupId="tenant")
+        (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+
+    def test_an_error_is_one_line(self):
+        for arguments in (
+            ("--endpoint", self.endpoint, "--parameter", "PartnerName=Contoso"),  # a second time
+            ("--endpoint", self.endpoint),
+            ("--endpoint", "http://127.0.0.1:1", "--parameter", "PartnerName=Contoso"),
+            ("--parameter", "PartnerName=Contoso"),
+        ):
+            with self.subTest(arguments):
+                failed = run(*arguments)
+                self.assertEqual((failed.returncode, failed.stdout), (1, ""))
+                self.assertEqual(len(failed.stderr.splitlines()), 1, failed.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -92,6 +92,22 @@ impl Cloud {
         }
     }
 
+    /// The application id of a surface, which a token may carry as `aud` in the place of [`Cloud::resource`].
+    pub fn resource_application_id(self, surface: Surface) -> &'static str {
+        match surface {
+            Surface::Graph => "00000003-0000-0000-c000-000000000000",
+            Surface::Defender => "8ee8fdad-f234-4243-8f3b-15c294843740",
+        }
+    }
+
+    /// The audience of tokens of another issuer that are exchanged here (workload identity federation).
+    pub fn federation_audience(self) -> &'static str {
+        match self {
+            Self::Commercial | Self::Gcc => "api://AzureADTokenExchange",
+            Self::GccHigh | Self::Dod => "api://AzureADTokenExchangeUSGov",
+        }
+    }
+
     /// The issuer of a tenant's ID tokens (v2.0).
     pub fn id_token_issuer(self, tenant: &TenantId) -> String {
         format!("https://{}/{tenant}/v2.0", self.login_host())

@@ -1,7 +1,12 @@
 //! Everything that is said to Microsoft Entra.
 
+pub mod aadsts;
+pub mod access_token;
+pub mod claims;
 pub mod cloud;
 pub mod consent;
+pub mod credential;
+pub mod endpoint;
 pub mod secret;
 pub mod sign_in;
 pub mod tokens;

@@ -1,38 +1,82 @@
-//! App-only access tokens for customers' tenants.
+//! App-only access tokens for customers' tenants: kept, renewed ahead of their end, asked for once whoever wants them.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use http::HeaderValue;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{TenantId, secret::Secret};
+pub use super::access_token::AccessToken;
+use super::{
+    TenantId,
+    credential::{AppCredential, Custody, Loaded},
+    endpoint::{Grant, Reply, TokenEndpoint, Tries},
+    secret::Secret,
+};
 use crate::{
     clock::Clock,
     config::Microsoft,
     error::{Error, Result},
     http::{Deadline, Outbound},
     incidents::Surface,
-    registry::Registry,
+    registry::{Registry, breaker::Permit},
+    telemetry,
 };
 
+/// The most tokens that are kept; one is some kilobytes.
+const MOST_KEPT: usize = 2_000;
+
+/// How long renewing a token that still lives may hold its users up.
+const RENEWAL: Duration = Duration::from_secs(5);
+
+/// How long a token that could not be renewed is used before the next try.
+const QUIET: SignedDuration = SignedDuration::from_secs(30);
+
 /// The token client that all functions share.
+///
+/// Errors of all calls are [`Error::Refused`] (the tenant), [`Error::CredentialRejected`] (ours), [`Error::Throttled`],
+/// [`Error::Upstream`], [`Error::Unreachable`], [`Error::DeadlineExceeded`] and [`Error::Internal`].
 #[derive(Clone)]
 pub struct Tokens {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    _parts: (Microsoft, Outbound, Registry, Clock),
+    endpoint: TokenEndpoint,
+    custody: Custody,
+    registry: Registry,
+    clock: Clock,
+    slots: Mutex<HashMap<(TenantId, Surface), Arc<Slot>>>,
+    /// Held by the one request that finds out which version of the credential Entra takes.
+    finding_out: tokio::sync::Mutex<()>,
 }
 
-/// An app-only access token of one tenant for one surface, as checked as it can be.
-#[derive(Debug)]
-pub struct AccessToken {
-    value: Secret,
-    authorization: HeaderValue,
-    roles: Option<Vec<String>>,
-    has_object_id: bool,
-    expires_at: Timestamp,
+/// The place of one token: of one tenant, one surface, one version of the credential.
+struct Slot {
+    version: String,
+    state: Mutex<State>,
+    flight: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    token: Option<Arc<AccessToken>>,
+    /// No renewal ahead before this time.
+    quiet_until: Option<Timestamp>,
+    /// Requests begun so far; also the number of the last one.
+    begun: u64,
+    /// The last request that came to an end for all who waited, and what it led to.
+    ended: Option<(u64, Result<Arc<AccessToken>>)>,
+}
+
+/// How good a token has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Cached,
+    YoungerThan(SignedDuration),
+    Fresh,
 }
 
 impl Tokens {
@@ -44,19 +88,26 @@ impl Tokens {
         registry: Registry,
         clock: Clock,
     ) -> Self {
-        let _ = aws;
-        Self { inner: Arc::new(Inner { _parts: (microsoft.clone(), outbound, registry, clock) }) }
+        let inner = Inner {
+            endpoint: TokenEndpoint::new(microsoft, outbound, aws, clock.clone()),
+            custody: Custody::new(aws, microsoft.app_credential_secret_id.clone(), clock.clone()),
+            registry,
+            clock,
+            slots: Mutex::new(HashMap::new()),
+            finding_out: tokio::sync::Mutex::new(()),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// A token from the cache, or a fresh one where there is none that lives.
+    /// A token from the cache, or a new one where there is none. One that nears its end is renewed; where that fails it
+    /// is used while it lives.
     pub async fn access_token(
         &self,
         tenant: &TenantId,
         surface: Surface,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        let _ = (tenant, surface, deadline, &self.inner);
-        Err(Error::CredentialRejected)
+        self.inner.obtain(tenant, surface, Want::Cached, deadline).await
     }
 
     /// A token that Entra issued after this call began. It takes the place of the cached one.
@@ -66,34 +117,38 @@ impl Tokens {
         surface: Surface,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.access_token(tenant, surface, deadline).await
+        self.inner.obtain(tenant, surface, Want::Fresh, deadline).await
     }
 
-    /// A token that Entra issued at most `age` ago. Where Entra cannot be asked, an older one that lives will do; where
-    /// Entra refuses, that is the answer, and the older one is dropped.
+    /// A token that Entra issued at most `age` ago. A token that was issued outlives the consent that it rests on; this is
+    /// how a withdrawn consent is noticed before the token's end. Where Entra refuses, the older token is dropped and the
+    /// refusal returned; where Entra cannot be asked, the older token will do while it lives.
     pub async fn confirmed_access_token(
         &self,
         tenant: &TenantId,
         surface: Surface,
-        age: jiff::SignedDuration,
+        age: SignedDuration,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        let _ = age;
-        self.access_token(tenant, surface, deadline).await
+        self.inner.obtain(tenant, surface, Want::YoungerThan(age), deadline).await
     }
 
-    /// Drops what is cached of a tenant.
+    /// Drops what is cached of a tenant: after a refusal by an API, a change of roles, an offboarding.
+    #[expect(clippy::unused_async, reason = "callers need not know that nothing is waited for")]
     pub async fn forget(&self, tenant: &TenantId) {
-        let _ = (tenant, &self.inner);
+        self.inner.slots().retain(|(kept, _), _| kept != tenant);
     }
 
     /// The application's id, from the credential.
     pub async fn client_id(&self, deadline: Deadline) -> Result<String> {
-        let _ = (deadline, &self.inner);
-        Err(Error::CredentialRejected)
+        Ok(self.inner.custody.loaded(deadline).await?.current.client_id().to_owned())
     }
 
-    /// Redeems the authorization code of a sign-in for its ID token, which is not validated here.
+    /// Redeems the authorization code of a sign-in at `authority` (`organizations` or a tenant) for its ID token, which is
+    /// not validated here.
+    ///
+    /// # Errors
+    /// [`Error::Upstream`] with status 400 for a code that is used, too old or not ours.
     pub async fn redeem_code(
         &self,
         authority: &str,
@@ -102,35 +157,238 @@ impl Tokens {
         code_verifier: &Secret,
         deadline: Deadline,
     ) -> Result<Secret> {
-        let _ = (authority, code, redirect_uri, code_verifier, deadline, &self.inner);
+        let loaded = self.inner.custody.loaded(deadline).await?;
+        let grant = Grant::AuthorizationCode { authority, code, redirect_uri, code_verifier };
+        self.inner.ask(&grant, loaded, deadline).await?.0.into_id_token()
+    }
+}
+
+impl Inner {
+    async fn obtain(
+        &self,
+        tenant: &TenantId,
+        surface: Surface,
+        want: Want,
+        deadline: Deadline,
+    ) -> Result<Arc<AccessToken>> {
+        let loaded = self.custody.loaded(deadline).await?;
+        let slot = self.slot(tenant, surface, loaded.current.version());
+        let now = self.clock.now();
+        let arrival = slot.state().clone();
+        let kept = arrival.token.clone().filter(|token| want != Want::Fresh && token.lives(now));
+        if let Some(token) = &kept {
+            let good = match want {
+                Want::Cached => true,
+                Want::YoungerThan(age) => token.is_younger_than(age, now),
+                Want::Fresh => false,
+            };
+            if good && token.is_fresh(now) || arrival.quiet_until.is_some_and(|until| now < until) {
+                return Ok(token.clone());
+            }
+        }
+        let _flight = match (slot.flight.try_lock(), kept.clone()) {
+            (Ok(flight), _) => flight,
+            (Err(_), Some(token)) => return Ok(token),
+            (Err(_), None) => deadline.run(async { Ok(slot.flight.lock().await) }).await?,
+        };
+        if let Some(outcome) = slot.outcome_since(&arrival, want) {
+            return outcome;
+        }
+        let number = slot.begin();
+        let allowed = if kept.is_some() { deadline.at_most(RENEWAL) } else { deadline };
+        let outcome = self.fetch(tenant, surface, loaded, allowed).await.map(Arc::new);
+        let mut state = slot.state();
+        match (&outcome, kept) {
+            (Ok(token), _) => state.token = Some(token.clone()),
+            (Err(Error::Refused(_)), _) => state.token = None,
+            (Err(error), Some(token)) => {
+                let quiet_until = match error {
+                    Error::Throttled { until } => *until,
+                    _ => now + QUIET,
+                };
+                state.quiet_until = Some(quiet_until);
+                let tenant_id = tenant.to_string();
+                tracing::warn!(tenant_id, cause = %error, "a token could not be renewed; the old one stays in use");
+                return Ok(token);
+            }
+            (Err(_), None) => {}
+        }
+        // Out of time is this caller's own failure; all others is what a second request would meet, too.
+        if !matches!(outcome, Err(Error::DeadlineExceeded)) {
+            state.ended = Some((number, outcome.clone()));
+        }
+        outcome
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<(TenantId, Surface), Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, tenant: &TenantId, surface: Surface, version: &str) -> Arc<Slot> {
+        let key = (*tenant, surface);
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(&key).filter(|slot| slot.version == version) {
+            return slot.clone();
+        }
+        if slots.len() >= MOST_KEPT {
+            let now = self.clock.now();
+            slots.retain(|_, slot| slot.is_in_use() || slot.ends_at().is_some_and(|end| now < end));
+        }
+        if slots.len() >= MOST_KEPT {
+            let idle = slots.iter().filter(|(_, slot)| !slot.is_in_use());
+            if let Some(first_to_end) = idle.min_by_key(|(_, slot)| slot.ends_at()).map(|(key, _)| *key) {
+                slots.remove(&first_to_end);
+            }
+        }
+        let slot = Arc::new(Slot {
+            version: version.to_owned(),
+            state: Mutex::new(State::default()),
+            flight: tokio::sync::Mutex::new(()),
+        });
+        slots.insert(key, slot.clone());
+        slot
+    }
+
+    async fn fetch(
+        &self,
+        tenant: &TenantId,
+        surface: Surface,
+        loaded: Arc<Loaded>,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        if let Some(until) = self.registry.token_rest(tenant, surface, self.clock.now()).await? {
+            return Err(Error::Throttled { until });
+        }
+        match self.ask(&Grant::ClientCredentials { tenant, surface }, loaded, deadline).await {
+            Ok((reply, credential)) => self.endpoint.accept(reply, tenant, surface, &credential),
+            Err(Error::Throttled { until }) => {
+                self.registry.rest_tokens(tenant, surface, until).await?;
+                Err(Error::Throttled { until })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks with the credential that Entra takes, if there is one.
+    async fn ask(
+        &self,
+        grant: &Grant<'_>,
+        loaded: Arc<Loaded>,
+        deadline: Deadline,
+    ) -> Result<(Reply, Arc<AppCredential>)> {
+        match self.registry.credential_permit(self.clock.now()).await? {
+            Permit::Open => Err(Error::CredentialRejected),
+            Permit::Probe => {
+                let credential = self.custody.reloaded(&loaded, deadline).await?.current.clone();
+                let reply = self.endpoint.ask(grant, &credential, Tries::One, deadline).await?;
+                match self.registry.close_breaker().await {
+                    Ok(true) => {
+                        tracing::info!("Entra takes the app credential again");
+                        telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 0.0)]);
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(cause = %error, "the breaker could not be closed"),
+                }
+                Ok((reply, credential))
+            }
+            Permit::Closed => {
+                let likely = loaded.likely();
+                match self.endpoint.ask(grant, &likely, Tries::Two, deadline).await {
+                    Err(Error::CredentialRejected) => self.ask_with_others(grant, loaded, likely, deadline).await,
+                    outcome => outcome.map(|reply| (reply, likely)),
+                }
+            }
+        }
+    }
+
+    /// Entra refused one version. Tries what the secret holds now, then the version before, and at last opens the breaker.
+    /// One request finds out for all others of this process.
+    async fn ask_with_others(
+        &self,
+        grant: &Grant<'_>,
+        loaded: Arc<Loaded>,
+        refused: Arc<AppCredential>,
+        deadline: Deadline,
+    ) -> Result<(Reply, Arc<AppCredential>)> {
+        let mut refused = vec![refused];
+        let is_new = |credential: &Arc<AppCredential>, refused: &[Arc<AppCredential>]| {
+            refused.iter().all(|other| other.version() != credential.version())
+        };
+        let found_out = deadline.run(async { Ok(self.finding_out.lock().await) }).await?;
+        self.registry.require_closed_breaker().await?;
+        let loaded = self.custody.reloaded(&loaded, deadline).await?;
+        let likely = loaded.likely();
+        let mut finding_out = Some(found_out);
+        if is_new(&likely, &refused) {
+            // Either a new version, or one that another request found to work: no reason to stand in line.
+            finding_out = None;
+            match self.endpoint.ask(grant, &likely, Tries::Two, deadline).await {
+                Err(Error::CredentialRejected) => refused.push(likely),
+                outcome => return outcome.map(|reply| (reply, likely)),
+            }
+        }
+        if finding_out.is_none() {
+            finding_out = Some(deadline.run(async { Ok(self.finding_out.lock().await) }).await?);
+            self.registry.require_closed_breaker().await?;
+        }
+        let previous = self.custody.previous(&loaded, deadline).await;
+        for credential in [Some(loaded.current.clone()), previous.clone()].into_iter().flatten() {
+            if !is_new(&credential, &refused) {
+                continue;
+            }
+            match self.endpoint.ask(grant, &credential, Tries::Two, deadline).await {
+                Err(Error::CredentialRejected) => refused.push(credential),
+                Ok(reply) => {
+                    if previous.as_ref().is_some_and(|previous| previous.version() == credential.version()) {
+                        loaded.note_that_previous_works();
+                        tracing::warn!(
+                            "Entra takes only the previous version of the app credential, which stays in use"
+                        );
+                    }
+                    return Ok((reply, credential));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let now = self.clock.now();
+        if self.registry.open_breaker(now).await? {
+            tracing::error!(
+                client_id = loaded.current.client_id(),
+                "Entra refuses the app credential; no tenant can be read until it is renewed"
+            );
+            telemetry::metrics(now, None, &[("CredentialRejected", "Count", 1.0)]);
+        }
+        drop(finding_out);
         Err(Error::CredentialRejected)
     }
 }
 
-impl AccessToken {
-    /// The value of the `Authorization` header, marked as sensitive.
-    pub fn authorization(&self) -> HeaderValue {
-        self.authorization.clone()
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The app roles in it; `None` for a token that cannot be looked into.
-    pub fn roles(&self) -> Option<&[String]> {
-        self.roles.as_deref()
+    fn begin(&self) -> u64 {
+        let mut state = self.state();
+        state.begun += 1;
+        state.begun
     }
 
-    /// When it ends.
-    pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+    /// What another request led to since `arrival`; for a fresh token it must also have begun since then.
+    fn outcome_since(&self, arrival: &State, want: Want) -> Option<Result<Arc<AccessToken>>> {
+        let (number, outcome) = self.state().ended.clone()?;
+        let since = match want {
+            Want::Fresh => arrival.begun,
+            Want::Cached | Want::YoungerThan(_) => arrival.ended.as_ref().map_or(0, |(number, _)| *number),
+        };
+        (number > since).then_some(outcome)
     }
 
-    /// The token itself, for whoever it is handed out to.
-    pub fn expose(&self) -> &str {
-        self.value.expose()
+    fn is_in_use(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
     }
 
-    /// Whether it names a service principal in the tenant (`oid`). One that does not is no proof of consent. A token that
-    /// cannot be looked into counts as having one.
-    pub fn has_object_id(&self) -> bool {
-        self.has_object_id
+    fn ends_at(&self) -> Option<Timestamp> {
+        self.state().token.as_ref().map(|token| token.expires_at())
     }
 }

@@ -1,0 +1,149 @@
+//! What keeps all functions together from asking Entra: the breaker of the app credential, and the rest that a throttled
+//! tenant is given.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use super::{Registry, number, tenant_pk, text, unless_condition_failed};
+use crate::{
+    entra::TenantId,
+    error::{Error, Result},
+    incidents::Surface,
+};
+
+/// How often Entra is asked while the breaker is open, by all functions together.
+const PROBE_EVERY: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether Entra may be asked with the app credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// The credential is in good standing.
+    Closed,
+    /// The credential is refused, and this caller makes the one try of this minute.
+    Probe,
+    /// The credential is refused, and somebody else makes the try.
+    Open,
+}
+
+#[derive(Deserialize)]
+struct Breaker {
+    open: bool,
+    next_probe_at: i64,
+}
+
+#[derive(Deserialize)]
+struct Rest {
+    until: i64,
+}
+
+const PK: &str = "CREDENTIAL";
+const SK: &str = "BREAKER";
+
+impl Registry {
+    /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`Permit::Probe`].
+    pub async fn credential_permit(&self, now: Timestamp) -> Result<Permit> {
+        let breaker: Option<Breaker> = self.get(PK, SK).await?;
+        match breaker {
+            None | Some(Breaker { open: false, .. }) => Ok(Permit::Closed),
+            Some(breaker) if breaker.next_probe_at > now.as_millisecond() => Ok(Permit::Open),
+            Some(_) => {
+                let claim = self
+                    .client
+                    .update_item()
+                    .table_name(&self.table)
+                    .key("pk", text(PK))
+                    .key("sk", text(SK))
+                    .update_expression("SET next_probe_at = :next")
+                    .condition_expression("#open = :true AND next_probe_at <= :now")
+                    .expression_attribute_names("#open", "open")
+                    .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
+                    .expression_attribute_values(":now", number(now.as_millisecond()))
+                    .expression_attribute_values(":true", truth(true))
+                    .send()
+                    .await;
+                let claimed = unless_condition_failed("dynamodb:UpdateItem", claim)?;
+                Ok(if claimed { Permit::Probe } else { Permit::Open })
+            }
+        }
+    }
+
+    /// Opens the breaker: the credential was refused. `true` for the one caller that found it closed.
+    pub async fn open_breaker(&self, now: Timestamp) -> Result<bool> {
+        let opened = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", text(PK))
+            .key("sk", text(SK))
+            .update_expression("SET #open = :true, opened_at = :opened, next_probe_at = :next")
+            .condition_expression("attribute_not_exists(pk) OR #open = :false")
+            .expression_attribute_names("#open", "open")
+            .expression_attribute_values(":true", truth(true))
+            .expression_attribute_values(":false", truth(false))
+            .expression_attribute_values(":opened", text(now.to_string()))
+            .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", opened)
+    }
+
+    /// Closes the breaker: the credential was accepted. `true` for the one caller that found it open.
+    pub async fn close_breaker(&self) -> Result<bool> {
+        let closed = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", text(PK))
+            .key("sk", text(SK))
+            .update_expression("SET #open = :false")
+            .condition_expression("#open = :true")
+            .expression_attribute_names("#open", "open")
+            .expression_attribute_values(":true", truth(true))
+            .expression_attribute_values(":false", truth(false))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", closed)
+    }
+
+    /// Until when no token may be asked for, for this tenant and surface; `None` when one may.
+    pub async fn token_rest(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<Option<Timestamp>> {
+        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(surface)).await?;
+        let until = rest.and_then(|rest| Timestamp::from_millisecond(rest.until).ok());
+        Ok(until.filter(|until| *until > now))
+    }
+
+    /// Keeps all functions from asking for this tenant's tokens until then. A longer rest that is there stays.
+    pub async fn rest_tokens(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
+        let written = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", text(tenant_pk(tenant)))
+            .key("sk", text(rest_sk(surface)))
+            .update_expression("SET #until = :until, expires_at = :expires")
+            .condition_expression("attribute_not_exists(pk) OR #until < :until")
+            .expression_attribute_names("#until", "until")
+            .expression_attribute_values(":until", number(until.as_millisecond()))
+            .expression_attribute_values(":expires", number(until.as_second() + 3600))
+            .send()
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", written).map(|_| ())
+    }
+
+    /// The app's credential is refused at present.
+    ///
+    /// # Errors
+    /// [`Error::CredentialRejected`] then.
+    pub(crate) async fn require_closed_breaker(&self) -> Result<()> {
+        let breaker: Option<Breaker> = self.get(PK, SK).await?;
+        if breaker.is_some_and(|breaker| breaker.open) { Err(Error::CredentialRejected) } else { Ok(()) }
+    }
+}
+
+fn rest_sk(surface: Surface) -> String {
+    format!("TOKEN_REST#{surface}")
+}
+
+fn truth(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {
+    aws_sdk_dynamodb::types::AttributeValue::Bool(value)
+}

@@ -147,7 +147,7 @@ struct Key {
     kid: String,
     kty: String,
     #[serde(rename = "use")]
-    key_use: Option<String>,
+    purpose: Option<String>,
     n: String,
     e: String,
     issuer: Option<String>,
@@ -260,7 +260,9 @@ impl SignIn {
         let set = answer.json::<KeySet>().await?;
         // A key of a kind that is not ours to use must not hide the others.
         let keys = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Key>(key).ok());
-        Ok(keys.filter(|key| key.kty == "RSA" && key.key_use.as_deref().is_none_or(|key_use| key_use == "sig")).collect())
+        Ok(keys
+            .filter(|key| key.kty == "RSA" && key.purpose.as_deref().is_none_or(|purpose| purpose == "sig"))
+            .collect())
     }
 }
 
@@ -289,10 +291,9 @@ fn validated(
     let issuer = cloud.id_token_issuer(&tenant_id);
     let issued_by_key = key.issuer.as_ref().is_none_or(|template| of_tenant(template, &tenant_id) == issuer);
     let at = |seconds| Timestamp::from_second(seconds).map_err(|_| NotSignedIn::NotValid);
-    let (begins, issued, ends) = (at(claims.nbf)?, at(claims.iat)?, at(claims.exp)?);
-    let in_time = begins.duration_since(now) <= SKEW
-        && issued.duration_since(now) <= SKEW
-        && now.duration_since(ends) < SKEW;
+    let (begins, made, ends) = (at(claims.nbf)?, at(claims.iat)?, at(claims.exp)?);
+    let in_time =
+        begins.duration_since(now) <= SKEW && made.duration_since(now) <= SKEW && now.duration_since(ends) < SKEW;
     let ours = claims.aud == client_id && claims.azp.is_none_or(|azp| azp == client_id);
     let valid = claims.iss == issuer && issued_by_key && in_time && ours && claims.nonce == nonce;
     if !valid || claims.oid.is_empty() {
@@ -345,7 +346,7 @@ mod tests {
         Key {
             kid: "k".into(),
             kty: "RSA".into(),
-            key_use: None,
+            purpose: None,
             n: encode(public.modulus().big_endian_without_leading_zero()),
             e: encode(public.exponent().big_endian_without_leading_zero()),
             issuer: issuer.map(str::to_owned),
@@ -410,7 +411,9 @@ mod tests {
             let claims = changed(name, value);
             assert_eq!(check(&claims, None), Err(NotSignedIn::NotValid), "{claims}");
         }
-        for within in [changed("exp", json!(NOW - 299)), changed("nbf", json!(NOW + 300)), changed("azp", json!(CLIENT))] {
+        for within in
+            [changed("exp", json!(NOW - 299)), changed("nbf", json!(NOW + 300)), changed("azp", json!(CLIENT))]
+        {
             assert!(check(&within, None).is_ok(), "{within}");
         }
     }
@@ -487,7 +490,7 @@ mod tests {
             url.as_str(),
             "https://login.microsoftonline.com/organizations/oauth2/v2.0/authorize?client_id=app&response_type=code\
              &redirect_uri=https%3A%2F%2Fh.example%2Fconsent%2Fcallback&response_mode=query&scope=openid+profile&state=s&nonce=n\
-             &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJi_SSstw-cM&code_challenge_method=S256&prompt=select_account"
+             &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256&prompt=select_account"
         );
     }
 }

@@ -3,6 +3,7 @@
 //! One table, keys `pk` and `sk`. All that belongs to a tenant lies under `TENANT#{tenant_id}`, so that offboarding is
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
+pub mod attempts;
 pub mod breaker;
 pub mod budget;
 pub mod feed;

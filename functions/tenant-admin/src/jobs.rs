@@ -22,6 +22,9 @@ use crate::{
 /// How far back Microsoft keeps incidents, and so the most that a job spans.
 const MOST_DAYS: u32 = 180;
 
+/// How far back a sweep looks that names no beginning.
+const SWEEP_DAYS: u32 = 3;
+
 #[derive(Serialize)]
 struct Progress<'a> {
     job_id: &'a str,
@@ -43,10 +46,10 @@ struct Order {
 }
 
 impl Order {
-    fn read(body: &Body, now: Timestamp, sweep_days: u32) -> Result<Self> {
+    fn read(body: &Body, now: Timestamp) -> Result<Self> {
         let (kind, default_days) = match body.text("kind")? {
             Some("backfill") => (JobKind::Backfill, MOST_DAYS),
-            Some("sweep") => (JobKind::Sweep, sweep_days.min(MOST_DAYS)),
+            Some("sweep") => (JobKind::Sweep, SWEEP_DAYS),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
         let to = match body.instant("to")? {
@@ -78,7 +81,7 @@ impl App {
         let known = self.registry.known_tenant(&tenant).await?;
         call.request.parameters(&[])?;
         let body = Body::read(call.request, &["kind", "from", "to"])?.without_nulls();
-        let Order { kind, from, to } = Order::read(&body, self.clock.now(), self.config.sweep_days)?;
+        let Order { kind, from, to } = Order::read(&body, self.clock.now())?;
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
@@ -157,7 +160,7 @@ mod tests {
     fn order(body: &Value) -> Result<Order> {
         let request = HttpRequest { body: body.to_string().into_bytes(), ..HttpRequest::default() };
         let body = Body::read(&request, &["kind", "from", "to"])?.without_nulls();
-        Order::read(&body, "2026-11-22T10:00:00.5Z".parse().unwrap(), 3)
+        Order::read(&body, "2026-11-22T10:00:00.5Z".parse().unwrap())
     }
 
     fn span(order: &Order) -> (String, String) {

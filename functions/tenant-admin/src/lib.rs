@@ -19,8 +19,7 @@ use shared::{
     error::{Error, Result},
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::Outbound,
-    incidents::{SurfaceChoice, read::Incidents},
-    onboarding::Onboarding,
+    incidents::read::Incidents,
     registry::Registry,
 };
 use tracing::Instrument;
@@ -40,10 +39,6 @@ pub struct Config {
     pub event_bus_name: Option<String>,
     /// Where consent links lead; none: to the host that the request came to.
     pub public_base_url: Option<PublicBaseUrl>,
-    /// The surfaces that a resumed onboarding may use.
-    pub incident_api: SurfaceChoice,
-    /// How many days a sweep looks back that names no beginning.
-    pub sweep_days: u32,
 }
 
 impl Config {
@@ -55,8 +50,6 @@ impl Config {
         let incident_bucket = variables.required("INCIDENT_BUCKET");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let public_base_url = variables.public_base_url();
-        let incident_api = variables.incident_api();
-        let sweep_days = variables.at_least("SWEEP_DAYS", 3, 1);
         Some(Self {
             microsoft: microsoft?,
             table_name: table_name?,
@@ -64,8 +57,6 @@ impl Config {
             incident_bucket: incident_bucket?,
             event_bus_name,
             public_base_url,
-            incident_api,
-            sweep_days,
         })
     }
 }
@@ -76,7 +67,6 @@ pub struct App {
     registry: Registry,
     tokens: Tokens,
     incidents: Incidents,
-    onboarding: Onboarding,
     events: Events,
     queue: aws_sdk_sqs::Client,
     bucket: aws_sdk_s3::Client,
@@ -112,16 +102,8 @@ impl App {
             registry.clone(),
             clock.clone(),
         );
-        let onboarding = Onboarding::new(
-            config.incident_api,
-            tokens.clone(),
-            incidents.clone(),
-            registry.clone(),
-            events.clone(),
-            clock.clone(),
-        );
         let (queue, bucket) = (aws_sdk_sqs::Client::new(aws), aws_sdk_s3::Client::new(aws));
-        Self { config, registry, tokens, incidents, onboarding, events, queue, bucket, outbound, clock, random }
+        Self { config, registry, tokens, incidents, events, queue, bucket, outbound, clock, random }
     }
 
     /// Answers one invocation.
@@ -189,6 +171,5 @@ mod tests {
         let required = ["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "SYNC_QUEUE_URL", "INCIDENT_BUCKET"];
         let config = load(&|name| required.contains(&name).then(|| "x".into()), Config::read).unwrap();
         assert_eq!((config.event_bus_name, config.public_base_url), (None, None));
-        assert_eq!((config.incident_api, config.sweep_days), (SurfaceChoice::Auto, 3));
     }
 }

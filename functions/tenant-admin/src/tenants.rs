@@ -8,7 +8,8 @@ use shared::{
     error::{Error, Reason, Result},
     event::HttpResponse,
     http::Deadline,
-    incidents::Surface,
+    incidents::{Surface, SurfaceChoice},
+    onboarding::Onboarding,
     registry::{
         feed::{Feed, LastSweep},
         tenants::{Status, Tenant, Verification},
@@ -245,9 +246,22 @@ impl App {
         self.registry.open_feed(&tenant, now).await?;
         self.announce(call, "tenant resumed", &before, &after).await;
         if after.status == Status::Pending {
-            after = self.onboarding.advance(&tenant, call.invocation.deadline).await?;
+            after = self.onboarding_by(after.api).advance(&tenant, call.invocation.deadline).await?;
         }
         self.answer_with(&after).await
+    }
+
+    /// Which surfaces a deployment uses is not configured here, so only the one is tried that consent was asked for; the
+    /// polls that follow try the others.
+    fn onboarding_by(&self, api: Surface) -> Onboarding {
+        Onboarding::new(
+            SurfaceChoice::Only(api),
+            self.tokens.clone(),
+            self.incidents.clone(),
+            self.registry.clone(),
+            self.events.clone(),
+            self.clock.clone(),
+        )
     }
 
     /// Asks Microsoft whether what stopped a tenant is over.

@@ -1,0 +1,4 @@
+//! Whole handlers in this process, against AWS and Microsoft on loopback.
+
+mod admin;
+mod local;

@@ -4,9 +4,11 @@ pub mod aadsts;
 pub mod access_token;
 pub mod claims;
 pub mod cloud;
+pub mod consent;
 pub mod credential;
 pub mod endpoint;
 pub mod secret;
+pub mod sign_in;
 pub mod tokens;
 
 use std::{fmt, str::FromStr};

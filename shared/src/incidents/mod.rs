@@ -4,6 +4,7 @@ pub mod question;
 pub mod read;
 pub mod record;
 pub mod rows;
+pub mod sync;
 pub mod version;
 
 use std::{fmt, str::FromStr};

@@ -28,6 +28,8 @@ pub struct Feed {
     pub covered_until: Option<Timestamp>,
     /// Where a poll goes on that did not fit into its invocation.
     pub resume_at: Option<Timestamp>,
+    /// How many seconds of last update it then asks for at once.
+    pub resume_width: Option<i64>,
     /// When the whole overlap was read last.
     pub overlap_read_at: Option<Timestamp>,
     /// When a poll was completed last.
@@ -42,6 +44,10 @@ pub struct Feed {
     pub last_sweep: Option<LastSweep>,
     /// Polls that failed in a row.
     pub failures: u32,
+    /// Incidents that came without alerts, to be read once more.
+    pub rechecks: Vec<Recheck>,
+    /// When a job was worked on last.
+    pub jobs_driven_at: Option<Timestamp>,
     /// Jobs that are not finished.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub open_jobs: BTreeSet<String>,
@@ -64,6 +70,15 @@ pub struct LastSweep {
     pub checked: u64,
     /// Versions that it had to deliver.
     pub missing: u64,
+}
+
+/// An incident that came without alerts: these may be added without a new time of last update.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recheck {
+    /// The incident.
+    pub incident_id: String,
+    /// When to read it again.
+    pub at: Timestamp,
 }
 
 impl Feed {
@@ -246,12 +261,15 @@ impl Registry {
             ("overlap_read_at", time(feed.overlap_read_at)),
             ("last_success_at", time(feed.last_success_at)),
             ("last_news_at", time(feed.last_news_at)),
+            ("jobs_driven_at", time(feed.jobs_driven_at)),
+            ("resume_width", feed.resume_width.map(number)),
             ("graph_paid_until", time(feed.graph_paid_until)),
             ("defender_paid_until", time(feed.defender_paid_until)),
             ("incidents_total", Some(number(feed.incidents_total))),
             ("quarantined", Some(number(feed.quarantined))),
             ("failures", Some(number(feed.failures))),
-            ("last_sweep", feed.last_sweep.as_ref().map(sweep_attribute)),
+            ("last_sweep", feed.last_sweep.as_ref().map(attribute_value).transpose()?),
+            ("rechecks", Some(attribute_value(&feed.rechecks)?)),
         ];
         let mut update = self
             .update_feed(&lease.tenant)
@@ -390,10 +408,7 @@ impl Registry {
     }
 }
 
-fn sweep_attribute(sweep: &LastSweep) -> AttributeValue {
-    AttributeValue::M(HashMap::from([
-        ("at".into(), text(sweep.at.to_string())),
-        ("checked".into(), number(sweep.checked)),
-        ("missing".into(), number(sweep.missing)),
-    ]))
+fn attribute_value(value: &impl Serialize) -> Result<AttributeValue> {
+    serde_dynamo::to_attribute_value(value)
+        .map_err(|_| Error::Internal("a value could not be written as an attribute".into()))
 }

@@ -3,9 +3,11 @@
 //! One table, keys `pk` and `sk`. All that belongs to a tenant lies under `TENANT#{tenant_id}`, so that offboarding is
 //! one query. Two indexes: `due` (which tenants to poll, sharded) and `listing` (tenants and invitations in order).
 
+pub mod attempts;
 pub mod breaker;
 pub mod budget;
 pub mod feed;
+pub mod invitations;
 pub mod jobs;
 pub mod quarantine;
 pub mod tenants;
@@ -19,6 +21,7 @@ use aws_sdk_dynamodb::{
     types::AttributeValue,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -64,6 +67,8 @@ impl Registry {
             .key("sk", text(sk))
             .consistent_read(true)
             .send()
+            // The SDK's futures lie deep, and the compiler gives up on callers that nest them further.
+            .boxed()
             .await
             .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
         Ok(answer.item)
@@ -91,7 +96,7 @@ impl Registry {
         next: Option<&str>,
         keep: impl Fn(&T) -> bool,
     ) -> Result<Page<T>> {
-        let mut start = next.map(decode_next).transpose()?;
+        let mut start = next.map(|next| decode_next(listing, next)).transpose()?;
         let mut items = Vec::new();
         loop {
             let answer = self
@@ -140,11 +145,13 @@ fn encode_next(position: &HashMap<String, String>) -> Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
 }
 
-fn decode_next(next: &str) -> Result<Item> {
+fn decode_next(listing: &str, next: &str) -> Result<Item> {
     let invalid = || Error::InvalidRequest("`next` is not one that this API gave.".into());
     let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
     let position: HashMap<String, String> = serde_json::from_slice(&json).map_err(|_| invalid())?;
-    if position.len() != POSITION.len() || POSITION.iter().any(|name| !position.contains_key(*name)) {
+    let whole = position.len() == POSITION.len()
+        && POSITION.iter().all(|name| position.get(*name).is_some_and(|value| !value.is_empty()));
+    if !whole || position["listing"] != listing {
         return Err(invalid());
     }
     Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())

@@ -1,0 +1,208 @@
+//! What is taken out of answers, and the order in which it is committed.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{RECHECK_AFTER, Worker};
+use crate::{
+    error::{Error, Result},
+    incidents::{
+        question::Question,
+        record::{Record, Unreadable},
+        version::{Change, Known, Verdict, judge},
+    },
+    registry::{feed::Recheck, tenants::Status, versions::Neighbourhood},
+};
+
+/// Compressed bytes after which a batch is written although more is to come.
+const LARGEST_BATCH: usize = 4 << 20;
+
+/// The most incidents without alerts that are remembered for another look.
+const MOST_RECHECKS: usize = 100;
+
+/// What an answer showed.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// Rows that came.
+    pub rows: u32,
+    /// Whether there is more than that.
+    pub more: bool,
+    /// When Microsoft answered.
+    pub date: Option<Timestamp>,
+    /// The readable rows.
+    pub shown: Vec<Shown>,
+}
+
+/// A row, as far as cutting spans needs it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shown {
+    pub last_updated: Timestamp,
+    pub created: Option<Timestamp>,
+    pub incident_id: String,
+}
+
+impl Reading {
+    pub(super) fn times(&self) -> Vec<Timestamp> {
+        self.shown.iter().map(|shown| shown.last_updated).collect()
+    }
+}
+
+impl Worker<'_> {
+    /// Asks once and takes what comes. Rows that came before a failure are taken, too; `reading` tells of them.
+    pub(super) async fn read(&mut self, question: &Question, reading: &mut Reading) -> Result<()> {
+        self.take_call()?;
+        let tenant = self.tenant.tenant_id;
+        let mut listing = self.sync.incidents.list(&tenant, self.surface, question, self.deadline).await?;
+        while let Some(row) = listing.next().await? {
+            reading.rows += 1;
+            match Record::read(&row, &tenant, question.alerts) {
+                Ok(record) => {
+                    reading.shown.push(Shown {
+                        last_updated: record.last_updated,
+                        created: record.created,
+                        incident_id: record.incident_id.clone(),
+                    });
+                    self.take(&record).await?;
+                }
+                Err(why) => self.set_row_aside(&row, why, question).await?,
+            }
+            if self.batch.size() > LARGEST_BATCH {
+                self.flush().await?;
+            }
+        }
+        let end = listing.end()?;
+        (reading.more, reading.date) = (end.more, end.date);
+        if end.more && end.rows < question.top {
+            // The surface gave less than it was asked for although it had more: so few rows may be all of a page.
+            self.cap = self.cap.min(end.rows.max(1));
+        }
+        Ok(())
+    }
+
+    /// Whether an answer holds all of what was asked for.
+    pub(super) fn is_whole(&self, reading: &Reading, question: &Question) -> bool {
+        !reading.more && reading.rows < question.top.min(self.cap)
+    }
+
+    /// Takes a record into the batch, if it is a version that was not delivered.
+    pub(super) async fn take(&mut self, record: &Record) -> Result<()> {
+        self.tally.checked += 1;
+        let known = self.known(&record.incident_id).await?.cloned();
+        let surface = self.surface;
+        match judge(known.as_ref(), record, surface) {
+            Verdict::New { change, ordinal } => {
+                // One incident in one batch twice: the first version's object must be there before the second is told.
+                if self.batch.versions.contains_key(&record.incident_id) {
+                    self.flush().await?;
+                }
+                let fetched_at = self.sync.clock.now();
+                self.batch.add(&self.tenant.tenant_id, surface, record, (change, ordinal), fetched_at)?;
+                self.created += u64::from(change == Change::Created);
+                if change == Change::Created && record.alerts == Some(0) {
+                    self.recheck_later(&record.incident_id, fetched_at + RECHECK_AFTER);
+                }
+                self.know(&record.incident_id, Known::of(record, ordinal, surface))
+            }
+            Verdict::SameElsewhere => {
+                let noted = Known::of(record, 1, surface);
+                let delivered = HashMap::from([(record.incident_id.clone(), noted.clone())]);
+                self.sync.registry.record_versions(&self.tenant.tenant_id, &delivered).await?;
+                self.know(&record.incident_id, noted)
+            }
+            Verdict::Same => Ok(()),
+            Verdict::Stale => {
+                self.tally.stale += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// What was delivered last of an incident, in this batch or before.
+    pub(super) async fn known(&mut self, incident_id: &str) -> Result<Option<&Known>> {
+        let neighbourhood = Neighbourhood::of(incident_id)?;
+        if !self.known.contains_key(&neighbourhood) {
+            let known = self.sync.registry.known_versions(&self.tenant.tenant_id, neighbourhood).await?;
+            self.known.insert(neighbourhood, known);
+        }
+        Ok(self.known.get(&neighbourhood).and_then(|known| known.get(incident_id)))
+    }
+
+    fn know(&mut self, incident_id: &str, version: Known) -> Result<()> {
+        let neighbourhood = Neighbourhood::of(incident_id)?;
+        self.known.entry(neighbourhood).or_default().insert(incident_id.to_owned(), version);
+        Ok(())
+    }
+
+    /// Writes the batch: objects, then events, then what is known. The cursor comes after, by whoever called.
+    ///
+    /// # Errors
+    /// [`Error::TenantNotActive`] when the tenant was paused or offboarded meanwhile; nothing is written then.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let tenant = self.tenant.tenant_id;
+        let present = self.sync.registry.known_tenant(&tenant).await?;
+        if present.status != self.tenant.status && present.status != Status::Active {
+            return Err(Error::TenantNotActive(present.reason));
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let versions = std::mem::take(&mut batch.versions);
+        let objects = self.sync.bucket.write(&tenant, batch).await?;
+        self.sync.events.incidents_delivered(&tenant, &objects).await?;
+        self.sync.registry.record_versions(&tenant, &versions).await?;
+        let delivered = versions.len() as u64;
+        self.tally.delivered += delivered;
+        self.lease.feed.incidents_total += std::mem::take(&mut self.created);
+        self.lease.feed.last_news_at = Some(self.sync.clock.now());
+        tracing::info!(versions = delivered, objects = objects.len(), "incidents delivered");
+        Ok(())
+    }
+
+    fn recheck_later(&mut self, incident_id: &str, at: Timestamp) {
+        let rechecks = &mut self.lease.feed.rechecks;
+        if rechecks.len() < MOST_RECHECKS {
+            rechecks.push(Recheck { incident_id: incident_id.to_owned(), at });
+        }
+    }
+
+    /// Reads incidents again that came without alerts a while ago. `false`: time or budget ran out before the end.
+    pub(super) async fn recheck(&mut self) -> Result<bool> {
+        let now = self.sync.clock.now();
+        while let Some(index) = self.lease.feed.rechecks.iter().position(|recheck| recheck.at <= now) {
+            if self.out_of_time() {
+                return Ok(false);
+            }
+            let incident_id = self.lease.feed.rechecks[index].incident_id.clone();
+            match self.read_one(&incident_id, true).await {
+                // What fails now will show itself in a list, or to the sweep.
+                Ok(_) | Err(Error::NotFound | Error::Upstream { .. } | Error::Unreachable { .. }) => {}
+                Err(Error::Throttled { .. }) => break,
+                Err(error) => return Err(error),
+            }
+            self.lease.feed.rechecks.remove(index);
+        }
+        self.flush().await?;
+        Ok(true)
+    }
+
+    /// Reads one incident by its id and takes it.
+    pub(super) async fn read_one(&mut self, incident_id: &str, alerts: bool) -> Result<Record> {
+        self.take_call()?;
+        let tenant = self.tenant.tenant_id;
+        let raw = self.sync.incidents.one(&tenant, self.surface, incident_id, alerts, self.deadline).await?;
+        let record = Record::read(&raw, &tenant, alerts)
+            .map_err(|_: Unreadable| Error::Upstream { status: 200, call: "one incident" })?;
+        if record.incident_id != incident_id {
+            return Err(Error::Upstream { status: 200, call: "one incident" });
+        }
+        self.take(&record).await?;
+        Ok(record)
+    }
+
+    /// Microsoft's time of an answer; without one, a time that is surely past.
+    pub(super) fn answered_at(&self, reading: &Reading) -> Timestamp {
+        reading.date.unwrap_or_else(|| self.sync.clock.now() - SignedDuration::from_mins(1))
+    }
+}

@@ -1,0 +1,218 @@
+//! What cannot be read is found, set aside with its reason, and tried again later; the rest goes on.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use super::{Worker, harvest::Reading, is_transient};
+use crate::{
+    error::{Error, Result},
+    incidents::{
+        Surface, hex,
+        question::{Question, Span},
+        record::Unreadable,
+    },
+    registry::quarantine::SetAside,
+};
+
+/// The most rows of one second that are read one by one.
+const MOST_ROWS: u32 = 200;
+
+/// How many of the things set aside one poll tries again.
+const RETRIES: usize = 2;
+
+impl Worker<'_> {
+    /// Reads a second of which no list can be had, an incident at a time; what cannot be read even so is set aside.
+    pub(super) async fn one_by_one(&mut self, second: Span) -> Result<()> {
+        let outcome = match self.surface {
+            Surface::Graph => self.one_by_one_by_id(second).await,
+            Surface::Defender => self.one_by_one_by_row(second).await,
+        };
+        self.flush().await?;
+        match outcome {
+            // It would begin from the first row again and again.
+            Err(Error::Throttled { until }) => {
+                self.set_span_aside(second, "not_read_to_its_end").await?;
+                Err(Error::Throttled { until })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Graph lists without alerts, and then each incident can be asked for by its id.
+    async fn one_by_one_by_id(&mut self, second: Span) -> Result<()> {
+        let question = Question { alerts: false, ..Question::of(second, self.surface) };
+        let mut ids = Vec::new();
+        self.take_call()?;
+        let tenant = self.tenant.tenant_id;
+        let listed = async {
+            let mut listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await?;
+            while let Some(row) = listing.next().await? {
+                match crate::incidents::record::Record::read(&row, &tenant, false) {
+                    Ok(record) => ids.push(record.incident_id),
+                    Err(why) => self.set_row_aside(&row, why, &question).await?,
+                }
+            }
+            listing.end()
+        }
+        .await;
+        match listed {
+            Ok(end) if end.more || end.rows >= question.top => {
+                return self.set_span_aside(second, "unreadable_list").await;
+            }
+            Ok(_) => {}
+            Err(error) if is_transient(&error) => return self.set_span_aside(second, "unreadable_list").await,
+            Err(error) => return Err(error),
+        }
+        for id in ids {
+            match self.read_one(&id, true).await {
+                Ok(_) | Err(Error::NotFound) => continue,
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+            // Without its alerts it is better told than not at all; the rest follows when it can be read.
+            let reason = match self.read_one(&id, false).await {
+                Ok(_) => "unreadable_alerts",
+                Err(error) if is_transient(&error) => "unreadable",
+                Err(Error::NotFound) => continue,
+                Err(error) => return Err(error),
+            };
+            self.set_incident_aside(&id, second, reason).await?;
+        }
+        Ok(())
+    }
+
+    /// Defender always sends alerts along, and so a list of one row is the smallest question.
+    async fn one_by_one_by_row(&mut self, second: Span) -> Result<()> {
+        for skip in 0..MOST_ROWS {
+            let question = Question { top: 1, skip, ..Question::of(second, self.surface) };
+            let mut reading = Reading::default();
+            match self.read(&question, &mut reading).await {
+                Ok(()) if reading.rows == 0 => return Ok(()),
+                Ok(()) => {}
+                Err(error) if is_transient(&error) => self.set_span_aside(second, "unreadable").await?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.set_span_aside(second, "inseparable").await
+    }
+
+    /// Tries again what was set aside and is due. `false`: time ran out before the end.
+    pub(super) async fn retry_set_aside(&mut self) -> Result<bool> {
+        let now = self.sync.clock.now();
+        let due: Vec<SetAside> =
+            self.set_aside.iter().filter(|one| one.next_try_at <= now).take(RETRIES).cloned().collect();
+        for mut one in due {
+            if self.out_of_time() {
+                return Ok(false);
+            }
+            match self.retry(&one).await {
+                Ok(true) => {
+                    self.sync.registry.take_back(&self.tenant.tenant_id, &one.name).await?;
+                    self.set_aside.retain(|other| other.name != one.name);
+                    self.lease.feed.quarantined = self.set_aside.len() as u64;
+                    tracing::info!(name = one.name, "what was set aside could be read");
+                }
+                Ok(false) => {
+                    one.tried_in_vain(now);
+                    self.sync.registry.update_set_aside(&self.tenant.tenant_id, &one).await?;
+                }
+                // There is time for it later; the poll itself has done its work.
+                Err(Error::Throttled { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether what was set aside can be read now.
+    async fn retry(&mut self, one: &SetAside) -> Result<bool> {
+        let readable = match &one.incident_id {
+            Some(id) => match self.read_one(id, true).await {
+                Ok(_) | Err(Error::NotFound) => true,
+                Err(error) if is_transient(&error) => false,
+                Err(error) => return Err(error),
+            },
+            None => true,
+        };
+        if !readable {
+            // Others may have come into its second since.
+            return Ok(false);
+        }
+        let question = Question::of(one.span(), self.surface);
+        let mut reading = Reading::default();
+        let before = self.tally.set_aside;
+        let outcome = self.read(&question, &mut reading).await;
+        self.flush().await?;
+        match outcome {
+            Ok(()) => Ok(self.is_whole(&reading, &question)
+                && self.tally.set_aside == before
+                && !self.shows_unreadable(&reading)),
+            Err(error) if is_transient(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn shows_unreadable(&self, reading: &Reading) -> bool {
+        (reading.shown.len() as u64) < u64::from(reading.rows)
+    }
+
+    /// Sets a row aside that is no record. One of another tenant is not kept: it is nobody's business here.
+    pub(super) async fn set_row_aside(&mut self, row: &[u8], why: Unreadable, question: &Question) -> Result<()> {
+        let name = hex(&digest(&SHA256, row).as_ref()[..16]);
+        let kept = match why {
+            Unreadable::ForeignTenant => {
+                tracing::error!("a record of another tenant was sent, and is not delivered");
+                Value::Null
+            }
+            Unreadable::NotJson | Unreadable::NoId | Unreadable::NoLastUpdate => {
+                json!(String::from_utf8_lossy(row))
+            }
+        };
+        let to = question.updated.to.unwrap_or_else(|| self.sync.clock.now());
+        self.put_aside(name, why.as_str(), None, Span { from: question.updated.from, to: Some(to) }, false, kept).await
+    }
+
+    async fn set_incident_aside(&mut self, incident_id: &str, second: Span, reason: &str) -> Result<()> {
+        self.put_aside(
+            format!("incident-{incident_id}"),
+            reason,
+            Some(incident_id.to_owned()),
+            second,
+            true,
+            Value::Null,
+        )
+        .await
+    }
+
+    /// Sets a whole span aside.
+    pub(super) async fn set_span_aside(&mut self, span: Span, reason: &str) -> Result<()> {
+        self.put_aside(format!("span-{}", span.from.as_second()), reason, None, span, true, Value::Null).await
+    }
+
+    async fn put_aside(
+        &mut self,
+        name: String,
+        reason: &str,
+        incident_id: Option<String>,
+        span: Span,
+        blocks: bool,
+        record: Value,
+    ) -> Result<()> {
+        let now = self.sync.clock.now();
+        let tenant = self.tenant.tenant_id;
+        let to = span.to.unwrap_or(now);
+        let mut one = SetAside::new(name, reason, incident_id, (span.from, to), now);
+        one.blocks = blocks;
+        if !self.sync.registry.set_aside(&tenant, &one).await? {
+            return Ok(());
+        }
+        let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.surface, "reason": reason,
+                          "from": span.from, "to": to, "set_aside_at": now, "record": record});
+        self.sync.bucket.set_aside(&tenant, &one.name, &told).await?;
+        tracing::warn!(name = one.name, reason, incident_id = one.incident_id, "set aside");
+        self.set_aside.push(one);
+        self.tally.set_aside += 1;
+        self.lease.feed.quarantined = self.set_aside.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The sync: every version of every incident of a tenant is delivered, and nothing gets stuck.
+//!
+//! A span of time is done only when one single answer holds all of it; nothing depends on the order of rows, on `$skip`,
+//! or on rows that move while they are read. What is delivered are versions: S3 first, then the event, then the registry,
+//! then the cursor, so that a crash anywhere repeats work and loses nothing.
+
+mod harvest;
+mod isolate;
+mod pass;
+pub mod window;
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Surface, question::Span, read::Incidents, version::Known};
+use crate::{
+    clock::Clock,
+    delivery::{
+        bucket::{Batch, Bucket},
+        events::Events,
+    },
+    entra::TenantId,
+    error::{Error, Result},
+    http::Deadline,
+    registry::{
+        Registry,
+        budget::Purpose,
+        feed::{Feed, LastSweep, Lease},
+        jobs::{Job, JobKind, JobStatus},
+        quarantine::SetAside,
+        tenants::Tenant,
+        versions::Neighbourhood,
+    },
+};
+
+/// Kept back from the invocation's time for what must be written at its end.
+const FOR_COMMIT: Duration = Duration::from_millis(900);
+
+/// How often the whole overlap is read of a tenant whose overlap does not fit into one answer.
+const WHOLE_OVERLAP_EVERY: SignedDuration = SignedDuration::from_mins(5);
+
+/// The overlap in between.
+const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
+
+/// When an incident is read again that came without alerts.
+const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
+
+/// What a sync works with.
+#[derive(Clone)]
+pub struct Sync {
+    /// The client for both surfaces.
+    pub incidents: Incidents,
+    /// The table.
+    pub registry: Registry,
+    /// The bucket.
+    pub bucket: Bucket,
+    /// The bus.
+    pub events: Events,
+    /// The time.
+    pub clock: Clock,
+    /// The deployment's choices.
+    pub settings: Settings,
+}
+
+/// The deployment's choices.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How often a tenant is asked.
+    pub poll_interval: SignedDuration,
+    /// How far back every poll looks again.
+    pub overlap: SignedDuration,
+    /// Where a new tenant's feed starts, before its activation.
+    pub first_lookback: SignedDuration,
+}
+
+/// Why work on a tenant ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// There is nothing more to do.
+    Done,
+    /// The invocation's time is used up; the work goes on in the next one.
+    OutOfTime,
+    /// A poll is due, and goes before other work.
+    PollDue,
+    /// Another worker has the lease now, or the tenant is no longer to be read.
+    Overtaken,
+}
+
+/// What came of a piece of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests for incidents.
+    pub calls: u32,
+    /// Records that were read.
+    pub checked: u64,
+    /// Versions that were delivered.
+    pub delivered: u64,
+    /// Older versions than the delivered ones: answers that lag behind.
+    pub stale: u64,
+    /// Records and spans that were set aside.
+    pub set_aside: u64,
+    /// Whether the cursor, or a job's progress, moved.
+    pub moved: bool,
+}
+
+/// One worker on one tenant, for one invocation.
+pub struct Worker<'a> {
+    sync: &'a Sync,
+    tenant: &'a Tenant,
+    surface: Surface,
+    lease: &'a mut Lease,
+    deadline: Deadline,
+    purpose: Purpose,
+    /// Versions known, by neighbourhood and incident.
+    known: HashMap<Neighbourhood, HashMap<String, Known>>,
+    batch: Batch,
+    /// Different incidents in the batch that were never delivered before.
+    created: u64,
+    /// The fewest rows at which this surface has offered more than it gave.
+    cap: u32,
+    set_aside: Vec<SetAside>,
+    /// Whether the first answer of the pass held all of its window.
+    first_was_whole: Option<bool>,
+    /// What has been done so far.
+    pub tally: Tally,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker on `tenant`, whose lease it holds, that ends before `deadline`.
+    pub fn new(sync: &'a Sync, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
+        Self {
+            sync,
+            tenant,
+            surface: tenant.api,
+            lease,
+            deadline: deadline.reserving(FOR_COMMIT),
+            purpose: Purpose::Poll,
+            known: HashMap::new(),
+            batch: Batch::new(),
+            created: 0,
+            cap: u32::MAX,
+            set_aside: Vec::new(),
+            first_was_whole: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Brings the feed up to date.
+    ///
+    /// # Errors
+    /// Whatever stopped it; what was read before is delivered.
+    pub async fn poll(&mut self) -> Result<Stop> {
+        self.purpose = Purpose::Poll;
+        let now = self.sync.clock.now();
+        self.load_set_aside().await?;
+        let begins = self.lease.feed.covered_until.is_none();
+        let (from, width, whole_overlap) = self.start(now);
+        self.first_was_whole = None;
+        let mut stop = self.pass(from, width, None, None).await?;
+        if stop == Stop::Done {
+            let feed = &mut self.lease.feed;
+            (feed.resume_at, feed.resume_width) = (None, None);
+            feed.last_success_at = Some(self.sync.clock.now());
+            feed.failures = 0;
+            if whole_overlap && !begins {
+                // Only an overlap that one answer cannot hold is not read by every poll.
+                feed.overlap_read_at = (self.first_was_whole == Some(false)).then_some(now);
+            }
+            if !self.recheck().await? || !self.retry_set_aside().await? {
+                stop = Stop::OutOfTime;
+            }
+        }
+        Ok(stop)
+    }
+
+    /// Goes on with a job; its progress is written after each window.
+    ///
+    /// # Errors
+    /// Whatever stopped it; what was read before is delivered.
+    pub async fn drive(&mut self, job: &mut Job) -> Result<Stop> {
+        self.purpose = match job.kind {
+            JobKind::Backfill => Purpose::Backfill,
+            JobKind::Sweep => Purpose::Sweep,
+        };
+        self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
+        self.load_set_aside().await?;
+        job.status = JobStatus::Running;
+        let (mut from, mut to) = (job.covered_until, job.to);
+        if job.kind == JobKind::Sweep {
+            // What is older was never the feed's, and what is newer is still the polls' own to find.
+            let feed = &self.lease.feed;
+            from = from.max(feed.started_at.unwrap_or(from));
+            to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
+        }
+        let stop = if from < to { self.pass(from, None, Some(to), Some(job)).await? } else { Stop::Done };
+        if stop == Stop::Done {
+            job.status = JobStatus::Done;
+            job.covered_until = job.to;
+            self.sync.registry.commit_job(job).await?;
+            if job.kind == JobKind::Sweep {
+                let at = self.sync.clock.now();
+                self.lease.feed.last_sweep = Some(LastSweep { at, checked: job.checked, missing: job.delivered });
+            }
+        }
+        Ok(stop)
+    }
+
+    /// Where a poll begins, how wide it asks first, and whether it reads the whole overlap.
+    fn start(&mut self, now: Timestamp) -> (Timestamp, Option<i64>, bool) {
+        let settings = self.sync.settings;
+        let activated_at = self.tenant.activated_at.unwrap_or(now);
+        let feed = &mut self.lease.feed;
+        let started_at = *feed.started_at.get_or_insert(activated_at - settings.first_lookback);
+        let covered_until = *feed.covered_until.get_or_insert(started_at);
+        if let Some(resume_at) = feed.resume_at {
+            return (resume_at.max(started_at), feed.resume_width, false);
+        }
+        let whole = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_EVERY);
+        let overlap = if whole { settings.overlap } else { settings.overlap.min(SHORT_OVERLAP) };
+        ((covered_until - overlap).max(started_at), None, whole)
+    }
+
+    /// Takes one request out of the tenant's budget.
+    fn take_call(&mut self) -> Result<()> {
+        let mut budget = self.lease.feed.budget(self.surface);
+        budget.take(self.purpose, self.sync.clock.now()).map_err(|until| Error::Throttled { until })?;
+        self.lease.feed.set_paid_until(self.surface, budget.paid_until);
+        self.tally.calls += 1;
+        Ok(())
+    }
+
+    fn out_of_time(&self) -> bool {
+        self.deadline.left() < Duration::from_millis(200)
+    }
+
+    /// The tenant worked on.
+    pub fn tenant_id(&self) -> TenantId {
+        self.tenant.tenant_id
+    }
+
+    /// The feed as this worker has it.
+    pub fn feed(&self) -> &Feed {
+        &self.lease.feed
+    }
+
+    /// Whether it is time for a poll, which goes before other work.
+    pub fn poll_is_due(&self) -> bool {
+        let last = self.lease.feed.last_success_at;
+        last.is_none_or(|last| self.sync.clock.now() >= last + self.sync.settings.poll_interval)
+    }
+
+    async fn load_set_aside(&mut self) -> Result<()> {
+        if self.lease.feed.quarantined > 0 {
+            self.set_aside = self.sync.registry.all_set_aside(&self.tenant.tenant_id).await?;
+            self.lease.feed.quarantined = self.set_aside.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn blocked(&self) -> Vec<Span> {
+        self.set_aside.iter().filter(|one| one.blocks).map(SetAside::span).collect()
+    }
+}
+
+/// Whether an error says something about Microsoft's health at this moment, so that a smaller question may do better.
+fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::Upstream { .. } | Error::Unreachable { .. } => true,
+        Error::InvalidRequest(_)
+        | Error::UnauthorizedCaller
+        | Error::NotFound
+        | Error::Conflict { .. }
+        | Error::TenantNotActive(_)
+        | Error::Gone
+        | Error::Throttled { .. }
+        | Error::Refused(_)
+        | Error::CredentialRejected
+        | Error::DeadlineExceeded
+        | Error::Internal(_) => false,
+    }
+}

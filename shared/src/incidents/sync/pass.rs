@@ -1,0 +1,340 @@
+//! One pass over a span of last update, window by window, the oldest first.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Stop, Worker,
+    harvest::{Reading, Shown},
+    is_transient,
+    window::{ceil, floor, narrowed, next_span, reached, widened},
+};
+use crate::{
+    error::{Error, Result},
+    incidents::question::{Question, Span},
+    registry::jobs::Job,
+};
+
+/// How often a second whose rows share all instants is read, at most, until two readings agree.
+const READINGS: usize = 3;
+
+/// What is known of an outage while windows fail.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Windows that fail, none within another.
+    failing: Vec<Span>,
+    /// Whether any window was read since the trouble began.
+    anything_read: bool,
+}
+
+impl Trouble {
+    fn add(&mut self, span: Span) {
+        self.failing.retain(|failing| {
+            !(failing.from <= span.from && span.to.is_some_and(|to| failing.to.is_none_or(|end| to <= end)))
+        });
+        self.failing.push(span);
+    }
+
+    /// Three disjoint windows fail and none can be read: that is not one bad record.
+    fn is_outage(&self) -> bool {
+        !self.anything_read && self.failing.len() >= 3
+    }
+}
+
+impl Worker<'_> {
+    /// Reads everything from `from` to `end`; without an end, up to the present. Progress goes into the feed, or into
+    /// `job` where there is one.
+    pub(super) async fn pass(
+        &mut self,
+        from: Timestamp,
+        mut width: Option<i64>,
+        end: Option<Timestamp>,
+        mut job: Option<&mut Job>,
+    ) -> Result<Stop> {
+        let mut at = floor(from);
+        let end = end.map(ceil);
+        let mut trouble: Option<Trouble> = None;
+        let counted = (self.tally.checked, self.tally.delivered);
+        let job_counted = job.as_ref().map(|job| (job.checked, job.delivered)).unwrap_or_default();
+        loop {
+            let now = self.sync.clock.now();
+            let Some(span) = next_span(at, width, end, now, &self.blocked()) else { return Ok(Stop::Done) };
+            if self.out_of_time() {
+                return Ok(self.pause(at, width, job.is_none()));
+            }
+            if job.is_some() && self.poll_is_due() {
+                return Ok(Stop::PollDue);
+            }
+            let question = Question::of(span, self.surface);
+            let mut reading = Reading::default();
+            match self.read(&question, &mut reading).await {
+                Ok(()) => {
+                    self.flush().await?;
+                    let whole = self.is_whole(&reading, &question);
+                    self.first_was_whole.get_or_insert(whole);
+                    if let Some(trouble) = &mut trouble {
+                        trouble.anything_read = true;
+                    }
+                    if !whole && span.seconds() != Some(1) {
+                        width = Some(narrowed(span, now, &reading.times(), question.top));
+                        continue;
+                    }
+                    if whole {
+                        width = span.to.map(|_| widened(span, now, reading.rows, question.top));
+                    } else if let Some(stop) = self.read_second(span, &reading).await? {
+                        self.pause(at, Some(1), job.is_none());
+                        return Ok(stop);
+                    }
+                    let covered = reached(span, self.answered_at(&reading));
+                    if let Some(job) = &mut job {
+                        job.checked = job_counted.0 + self.tally.checked - counted.0;
+                        job.delivered = job_counted.1 + self.tally.delivered - counted.1;
+                        job.covered_until = span.to.unwrap_or(covered);
+                    } else {
+                        self.covered(covered);
+                    }
+                    let Some(to) = span.to.filter(|to| end.is_none_or(|end| *to < end)) else {
+                        return Ok(Stop::Done);
+                    };
+                    at = to;
+                    if !self.keep(at, width, job.as_deref()).await? {
+                        return Ok(Stop::Overtaken);
+                    }
+                }
+                Err(error) if is_transient(&error) => {
+                    self.flush().await?;
+                    if self.out_of_time() || self.deadline.left() < std::time::Duration::from_secs(1) {
+                        // Too much for what was left: ask for less when there is time again.
+                        let less = narrowed(span, now, &reading.times(), question.top);
+                        return Ok(self.pause(at, Some(less), job.is_none()));
+                    }
+                    let step = self.descend(span, now, &mut trouble, error).await?;
+                    match step {
+                        Descent::Again => {}
+                        Descent::Narrower(narrower) => width = Some(narrower),
+                        Descent::Past(to) => {
+                            width = Some(1);
+                            at = to;
+                        }
+                    }
+                    self.pause(at, width, job.is_none());
+                }
+                Err(error) => {
+                    // What came is worth delivering whatever ended the answer; the error tells the rest.
+                    if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {
+                        self.flush().await?;
+                    }
+                    self.pause(at, width, job.is_none());
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Notes where a poll goes on.
+    fn pause(&mut self, at: Timestamp, width: Option<i64>, is_poll: bool) -> Stop {
+        if is_poll {
+            (self.lease.feed.resume_at, self.lease.feed.resume_width) = (Some(at), width);
+        }
+        Stop::OutOfTime
+    }
+
+    fn covered(&mut self, until: Timestamp) {
+        if self.purpose != crate::registry::budget::Purpose::Poll {
+            return;
+        }
+        let feed = &mut self.lease.feed;
+        if feed.covered_until.is_none_or(|covered| covered < until) {
+            feed.covered_until = Some(until);
+            self.tally.moved = true;
+        }
+    }
+
+    /// Writes progress in the middle of a pass. `false`: the lease is lost, or the job was cancelled.
+    async fn keep(&mut self, at: Timestamp, width: Option<i64>, job: Option<&Job>) -> Result<bool> {
+        self.tally.moved = true;
+        self.pause(at, width, job.is_none());
+        if let Some(job) = job
+            && !self.sync.registry.commit_job(job).await?
+        {
+            return Ok(false);
+        }
+        self.sync.registry.commit_feed(self.lease).await
+    }
+
+    /// What to do about a window that cannot be read.
+    async fn descend(
+        &mut self,
+        span: Span,
+        now: Timestamp,
+        trouble: &mut Option<Trouble>,
+        error: Error,
+    ) -> Result<Descent> {
+        let Some(trouble) = trouble else {
+            // Once more, and then only if anything at all can be read of this tenant.
+            *trouble = Some(Trouble::default());
+            return Ok(Descent::Again);
+        };
+        if trouble.failing.is_empty() && !trouble.anything_read {
+            self.alive().await.map_err(|_| error.clone())?;
+        }
+        trouble.add(span);
+        if trouble.is_outage() {
+            return Err(error);
+        }
+        let length = span.to.unwrap_or_else(|| ceil(now)).as_second() - span.from.as_second();
+        if length <= 1 {
+            if !trouble.anything_read {
+                return Err(error);
+            }
+            let second = Span { from: span.from, to: Some(span.from + SignedDuration::from_secs(1)) };
+            self.one_by_one(second).await?;
+            return Ok(Descent::Past(span.from + SignedDuration::from_secs(1)));
+        }
+        let half = length / 2;
+        if !trouble.anything_read {
+            // The other half tells one bad record from an outage.
+            let middle = span.from + SignedDuration::from_secs(half);
+            let other = Span { from: middle, to: span.to };
+            let mut reading = Reading::default();
+            match self.read(&Question::of(other, self.surface), &mut reading).await {
+                Ok(()) => trouble.anything_read = true,
+                Err(failure) if is_transient(&failure) => trouble.add(other),
+                Err(failure) => return Err(failure),
+            }
+            self.flush().await?;
+            if trouble.is_outage() {
+                return Err(error);
+            }
+        }
+        Ok(Descent::Narrower(half))
+    }
+
+    /// A small question whose answer is empty: whether the tenant can be asked at all.
+    async fn alive(&mut self) -> Result<()> {
+        let tomorrow = ceil(self.sync.clock.now() + SignedDuration::from_hours(24));
+        let question =
+            Question { top: 1, alerts: false, ..Question::of(Span { from: tomorrow, to: None }, self.surface) };
+        self.read(&question, &mut Reading::default()).await
+    }
+
+    /// Reads a second of last update that one answer does not hold: cut in time of creation, and paged only where even
+    /// that is shared. `Some`: it did not come to its end.
+    async fn read_second(&mut self, second: Span, first: &Reading) -> Result<Option<Stop>> {
+        let mut parts = vec![cut_by_creation(None, &first.shown)];
+        while let Some(cut) = parts.pop() {
+            let cut = match cut {
+                Cut::Parts(mut cuts) => {
+                    while let Some(part) = cuts.pop() {
+                        parts.push(Cut::Part(part));
+                    }
+                    continue;
+                }
+                Cut::Part(part) => part,
+                Cut::Shared(created) => {
+                    self.read_shared(second, created).await?;
+                    continue;
+                }
+            };
+            if self.out_of_time() {
+                return Ok(Some(Stop::OutOfTime));
+            }
+            let question = Question { created: Some(cut), ..Question::of(second, self.surface) };
+            let mut reading = Reading::default();
+            let outcome = self.read(&question, &mut reading).await;
+            self.flush().await?;
+            match outcome {
+                Ok(()) => {}
+                Err(error) if is_transient(&error) => {
+                    self.alive().await.map_err(|_| error)?;
+                    self.set_span_aside(second, "unreadable").await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+            if !self.is_whole(&reading, &question) {
+                parts.push(cut_by_creation(Some(cut), &reading.shown));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pages through rows that share their second of last update and of creation, until two readings agree.
+    async fn read_shared(&mut self, second: Span, created: Option<Span>) -> Result<()> {
+        let mut before: Option<BTreeSet<Shown>> = None;
+        for _ in 0..READINGS {
+            let mut seen = BTreeSet::new();
+            let mut skip = 0;
+            loop {
+                let question = Question { created, skip, ..Question::of(second, self.surface) };
+                if skip > LARGEST_SKIP {
+                    return self.set_span_aside(second, "inseparable").await;
+                }
+                let mut reading = Reading::default();
+                self.read(&question, &mut reading).await?;
+                self.flush().await?;
+                seen.extend(reading.shown.iter().cloned());
+                if self.is_whole(&reading, &question) || reading.rows == 0 {
+                    break;
+                }
+                skip += reading.rows;
+            }
+            if before.as_ref() == Some(&seen) {
+                return Ok(());
+            }
+            before = Some(seen);
+        }
+        Ok(())
+    }
+}
+
+/// The most rows that may be skipped: what Graph refuses beyond.
+const LARGEST_SKIP: u32 = 500;
+
+/// What to do next about a window that cannot be read.
+enum Descent {
+    /// Ask for it once more.
+    Again,
+    /// Ask for less of it, this many seconds.
+    Narrower(i64),
+    /// It was read as far as it can be: go on from here.
+    Past(Timestamp),
+}
+
+/// How a second that is too full is cut in time of creation.
+enum Cut {
+    Parts(Vec<Span>),
+    Part(Span),
+    /// Its rows share their second of creation: no cut tells them apart.
+    Shared(Option<Span>),
+}
+
+fn cut_by_creation(within: Option<Span>, shown: &[Shown]) -> Cut {
+    let mut seconds: Vec<Timestamp> = shown.iter().filter_map(|shown| shown.created).map(floor).collect();
+    seconds.sort_unstable();
+    let lowest = within.map_or(Timestamp::UNIX_EPOCH, |within| within.from);
+    let highest = within.and_then(|within| within.to);
+    if let (Some(first), Some(last)) = (seconds.first(), seconds.last())
+        && first < last
+    {
+        let middle = seconds[seconds.len() / 2];
+        let middle = if middle == *first { *last } else { middle };
+        return Cut::Parts(vec![Span { from: lowest, to: Some(middle) }, Span { from: middle, to: highest }]);
+    }
+    match (seconds.first(), within) {
+        // All that was shown shares one second, but others may not: that second for itself, and what lies around it.
+        (Some(only), within) if within.and_then(|within| within.seconds()) != Some(1) => {
+            let after = *only + SignedDuration::from_secs(1);
+            let mut parts = vec![Span { from: *only, to: Some(after) }];
+            if lowest < *only {
+                parts.push(Span { from: lowest, to: Some(*only) });
+            }
+            if highest.is_none_or(|highest| after < highest) {
+                parts.push(Span { from: after, to: highest });
+            }
+            Cut::Parts(parts)
+        }
+        (_, within) => Cut::Shared(within),
+    }
+}

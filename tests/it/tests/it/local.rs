@@ -37,7 +37,7 @@ const REGION: &str = "eu-central-1";
 const CLIENT_SECRET: &str = "canary-client-secret";
 
 /// The server ends when its standard input does, which is when this process does.
-fn server() -> u16 {
+pub(crate) fn server() -> u16 {
     static SERVER: OnceLock<(u16, Child)> = OnceLock::new();
     let start = || {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();

@@ -8,6 +8,7 @@ use aws_sdk_kms::{
     types::{MessageType, SigningAlgorithmSpec},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Deserializer};
@@ -187,7 +188,8 @@ impl TokenEndpoint {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let grant = Grant::ClientCredentials { tenant, surface };
-        let reply = self.ask(&grant, credential, Tries::Two, deadline).await?;
+        // Boxed for the compiler, which gives up on futures that lie too deep.
+        let reply = self.ask(&grant, credential, Tries::Two, deadline).boxed().await?;
         self.accept(reply, tenant, surface, credential)
     }
 

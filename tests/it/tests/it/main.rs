@@ -3,4 +3,5 @@
 mod admin;
 mod aws;
 mod local;
+mod rotation;
 mod tokens;

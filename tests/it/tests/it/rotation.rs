@@ -1,0 +1,347 @@
+//! `secret-rotation` against Microsoft and a Secrets Manager that is strict about versions and stages, killed after each
+//! of its calls.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use secret_rotation::{App, Config};
+use serde_json::{Value, json};
+use shared::{
+    clock::Clock,
+    config::Microsoft,
+    entra::cloud::{Cloud, Endpoints},
+    event::Invocation,
+    http::{Deadline, Outbound, send},
+};
+use sim::{App as Registration, Sim, SimOptions, TenantSeed};
+use tokio::sync::Notify;
+
+const HOME: &str = "99999999-2222-4333-8444-abcdefabcdef";
+const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const ROTATOR: &str = "bbbbbbbb-0000-4000-8000-000000000001";
+const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:app-AbCdEf";
+
+/// What the function speaks to, each call counted.
+struct Road {
+    sim: Sim,
+    outbound: Outbound,
+    calls: Mutex<usize>,
+    /// The call that takes effect but is never answered.
+    last_call: Mutex<Option<usize>>,
+    reached: Notify,
+    versions: Mutex<BTreeMap<String, Version>>,
+    rotation_enabled: bool,
+}
+
+#[derive(Clone, Default)]
+struct Version {
+    value: Option<String>,
+    stages: BTreeSet<String>,
+}
+
+struct World {
+    road: Arc<Road>,
+    app: App,
+}
+
+impl World {
+    async fn start(last_call: Option<usize>, rotation_enabled: bool) -> Self {
+        let sim = Sim::start(SimOptions::default()).await.unwrap();
+        sim.add_tenant(TenantSeed { tenant_id: HOME.into(), ..TenantSeed::default() });
+        for (client_id, secret, owners) in [(CLIENT, "first", vec![ROTATOR.to_owned()]), (ROTATOR, "rotator", vec![])] {
+            sim.register_app(Registration {
+                client_id: client_id.into(),
+                home_tenant_id: HOME.into(),
+                client_secrets: vec![secret.into()],
+                owners,
+                ..Registration::default()
+            });
+        }
+        sim.grant(HOME, CLIENT, &["SecurityIncident.Read.All"]);
+        sim.grant(HOME, ROTATOR, &["Application.ReadWrite.OwnedBy"]);
+        let current = Version {
+            value: Some(json!({"client_id": CLIENT, "client_secret": "first", "note": "kept"}).to_string()),
+            stages: BTreeSet::from(["AWSCURRENT".to_owned()]),
+        };
+        let road = Arc::new(Road {
+            sim,
+            outbound: Outbound::new().unwrap(),
+            calls: Mutex::new(0),
+            last_call: Mutex::new(last_call),
+            reached: Notify::new(),
+            versions: Mutex::new(BTreeMap::from([("version-0".to_owned(), current)])),
+            rotation_enabled,
+        });
+        let authority = listen(Router::new().fallback(to_entra).with_state(road.clone())).await;
+        let graph = listen(Router::new().fallback(to_graph).with_state(road.clone())).await;
+        let aws = listen(Router::new().fallback(secrets_manager).with_state(road.clone())).await;
+        let aws = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new("k", "k", None, None, "test")))
+            .endpoint_url(aws)
+            .build();
+        let config = Config {
+            microsoft: Microsoft {
+                app_credential_secret_id: "app".into(),
+                cloud: Cloud::Commercial,
+                endpoints: Endpoints {
+                    authority: authority.parse().unwrap(),
+                    graph: graph.parse().unwrap(),
+                    ..Cloud::Commercial.endpoints()
+                },
+            },
+            rotation_credential_secret_id: "rotator".into(),
+            home_tenant: HOME.parse().unwrap(),
+        };
+        let app = App::new(config, &aws, Outbound::new().unwrap(), Clock::system());
+        Self { road, app }
+    }
+
+    async fn step(&self, step: &str, token: &str) -> Result<Value, String> {
+        let event = json!({"Step": step, "SecretId": ARN, "ClientRequestToken": token, "RotationToken": "x"});
+        let deadline = Deadline::within(Duration::from_secs(20));
+        let invocation = Invocation { request_id: "r".into(), deadline };
+        self.app.handle(event, invocation).await.map_err(|failure| failure.code.to_owned())
+    }
+
+    /// What Secrets Manager does: a pending version, then the four steps.
+    async fn rotate(&self, token: &str) -> Result<(), String> {
+        {
+            let mut versions = self.road.versions.lock().unwrap();
+            let finished = versions.get(token).is_some_and(|version| version.stages.contains("AWSCURRENT"));
+            if !finished {
+                versions.values_mut().for_each(|version| {
+                    version.stages.remove("AWSPENDING");
+                });
+                versions.entry(token.to_owned()).or_default().stages.insert("AWSPENDING".to_owned());
+            }
+        }
+        for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
+            self.step(step, token).await?;
+        }
+        Ok(())
+    }
+
+    fn value(&self, stage: &str) -> Value {
+        let versions = self.road.versions.lock().unwrap();
+        let version = versions.values().find(|version| version.stages.contains(stage)).unwrap();
+        serde_json::from_str(version.value.as_ref().unwrap()).unwrap()
+    }
+
+    fn current_secret(&self) -> String {
+        self.value("AWSCURRENT")["client_secret"].as_str().unwrap().to_owned()
+    }
+
+    fn registered(&self) -> Vec<String> {
+        self.road.sim.client_secrets(CLIENT)
+    }
+}
+
+async fn listen(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+impl Road {
+    /// Answers, or leaves the caller of the last call waiting for ever.
+    async fn answer(&self, response: Response) -> Response {
+        let number = {
+            let mut calls = self.calls.lock().unwrap();
+            *calls += 1;
+            *calls
+        };
+        let is_last = *self.last_call.lock().unwrap() == Some(number);
+        if is_last {
+            self.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+        response
+    }
+}
+
+async fn to_entra(
+    State(road): State<Arc<Road>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let response = forward(&road, &road.sim.entra_url().to_owned(), &method, &uri, &headers, body).await;
+    road.answer(response).await
+}
+
+async fn to_graph(
+    State(road): State<Arc<Road>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let response = forward(&road, &road.sim.graph_url().to_owned(), &method, &uri, &headers, body).await;
+    road.answer(response).await
+}
+
+async fn forward(road: &Road, origin: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Response {
+    let url = format!("{origin}{uri}").parse().unwrap();
+    let mut request = if method == Method::GET { road.outbound.get(url) } else { road.outbound.post(url).body(body) };
+    for name in ["authorization", "content-type"] {
+        if let Some(value) = headers.get(name) {
+            request = request.header(name, value);
+        }
+    }
+    let answer = send(request, "the simulator", Deadline::within(Duration::from_secs(10))).await.unwrap();
+    (answer.status(), [("content-type", "application/json")], answer.bytes().await.unwrap()).into_response()
+}
+
+async fn secrets_manager(State(road): State<Arc<Road>>, headers: HeaderMap, body: Bytes) -> Response {
+    let operation = headers["x-amz-target"].to_str().unwrap().rsplit('.').next().unwrap().to_owned();
+    let request: Value = serde_json::from_slice(&body).unwrap();
+    let outcome = operate(&road, &operation, &request);
+    let response = match outcome {
+        Ok(answer) => answer.to_string().into_response(),
+        Err(kind) => (StatusCode::BAD_REQUEST, json!({"__type": kind}).to_string()).into_response(),
+    };
+    road.answer(response).await
+}
+
+fn operate(road: &Road, operation: &str, request: &Value) -> Result<Value, &'static str> {
+    let mut versions = road.versions.lock().unwrap();
+    let text = |name: &str| request[name].as_str();
+    if text("SecretId") == Some("rotator") {
+        return Ok(json!({"SecretString": json!({"client_id": ROTATOR, "client_secret": "rotator"}).to_string()}));
+    }
+    assert_eq!(text("SecretId"), Some(ARN));
+    match operation {
+        "DescribeSecret" => {
+            let stages: BTreeMap<_, _> = versions.iter().map(|(id, version)| (id, &version.stages)).collect();
+            Ok(
+                json!({"ARN": ARN, "Name": "app", "RotationEnabled": road.rotation_enabled, "VersionIdsToStages": stages}),
+            )
+        }
+        "GetSecretValue" => {
+            let stage = text("VersionStage").expect("the stage is always asked for");
+            let found = versions.iter().find(|(id, version)| {
+                version.stages.contains(stage) && text("VersionId").is_none_or(|wanted| wanted == *id)
+            });
+            let (id, value) = found
+                .and_then(|(id, version)| Some((id, version.value.clone()?)))
+                .ok_or("ResourceNotFoundException")?;
+            Ok(json!({"VersionId": id, "SecretString": value}))
+        }
+        "PutSecretValue" => {
+            let version = versions.get_mut(text("ClientRequestToken").unwrap()).ok_or("ResourceNotFoundException")?;
+            let value = text("SecretString").unwrap().to_owned();
+            if version.value.as_ref().is_some_and(|other| *other != value) {
+                return Err("ResourceExistsException");
+            }
+            assert_eq!(request["VersionStages"], json!(["AWSPENDING"]));
+            version.value = Some(value);
+            Ok(json!({}))
+        }
+        "UpdateSecretVersionStage" => {
+            assert_eq!(text("VersionStage"), Some("AWSCURRENT"));
+            let (to, from) = (text("MoveToVersionId").unwrap(), text("RemoveFromVersionId").unwrap());
+            if !versions[from].stages.contains("AWSCURRENT") {
+                return Err("InvalidParameterException");
+            }
+            assert!(versions[to].value.is_some(), "a version without a value must not become current");
+            for (id, version) in versions.iter_mut() {
+                version.stages.retain(|stage| stage != "AWSCURRENT" && stage != "AWSPREVIOUS");
+                if id == from {
+                    version.stages.insert("AWSPREVIOUS".to_owned());
+                } else if id == to {
+                    version.stages.insert("AWSCURRENT".to_owned());
+                }
+            }
+            Ok(json!({}))
+        }
+        other => panic!("{other} is not to be called"),
+    }
+}
+
+#[tokio::test]
+async fn each_round_brings_a_new_secret_and_removes_the_one_before_the_last() {
+    let world = World::start(None, true).await;
+    world.rotate("token-1").await.unwrap();
+    let one = world.current_secret();
+    assert_eq!(world.registered(), ["first", &one]);
+    let value = world.value("AWSCURRENT");
+    assert_eq!((value["client_id"].as_str(), value["note"].as_str()), (Some(CLIENT), Some("kept")));
+    assert!(value["key_id"].is_string() && value["expires_at"].is_string());
+    world.rotate("token-2").await.unwrap();
+    let two = world.current_secret();
+    world.rotate("token-3").await.unwrap();
+    let three = world.current_secret();
+    // What was made by hand has no key id in Secrets Manager, and stays for its maker to remove.
+    assert_eq!(world.registered(), ["first", &two, &three]);
+    assert_eq!(BTreeSet::from([one, two, three]).len(), 3);
+}
+
+#[tokio::test]
+async fn killed_after_any_call_a_rotation_is_finished_by_the_next_run() {
+    for last_call in 1.. {
+        let world = World::start(Some(last_call), true).await;
+        let finished = tokio::select! {
+            outcome = world.rotate("token-1") => { outcome.unwrap(); true }
+            () = world.road.reached.notified() => false,
+        };
+        *world.road.last_call.lock().unwrap() = None;
+        assert!(world.registered().contains(&world.current_secret()), "what is current works at any moment");
+        world.rotate("token-1").await.unwrap();
+        let one = world.current_secret();
+        assert_ne!(one, "first");
+        assert_eq!(world.registered(), ["first", &one], "nothing is left behind, killed after call {last_call}");
+        world.rotate("token-2").await.unwrap();
+        assert_eq!(world.registered(), ["first", &one, &world.current_secret()]);
+        if finished {
+            assert!(last_call > 10, "a rotation has more calls than that");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_secret_is_waited_for_until_entra_knows_it() {
+    let world = World::start(None, true).await;
+    world.road.sim.configure(|behaviour| behaviour.secret_propagation_seconds = 2);
+    world.rotate("token-1").await.unwrap();
+    assert_ne!(world.current_secret(), "first");
+}
+
+#[tokio::test]
+async fn a_secret_that_gets_no_token_never_becomes_current() {
+    let world = World::start(None, true).await;
+    world.road.sim.revoke(HOME, CLIENT);
+    assert_eq!(world.rotate("token-1").await.unwrap_err(), "tenant_not_active");
+    assert_eq!(world.current_secret(), "first");
+    // The next round takes away what this one left.
+    world.road.sim.grant(HOME, CLIENT, &["SecurityIncident.Read.All"]);
+    world.rotate("token-2").await.unwrap();
+    assert_eq!(world.registered(), ["first", &world.current_secret()]);
+}
+
+#[tokio::test]
+async fn events_that_secrets_manager_would_not_send_are_refused_without_a_change() {
+    let world = World::start(None, true).await;
+    assert_eq!(world.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");
+    assert_eq!(world.step("dropSecret", "token-1").await.unwrap_err(), "invalid_request");
+    assert_eq!(world.step("createSecret", "version-0").await, Ok(json!({})), "what is current needs no step");
+    let off = World::start(None, false).await;
+    assert_eq!(off.rotate("token-1").await.unwrap_err(), "invalid_request");
+    assert_eq!((world.registered().len(), off.registered().len()), (1, 1));
+}

@@ -1,4 +1,6 @@
 //! Whole handlers in this process, against AWS and Microsoft on loopback.
 
 mod admin;
+mod aws;
 mod local;
+mod tokens;

@@ -16,5 +16,6 @@ pub mod http;
 pub mod incidents;
 pub mod launch;
 pub mod onboarding;
+pub mod queue;
 pub mod registry;
 pub mod telemetry;

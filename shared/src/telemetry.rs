@@ -104,7 +104,8 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        if metadata.target() == RECORD {
+        // Our spans hold what every line must name, whatever its level.
+        if metadata.target() == RECORD || (metadata.is_span() && is_ours(metadata.target())) {
             return true;
         }
         // What libraries say below a warning is theirs to say, and may hold what nobody should read.
@@ -172,9 +173,10 @@ fn level_name(level: Level) -> &'static str {
 /// The field that carries metrics through `tracing`.
 const EMBEDDED: &str = "embedded_metrics";
 
-/// Writes metrics in CloudWatch's embedded metric format (each name with its CloudWatch unit and value). The tenant is a
-/// property to search by, not a dimension: a dimension would be billed as a metric of its own for each tenant.
-pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
+/// Metrics in CloudWatch's embedded metric format (each name with its CloudWatch unit and value), for a log line's field
+/// `embedded_metrics`. The tenant is a property to search by, not a dimension: a dimension would be billed as a metric of
+/// its own for each tenant.
+pub fn embedded(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
     let definitions: Vec<Value> = values.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit})).collect();
     let mut line = Map::new();
     line.insert(
@@ -188,7 +190,12 @@ pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&s
     for (name, _, value) in values {
         line.insert((*name).into(), json!(value));
     }
-    let embedded_metrics = Value::Object(line).to_string();
+    Value::Object(line).to_string()
+}
+
+/// Writes metrics on a line of their own; see [`embedded`].
+pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
+    let embedded_metrics = embedded(now, tenant_id, values);
     tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 

@@ -26,11 +26,36 @@ use crate::{
 /// How often a write is tried again that collided with another one of the same name.
 const TRIES: u32 = 3;
 
+/// `DELIVERY_FORMAT`: as what incidents are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lines of `incident/1` under `incidents/`.
+    Envelope,
+    /// OCSF Incident Findings under `ocsf/`.
+    Ocsf,
+    /// Both.
+    Both,
+}
+
+impl std::str::FromStr for Format {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "envelope" => Ok(Self::Envelope),
+            "ocsf" => Ok(Self::Ocsf),
+            "both" => Ok(Self::Both),
+            _ => Err(()),
+        }
+    }
+}
+
 /// The bucket that incidents are delivered to.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     client: Client,
     name: String,
+    format: Format,
 }
 
 /// One version of an incident as it is delivered, read live or listed: the schema `incident/1`.
@@ -141,11 +166,11 @@ impl Default for Batch {
 
 impl Bucket {
     /// The bucket named `name`.
-    pub fn new(config: &aws_config::SdkConfig, name: String) -> Self {
+    pub fn new(config: &aws_config::SdkConfig, name: String, format: Format) -> Self {
         // Custom endpoints (a local stack) have no name for each bucket.
         let path_style = config.endpoint_url().is_some();
         let config = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style).build();
-        Self { client: Client::from_conf(config), name }
+        Self { client: Client::from_conf(config), name, format }
     }
 
     /// Writes a batch, an object for each day. An object's name follows from the versions in it, so one that is there

@@ -16,6 +16,7 @@ use super::{Page, Registry, to_item};
 use crate::{
     entra::TenantId,
     error::{Error, Result},
+    incidents::hex,
 };
 
 const ID_LENGTH: usize = 16;
@@ -184,8 +185,7 @@ impl InvitationToken {
     }
 
     fn secret_hash(&self) -> String {
-        let hash = digest::digest(&digest::SHA256, self.secret.as_slice());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest::digest(&digest::SHA256, self.secret.as_slice()).as_ref())
     }
 }
 

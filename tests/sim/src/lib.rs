@@ -1,1 +1,367 @@
+//! Microsoft stood in for: Entra, Microsoft Graph and the Defender XDR API on loopback, strict and with a memory.
+//!
+//! The same server is a library for tests and a program (`cargo run -p sim -- --help`). It knows Microsoft's documents
+//! and nothing of the code under test.
 
+mod applications;
+mod clock;
+mod control;
+mod defender;
+mod entra;
+mod faults;
+mod graph;
+mod http;
+mod hunting;
+mod incidents;
+mod odata;
+mod serve;
+mod store;
+#[cfg(test)]
+mod testing;
+mod world;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+pub use clock::SimClock;
+pub use faults::{Fault, FaultKind, RetryAfter, Surface};
+pub use store::{
+    APPLICATION_ADMINISTRATOR, Alert, App, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
+    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingTable, Incident, IncidentSeed, PERSONAL_ACCOUNTS,
+    PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
+};
+pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
+
+use entra::keys::Keys;
+use serve::{Shared, bind, serve};
+use world::World;
+
+/// Ports on 127.0.0.1; 0 is any free one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SimOptions {
+    /// Of the login host.
+    pub entra_port: u16,
+    /// Of Microsoft Graph.
+    pub graph_port: u16,
+    /// Of the Defender XDR API.
+    pub defender_port: u16,
+}
+
+/// What a person does on the consent page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Accept.
+    Accept,
+    /// Cancel.
+    Cancel,
+}
+
+/// A running simulator. Clones are handles of the same one; dropping the last stops it.
+#[derive(Clone, Debug)]
+pub struct Sim {
+    shared: Arc<Shared>,
+    clock: SimClock,
+    urls: Arc<[String; 3]>,
+    /// The servers stop when the last sender is gone.
+    _running: Arc<watch::Sender<bool>>,
+}
+
+impl Sim {
+    /// Opens the three ports and serves until the last handle is dropped.
+    pub async fn start(options: SimOptions) -> std::io::Result<Self> {
+        let ports = [options.entra_port, options.graph_port, options.defender_port];
+        let listeners = [bind(ports[0]).await?, bind(ports[1]).await?, bind(ports[2]).await?];
+        let mut urls = [String::new(), String::new(), String::new()];
+        for (url, listener) in urls.iter_mut().zip(&listeners) {
+            *url = format!("http://{}", listener.local_addr()?);
+        }
+        let clock = SimClock::default();
+        let shared = Arc::new(Shared::new(World::new(clock.clone(), urls.clone(), Keys::new()?)));
+        let (running, stop) = watch::channel(false);
+        for (surface, listener) in [Surface::Entra, Surface::Graph, Surface::Defender].into_iter().zip(listeners) {
+            serve(listener, surface, Arc::clone(&shared), stop.clone());
+        }
+        Ok(Self { shared, clock, urls: Arc::new(urls), _running: Arc::new(running) })
+    }
+
+    /// `http://127.0.0.1:PORT` of the login host.
+    pub fn entra_url(&self) -> &str {
+        &self.urls[Surface::Entra as usize]
+    }
+
+    /// `http://127.0.0.1:PORT` of Microsoft Graph.
+    pub fn graph_url(&self) -> &str {
+        &self.urls[Surface::Graph as usize]
+    }
+
+    /// `http://127.0.0.1:PORT` of the Defender XDR API.
+    pub fn defender_url(&self) -> &str {
+        &self.urls[Surface::Defender as usize]
+    }
+
+    /// Microsoft's clock.
+    pub fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    /// Writes each request to standard error, without queries and bodies.
+    pub fn set_verbose(&self, verbose: bool) {
+        self.shared.verbose.store(verbose, Ordering::Relaxed);
+    }
+
+    /// Plants the apps, tenants, grants and incidents of a JSON document, as `POST /_sim/seed` does.
+    pub fn seed(&self, json: &str) -> serde_json::Result<()> {
+        serde_json::from_str::<control::Seed>(json)?.plant(&mut self.shared.world());
+        Ok(())
+    }
+
+    /// Registers an app, or replaces the registration with its client ID.
+    pub fn register_app(&self, app: App) {
+        let mut world = self.shared.world();
+        let record = store::AppRecord::new(app, world.now());
+        world.apps.insert(record.app.client_id.clone(), record);
+    }
+
+    /// Adds a client secret to an app, valid between two times.
+    pub fn add_client_secret(&self, client_id: &str, secret: &str, start: Timestamp, end: Timestamp) {
+        if let Some(record) = self.shared.world().apps.get_mut(client_id) {
+            record.passwords.push(store::Password {
+                key_id: clock::guid(),
+                secret: secret.to_owned(),
+                display_name: None,
+                start,
+                end,
+                known_from: start,
+            });
+        }
+    }
+
+    /// Takes a client secret away from an app (7000215 from then on).
+    pub fn remove_client_secret(&self, client_id: &str, secret: &str) {
+        if let Some(record) = self.shared.world().apps.get_mut(client_id) {
+            record.passwords.retain(|password| password.secret != secret);
+        }
+    }
+
+    /// Lets a client secret expire now (7000222 from then on).
+    pub fn expire_client_secret(&self, client_id: &str, secret: &str) {
+        let mut world = self.shared.world();
+        let now = world.now();
+        if let Some(record) = world.apps.get_mut(client_id) {
+            record.passwords.iter_mut().filter(|known| known.secret == secret).for_each(|known| known.end = now);
+        }
+    }
+
+    /// The client secrets that are registered, oldest first.
+    pub fn client_secrets(&self, client_id: &str) -> Vec<String> {
+        let world = self.shared.world();
+        let passwords = world.apps.get(client_id).map(|record| record.passwords.as_slice()).unwrap_or_default();
+        passwords.iter().map(|password| password.secret.clone()).collect()
+    }
+
+    /// Adds a tenant, or replaces the one with its ID.
+    pub fn add_tenant(&self, seed: TenantSeed) {
+        self.shared.world().tenants.insert(seed.tenant_id.clone(), store::Tenant::new(seed));
+    }
+
+    /// Changes what was said of a tenant, e.g. its licence or how it refuses.
+    pub fn update_tenant(&self, tenant_id: &str, change: impl FnOnce(&mut TenantSeed)) {
+        if let Some(tenant) = self.shared.world().tenants.get_mut(tenant_id) {
+            change(&mut tenant.seed);
+        }
+    }
+
+    /// Removes a tenant: Entra does not know it any more (90002).
+    pub fn remove_tenant(&self, tenant_id: &str) {
+        self.shared.world().tenants.remove(tenant_id);
+    }
+
+    /// Gives an app roles, as if an administrator had consented. The resource follows from the role's name.
+    pub fn grant(&self, tenant_id: &str, client_id: &str, roles: &[&str]) {
+        let roles: BTreeSet<String> = roles.iter().map(|role| (*role).to_owned()).collect();
+        let mut world = self.shared.world();
+        world.grant(tenant_id, client_id, &roles);
+        if let Some(principal) = world.principal(tenant_id, client_id) {
+            principal.enabled = true;
+        }
+    }
+
+    /// Takes single roles away from an app. Tokens that were issued keep them.
+    pub fn revoke_roles(&self, tenant_id: &str, client_id: &str, roles: &[&str]) {
+        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+            for granted in principal.roles.values_mut() {
+                granted.retain(|role| !roles.contains(&role.as_str()));
+            }
+        }
+    }
+
+    /// Removes an app's service principal from a tenant (7000229 from then on). Tokens that were issued live on.
+    pub fn revoke(&self, tenant_id: &str, client_id: &str) {
+        if let Some(tenant) = self.shared.world().tenants.get_mut(tenant_id) {
+            tenant.principals.remove(client_id);
+        }
+    }
+
+    /// Disables an app's service principal (7000112 from then on).
+    pub fn disable_service_principal(&self, tenant_id: &str, client_id: &str) {
+        self.enable(tenant_id, client_id, false);
+    }
+
+    /// Enables an app's service principal again.
+    pub fn enable_service_principal(&self, tenant_id: &str, client_id: &str) {
+        self.enable(tenant_id, client_id, true);
+    }
+
+    fn enable(&self, tenant_id: &str, client_id: &str, enabled: bool) {
+        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+            principal.enabled = enabled;
+        }
+    }
+
+    /// The roles that an app holds in a tenant, on both resources; nothing if it has no service principal there.
+    pub fn granted(&self, tenant_id: &str, client_id: &str) -> Option<Vec<String>> {
+        let world = self.shared.world();
+        let principal = world.tenants.get(tenant_id)?.principals.get(client_id)?;
+        Some(principal.roles.values().flatten().cloned().collect())
+    }
+
+    /// Adds an incident and returns its number. An unknown tenant gets none.
+    pub fn put_incident(&self, tenant_id: &str, seed: IncidentSeed) -> String {
+        let mut world = self.shared.world();
+        let now = world.now();
+        world.tenants.get_mut(tenant_id).map(|tenant| tenant.put(seed, now).to_string()).unwrap_or_default()
+    }
+
+    /// Changes an incident. Unless the change sets the time of last update, that becomes now, and later than before.
+    /// Whether there is such an incident.
+    pub fn update_incident(&self, tenant_id: &str, id: &str, change: impl FnOnce(&mut Incident)) -> bool {
+        let mut world = self.shared.world();
+        let now = world.now();
+        let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
+        tenant.touch(id, now, change)
+    }
+
+    /// Changes an incident without touching its time of last update.
+    pub fn change_incident_silently(&self, tenant_id: &str, id: &str, change: impl FnOnce(&mut Incident)) -> bool {
+        let mut world = self.shared.world();
+        let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
+        tenant.change(id, change)
+    }
+
+    /// Merges an incident into another: redirected and without alerts, which go to the other.
+    pub fn merge_incident(&self, tenant_id: &str, from: &str, into: &str) -> bool {
+        let (Ok(from), Ok(into)) = (from.parse(), into.parse()) else { return false };
+        self.shared.world().merge(tenant_id, from, into)
+    }
+
+    /// Hides an incident for good.
+    pub fn hide_incident(&self, tenant_id: &str, id: &str) -> bool {
+        self.change_incident_silently(tenant_id, id, |incident| incident.hidden = true)
+    }
+
+    /// Shows an incident only from a time on, however old its last update is (indexed late).
+    pub fn set_visible_from(&self, tenant_id: &str, id: &str, from: Timestamp) -> bool {
+        self.change_incident_silently(tenant_id, id, |incident| {
+            incident.hidden = false;
+            incident.visible_from = Some(from);
+        })
+    }
+
+    /// An incident as it is now.
+    pub fn incident(&self, tenant_id: &str, id: &str) -> Option<Incident> {
+        let id: u64 = id.parse().ok()?;
+        Some(self.shared.world().tenants.get(tenant_id)?.incidents.get(&id)?.incident.clone())
+    }
+
+    /// All incidents of a tenant by number.
+    pub fn incidents(&self, tenant_id: &str) -> Vec<Incident> {
+        let world = self.shared.world();
+        let incidents = world.tenants.get(tenant_id).map(|tenant| tenant.incidents.values());
+        incidents.into_iter().flatten().map(|stored| stored.incident.clone()).collect()
+    }
+
+    /// Adds or replaces a table that hunting queries read.
+    pub fn put_hunting_table(&self, tenant_id: &str, table: HuntingTable) {
+        if let Some(tenant) = self.shared.world().tenants.get_mut(tenant_id) {
+            tenant.hunting.retain(|known| known.name != table.name);
+            tenant.hunting.push(table);
+        }
+    }
+
+    /// Sets a fault. Earlier faults are met first.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.world().faults.0.push(fault);
+    }
+
+    /// Clears all faults.
+    pub fn clear_faults(&self) {
+        self.shared.world().faults.0.clear();
+    }
+
+    /// The faults that are still to be met.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.shared.world().faults.0.clone()
+    }
+
+    /// Limits the calls on a surface, for one tenant or for each of them.
+    pub fn set_limits(&self, surface: Surface, tenant_id: Option<&str>, limits: Limits) {
+        self.shared.world().limits.insert((surface, tenant_id.map(str::to_owned)), limits);
+    }
+
+    /// Changes what Microsoft's documents leave open.
+    pub fn configure(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.shared.world().behaviour);
+    }
+
+    /// Signs with a new key from now on; the old one stays published unless it is withdrawn.
+    pub fn roll_keys(&self, withdraw: bool) -> std::io::Result<()> {
+        self.shared.world().keys.roll(withdraw)
+    }
+
+    /// An access token as Entra would give it, for calling an API without going to the token endpoint.
+    pub fn issue_token(&self, tenant_id: &str, client_id: &str, roles: &[&str], resource: Resource) -> String {
+        entra::issue(&mut self.shared.world(), tenant_id, client_id, roles, resource)
+    }
+
+    /// Goes through the sign-in that a URL starts, as a user (by name or object ID), and returns where the browser is
+    /// sent; an error page is returned as its text.
+    pub fn sign_in(&self, authorize_url: &str, tenant_id: &str, user: &str) -> Result<String, String> {
+        control::browse(&self.shared, authorize_url, tenant_id, user, None)
+    }
+
+    /// Goes through the admin consent that a URL starts, as a user, and returns where the browser is sent.
+    pub fn consent(
+        &self,
+        consent_url: &str,
+        tenant_id: &str,
+        user: &str,
+        decision: Decision,
+    ) -> Result<String, String> {
+        control::browse(&self.shared, consent_url, tenant_id, user, Some(decision))
+    }
+
+    /// All requests so far, in order, without those to `/_sim`.
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.world().calls.clone()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_calls(&self) {
+        self.shared.world().calls.clear();
+    }
+
+    /// How many requests a surface had for a tenant.
+    pub fn count(&self, surface: Surface, tenant_id: &str) -> usize {
+        let world = self.shared.world();
+        world
+            .calls
+            .iter()
+            .filter(|call| call.surface == surface && call.tenant_id.as_deref() == Some(tenant_id))
+            .count()
+    }
+}

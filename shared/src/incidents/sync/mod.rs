@@ -20,12 +20,13 @@ use crate::{
         bucket::{Batch, Bucket},
         events::Events,
     },
+    entra::TenantId,
     error::{Error, Result},
     http::Deadline,
     registry::{
         Registry,
         budget::Purpose,
-        feed::{LastSweep, Lease},
+        feed::{Feed, LastSweep, Lease},
         jobs::{Job, JobKind, JobStatus},
         quarantine::SetAside,
         tenants::Tenant,
@@ -185,8 +186,14 @@ impl<'a> Worker<'a> {
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_set_aside().await?;
         job.status = JobStatus::Running;
-        let (from, to) = (job.covered_until, job.to);
-        let stop = self.pass(from, None, Some(to), Some(job)).await?;
+        let (mut from, mut to) = (job.covered_until, job.to);
+        if job.kind == JobKind::Sweep {
+            // What is older was never the feed's, and what is newer is still the polls' own to find.
+            let feed = &self.lease.feed;
+            from = from.max(feed.started_at.unwrap_or(from));
+            to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
+        }
+        let stop = if from < to { self.pass(from, None, Some(to), Some(job)).await? } else { Stop::Done };
         if stop == Stop::Done {
             job.status = JobStatus::Done;
             job.covered_until = job.to;
@@ -227,8 +234,18 @@ impl<'a> Worker<'a> {
         self.deadline.left() < Duration::from_millis(200)
     }
 
+    /// The tenant worked on.
+    pub fn tenant_id(&self) -> TenantId {
+        self.tenant.tenant_id
+    }
+
+    /// The feed as this worker has it.
+    pub fn feed(&self) -> &Feed {
+        &self.lease.feed
+    }
+
     /// Whether it is time for a poll, which goes before other work.
-    fn poll_is_due(&self) -> bool {
+    pub fn poll_is_due(&self) -> bool {
         let last = self.lease.feed.last_success_at;
         last.is_none_or(|last| self.sync.clock.now() >= last + self.sync.settings.poll_interval)
     }

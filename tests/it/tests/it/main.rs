@@ -1,4 +1,5 @@
-//! Whole handlers over loopback: AWS is moto's server, Microsoft is the simulator.
+//! Whole handlers in this process, against AWS and Microsoft on loopback.
 
-mod aws;
+mod admin;
 mod consent;
+mod local;

@@ -66,7 +66,7 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
     let logged = world.logged();
     let code = query(&signed_in, "code");
     let secret = browser.cookie.as_deref().unwrap().split_once('=').unwrap().1.to_owned();
-    for hidden in [code.as_str(), &secret, &first_state, link.strip_prefix("/consent/").unwrap(), "s3cret"] {
+    for hidden in [code.as_str(), &secret, &first_state, link.strip_prefix("/consent/").unwrap(), "canary-client-secret"] {
         assert!(!logged.contains(hidden), "{hidden} is in the log");
     }
 }
@@ -189,7 +189,7 @@ async fn an_invitation_that_names_a_tenant_is_for_no_other() {
 #[tokio::test]
 async fn the_tenant_of_the_callback_is_never_believed() {
     let world = World::new().await;
-    world.sim.grant(FABRIKAM, super::world::CLIENT_ID, &[super::world::READ]);
+    world.sim.grant(FABRIKAM, crate::local::CLIENT_ID, &[super::world::READ]);
     let link = world.invite("Contoso", None).await;
     let mut browser = world.browser();
     let back = browser.decide(&link, CONTOSO, ADMIN, Decision::Accept).await;
@@ -219,7 +219,7 @@ async fn declining_uses_nothing_up() {
 #[tokio::test]
 async fn an_ordinary_user_cannot_bring_a_tenant_that_had_consented_before() {
     let world = World::new().await;
-    world.sim.grant(CONTOSO, super::world::CLIENT_ID, &[super::world::READ]);
+    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
     let link = world.invite("Mallory", None).await;
     let mut browser = world.browser();
     let consent = browser.to_consent(&link, CONTOSO, CLERK).await;
@@ -237,11 +237,11 @@ async fn an_ordinary_user_cannot_bring_a_tenant_that_had_consented_before() {
 #[tokio::test]
 async fn who_may_consent_brings_a_tenant_that_had_consented_before() {
     let world = World::new().await;
-    world.sim.grant(CONTOSO, super::world::CLIENT_ID, &[super::world::READ]);
+    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
     world.onboard("Contoso").await;
 
     let world = World::new().await;
-    world.sim.grant(CONTOSO, super::world::CLIENT_ID, &[super::world::READ]);
+    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
     let link = world.invite("Contoso", Some(CONTOSO)).await;
     let mut browser = world.browser();
     let consent = browser.to_consent(&link, CONTOSO, CLERK).await;

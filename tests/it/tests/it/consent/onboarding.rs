@@ -3,7 +3,8 @@
 use shared::{error::Reason, registry::tenants::Status};
 use sim::{Decision, Propagation};
 
-use super::world::{ADMIN, BASE, CLERK, CLIENT_ID, CONTOSO, READ, World, id};
+use super::world::{ADMIN, BASE, CLERK, CONTOSO, READ, World, id};
+use crate::local::CLIENT_ID;
 
 fn spread(world: &World, refused: u32, roleless: u32) {
     world.sim.update_tenant(CONTOSO, |tenant| tenant.propagation = Propagation { refused, roleless, code: 7_000_229 });

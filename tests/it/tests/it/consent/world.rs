@@ -23,13 +23,12 @@ use shared::{
     },
     telemetry::JsonLines,
 };
-use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, SimOptions, TenantSeed, User};
+use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::aws::{self, Aws};
+use crate::local::{CLIENT_ID, Local};
 
-pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
 pub(crate) const BASE: &str = "https://partner.example.com";
 pub(crate) const CONTOSO: &str = "11111111-2222-4333-8444-abcdefabcdef";
 pub(crate) const FABRIKAM: &str = "22222222-2222-4333-8444-abcdefabcdef";
@@ -40,7 +39,7 @@ pub(crate) const READ: &str = "SecurityIncident.Read.All";
 /// A deployment and its neighbours.
 pub(crate) struct World {
     pub(crate) app: App,
-    pub(crate) aws: Aws,
+    pub(crate) local: Local,
     pub(crate) sim: Sim,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
@@ -85,12 +84,13 @@ impl World {
 
     /// With further variables of the environment.
     pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
-        let sim = Sim::start(SimOptions::default()).await.unwrap();
+        let local = Local::start().await;
+        let sim = local.sim.clone();
         sim.register_app(sim::App {
             client_id: CLIENT_ID.into(),
             display_name: "Partner".into(),
             home_tenant_id: "33333333-2222-4333-8444-abcdefabcdef".into(),
-            client_secrets: vec!["s3cret".into()],
+            client_secrets: sim.client_secrets(CLIENT_ID),
             redirect_uris: vec![format!("{BASE}/consent/callback")],
             requested_roles: vec![READ.into()],
             wids: true,
@@ -102,18 +102,18 @@ impl World {
         let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
         sim.clock().freeze(start);
         let clock = Clock::by_hand(start);
-        let aws = Aws::make(&json!({"client_id": CLIENT_ID, "client_secret": "s3cret"})).await;
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = JsonLines::new(LevelFilter::DEBUG, clock.clone(), log.clone());
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines));
-        let app = app(&aws, &aws.config, &sim, &clock, variables);
-        let registry = Registry::new(&aws.config, aws.table.clone());
-        Self { app, aws, sim, clock, registry, log, _logging: logging }
+        let app = app(&local, &local.aws, &clock, variables);
+        let registry = Registry::new(&local.aws, local.table.clone());
+        Self { app, local, sim, clock, registry, log, _logging: logging }
     }
 
     /// The same deployment where AWS does not answer: whatever asks it fails.
-    pub(crate) async fn without_aws(&self) -> App {
-        app(&self.aws, &aws::config("http://127.0.0.1:9").await, &self.sim, &self.clock, &[])
+    pub(crate) fn without_aws(&self) -> App {
+        let nowhere = self.local.aws.to_builder().endpoint_url("http://127.0.0.1:9").build();
+        app(&self.local, &nowhere, &self.clock, &[])
     }
 
     /// Lets time go by for us and for Microsoft.
@@ -169,13 +169,10 @@ impl World {
 
     /// `from` and `to` of each change of status since it was last asked.
     pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
-        let events = self.aws.events().await;
-        let changes = events.iter().filter(|event| event["detail-type"] == "Tenant Status Changed");
+        let events = self.local.events().await;
+        let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
         changes
-            .map(|event| {
-                let detail = &event["detail"];
-                (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone())
-            })
+            .map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()))
             .collect()
     }
 
@@ -201,23 +198,24 @@ pub(crate) fn id(tenant: &str) -> TenantId {
     tenant.parse().unwrap()
 }
 
-fn app(aws: &Aws, config: &aws_config::SdkConfig, sim: &Sim, clock: &Clock, variables: &[(&str, &str)]) -> App {
+fn app(local: &Local, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    let microsoft = local.microsoft();
     let lookup = |name: &str| {
         let given = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         given.or_else(|| match name {
-            "APP_CREDENTIAL_SECRET_ID" => Some(aws.secret.clone()),
-            "TABLE_NAME" => Some(aws.table.clone()),
-            "EVENT_BUS_NAME" => Some(aws.bus.clone()),
+            "APP_CREDENTIAL_SECRET_ID" => Some(microsoft.app_credential_secret_id.clone()),
+            "TABLE_NAME" => Some(local.table.clone()),
+            "EVENT_BUS_NAME" => Some(local.bus.clone()),
             "PUBLIC_BASE_URL" => Some(BASE.into()),
             "PARTNER_NAME" => Some("Northwind <SOC>".into()),
-            "ENTRA_AUTHORITY_HOST" => Some(sim.entra_url().into()),
-            "GRAPH_ENDPOINT" => Some(sim.graph_url().into()),
-            "DEFENDER_ENDPOINT" => Some(sim.defender_url().into()),
+            "ENTRA_AUTHORITY_HOST" => Some(local.sim.entra_url().into()),
+            "GRAPH_ENDPOINT" => Some(local.sim.graph_url().into()),
+            "DEFENDER_ENDPOINT" => Some(local.sim.defender_url().into()),
             _ => None,
         })
     };
     let read = config::load(&lookup, Config::read).unwrap();
-    App::new(read, config, Outbound::new().unwrap(), clock.clone(), Arc::new(SystemRandom::new()))
+    App::new(read, aws, Outbound::new().unwrap(), clock.clone(), Arc::new(SystemRandom::new()))
 }
 
 /// Hands an app a request as API Gateway does.

@@ -1,0 +1,140 @@
+//! Finds the tenants that are due and puts a message on the queue for each.
+//!
+//! Started by a schedule. Runs may overlap: a tenant is claimed by moving its due time, which only one run can do, and a
+//! message that is lost is made up for when the tenant is due again.
+
+use futures_util::future::try_join_all;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::{
+    clock::Clock,
+    config::Variables,
+    error::{Error, Result},
+    event::{Event, Failure, Invocation},
+    queue::{Kind, SyncMessage, SyncQueue},
+    registry::{
+        Registry,
+        feed::{DUE_SHARDS, Due},
+    },
+};
+
+/// What the function needs of its environment.
+#[derive(Debug)]
+pub struct Config {
+    table_name: String,
+    sync_queue_url: String,
+    poll_interval: SignedDuration,
+}
+
+impl Config {
+    /// Reads it.
+    pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
+        let table_name = variables.required("TABLE_NAME");
+        let sync_queue_url = variables.required("SYNC_QUEUE_URL");
+        let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
+        // The longer pause of a quiet tenant is set by its last poll; here the variable only has to be a possible one.
+        variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
+        Some(Self {
+            table_name: table_name?,
+            sync_queue_url: sync_queue_url?,
+            poll_interval: SignedDuration::from_secs(poll_interval.into()),
+        })
+    }
+}
+
+/// The function.
+#[derive(Debug)]
+pub struct App {
+    registry: Registry,
+    queue: SyncQueue,
+    clock: Clock,
+    poll_interval: SignedDuration,
+}
+
+/// What the schedule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Tick {
+    Poll,
+    Sweep,
+}
+
+#[derive(Deserialize)]
+struct Input {
+    kind: Tick,
+}
+
+impl App {
+    /// Wires the function up.
+    pub fn new(config: Config, aws: &aws_config::SdkConfig, clock: Clock) -> Self {
+        Self {
+            registry: Registry::new(aws, config.table_name),
+            queue: SyncQueue::new(aws, config.sync_queue_url),
+            clock,
+            poll_interval: config.poll_interval,
+        }
+    }
+
+    /// Answers `{due, queued}`: how many tenants were due, and for how many a message lies on the queue.
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
+        let work = async {
+            let Event::Direct(input) = Event::recognise(event) else {
+                return Err(Error::InvalidRequest("This function is started by a schedule.".into()));
+            };
+            let input: Input = serde_json::from_value(input).map_err(|_| {
+                Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into())
+            })?;
+            let begun = self.clock.now();
+            let (due, queued) = invocation.deadline.run(self.dispatch(input.kind, begun)).await?;
+            let duration_ms = i64::try_from(self.clock.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX);
+            tracing::info!(kind = ?input.kind, due, queued, duration_ms, "tenants dispatched");
+            Ok(json!({"due": due, "queued": queued}))
+        };
+        let outcome = invocation.frame(work).await;
+        outcome.map_err(|error| {
+            tracing::error!(request_id = invocation.request_id, code = error.code().0, cause = %error, "dispatch failed");
+            error.into()
+        })
+    }
+
+    async fn dispatch(&self, tick: Tick, now: Timestamp) -> Result<(usize, usize)> {
+        let shards = try_join_all((0..DUE_SHARDS).map(|shard| self.dispatch_shard(shard, tick, now))).await?;
+        Ok(shards.into_iter().fold((0, 0), |sum, shard| (sum.0 + shard.0, sum.1 + shard.1)))
+    }
+
+    async fn dispatch_shard(&self, shard: u32, tick: Tick, now: Timestamp) -> Result<(usize, usize)> {
+        let (until, kind) = match tick {
+            Tick::Poll => (Some(now), Kind::Poll),
+            Tick::Sweep => (None, Kind::Sweep),
+        };
+        let (mut found, mut queued, mut next) = (0, 0, None);
+        loop {
+            let (due, more) = self.registry.due(shard, until, next).await?;
+            let claimed = match tick {
+                Tick::Poll => self.claim(due, now).await?,
+                Tick::Sweep => due,
+            };
+            let messages: Vec<SyncMessage> = claimed.iter().map(|due| SyncMessage::new(due.tenant, kind)).collect();
+            found += messages.len();
+            queued += self.queue.send_all(&messages).await?;
+            next = more;
+            if next.is_none() {
+                return Ok((found, queued));
+            }
+        }
+    }
+
+    /// Those of the tenants whose due time this run could move.
+    async fn claim(&self, due: Vec<Due>, now: Timestamp) -> Result<Vec<Due>> {
+        // Ticks do not come to the millisecond: a tenant claimed now must be due at the next tick, not just after it.
+        let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
+        let next = now + (self.poll_interval - slack);
+        let mut claimed = Vec::new();
+        for some in due.chunks(16) {
+            let outcomes = try_join_all(some.iter().map(|due| self.registry.claim_due(due, next))).await?;
+            claimed.extend(some.iter().zip(outcomes).filter(|(_, claimed)| *claimed).map(|(due, _)| due.clone()));
+        }
+        Ok(claimed)
+    }
+}

@@ -1,0 +1,189 @@
+//! Brings a tenant's incidents in (started by the queue), and reads and changes them live (started by the HTTP API).
+
+mod change;
+mod fleet;
+mod hunting;
+mod live;
+mod messages;
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::Value;
+use shared::{
+    clock::Clock,
+    config::{Microsoft, Variables},
+    delivery::{
+        bucket::{Bucket, Format},
+        events::Events,
+    },
+    entra::{TenantId, tokens::Tokens},
+    error::{Error, Result},
+    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
+    http::Outbound,
+    incidents::{
+        SurfaceChoice,
+        read::Incidents,
+        record::is_incident_id,
+        sync::{Settings, Sync},
+    },
+    onboarding::Onboarding,
+    queue::SyncQueue,
+    registry::Registry,
+};
+
+/// API Gateway waits for 30 seconds, however long the function itself may run.
+const LONGEST_REQUEST: Duration = Duration::from_millis(28_500);
+
+/// What the function needs of its environment.
+#[derive(Debug)]
+pub struct Config {
+    microsoft: Microsoft,
+    incident_api: SurfaceChoice,
+    table_name: String,
+    sync_queue_url: String,
+    incident_bucket: String,
+    event_bus_name: Option<String>,
+    format: Format,
+    poll_interval: SignedDuration,
+    poll_max_interval: SignedDuration,
+    overlap: SignedDuration,
+    first_lookback: SignedDuration,
+    sweep: SignedDuration,
+}
+
+impl Config {
+    /// Reads it.
+    pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
+        let microsoft = variables.microsoft();
+        let table_name = variables.required("TABLE_NAME");
+        let sync_queue_url = variables.required("SYNC_QUEUE_URL");
+        let incident_bucket = variables.required("INCIDENT_BUCKET");
+        let event_bus_name = variables.optional("EVENT_BUS_NAME");
+        let incident_api = variables.incident_api();
+        let format = variables.parsed("DELIVERY_FORMAT", Format::Envelope, "must be envelope, ocsf or both");
+        let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
+        let poll_max_interval = variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
+        let overlap = variables.at_least("POLL_OVERLAP_SECONDS", 900, 0);
+        let first_lookback = variables.at_least("FIRST_LOOKBACK_HOURS", 24, 0);
+        let sweep_days = variables.at_least("SWEEP_DAYS", 3, 1);
+        let seconds = |seconds: u32| SignedDuration::from_secs(seconds.into());
+        let hours = |hours: u32| SignedDuration::from_hours(hours.into());
+        Some(Self {
+            microsoft: microsoft?,
+            incident_api,
+            table_name: table_name?,
+            sync_queue_url: sync_queue_url?,
+            incident_bucket: incident_bucket?,
+            event_bus_name,
+            format,
+            poll_interval: seconds(poll_interval),
+            poll_max_interval: seconds(poll_max_interval),
+            overlap: seconds(overlap),
+            first_lookback: hours(first_lookback),
+            sweep: hours(sweep_days.saturating_mul(24)),
+        })
+    }
+}
+
+/// The function.
+#[derive(Clone)]
+pub struct App {
+    sync: Sync,
+    onboarding: Onboarding,
+    queue: SyncQueue,
+    tokens: Tokens,
+    registry: Registry,
+    incidents: Incidents,
+    events: Events,
+    clock: Clock,
+    poll_max_interval: SignedDuration,
+    sweep: SignedDuration,
+}
+
+impl App {
+    /// Wires the function up.
+    pub fn new(config: Config, aws: &aws_config::SdkConfig, outbound: Outbound, clock: Clock) -> Self {
+        let registry = Registry::new(aws, config.table_name);
+        let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
+        let endpoints = config.microsoft.endpoints.clone();
+        let incidents = Incidents::new(endpoints, outbound, tokens.clone(), registry.clone(), clock.clone());
+        let events = Events::new(aws, config.event_bus_name);
+        let onboarding = Onboarding::new(
+            config.incident_api,
+            tokens.clone(),
+            incidents.clone(),
+            registry.clone(),
+            events.clone(),
+            clock.clone(),
+        );
+        let sync = Sync {
+            incidents: incidents.clone(),
+            registry: registry.clone(),
+            bucket: Bucket::new(aws, config.incident_bucket, config.format),
+            events: events.clone(),
+            clock: clock.clone(),
+            settings: Settings {
+                poll_interval: config.poll_interval,
+                overlap: config.overlap,
+                first_lookback: config.first_lookback,
+            },
+        };
+        Self {
+            sync,
+            onboarding,
+            queue: SyncQueue::new(aws, config.sync_queue_url),
+            tokens,
+            registry,
+            incidents,
+            events,
+            clock,
+            poll_max_interval: config.poll_max_interval,
+            sweep: config.sweep,
+        }
+    }
+
+    /// Answers one invocation.
+    ///
+    /// # Errors
+    /// What is neither a batch of messages nor a request is refused as a whole.
+    pub async fn handle(&self, event: Value, mut invocation: Invocation) -> Result<Value, Failure> {
+        match Event::recognise(event) {
+            Event::Queue(messages) => Ok(invocation.frame(self.take_messages(messages, invocation.deadline)).await),
+            Event::Http(request) => {
+                invocation.deadline = invocation.deadline.at_most(LONGEST_REQUEST);
+                let work = Box::pin(self.route(&request, &invocation));
+                let answer = invocation.json_route(&self.clock, &request, work);
+                Ok(invocation.frame(answer).await.into_value())
+            }
+            Event::Direct(_) => {
+                let what = "This function takes messages of the queue and requests of the HTTP API.";
+                Err(Error::InvalidRequest(what.into()).into())
+            }
+        }
+    }
+
+    async fn route(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
+        let deadline = invocation.deadline;
+        match (request.method.as_str(), request.segments().as_slice()) {
+            ("GET", ["incidents"]) => self.list_fleet(request, deadline).await,
+            ("POST", ["hunting"]) => self.hunt(request, deadline).await,
+            ("GET", ["tenants", tenant, "incidents"]) => self.list_tenant(tenant_id(tenant)?, request, deadline).await,
+            ("GET", ["tenants", tenant, "incidents", incident]) => {
+                self.show(tenant_id(tenant)?, incident_id(incident)?, request, deadline).await
+            }
+            ("PATCH", ["tenants", tenant, "incidents", incident]) => {
+                self.change(tenant_id(tenant)?, incident_id(incident)?, request, deadline).await
+            }
+            _ => Err(Error::NotFound),
+        }
+    }
+}
+
+fn tenant_id(text: &str) -> Result<TenantId> {
+    text.parse().map_err(|_| Error::NotFound)
+}
+
+fn incident_id(text: &str) -> Result<&str> {
+    if is_incident_id(text) { Ok(text) } else { Err(Error::NotFound) }
+}

@@ -1,0 +1,157 @@
+//! What can go wrong with the stack itself, each in one line that says what to do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why the stack did not start, or a piece of it did not do what it was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StackError {
+    /// A fixed port is taken by another program.
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
+    /// No `python3` on the path.
+    PythonMissing,
+    /// `python3` cannot make virtual environments.
+    VenvMissing {
+        /// The last line that Python printed.
+        detail: String,
+    },
+    /// The Python packages could not be installed.
+    PipFailed {
+        /// The last lines that pip printed.
+        detail: String,
+    },
+    /// The functions did not compile.
+    BuildFailed {
+        /// What cargo printed, where it was not shown already.
+        detail: String,
+    },
+    /// AWS's stand-in did not come up.
+    AwsNotReady {
+        /// The last lines that it printed.
+        detail: String,
+    },
+    /// The template could not be deployed to the stand-in.
+    DeployFailed {
+        /// The last lines that the deployment printed.
+        detail: String,
+    },
+    /// The simulator of Microsoft did not start.
+    SimulatorFailed {
+        /// Why.
+        detail: String,
+    },
+    /// A call to the local AWS failed.
+    Aws {
+        /// What was done.
+        doing: &'static str,
+        /// Why it failed.
+        detail: String,
+    },
+    /// A call to our own HTTP API failed below HTTP.
+    Http {
+        /// What was done.
+        doing: &'static str,
+        /// Why it failed.
+        detail: String,
+    },
+    /// A file or a process of the stack could not be handled.
+    Io {
+        /// What was done.
+        doing: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The template has no such function, schedule or event source.
+    Unknown {
+        /// What kind of thing was asked for.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl fmt::Display for StackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortTaken { port } => {
+                write!(f, "port {port} is taken by another program; choose others with `--port N`")
+            }
+            Self::PythonMissing => f.write_str("python3 is not on PATH; the local AWS needs Python 3.9 or later"),
+            Self::VenvMissing { detail } => {
+                write!(
+                    f,
+                    "python3 cannot make a virtual environment (on Debian: apt-get install python3-venv): {detail}"
+                )
+            }
+            Self::PipFailed { detail } => write!(f, "pip could not install the local AWS: {detail}"),
+            Self::BuildFailed { detail } if detail.is_empty() => {
+                f.write_str("the functions do not compile (see above)")
+            }
+            Self::BuildFailed { detail } => write!(f, "the functions do not compile: {detail}"),
+            Self::AwsNotReady { detail } => write!(f, "the local AWS did not come up: {detail}"),
+            Self::DeployFailed { detail } => write!(f, "infra/template.yaml could not be deployed locally: {detail}"),
+            Self::SimulatorFailed { detail } => write!(f, "the simulator of Microsoft did not start: {detail}"),
+            Self::Aws { doing, detail } | Self::Http { doing, detail } => write!(f, "{doing}: {detail}"),
+            Self::Io { doing, source } => write!(f, "{doing}: {source}"),
+            Self::Unknown { kind, name } => write!(f, "the template has no {kind} named {name}"),
+        }
+    }
+}
+
+impl std::error::Error for StackError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl StackError {
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// A failed invocation, as Lambda reports it to a direct caller.
+///
+/// Beside the function's own error types: `Sandbox.Timedout` past the deadline, `Runtime.ExitError` when the process
+/// ended, `Runtime.InvalidEntrypoint` when it could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionError {
+    /// `errorType` of the function's answer.
+    #[serde(default)]
+    pub error_type: String,
+    /// `errorMessage` of the function's answer.
+    #[serde(default)]
+    pub error_message: String,
+}
+
+impl FunctionError {
+    pub(crate) fn new(error_type: &str, error_message: impl Into<String>) -> Self {
+        Self { error_type: error_type.to_owned(), error_message: error_message.into() }
+    }
+
+    /// Whether the function was stopped at its deadline.
+    pub fn is_timeout(&self) -> bool {
+        self.error_type == TIMED_OUT
+    }
+}
+
+pub(crate) const TIMED_OUT: &str = "Sandbox.Timedout";
+pub(crate) const EXITED: &str = "Runtime.ExitError";
+
+impl fmt::Display for FunctionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.error_type, self.error_message)
+    }
+}
+
+impl std::error::Error for FunctionError {}

@@ -1,0 +1,18 @@
+//! Invocations that failed with nobody waiting for their answer.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::FunctionError;
+
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Mutex<Vec<String>>);
+
+impl Failures {
+    pub(crate) fn tell(&self, binary: &str, error: &FunctionError) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{binary}: {error}"));
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

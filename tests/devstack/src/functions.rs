@@ -1,0 +1,93 @@
+//! The functions' binaries: one cargo call builds them all, and says itself where they lie.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::console::Progress;
+use crate::error::StackError;
+use crate::{ambient, paths};
+
+/// Built once a process: the stacks of one test run share them.
+static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
+
+/// Builds every package under `functions/` in the development profile; answers with the path of each binary.
+pub(crate) async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+    BUILT.get_or_try_init(|| run_cargo(progress)).await.cloned()
+}
+
+async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+    progress.step("building the functions");
+    let mut cargo = Command::new(ambient::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+    cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]);
+    for package in packages()? {
+        cargo.args(["--package", &package]);
+    }
+    let stderr = if progress.shows_output() { Stdio::inherit() } else { Stdio::piped() };
+    let child = cargo.current_dir(paths::root()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let output = child.kill_on_drop(true).spawn().map_err(StackError::io("starting cargo"))?;
+    let output = output.wait_with_output().await.map_err(StackError::io("running cargo"))?;
+    if !output.status.success() {
+        return Err(StackError::BuildFailed { detail: tail(&output.stderr, 30) });
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn packages() -> Result<Vec<String>, StackError> {
+    let folder = paths::root().join("functions");
+    let entries = std::fs::read_dir(&folder).map_err(StackError::io("reading the folder functions/"))?;
+    let packages = entries.flatten().filter(|entry| entry.path().join("Cargo.toml").is_file());
+    let mut packages: Vec<_> = packages.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    packages.sort();
+    Ok(packages)
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.reason == "compiler-artifact")
+        .filter_map(|message| Some((message.target?.name, message.executable?)))
+        .collect()
+}
+
+/// The last lines of what a program printed.
+pub(crate) fn tail(output: &[u8], lines: usize) -> String {
+    let text = String::from_utf8_lossy(output);
+    let all: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paths_are_the_ones_that_cargo_names() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"shared"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"tenant-admin"},"executable":"/t/debug/tenant-admin"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        let paths = executables(messages);
+        assert_eq!(paths.into_iter().collect::<Vec<_>>(), [("tenant-admin".into(), "/t/debug/tenant-admin".into())]);
+    }
+}

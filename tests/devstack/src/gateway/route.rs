@@ -1,0 +1,180 @@
+//! Which route a request belongs to.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A route of the HTTP API, as the template declares it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Route {
+    /// `ANY` takes every method.
+    pub(crate) method: String,
+    /// `/tenants/{tenant_id}`; a last segment `{name+}` takes all that follows.
+    pub(crate) path: String,
+    /// The function's name.
+    pub(crate) function: String,
+    pub(crate) auth: Auth,
+}
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum Auth {
+    #[serde(rename = "AWS_IAM")]
+    AwsIam,
+    #[serde(rename = "NONE")]
+    None,
+}
+
+impl Route {
+    pub(crate) fn key(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        self.path.trim_start_matches('/').split('/').map(Segment::parse)
+    }
+
+    /// Smaller is more specific: word by word, a literal goes before a parameter, a parameter before a greedy one, and
+    /// a method before `ANY`.
+    fn rank(&self) -> (Vec<u8>, bool) {
+        let ranks = self.segments().map(|segment| match segment {
+            Segment::Literal(_) => 0,
+            Segment::Parameter(_) => 1,
+            Segment::Greedy(_) => 2,
+        });
+        (ranks.collect(), self.method == "ANY")
+    }
+
+    fn parameters(&self, path: &str) -> Option<BTreeMap<String, String>> {
+        let mut parameters = BTreeMap::new();
+        let mut rest = Some(path.strip_prefix('/')?);
+        for segment in self.segments() {
+            let given = rest?;
+            let (word, after) = given.split_once('/').map_or((given, None), |(word, after)| (word, Some(after)));
+            match segment {
+                Segment::Literal(literal) if percent_decode(word) == literal => {}
+                Segment::Literal(_) => return None,
+                Segment::Parameter(_) if word.is_empty() => return None,
+                Segment::Parameter(name) => {
+                    parameters.insert(name.to_owned(), percent_decode(word));
+                }
+                Segment::Greedy(_) if given.is_empty() => return None,
+                Segment::Greedy(name) => {
+                    parameters.insert(name.to_owned(), percent_decode(given));
+                    return Some(parameters);
+                }
+            }
+            rest = after;
+        }
+        rest.is_none().then_some(parameters)
+    }
+}
+
+enum Segment<'a> {
+    Literal(&'a str),
+    Parameter(&'a str),
+    Greedy(&'a str),
+}
+
+impl<'a> Segment<'a> {
+    fn parse(text: &'a str) -> Self {
+        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+            Some(name) => name.strip_suffix('+').map_or(Self::Parameter(name), Self::Greedy),
+            None => Self::Literal(text),
+        }
+    }
+}
+
+/// A route that fits, with what its parameters stand for.
+#[derive(Debug)]
+pub(crate) struct Matched<'a> {
+    pub(crate) route: &'a Route,
+    /// Decoded, as API Gateway hands them over.
+    pub(crate) parameters: BTreeMap<String, String>,
+}
+
+/// All routes, the most specific first.
+#[derive(Debug)]
+pub(crate) struct Routes(Vec<Route>);
+
+impl Routes {
+    pub(crate) fn new(mut routes: Vec<Route>) -> Self {
+        routes.sort_by_key(Route::rank);
+        Self(routes)
+    }
+
+    pub(crate) fn find(&self, method: &str, path: &str) -> Option<Matched<'_>> {
+        self.0
+            .iter()
+            .filter(|route| route.method == "ANY" || route.method == method)
+            .find_map(|route| route.parameters(path).map(|parameters| Matched { route, parameters }))
+    }
+}
+
+/// Undoes percent-encoding; what is not valid stays as it is, and bytes that are not UTF-8 are replaced.
+pub(crate) fn percent_decode(text: &str) -> String {
+    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let encoded = match (first, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        if let Some((high, low)) = encoded {
+            bytes.push(high << 4 | low);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(keys: &[&str]) -> Routes {
+        let route = |key: &&str| {
+            let (method, path) = key.split_once(' ').unwrap();
+            Route { method: method.into(), path: path.into(), function: (*key).into(), auth: Auth::None }
+        };
+        Routes::new(keys.iter().map(route).collect())
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let routes = routes(&[
+            "ANY /{proxy+}",
+            "GET /consent/{invitation}",
+            "GET /consent/callback",
+            "POST /consent/{invitation}",
+            "GET /tenants/{tenant_id}/incidents/{incident_id}",
+        ]);
+        let found = |method, path| routes.find(method, path).map(|found| found.route.key());
+        assert_eq!(found("GET", "/consent/callback").unwrap(), "GET /consent/callback");
+        assert_eq!(found("GET", "/consent/abc").unwrap(), "GET /consent/{invitation}");
+        assert_eq!(found("POST", "/consent/callback").unwrap(), "POST /consent/{invitation}");
+        assert_eq!(found("GET", "/tenants/a/incidents/7").unwrap(), "GET /tenants/{tenant_id}/incidents/{incident_id}");
+        assert_eq!(found("GET", "/tenants/a").unwrap(), "ANY /{proxy+}");
+        assert_eq!(found("GET", "/"), None);
+    }
+
+    #[test]
+    fn a_route_takes_neither_more_nor_fewer_segments() {
+        let routes = routes(&["GET /tenants/{tenant_id}"]);
+        assert!(routes.find("GET", "/tenants").is_none());
+        assert!(routes.find("GET", "/tenants/").is_none());
+        assert!(routes.find("GET", "/tenants/a/").is_none());
+        assert!(routes.find("DELETE", "/tenants/a").is_none());
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        let routes = routes(&["GET /tenants/{tenant_id}"]);
+        let found = routes.find("GET", "/tenants/a%2Fb%20%c3%a9%zz").unwrap();
+        assert_eq!(found.parameters["tenant_id"], "a/b é%zz");
+    }
+}

@@ -1,0 +1,98 @@
+//! The virtual environment that the local AWS runs in: made once, and again whenever the requirements change.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::console::Progress;
+use crate::error::StackError;
+use crate::functions::tail;
+use crate::paths;
+
+/// The environment's interpreter.
+pub(crate) async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
+    let state = paths::state();
+    std::fs::create_dir_all(&state).map_err(StackError::io(format!("making {}", state.display())))?;
+    let venv = state.join("venv");
+    let python = venv.join("bin").join("python");
+    let stamp = venv.join("requirements.installed");
+    if is_stamped(&stamp, &wanted) {
+        return Ok(python);
+    }
+    let _lock = lock(state.join("venv.lock")).await?;
+    // Another process may have made it while this one waited.
+    if is_stamped(&stamp, &wanted) {
+        return Ok(python);
+    }
+    progress.step("making the Python environment of the local AWS (only the first time; about a minute)");
+    make(&venv).await?;
+    install(&python, &requirements, progress).await?;
+    std::fs::write(&stamp, &wanted).map_err(StackError::io("stamping the Python environment"))?;
+    Ok(python)
+}
+
+fn is_stamped(stamp: &Path, wanted: &str) -> bool {
+    std::fs::read_to_string(stamp).is_ok_and(|installed| installed == wanted)
+}
+
+/// Held until the file is dropped.
+async fn lock(path: PathBuf) -> Result<File, StackError> {
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = File::create(path)?;
+        file.lock()?;
+        Ok(file)
+    });
+    let locked = locked.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    locked.map_err(StackError::io("locking the Python environment"))
+}
+
+async fn make(venv: &Path) -> Result<(), StackError> {
+    let made = Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(venv)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => StackError::PythonMissing,
+            _ => StackError::Io { doing: "starting python3".to_owned(), source: error },
+        })?;
+    if made.status.success() {
+        return Ok(());
+    }
+    let said = if made.stderr.is_empty() { &made.stdout } else { &made.stderr };
+    Err(StackError::VenvMissing { detail: tail(said, 1) })
+}
+
+async fn install(python: &Path, requirements: &Path, progress: &mut dyn Progress) -> Result<(), StackError> {
+    let doing = "running pip";
+    let mut pip = Command::new(python)
+        .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"])
+        .arg(requirements)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(StackError::io(doing))?;
+    if let Some(stdout) = pip.stdout.take() {
+        let mut lines = BufReader::new(stdout).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.starts_with("Collecting") || line.starts_with("Installing") {
+                progress.detail(line.split(" (").next().unwrap_or(&line));
+            }
+        }
+    }
+    let output = pip.wait_with_output().await.map_err(StackError::io(doing))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(StackError::PipFailed { detail: tail(&output.stderr, 3) })
+}

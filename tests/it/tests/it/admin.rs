@@ -1,0 +1,564 @@
+//! `tenant-admin`, as callers of its routes see it.
+
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::rand::SystemRandom;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use shared::{
+    clock::Clock,
+    entra::TenantId,
+    error::Reason,
+    http::Outbound,
+    incidents::Surface,
+    registry::{
+        Registry,
+        feed::Acquired,
+        invitations::{InvitationStatus, InvitationToken},
+        tenants::{Status, Tenant},
+    },
+    telemetry::JsonLines,
+};
+use sim::{Fault, FaultKind};
+use tenant_admin::{App, Config};
+use tracing::{instrument::WithSubscriber, level_filters::LevelFilter};
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::local::{CALLER, CLIENT_ID, Local, invocation, request};
+
+const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
+const OTHER: &str = "22222222-2222-4333-8444-abcdefabcdef";
+const UNKNOWN: &str = "99999999-2222-4333-8444-abcdefabcdef";
+const GRAPH_ROLE: &str = "SecurityIncident.Read.All";
+const DEFENDER_ROLE: &str = "Incident.Read.All";
+
+/// The function and what it stands on.
+struct Admin {
+    local: Local,
+    app: App,
+    registry: Registry,
+    clock: Clock,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        Self::start_at(Clock::system()).await
+    }
+
+    async fn start_at(clock: Clock) -> Self {
+        let local = Local::start().await;
+        let config = Config {
+            microsoft: local.microsoft(),
+            table_name: local.table.clone(),
+            sync_queue_url: local.queue_url.clone(),
+            incident_bucket: local.bucket.clone(),
+            event_bus_name: Some(local.bus.clone()),
+            public_base_url: None,
+        };
+        let random = Arc::new(SystemRandom::new());
+        let app = App::new(config, &local.aws, Outbound::new().unwrap(), clock.clone(), random);
+        let registry = Registry::new(&local.aws, local.table.clone());
+        Self { local, app, registry, clock }
+    }
+
+    /// The lines that `work` logs.
+    async fn lines_of(&self, work: impl Future<Output = ()>) -> Vec<Value> {
+        let sink = Arc::new(Mutex::new(Vec::<u8>::new()));
+        let layer = JsonLines::new(LevelFilter::TRACE, self.clock.clone(), sink.clone());
+        work.with_subscriber(tracing_subscriber::registry().with(layer)).await;
+        let text = String::from_utf8(sink.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn send(&self, event: Value) -> (u64, Value) {
+        let answer = self.app.handle(event, invocation()).await.unwrap();
+        let status = answer["statusCode"].as_u64().unwrap();
+        let text = answer["body"].as_str().unwrap();
+        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(text).unwrap() };
+        if status >= 400 {
+            assert_eq!(answer["headers"]["content-type"], "application/problem+json");
+            assert_eq!((body["status"].as_u64(), &body["instance"]), (Some(status), &json!("request-1")));
+        }
+        (status, body)
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u64, Value) {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        self.send(request(method, path, query, body.map(|body| body.to_string()).as_deref())).await
+    }
+
+    /// A call that is refused: its code and its detail.
+    async fn refused(&self, method: &str, path: &str, body: Option<Value>) -> (String, String) {
+        let (status, problem) = self.call(method, path, body).await;
+        let code = problem["code"].as_str().unwrap_or_else(|| panic!("{method} {path} gave {status} {problem}"));
+        (code.to_owned(), problem["detail"].as_str().unwrap().to_owned())
+    }
+
+    /// A tenant that stands like this, with a feed if it is active.
+    async fn tenant(&self, id: &str, status: Status, reason: Option<Reason>) -> TenantId {
+        let id: TenantId = id.parse().unwrap();
+        let now = self.clock.now();
+        let tenant = Tenant {
+            tenant_id: id,
+            customer: "Contoso".into(),
+            status,
+            reason,
+            api: Surface::Graph,
+            roles: vec![GRAPH_ROLE.into()],
+            consented_at: Some(now),
+            consented_by: Some("Ada".into()),
+            activated_at: (status != Status::Pending).then_some(now),
+            offboarded_at: (status == Status::Offboarded).then_some(now),
+            verification: None,
+            revision: 0,
+        };
+        self.registry.create_tenant(&tenant).await.unwrap();
+        if status == Status::Active {
+            self.registry.open_feed(&id, now).await.unwrap();
+        }
+        id
+    }
+
+    async fn is_due(&self, tenant: &TenantId) -> bool {
+        let feed = self.registry.feed(tenant).await.unwrap();
+        feed.is_some_and(|feed| feed.due_at.is_some())
+    }
+
+    async fn invite(&self, body: Value) -> Value {
+        let (status, made) = self.call("POST", "/invitations", Some(body)).await;
+        assert_eq!(status, 201, "{made}");
+        made
+    }
+}
+
+fn time(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_invitation_s_link_is_shown_once_and_opens_it() {
+    let admin = Admin::start().await;
+    let made = admin.invite(json!({"customer": "Contoso", "expected_tenant": TENANT.to_uppercase()})).await;
+    let names: Vec<&String> = made.as_object().unwrap().keys().collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    assert_eq!((made["customer"].as_str(), made["expected_tenant"].as_str()), (Some("Contoso"), Some(TENANT)));
+    let left = time(&made["expires_at"]).duration_since(admin.clock.now());
+    assert!((left.as_secs() - 168 * 3600).abs() < 60, "a week by default");
+
+    let link = made["consent_url"].as_str().unwrap();
+    let token: InvitationToken =
+        link.strip_prefix("https://api.example.com/consent/").unwrap().parse().expect("a token of the right form");
+    let id = made["invitation_id"].as_str().unwrap();
+    let stored = admin.registry.invitation(id).await.unwrap().unwrap();
+    assert!(token.matches(&stored));
+
+    let (status, listed) = admin.call("GET", "/invitations", None).await;
+    assert_eq!((status, &listed["next"]), (200, &Value::Null));
+    let expected = json!([{"invitation_id": id, "customer": "Contoso", "expected_tenant": TENANT,
+                           "expires_at": made["expires_at"], "status": "open"}]);
+    assert_eq!(listed["invitations"], expected);
+    assert!(!listed.to_string().contains(&token.expose()));
+}
+
+#[tokio::test]
+async fn invitations_are_listed_newest_first_page_by_page() {
+    let clock = Clock::by_hand("2026-11-22T10:00:00Z".parse().unwrap());
+    let admin = Admin::start_at(clock.clone()).await;
+    let mut made = Vec::new();
+    for number in 0..5 {
+        let customer = format!("Customer {number}");
+        made.push(admin.invite(json!({"customer": customer, "expires_in_hours": 1})).await["invitation_id"].clone());
+        clock.advance(SignedDuration::from_millis(500));
+    }
+    made.reverse();
+    let (mut seen, mut path) = (Vec::new(), "/invitations?limit=2".to_owned());
+    let mut pages = 0;
+    loop {
+        let (status, page) = admin.call("GET", &path, None).await;
+        assert_eq!(status, 200);
+        seen.extend(page["invitations"].as_array().unwrap().iter().map(|listed| listed["invitation_id"].clone()));
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/invitations?limit=2&next={next}");
+    }
+    assert_eq!((seen, pages), (made, 3));
+    // A position in one list is none in another, nor is text of somebody's own.
+    let next = path.split_once("next=").unwrap().1;
+    for path in [format!("/tenants?next={next}"), "/invitations?next=e30".into(), "/invitations?next=%C3%BC".into()] {
+        assert_eq!(admin.refused("GET", &path, None).await.0, "invalid_request", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_tells_how_it_stands() {
+    let clock = Clock::by_hand("2026-11-22T10:00:00Z".parse().unwrap());
+    let admin = Admin::start_at(clock.clone()).await;
+    let id = async |hours| {
+        let made = admin.invite(json!({"customer": "Contoso", "expires_in_hours": hours})).await;
+        clock.advance(SignedDuration::from_secs(1));
+        made["invitation_id"].as_str().unwrap().to_owned()
+    };
+    let (_open, expired, revoked, used) = (id(720).await, id(1).await, id(720).await, id(720).await);
+    let use_up = |invitation: &mut shared::registry::invitations::Invitation| {
+        invitation.used_at = Some(clock.now());
+        Ok(())
+    };
+    admin.registry.change_invitation(&used, use_up).await.unwrap();
+    // Once more, and one that can be used by nobody any more: afterwards it is as it should be.
+    for id in [&revoked, &revoked, &used] {
+        assert_eq!(admin.call("DELETE", &format!("/invitations/{id}"), None).await, (204, Value::Null));
+    }
+    clock.advance(SignedDuration::from_hours(2));
+    let (_, listed) = admin.call("GET", "/invitations", None).await;
+    let statuses: Vec<_> = listed["invitations"].as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+    assert_eq!(statuses, ["used", "revoked", "expired", "open"]);
+    assert_eq!(admin.call("DELETE", &format!("/invitations/{expired}"), None).await.0, 204);
+    for unknown in [UNKNOWN, "x", "", &revoked.to_uppercase(), "%20"] {
+        assert_eq!(
+            admin.refused("DELETE", &format!("/invitations/{unknown}"), None).await.0,
+            "not_found",
+            "{unknown:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_domain_becomes_the_guid_that_the_directory_knows() {
+    let admin = Admin::start().await;
+    admin.local.customer(TENANT, "contoso.example", &[]);
+    let made = admin.invite(json!({"customer": "Contoso", "expected_tenant": "Contoso.Example"})).await;
+    assert_eq!(made["expected_tenant"], TENANT);
+    for unknown in
+        ["fabrikam.example", "common", "organizations", "https://contoso.example", "a b", "", "..", "127.0.0.1"]
+    {
+        let body = json!({"customer": "Contoso", "expected_tenant": unknown});
+        let (code, detail) = admin.refused("POST", "/invitations", Some(body)).await;
+        assert_eq!(code, "invalid_request", "{unknown}");
+        assert!(detail.contains("expected_tenant") && !detail.contains("fabrikam"), "{detail}");
+    }
+    let personal = json!({"customer": "Contoso", "expected_tenant": "9188040d-6c67-4c5b-b112-36a304b66dad"});
+    assert_eq!(admin.refused("POST", "/invitations", Some(personal)).await.0, "invalid_request");
+    let (_, listed) = admin.call("GET", "/invitations", None).await;
+    assert_eq!(listed["invitations"].as_array().unwrap().len(), 1, "what is refused leaves nothing");
+}
+
+#[tokio::test]
+async fn the_caller_counts_first_then_the_route_then_the_body() {
+    let admin = Admin::start().await;
+    admin.tenant(TENANT, Status::Active, None).await;
+    let tenant = format!("/tenants/{TENANT}");
+    for (method, path) in
+        [("GET", "/tenants"), ("DELETE", tenant.as_str()), ("GET", "/nowhere"), ("POST", "/invitations")]
+    {
+        let mut event = request(method, path, "", Some("not json"));
+        event["requestContext"].as_object_mut().unwrap().remove("authorizer");
+        let (status, problem) = admin.send(event).await;
+        assert_eq!((status, problem["code"].as_str()), (403, Some("unauthorized_caller")), "{method} {path}");
+    }
+    for (method, path) in [
+        ("GET", "/".to_owned()),
+        ("GET", "/nowhere".into()),
+        ("PUT", tenant.clone()),
+        ("PATCH", "/invitations".into()),
+        ("GET", format!("{tenant}/")),
+        ("GET", format!("{tenant}/sync")),
+        ("GET", "/tenants/".into()),
+        ("GET", format!("/tenants/{UNKNOWN}")),
+        ("GET", format!("/tenants/{}", TENANT.to_uppercase())),
+        ("PATCH", format!("/tenants/{UNKNOWN}")),
+        ("PATCH", "/tenants/contoso.example".into()),
+        ("DELETE", format!("/tenants/{UNKNOWN}")),
+        ("POST", format!("/tenants/{UNKNOWN}/pause")),
+        ("POST", format!("/tenants/{UNKNOWN}/resume")),
+        ("POST", format!("/tenants/{UNKNOWN}/sync")),
+        ("GET", format!("/tenants/{UNKNOWN}/sync/{UNKNOWN}")),
+        ("GET", format!("{tenant}/sync/{UNKNOWN}")),
+        ("DELETE", format!("{tenant}/sync/x")),
+    ] {
+        assert_eq!(admin.refused(method, &path, Some(json!(["wrong"]))).await.0, "not_found", "{method} {path}");
+    }
+    for (method, path, body) in [
+        ("POST", "/invitations".to_owned(), json!({})),
+        ("POST", "/invitations".into(), json!({"customer": "x", "expires_in_hours": 0})),
+        ("POST", "/invitations?x=1".into(), json!({"customer": "x"})),
+        ("PATCH", tenant.clone(), json!({"status": "active"})),
+        ("PATCH", tenant.clone(), json!({"customer": null})),
+        ("PATCH", tenant.clone(), json!({"api": "auto"})),
+        ("POST", format!("{tenant}/sync"), json!({"kind": "poll"})),
+        ("POST", format!("{tenant}/pause"), json!({"why": "x"})),
+        ("POST", format!("{tenant}/resume"), json!([])),
+        ("DELETE", format!("{tenant}?dry_run=true"), json!({})),
+        ("GET", "/tenants?status=gone".into(), json!({})),
+        ("GET", "/tenants?limit=0".into(), json!({})),
+        ("GET", "/invitations?limit=101".into(), json!({})),
+        ("GET", "/invitations?limit=1&limit=2".into(), json!({})),
+        ("GET", "/invitations?status=open".into(), json!({})),
+    ] {
+        assert_eq!(admin.refused(method, &path, Some(body)).await.0, "invalid_request", "{method} {path}");
+    }
+    assert_eq!(admin.local.sim.calls().len(), 0, "none of this concerns Microsoft");
+    for event in [json!({"tenant_id": TENANT}), json!({"Records": []}), json!("x")] {
+        assert_eq!(admin.app.handle(event, invocation()).await.unwrap_err().code, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn tenants_are_shown_and_listed_by_status() {
+    let admin = Admin::start().await;
+    let active = admin.tenant(TENANT, Status::Active, None).await;
+    admin.tenant(OTHER, Status::Paused, Some(Reason::ConsentMissing)).await;
+    let now = admin.clock.now();
+    let until = now + SignedDuration::from_secs(60);
+    let Acquired::Lease(mut lease) = admin.registry.acquire_lease(&active, now, until).await.unwrap() else {
+        panic!("the lease is to be had")
+    };
+    lease.feed.covered_until = Some(now - SignedDuration::from_secs(90));
+    lease.feed.incidents_total = 7;
+    assert!(admin.registry.release_lease(&mut lease).await.unwrap());
+
+    let (status, shown) = admin.call("GET", &format!("/tenants/{TENANT}"), None).await;
+    assert_eq!((status, shown["status"].as_str(), shown["incidents_total"].as_u64()), (200, Some("active"), Some(7)));
+    assert!((90..95).contains(&shown["lag_seconds"].as_i64().unwrap()));
+    let (_, all) = admin.call("GET", "/tenants", None).await;
+    assert_eq!((all["tenants"].as_array().unwrap().len(), &all["next"]), (2, &Value::Null));
+    assert_eq!(all["tenants"][0]["incidents_total"], 7);
+    assert_eq!(all["tenants"][1]["lag_seconds"], Value::Null);
+    let (_, paused) = admin.call("GET", "/tenants?status=paused", None).await;
+    assert_eq!(paused["tenants"][0]["tenant_id"], OTHER);
+    assert_eq!(paused["tenants"][0]["reason"], "consent_missing");
+    let (_, first) = admin.call("GET", "/tenants?limit=1", None).await;
+    let next = first["next"].as_str().unwrap();
+    let (_, second) = admin.call("GET", &format!("/tenants?limit=1&next={next}"), None).await;
+    assert_eq!((second["tenants"][0]["tenant_id"].as_str(), &second["next"]), (Some(OTHER), &Value::Null));
+}
+
+#[tokio::test]
+async fn the_surface_changes_only_to_one_that_was_consented_to() {
+    let admin = Admin::start().await;
+    let path = format!("/tenants/{TENANT}");
+    admin.tenant(TENANT, Status::Active, None).await;
+    admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    let (status, renamed) = admin.call("PATCH", &path, Some(json!({"customer": "Contoso Ltd", "api": "graph"}))).await;
+    assert_eq!((status, renamed["customer"].as_str()), (200, Some("Contoso Ltd")));
+    assert_eq!(admin.local.sim.calls().len(), 0, "its own surface needs no proof");
+
+    let (status, problem) = admin.call("PATCH", &path, Some(json!({"api": "defender", "customer": "x"}))).await;
+    assert_eq!(
+        (status, problem["code"].as_str(), problem["reason"].as_str()),
+        (409, Some("conflict"), Some("role_missing"))
+    );
+    let (_, unchanged) = admin.call("GET", &path, None).await;
+    assert_eq!((unchanged["customer"].as_str(), unchanged["api"].as_str()), (Some("Contoso Ltd"), Some("graph")));
+
+    admin.local.sim.grant(TENANT, CLIENT_ID, &[DEFENDER_ROLE]);
+    let (status, moved) = admin.call("PATCH", &path, Some(json!({"api": "defender"}))).await;
+    assert_eq!((status, moved["api"].as_str()), (200, Some("defender")), "{moved}");
+    assert_eq!(moved["roles"], json!([GRAPH_ROLE, DEFENDER_ROLE]));
+    assert_eq!(admin.local.events().await, [], "its status is what it was");
+}
+
+#[tokio::test]
+async fn a_paused_tenant_is_not_due_until_it_is_resumed() {
+    let admin = Admin::start().await;
+    let tenant = admin.tenant(TENANT, Status::Active, None).await;
+    for _ in 0..2 {
+        let (status, paused) = admin.call("POST", &format!("/tenants/{TENANT}/pause"), None).await;
+        assert_eq!(
+            (status, paused["status"].as_str(), paused["reason"].as_str()),
+            (200, Some("paused"), Some("operator"))
+        );
+        assert!(!admin.is_due(&tenant).await);
+    }
+    let started = admin.refused("POST", &format!("/tenants/{TENANT}/sync"), Some(json!({"kind": "sweep"}))).await;
+    assert_eq!(started.0, "tenant_not_active");
+    for _ in 0..2 {
+        let (status, resumed) = admin.call("POST", &format!("/tenants/{TENANT}/resume"), Some(json!({}))).await;
+        assert_eq!((status, resumed["status"].as_str(), &resumed["reason"]), (200, Some("active"), &Value::Null));
+        assert!(admin.is_due(&tenant).await);
+    }
+    let told = admin.local.events().await;
+    let expected = |from: &str, to: &str, reason: Value| {
+        let detail = json!({"tenant_id": TENANT, "customer": "Contoso", "from": from, "to": to, "reason": reason});
+        ("Tenant Status Changed".to_owned(), detail)
+    };
+    assert_eq!(told, [expected("active", "paused", json!("operator")), expected("paused", "active", Value::Null)]);
+}
+
+#[tokio::test]
+async fn a_tenant_that_microsoft_refuses_stays_paused_until_it_does_not() {
+    let admin = Admin::start().await;
+    let tenant = admin.tenant(TENANT, Status::Paused, Some(Reason::ConsentMissing)).await;
+    let path = format!("/tenants/{TENANT}/resume");
+    admin.local.customer(TENANT, "contoso.example", &[]);
+    let (status, still) = admin.call("POST", &path, None).await;
+    assert_eq!((status, still["status"].as_str()), (200, Some("paused")), "{still}");
+    assert_eq!(still["reason"], "consent_missing");
+    admin.local.sim.grant(TENANT, CLIENT_ID, &[GRAPH_ROLE]);
+    let (status, resumed) = admin.call("POST", &path, None).await;
+    assert_eq!(
+        (status, resumed["status"].as_str(), &resumed["reason"]),
+        (200, Some("active"), &Value::Null),
+        "{resumed}"
+    );
+    assert!(admin.is_due(&tenant).await);
+}
+
+#[tokio::test]
+async fn a_tenant_that_waits_for_the_operator_goes_on_by_resume() {
+    let admin = Admin::start().await;
+    let tenant = admin.tenant(TENANT, Status::Pending, Some(Reason::Operator)).await;
+    admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    let (status, resumed) = admin.call("POST", &format!("/tenants/{TENANT}/resume"), None).await;
+    assert_eq!(
+        (status, resumed["status"].as_str(), &resumed["reason"]),
+        (200, Some("active"), &Value::Null),
+        "{resumed}"
+    );
+    assert!(admin.is_due(&tenant).await);
+    assert!(admin.registry.tenant(&tenant).await.unwrap().unwrap().activated_at.is_some());
+}
+
+#[tokio::test]
+async fn a_job_is_queued_shown_and_cancelled() {
+    let admin = Admin::start().await;
+    admin.tenant(TENANT, Status::Active, None).await;
+    let jobs = format!("/tenants/{TENANT}/sync");
+    let now = admin.clock.now();
+    let body = json!({"kind": "backfill", "from": (now - SignedDuration::from_hours(48)).to_string()});
+    let (status, started) = admin.call("POST", &jobs, Some(body.clone())).await;
+    assert_eq!(status, 202);
+    let id = started["job_id"].as_str().unwrap();
+    assert_eq!(started, json!({"job_id": id}));
+
+    let (_, progress) = admin.call("GET", &format!("{jobs}/{id}"), None).await;
+    assert_eq!(progress["from"], body["from"]);
+    let queued = json!({"job_id": id, "kind": "backfill", "status": "queued", "from": body["from"], "to": progress["to"],
+                        "covered_until": body["from"], "delivered": 0, "fraction": 0.0});
+    assert_eq!(progress, queued);
+    let message =
+        json!({"tenant_id": TENANT, "kind": "backfill", "from": body["from"], "to": progress["to"], "job_id": id});
+    assert_eq!(admin.local.messages().await, [(TENANT.to_owned(), message)]);
+
+    for _ in 0..2 {
+        let (status, cancelled) = admin.call("DELETE", &format!("{jobs}/{id}"), None).await;
+        assert_eq!((status, cancelled["status"].as_str()), (200, Some("cancelled")));
+    }
+    assert_eq!(
+        admin.refused("POST", &jobs, Some(json!({"kind": "backfill", "to": "2999-01-01T00:00:00Z"}))).await.0,
+        "invalid_request"
+    );
+    assert_eq!(admin.local.messages().await, []);
+}
+
+#[tokio::test]
+async fn offboarding_ends_everything_and_says_so() {
+    let admin = Admin::start().await;
+    let tenant = admin.tenant(TENANT, Status::Active, None).await;
+    admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    let bound = admin.invite(json!({"customer": "Contoso", "expected_tenant": TENANT})).await;
+    let free = admin.invite(json!({"customer": "Contoso"})).await;
+    let jobs = format!("/tenants/{TENANT}/sync");
+    let (_, job) = admin.call("POST", &jobs, Some(json!({"kind": "sweep"}))).await;
+
+    let path = format!("/tenants/{TENANT}");
+    let (status, receipt) = admin.call("DELETE", &path, None).await;
+    assert_eq!(status, 200, "{receipt}");
+    assert_eq!(receipt["tenant_id"], TENANT);
+    assert_eq!(receipt["purged"], json!({"feed": 1, "job": 1}));
+    assert_eq!(receipt["access_ended"], false);
+    let removal_url = receipt["removal_url"].as_str().unwrap();
+    assert!(removal_url.starts_with("https://entra.microsoft.com/") && removal_url.ends_with(CLIENT_ID));
+    assert!(admin.clock.now().duration_since(time(&receipt["checked_at"])) < SignedDuration::from_secs(10));
+    assert_eq!(admin.local.objects(&format!("receipts/tenant_id={TENANT}/")).await.len(), 1);
+
+    let stands = async |made: &Value| {
+        let id = made["invitation_id"].as_str().unwrap();
+        admin.registry.invitation(id).await.unwrap().unwrap().status(admin.clock.now())
+    };
+    assert_eq!(stands(&bound).await, InvitationStatus::Revoked);
+    assert_eq!(stands(&free).await, InvitationStatus::Open);
+    assert_eq!(admin.registry.feed(&tenant).await.unwrap(), None);
+
+    let (status, shown) = admin.call("GET", &path, None).await;
+    assert_eq!((status, shown["status"].as_str(), &shown["covered_until"]), (200, Some("offboarded"), &Value::Null));
+    let job = job["job_id"].as_str().unwrap();
+    for (method, path, body) in [
+        ("PATCH", path.clone(), json!({"customer": "x"})),
+        ("POST", format!("{path}/pause"), json!({})),
+        ("POST", format!("{path}/resume"), json!({})),
+        ("POST", jobs.clone(), json!({"kind": "sweep"})),
+        ("GET", format!("{jobs}/{job}"), json!({})),
+        ("DELETE", format!("{jobs}/{job}"), json!({})),
+    ] {
+        assert_eq!(admin.refused(method, &path, Some(body)).await.0, "tenant_not_active", "{method} {path}");
+    }
+
+    // While Microsoft does not answer, nobody knows.
+    admin.local.sim.fault(Fault::new(FaultKind::status(503)).tenant(TENANT));
+    let (status, problem) = admin.call("DELETE", &path, None).await;
+    assert!(status >= 500, "{problem}");
+    admin.local.sim.clear_faults();
+    admin.local.sim.revoke(TENANT, CLIENT_ID);
+    let (status, receipt) = admin.call("DELETE", &path, None).await;
+    assert_eq!((status, &receipt["access_ended"], &receipt["purged"]), (200, &json!(true), &json!({})), "{receipt}");
+
+    let told = admin.local.events().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].1["from"].as_str(), told[0].1["to"].as_str()), (Some("active"), Some("offboarded")));
+}
+
+#[tokio::test]
+async fn a_tenant_is_offboarded_even_while_microsoft_is_not_there() {
+    let admin = Admin::start().await;
+    let tenant = admin.tenant(TENANT, Status::Active, None).await;
+    admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    admin.local.sim.fault(Fault::new(FaultKind::status(503)).tenant(TENANT));
+    let (status, receipt) = admin.call("DELETE", &format!("/tenants/{TENANT}"), None).await;
+    assert_eq!((status, &receipt["access_ended"]), (200, &json!(false)), "{receipt}");
+    assert_eq!(admin.registry.tenant(&tenant).await.unwrap().unwrap().status, Status::Offboarded);
+}
+
+#[tokio::test]
+async fn who_changed_what_is_in_the_audit_and_no_secret_with_it() {
+    let admin = Admin::start().await;
+    admin.tenant(TENANT, Status::Active, None).await;
+    admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    let mut link = String::new();
+    let lines = admin.lines_of(async {
+        let made = admin.invite(json!({"customer": "Contoso"})).await;
+        link = made["consent_url"].as_str().unwrap().to_owned();
+        let id = made["invitation_id"].as_str().unwrap();
+        let tenant = format!("/tenants/{TENANT}");
+        admin.call("DELETE", &format!("/invitations/{id}"), None).await;
+        admin.call("GET", &tenant, None).await;
+        admin.call("PATCH", &tenant, Some(json!({"customer": "Contoso Ltd"}))).await;
+        admin.call("POST", &format!("{tenant}/pause"), None).await;
+        admin.call("POST", &format!("{tenant}/pause"), None).await;
+        admin.call("POST", &format!("{tenant}/resume"), None).await;
+        admin.call("POST", &format!("{tenant}/sync"), Some(json!({"kind": "sweep"}))).await;
+        admin.call("DELETE", &tenant, None).await;
+    });
+    let lines = lines.await;
+    let audit: Vec<&Value> = lines.iter().filter(|line| line["audit"] == true).collect();
+    let said: Vec<&str> = audit.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    let expected = [
+        "invitation made",
+        "invitation revoked",
+        "tenant changed",
+        "tenant paused",
+        "tenant resumed",
+        "job started",
+        "tenant offboarded",
+        "tenant's state purged",
+    ];
+    assert_eq!(said, expected);
+    for line in &audit {
+        assert_eq!((line["actor"].as_str(), line["request_id"].as_str()), (Some(CALLER), Some("request-1")), "{line}");
+    }
+    for line in &audit[2..] {
+        assert_eq!(line["tenant_id"], TENANT, "{line}");
+    }
+    let all = serde_json::to_string(&lines).unwrap();
+    let token = link.rsplit('/').next().unwrap();
+    assert!(!all.contains(token) && !all.contains("canary-client-secret") && !all.contains("eyJ"), "{all}");
+}

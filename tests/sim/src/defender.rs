@@ -1,0 +1,405 @@
+//! The Defender XDR API: `/api/incidents`.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    clock::{guid, to_ticks},
+    faults::{RetryAfter, Surface},
+    graph::{editor, retry_header, set},
+    http::{Incoming, Piece, Reply},
+    incidents::{
+        Caller, Dialect, caller, choice, collection, find, listing, nullable, page, patch, record, strings, time,
+    },
+    odata::{Field, FieldType, Operand},
+    store::{Alert, Comment, Incident, Resource},
+    world::{Tweaks, World},
+};
+
+const DIALECT: Dialect = Dialect {
+    options: &["$filter", "$top", "$skip"],
+    fields: &[
+        Field { name: "lastUpdateTime", kind: FieldType::Time },
+        Field { name: "createdTime", kind: FieldType::Time },
+        Field {
+            name: "status",
+            kind: FieldType::Enumeration(&["Active", "InProgress", "Resolved", "Redirected", "AwaitingAction"]),
+        },
+        Field { name: "assignedTo", kind: FieldType::Text },
+    ],
+};
+
+const READ: &[&str] = &["Incident.Read.All", "Incident.ReadWrite.All"];
+const WRITE: &[&str] = &["Incident.ReadWrite.All"];
+const CONTEXT: &str = "https://api.security.microsoft.com/api/$metadata#Incidents";
+
+/// Defender's error body.
+pub(crate) fn error(status: u16, code: &str, message: &str) -> Reply {
+    let reply = Reply::json(status, &json!({"error": {"code": code, "message": message, "target": guid()}}));
+    if status == 401 { reply.with("www-authenticate", "Bearer error=\"invalid_token\"") } else { reply }
+}
+
+/// 429, with the wait said in one of four ways.
+pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Reply {
+    let message = match retry_after {
+        RetryAfter::Body(seconds) => format!(
+            "You have sent too many requests in a given amount of time. Quota will be reset in {seconds} seconds. Please retry after {seconds} seconds."
+        ),
+        _ => "You have sent too many requests in a given amount of time.".to_owned(),
+    };
+    retry_header(error(429, "TooManyRequests", &message), world, retry_after)
+}
+
+/// Answers a request.
+pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+    let caller = match caller(world, request, Resource::Defender) {
+        Ok(caller) => caller,
+        Err(message) => return error(401, "Unauthorized", message),
+    };
+    if let Some(retry_after) = world.throttle(Surface::Defender, &caller.tenant_id) {
+        return throttled(world, retry_after);
+    }
+    let method = request.method.as_str();
+    let wanted = if method == "GET" { READ } else { WRITE };
+    if !caller.has_any(wanted) {
+        let message = format!("Missing application roles. API required roles: {}.", wanted.join(", "));
+        return error(403, "Forbidden", &message);
+    }
+    if !world.tenants.get(&caller.tenant_id).is_some_and(|tenant| tenant.seed.defender_licensed) {
+        return error(403, "DisabledFeature", "Tenant feature is not enabled.");
+    }
+    match (method, request.segments().as_slice()) {
+        ("GET", ["api", "incidents"]) => list(world, request, &caller, tweaks),
+        ("GET", ["api", "incidents", id]) => {
+            if !request.query.is_empty() {
+                return error(400, "ODataError", "The query options are not supported on a single incident.");
+            }
+            match find(world, &caller.tenant_id, id, tweaks.stale) {
+                Some(incident) => entity(world, &caller, &incident),
+                None => not_found(id),
+            }
+        }
+        ("PATCH", ["api", "incidents", id]) => update(world, request, &caller, id),
+        (_, ["api", "incidents"] | ["api", "incidents", _]) => {
+            error(405, "BadRequest", "The requested resource does not support this http method.")
+        }
+        _ => error(404, "NotFound", "No HTTP resource was found that matches the request URI."),
+    }
+}
+
+fn not_found(id: &str) -> Reply {
+    error(404, "ResourceNotFound", &format!("Incident {id} was not found."))
+}
+
+const CONTENT_TYPE: &str = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
+
+fn list(world: &mut World, request: &Incoming, caller: &Caller, tweaks: &Tweaks) -> Reply {
+    let behaviour = world.behaviour.defender;
+    let listing = match listing(&request.query, &DIALECT, &behaviour) {
+        Ok(listing) => listing,
+        Err(message) => return error(400, "ODataError", &message),
+    };
+    let page = page(world, request, &caller.tenant_id, &listing, operand, tweaks);
+    let now = world.now();
+    collection(CONTEXT, &page, false, behaviour.next_link_first, |incident| {
+        wire(incident, &caller.tenant_id, now, None)
+    })
+    .with("content-type", CONTENT_TYPE)
+    .with("odata-version", "4.0")
+}
+
+fn entity(world: &World, caller: &Caller, incident: &Incident) -> Reply {
+    let mut reply = Reply::new(200, CONTENT_TYPE, String::new()).with("odata-version", "4.0");
+    reply.body = wire(incident, &caller.tenant_id, world.now(), Some(format!("{CONTEXT}/$entity")));
+    reply.incidents = vec![incident.id];
+    reply
+}
+
+fn update(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> Reply {
+    let Some(incident) = find(world, &caller.tenant_id, id, 0) else { return not_found(id) };
+    if incident.status == "redirected" {
+        return error(400, "BadRequest", "The incident was merged into another one and cannot be changed.");
+    }
+    match changes(world, request, caller, incident.id) {
+        Ok(()) => match find(world, &caller.tenant_id, id, 0) {
+            Some(incident) => entity(world, caller, &incident),
+            None => not_found(id),
+        },
+        Err(message) => error(400, "InvalidRequestBody", &message),
+    }
+}
+
+fn changes(world: &mut World, request: &Incoming, caller: &Caller, id: u64) -> Result<(), String> {
+    const TRUE_POSITIVE: &[&str] = &[
+        "MultiStagedAttack",
+        "MaliciousUserActivity",
+        "CompromisedAccount",
+        "Malware",
+        "Phishing",
+        "UnwantedSoftware",
+        "Other",
+    ];
+    const INFORMATIONAL: &[&str] = &["SecurityTesting", "LineOfBusinessApplication", "ConfirmedActivity", "Other"];
+    const FALSE_POSITIVE: &[&str] = &["Clean", "NoEnoughDataToValidate", "Other"];
+    let body = patch(request, &["status", "assignedTo", "classification", "determination", "tags", "comment"])?;
+    let status = choice(&body, "status", &["Active", "InProgress", "Resolved", "Redirected"])?;
+    let classification =
+        choice(&body, "classification", &["TruePositive", "InformationalExpectedActivity", "FalsePositive"])?;
+    let allowed = match classification.as_deref() {
+        Some("TruePositive") => TRUE_POSITIVE.to_vec(),
+        Some("InformationalExpectedActivity") => INFORMATIONAL.to_vec(),
+        Some(_) => FALSE_POSITIVE.to_vec(),
+        None => [TRUE_POSITIVE, INFORMATIONAL, FALSE_POSITIVE].concat(),
+    };
+    let determination = choice(&body, "determination", &allowed)?;
+    let assigned_to = nullable(&body, "assignedTo")?;
+    let tags = strings(&body, "tags")?;
+    let comment = choice(&body, "comment", &[])?;
+    let (editor, now) = (editor(world, caller), world.now());
+    let Some(tenant) = world.tenants.get_mut(&caller.tenant_id) else { return Ok(()) };
+    tenant.touch(id, now, |incident| {
+        set(&mut incident.status, status.as_deref().map(camel));
+        set(&mut incident.classification, classification.as_deref().map(camel));
+        set(&mut incident.determination, determination.as_deref().map(determination_to_graph));
+        assigned_to.or_clear().apply(&mut incident.assigned_to);
+        set(&mut incident.custom_tags, tags);
+        incident.last_modified_by = Some(editor.clone());
+        if let Some(comment) = comment {
+            incident.comments.push(Comment { comment, created_by: editor, created: to_ticks(now) });
+        }
+    });
+    Ok(())
+}
+
+fn operand(incident: &Incident, field: &str) -> Operand {
+    match field {
+        "lastUpdateTime" => Operand::Time(incident.last_update),
+        "createdTime" => Operand::Time(incident.created),
+        "status" => Operand::Text(Some(pascal(&incident.status))),
+        _ => Operand::Text(incident.assigned_to.clone()),
+    }
+}
+
+/// Graph's name of a member, as Defender writes it.
+fn pascal(member: &str) -> String {
+    let mut characters = member.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
+
+fn camel(member: &str) -> String {
+    let mut characters = member.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+}
+
+fn severity(member: &str) -> String {
+    if member == "unknown" { "UnSpecified".to_owned() } else { pascal(member) }
+}
+
+fn determination(member: &str) -> String {
+    match member {
+        "unknown" => "NotAvailable".to_owned(),
+        "notEnoughDataToValidate" => "NoEnoughDataToValidate".to_owned(),
+        other => pascal(other),
+    }
+}
+
+fn determination_to_graph(member: &str) -> String {
+    if member == "NoEnoughDataToValidate" { "notEnoughDataToValidate".to_owned() } else { camel(member) }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(rename = "@odata.context", skip_serializing_if = "Option::is_none")]
+    context: Option<String>,
+    incident_id: u64,
+    incident_uri: String,
+    redirect_incident_id: Option<u64>,
+    incident_name: &'a str,
+    created_time: Value,
+    last_update_time: Value,
+    assigned_to: Option<&'a str>,
+    classification: String,
+    determination: String,
+    status: String,
+    severity: String,
+    tags: &'a [String],
+    comments: Vec<Value>,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+    alerts: Vec<Value>,
+}
+
+fn wire(incident: &Incident, tenant_id: &str, now: jiff::Timestamp, context: Option<String>) -> Vec<Piece> {
+    let shows = incident.shows_alerts(now);
+    let alerts = if shows { incident.alerts.as_slice() } else { &[] };
+    let comments = incident.comments.iter().map(|comment| {
+        json!({
+            "comment": comment.comment,
+            "createdBy": comment.created_by,
+            "createdTime": time(comment.created),
+        })
+    });
+    let wire = Wire {
+        context,
+        incident_id: incident.id,
+        incident_uri: format!("https://security.microsoft.com/incidents/{}?tid={tenant_id}", incident.id),
+        redirect_incident_id: incident.redirect_incident_id,
+        incident_name: &incident.display_name,
+        created_time: time(incident.created),
+        last_update_time: time(incident.last_update),
+        assigned_to: incident.assigned_to.as_deref(),
+        classification: pascal(&incident.classification),
+        determination: determination(&incident.determination),
+        status: pascal(&incident.status),
+        severity: severity(&incident.severity),
+        tags: &incident.custom_tags,
+        comments: comments.collect(),
+        extra: &incident.extra,
+        alerts: alerts.iter().map(|alert| alert_json(alert, incident.id)).collect(),
+    };
+    let text = serde_json::to_string(&wire).unwrap_or_default();
+    record(text, incident, alert_json, shows)
+}
+
+fn alert_json(alert: &Alert, incident_id: u64) -> Value {
+    let devices: Vec<Value> = alert
+        .devices
+        .iter()
+        .map(|name| {
+            json!({
+                "mdatpDeviceId": "335b3ef544f5d3690b6c75c776dc3e52bb3485c4", "aadDeviceId": null, "deviceDnsName": name,
+                "osPlatform": "Windows11", "version": "25H2", "osProcessor": "x64", "osBuild": 26200,
+                "healthStatus": "Active", "riskScore": "High", "rbacGroupName": "Clients", "rbacGroupId": 125,
+                "firstSeen": time(alert.first_activity), "tags": [], "defenderAvStatus": "Updated",
+                "onboardingStatus": "Onboarded", "vmMetadata": null,
+            })
+        })
+        .collect();
+    let users = alert.users.iter().map(|name| {
+        let (account, domain) = name.split_once('@').unwrap_or((name, ""));
+        json!({
+            "entityType": "User", "evidenceCreationTime": time(alert.created), "verdict": "Suspicious",
+            "remediationStatus": "None", "accountName": account, "domainName": domain, "userSid": "S-1-12-1-1-2-3-4",
+            "aadUserId": "22222222-2222-2222-2222-222222222222", "userPrincipalName": name,
+        })
+    });
+    let files = alert.files.iter().map(|name| {
+        json!({
+            "entityType": "File", "sha1": null, "sha256": "0".repeat(64), "fileName": name, "filePath": "C:\\Temp",
+            "processId": null, "deviceId": null,
+        })
+    });
+    // The documents say MailBox, live answers say Mailbox.
+    let mailboxes = alert.mailboxes.iter().map(|address| {
+        json!({
+            "entityType": "Mailbox", "verdict": "Suspicious", "remediationStatus": "None", "mailboxDisplayName": null,
+            "mailboxAddress": address, "userPrincipalName": address,
+        })
+    });
+    let entities: Vec<Value> = users.chain(files).chain(mailboxes).collect();
+    let service = match alert.service_source.as_str() {
+        "microsoftDefenderForCloudApps" => "MicrosoftCloudAppSecurity".to_owned(),
+        other => pascal(other),
+    };
+    json!({
+        "alertId": alert.id, "providerAlertId": alert.id.trim_start_matches("da"), "incidentId": incident_id,
+        "serviceSource": service, "creationTime": time(alert.created), "lastUpdatedTime": time(alert.last_update),
+        "resolvedTime": alert.resolved.map(time), "firstActivity": time(alert.first_activity),
+        "lastActivity": time(alert.last_activity), "title": alert.title, "description": alert.description,
+        "category": alert.category, "status": pascal(&alert.status), "severity": severity(&alert.severity),
+        "investigationId": null, "investigationState": pascal(&alert.investigation_state),
+        "classification": alert.classification.as_deref().map(pascal),
+        "determination": alert.determination.as_deref().map(determination),
+        "detectionSource": pascal(&alert.detection_source), "detectorId": "da88ec89-31c5-4864-8609-dce36e65bbc4",
+        "assignedTo": alert.assigned_to, "actorName": null, "threatFamilyName": null,
+        "mitreTechniques": alert.mitre_techniques, "devices": devices, "entities": entities,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        IncidentSeed, Limits, NextLink, RetryAfter, Surface,
+        testing::{CONTOSO, FABRIKAM, rig},
+    };
+
+    #[tokio::test]
+    async fn pages_go_on_by_skip_alone_unless_told_otherwise() {
+        let rig = rig().await;
+        rig.incidents(101);
+        let first = rig.get("/api/incidents").await;
+        assert_eq!((first.ids().len(), first.json().get("@odata.nextLink")), (100, None));
+        assert_eq!(rig.get("/api/incidents?$skip=100&$top=100").await.ids(), [1]);
+        rig.sim.configure(|behaviour| behaviour.defender.next_link = NextLink::Skip);
+        let linked = rig.get("/api/incidents?$top=2").await.json();
+        assert_eq!(linked["@odata.nextLink"], format!("{}/api/incidents?%24top=2&$skip=2", rig.sim.defender_url()));
+        for query in ["$top=101", "$expand=alerts", "$count=true", "$orderby=x", "$filter=severity%20eq%20'High'"] {
+            let answer = rig.get(&format!("/api/incidents?{query}")).await;
+            assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("ODataError")), "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_incident_in_its_own_words() {
+        let rig = rig().await;
+        let id = rig.sim.put_incident(CONTOSO, IncidentSeed { severity: "unknown".into(), ..IncidentSeed::default() });
+        let record = rig.get(&format!("/api/incidents/{id}")).await.json();
+        assert_eq!(record["incidentId"].to_string(), id);
+        assert_eq!((&record["severity"], &record["determination"]), (&json!("UnSpecified"), &json!("NotAvailable")));
+        assert_eq!(record["alerts"][0]["serviceSource"], "MicrosoftDefenderForEndpoint");
+        let body = json!({"status": "InProgress", "determination": "NoEnoughDataToValidate", "classification": "FalsePositive"});
+        let changed = rig.call("PATCH", &format!("/api/incidents/{id}"), Some(body)).await.json();
+        assert_eq!(
+            (&changed["status"], &changed["determination"]),
+            (&json!("InProgress"), &json!("NoEnoughDataToValidate"))
+        );
+        let graph = rig.get(&format!("/v1.0/security/incidents/{id}")).await.json();
+        assert_eq!(
+            (&graph["status"], &graph["determination"]),
+            (&json!("inProgress"), &json!("notEnoughDataToValidate"))
+        );
+        let mixed = json!({"classification": "TruePositive", "determination": "Clean"});
+        assert_eq!(rig.call("PATCH", &format!("/api/incidents/{id}"), Some(mixed)).await.status, 400);
+        let missing = rig.get("/api/incidents/99").await;
+        assert_eq!((missing.status, missing.json()["error"]["code"].as_str()), (404, Some("ResourceNotFound")));
+    }
+
+    #[tokio::test]
+    async fn the_51st_call_of_a_minute_is_refused_and_a_minute_later_is_not() {
+        let rig = rig().await;
+        rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
+        rig.sim.set_limits(Surface::Defender, None, Limits::DEFENDER);
+        for _ in 0..50 {
+            assert_eq!(rig.get("/api/incidents?$top=1").await.status, 200);
+        }
+        let refused = rig.get("/api/incidents?$top=1").await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "61"));
+        assert_eq!(refused.json()["error"]["code"], "TooManyRequests");
+        assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200, "another surface has its own limit");
+        rig.sim.clock().advance(jiff::SignedDuration::from_secs(61));
+        assert_eq!(rig.get("/api/incidents?$top=1").await.status, 200);
+        assert_eq!(rig.sim.count(Surface::Defender, CONTOSO), 52);
+        assert_eq!(rig.sim.count(Surface::Defender, FABRIKAM), 0);
+    }
+
+    #[tokio::test]
+    async fn the_wait_is_said_in_four_ways() {
+        let rig = rig().await;
+        rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
+        for (retry_after, header, text) in [
+            (RetryAfter::Seconds(0), "61", ""),
+            (RetryAfter::Date(0), "Sun, 22 Nov 2026 10:01:01 GMT", ""),
+            (RetryAfter::Body(0), "", "61 seconds"),
+            (RetryAfter::Absent, "", ""),
+        ] {
+            let limits = Limits { per_minute: Some(0), per_hour: None, retry_after };
+            rig.sim.set_limits(Surface::Defender, Some(CONTOSO), limits);
+            let refused = rig.get("/api/incidents").await;
+            assert_eq!((refused.status, refused.header("retry-after")), (429, header));
+            assert!(refused.text.contains(text), "{}", refused.text);
+        }
+    }
+}

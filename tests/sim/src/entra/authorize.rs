@@ -1,0 +1,362 @@
+//! Sign-in: the authorization code flow of a person.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{
+    Aadsts, Authority, consent,
+    flow::{Code, Flow, Person, SESSION, SignIn},
+    missing,
+    page::{self, escape, page},
+    parameters, unknown_app, with_query,
+};
+use crate::{
+    clock::{guid, opaque},
+    http::{Incoming, Reply},
+    store::PERSONAL_ACCOUNTS,
+    world::{Tweaks, World},
+};
+
+/// Why an authorization request ends at once: a page where the redirect URI is not to be trusted, else a redirect.
+pub(super) enum Refusal {
+    Page(Aadsts),
+    Redirect { to: String, state: Option<String>, error: Aadsts },
+}
+
+impl Refusal {
+    fn reply(self, world: &World) -> Reply {
+        match self {
+            Self::Page(error) => page::error(400, &error, world.now()),
+            Self::Redirect { to, state, error } => back_with_error(world, &to, state.as_deref(), &error, None),
+        }
+    }
+}
+
+fn back_with_error(world: &World, to: &str, state: Option<&str>, error: &Aadsts, subcode: Option<&str>) -> Reply {
+    let mut pairs = vec![("error", error.error.to_owned())];
+    pairs.extend(subcode.map(|subcode| ("error_subcode", subcode.to_owned())));
+    pairs.push(("error_description", error.description(&guid(), &guid(), world.now())));
+    pairs.push(("error_uri", format!("https://login.microsoftonline.com/error?code={}", error.code)));
+    pairs.extend(state.map(|state| ("state", state.to_owned())));
+    Reply::redirect(&with_query(to, &pairs))
+}
+
+/// The app and a redirect URI that it registered: what every page checks first.
+pub(super) fn client(
+    world: &World,
+    authority: &Authority,
+    query: &BTreeMap<String, String>,
+) -> Result<(String, String), Aadsts> {
+    let client_id = query.get("client_id").ok_or_else(|| missing("client_id"))?;
+    let directory = match authority {
+        Authority::Tenant(tid) => tid.clone(),
+        Authority::Organizations | Authority::Common => "Microsoft".to_owned(),
+    };
+    let Some(record) = world.apps.get(client_id) else { return Err(unknown_app(client_id, &directory)) };
+    if record.app.single_tenant {
+        match authority {
+            Authority::Tenant(tid) if *tid == record.app.home_tenant_id => {}
+            Authority::Tenant(_) => return Err(unknown_app(client_id, &directory)),
+            Authority::Organizations | Authority::Common => return Err(Aadsts::of_code(50_194)),
+        }
+    }
+    let redirect_uri = query
+        .get("redirect_uri")
+        .ok_or_else(|| Aadsts::new(400, "invalid_request", 900_971, "No reply address provided."))?;
+    if !record.app.redirect_uris.contains(redirect_uri) {
+        return Err(Aadsts::new(
+            400,
+            "invalid_request",
+            50_011,
+            format!(
+                "The redirect URI '{redirect_uri}' specified in the request does not match the redirect URIs configured \
+                 for the application '{client_id}'. Make sure the redirect URI sent in the request matches one added to \
+                 your application in the Azure portal."
+            ),
+        ));
+    }
+    Ok((client_id.clone(), redirect_uri.clone()))
+}
+
+fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn, Option<String>), Refusal> {
+    const KNOWN: &[&str] = &[
+        "client_id",
+        "response_type",
+        "redirect_uri",
+        "response_mode",
+        "scope",
+        "state",
+        "nonce",
+        "code_challenge",
+        "code_challenge_method",
+        "prompt",
+        "login_hint",
+        "domain_hint",
+        "claims",
+        "client-request-id",
+    ];
+    let query = parameters(&request.query).map_err(Refusal::Page)?;
+    let authority = Authority::parse(world, segment).map_err(Refusal::Page)?;
+    let (client_id, redirect_uri) = client(world, &authority, &query).map_err(Refusal::Page)?;
+    let state = query.get("state").cloned();
+    let refuse = |error: Aadsts| Refusal::Redirect { to: redirect_uri.clone(), state: state.clone(), error };
+    let invalid = |code, message: String| refuse(Aadsts::new(400, "invalid_request", code, message));
+    if let Some(name) = query.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+        return Err(invalid(9_002_313, format!("Invalid request. Request is malformed or invalid: '{name}'.")));
+    }
+    match query.get("response_type").map(String::as_str) {
+        None => return Err(refuse(missing("response_type"))),
+        Some("code") => {}
+        Some(other) => {
+            let message = format!("The response_type '{other}' is not enabled for the application.");
+            return Err(refuse(Aadsts::new(400, "unsupported_response_type", 700_054, message)));
+        }
+    }
+    if query.get("response_mode").is_some_and(|mode| mode != "query") {
+        let message = "The 'response_mode' of the request is not supported by the simulator.".to_owned();
+        return Err(invalid(70_007, message));
+    }
+    let scope = query.get("scope").ok_or_else(|| refuse(missing("scope")))?;
+    let known = ["openid", "profile", "email", "offline_access"];
+    if let Some(other) = scope.split(' ').find(|scope| !known.contains(scope)) {
+        let message = format!(
+            "The provided request must include a 'scope' input parameter. The provided value for the input parameter \
+             'scope' is not valid. The scope {other} is not valid."
+        );
+        return Err(refuse(Aadsts::new(400, "invalid_scope", 70_011, message)));
+    }
+    if !scope.split(' ').any(|scope| scope == "openid") {
+        return Err(invalid(70_011, "The scope does not ask for 'openid'.".to_owned()));
+    }
+    let code_challenge = query.get("code_challenge").cloned();
+    match (&code_challenge, query.get("code_challenge_method").map(String::as_str)) {
+        (None, None) => {}
+        (Some(challenge), Some("S256")) if challenge.len() == 43 => {}
+        (Some(_), Some("S256")) => {
+            return Err(invalid(501_491, "Invalid size of Code_Challenge parameter.".to_owned()));
+        }
+        _ => return Err(invalid(501_471, "The code_challenge_method has to be S256.".to_owned())),
+    }
+    let prompt = query.get("prompt").cloned();
+    if prompt.as_deref().is_some_and(|prompt| !["select_account", "login", "consent", "none"].contains(&prompt)) {
+        return Err(invalid(90_023, "Unsupported 'prompt' value.".to_owned()));
+    }
+    let nonce = query.get("nonce").cloned();
+    let sign_in = SignIn {
+        authority,
+        client_id,
+        redirect_uri,
+        state,
+        nonce,
+        scope: scope.clone(),
+        code_challenge,
+        prompting: None,
+    };
+    Ok((sign_in, prompt))
+}
+
+pub(super) fn start(world: &mut World, request: &Incoming, segment: &str) -> Reply {
+    let (sign_in, prompt) = match validate(world, request, segment) {
+        Ok(valid) => valid,
+        Err(refusal) => return refusal.reply(world),
+    };
+    let person = world.flows.person(request);
+    match (prompt.as_deref(), person) {
+        (None, Some(person)) if may_use(world, &sign_in, &person).is_ok() => finish(world, sign_in, person),
+        (Some("none"), None) => {
+            let message = "Silent sign-in is not possible: no user is signed in.";
+            let error = Aadsts::new(400, "login_required", 50_058, message);
+            back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None)
+        }
+        (Some("none"), Some(person)) => finish(world, sign_in, person),
+        _ => {
+            let name = world.apps.get(&sign_in.client_id).map(|record| record.app.display_name.clone());
+            let id = world.flows.begin(Flow::SignIn(sign_in));
+            picker(world, &id, &name.unwrap_or_default())
+        }
+    }
+}
+
+/// Everybody who could sign in with this browser, one button each.
+pub(super) fn picker(world: &World, flow: &str, app: &str) -> Reply {
+    let mut body = format!(
+        r#"<p>to continue to <strong>{}</strong></p>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{}">
+"#,
+        escape(app),
+        escape(flow),
+    );
+    for tenant in world.tenants.values() {
+        for user in &tenant.seed.users {
+            let _ = writeln!(
+                body,
+                r#"<button class="user" name="user" value="{}/{}" data-user="{}" data-tenant="{}">{}<br><span class="note">{}</span></button>"#,
+                escape(&tenant.seed.tenant_id),
+                escape(&user.oid),
+                escape(&user.name),
+                escape(&tenant.seed.tenant_id),
+                escape(&user.name),
+                escape(if tenant.seed.display_name.is_empty() {
+                    &tenant.seed.domain
+                } else {
+                    &tenant.seed.display_name
+                }),
+            );
+        }
+    }
+    body.push_str(
+        r#"<button id="cancel" name="user" value="">Cancel</button>
+</form>"#,
+    );
+    page(200, "Pick an account", &body)
+}
+
+/// Whether the person's kind of account and tenant suit the authority.
+fn may_use(world: &World, request: &SignIn, person: &Person) -> Result<(), Aadsts> {
+    admits(world, &request.authority, &request.client_id, person)
+}
+
+pub(super) fn admits(world: &World, authority: &Authority, client_id: &str, person: &Person) -> Result<(), Aadsts> {
+    let app = world.apps.get(client_id).map(|record| &record.app);
+    let name = world.tenants.get(&person.tenant_id).and_then(|tenant| tenant.user(&person.oid)).map(|user| &user.name);
+    let name = name.map_or("", String::as_str);
+    let personal = person.tenant_id == PERSONAL_ACCOUNTS;
+    match authority {
+        Authority::Common if !personal || app.is_some_and(|app| app.personal_accounts) => Ok(()),
+        Authority::Organizations if !personal => Ok(()),
+        Authority::Common | Authority::Organizations => Err(Aadsts::new(
+            400,
+            "invalid_request",
+            500_200,
+            format!(
+                "User account '{name}' is a personal Microsoft account. Personal Microsoft accounts are not supported \
+                 for this application unless explicitly invited to an organization. Try signing out and signing back in \
+                 with an organizational account."
+            ),
+        )),
+        Authority::Tenant(tid) if *tid == person.tenant_id => Ok(()),
+        Authority::Tenant(tid) => {
+            let organisation = world.tenants.get(tid).map_or("", |tenant| tenant.seed.display_name.as_str());
+            Err(Aadsts::new(
+                400,
+                "invalid_request",
+                50_020,
+                format!(
+                    "User account '{name}' from identity provider 'https://sts.windows.net/{}/' does not exist in tenant \
+                     '{organisation}' and cannot access the application '{client_id}' in that tenant. The account needs \
+                     to be added as an external user in the tenant first. Sign out and sign in again with a different \
+                     Azure Active Directory user account.",
+                    person.tenant_id
+                ),
+            ))
+        }
+    }
+}
+
+/// The form of the account picker.
+pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+    let form = match form(request) {
+        Ok(form) => form,
+        Err(error) => return page::error(400, &error, world.now()),
+    };
+    let id = form.get("flow").cloned().unwrap_or_default();
+    let Some(flow) = world.flows.find(&id) else { return expired(world) };
+    let choice = form.get("user").map_or("", String::as_str);
+    let Some((tenant_id, user)) = choice.split_once('/') else { return cancelled(world, &id, flow) };
+    let known = world.tenants.get(tenant_id).and_then(|tenant| tenant.user(user));
+    let Some(oid) = known.map(|user| user.oid.clone()) else {
+        let error = Aadsts::new(400, "invalid_grant", 50_034, "The user account does not exist in the directory.");
+        return page::error(400, &error, world.now());
+    };
+    let person = Person { tenant_id: tenant_id.to_owned(), oid };
+    let reply = match flow {
+        Flow::SignIn(sign_in) => {
+            if let Err(error) = may_use(world, &sign_in, &person) {
+                return page::error(400, &error, world.now());
+            }
+            if let Some(code) = tweaks.aadsts {
+                world.flows.end(&id);
+                let error = Aadsts::of_code(code);
+                return back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None);
+            }
+            if !form.contains_key("accept") && must_prompt(world, &sign_in, &person) {
+                let app = world.apps.get(&sign_in.client_id).map(|record| record.app.display_name.clone());
+                let prompting = SignIn { prompting: Some(person.clone()), ..sign_in };
+                world.flows.end(&id);
+                let id = world.flows.begin(Flow::SignIn(prompting));
+                return permissions(&id, &person, &app.unwrap_or_default());
+            }
+            world.flows.end(&id);
+            finish(world, sign_in, person.clone())
+        }
+        Flow::Consent(consent) => {
+            if let Err(error) = admits(world, &consent.authority, &consent.client_id, &person) {
+                return page::error(400, &error, world.now());
+            }
+            consent::show(world, &id, &consent, &person)
+        }
+    };
+    let session = world.flows.open_session(person);
+    reply.with("set-cookie", &format!("{SESSION}={session}; Path=/; HttpOnly; SameSite=Lax"))
+}
+
+pub(super) fn form(request: &Incoming) -> Result<BTreeMap<String, String>, Aadsts> {
+    if request.media_type() != "application/x-www-form-urlencoded" {
+        return Err(missing("flow"));
+    }
+    parameters(std::str::from_utf8(&request.body).unwrap_or("%"))
+}
+
+pub(super) fn expired(world: &World) -> Reply {
+    let message = "Due to inactivity, you've been signed out. Please sign in again: the flow token expired.";
+    page::error(400, &Aadsts::new(400, "invalid_request", 50_089, message), world.now())
+}
+
+fn cancelled(world: &mut World, id: &str, flow: Flow) -> Reply {
+    world.flows.end(id);
+    match flow {
+        Flow::SignIn(sign_in) => {
+            let message = "User declined to consent to access the app.";
+            let error = Aadsts::new(400, "access_denied", 65_004, message);
+            back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, Some("cancel"))
+        }
+        Flow::Consent(request) => consent::declined(world, &request),
+    }
+}
+
+fn must_prompt(world: &World, request: &SignIn, person: &Person) -> bool {
+    let Some(tenant) = world.tenants.get(&person.tenant_id) else { return false };
+    let prompted = tenant.principals.get(&request.client_id).is_some_and(|found| found.prompted.contains(&person.oid));
+    tenant.seed.sign_in_prompt && !prompted && request.prompting.is_none()
+}
+
+/// The permissions prompt that a person sees at the first sign-in.
+fn permissions(flow: &str, person: &Person, app: &str) -> Reply {
+    let (flow, app) = (escape(flow), escape(app));
+    let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
+    let body = format!(
+        r#"<p><strong>{app}</strong> would like to:</p>
+<ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{flow}">
+<input type="hidden" name="accept" value="yes">
+<button id="accept" class="primary" name="user" value="{user}">Accept</button>
+<button id="cancel" name="user" value="">Cancel</button>
+</form>"#
+    );
+    page(200, "Permissions requested", &body)
+}
+
+/// Signed in: a code for the app, and a service principal of it in the person's tenant.
+fn finish(world: &mut World, request: SignIn, person: Person) -> Reply {
+    let (now, code) = (world.now(), format!("1.{}{}", opaque(), opaque()));
+    if let Some(principal) = world.principal(&person.tenant_id, &request.client_id) {
+        principal.prompted.insert(person.oid.clone());
+    }
+    let mut pairs = vec![("code", code.clone())];
+    pairs.extend(request.state.clone().map(|state| ("state", state)));
+    pairs.push(("session_state", guid()));
+    let location = with_query(&request.redirect_uri, &pairs);
+    world.flows.codes.insert(code, Code { request, person, issued: now, redeemed: false });
+    Reply::redirect(&location)
+}

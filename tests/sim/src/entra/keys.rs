@@ -1,0 +1,305 @@
+//! Signing keys, JWTs, and as much of X.509 as they need.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::{
+    digest,
+    rand::SystemRandom,
+    rsa::{KeyPair, KeySize},
+    signature::{
+        KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256, RsaParameters,
+        RsaPublicKeyComponents,
+    },
+};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::{Map, Value, json};
+
+/// A signing key with a certificate of its own.
+#[derive(Debug)]
+pub(crate) struct SigningKey {
+    pair: KeyPair,
+    n: String,
+    e: String,
+    certificate: Vec<u8>,
+    /// `kid` and `x5t` are the same value, as at Entra.
+    pub(crate) kid: String,
+}
+
+impl SigningKey {
+    fn generate() -> std::io::Result<Self> {
+        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(std::io::Error::other)?;
+        let public = pair.public_key().as_ref().to_vec();
+        let (n, e) =
+            modulus_and_exponent(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
+        let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
+        let certificate = self_signed(&pair, &public);
+        let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &certificate));
+        Ok(Self { pair, n, e, certificate, kid })
+    }
+
+    fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
+        let mut signature = vec![0; self.pair.public_modulus_len()];
+        if self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).is_err() {
+            // A signature that nobody accepts shows up at once, where a panic would take the whole server along.
+            signature.fill(0);
+        }
+        signature
+    }
+
+    /// A JWT over these claims, signed RS256.
+    pub(crate) fn sign(&self, header: &Value, claims: &Map<String, Value>) -> String {
+        let header = URL_SAFE_NO_PAD.encode(header.to_string());
+        let claims = URL_SAFE_NO_PAD.encode(Value::Object(claims.clone()).to_string());
+        let message = format!("{header}.{claims}");
+        let signature = URL_SAFE_NO_PAD.encode(self.sign_bytes(message.as_bytes()));
+        format!("{message}.{signature}")
+    }
+
+    /// Whether this key signed a JWT.
+    pub(crate) fn signed(&self, jwt: &Jwt<'_>) -> bool {
+        let (Ok(n), Ok(e)) = (URL_SAFE_NO_PAD.decode(&self.n), URL_SAFE_NO_PAD.decode(&self.e)) else { return false };
+        jwt.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    fn jwk(&self, issuer: &str) -> Value {
+        json!({
+            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": self.n, "e": self.e,
+            "x5c": [STANDARD.encode(&self.certificate)], "cloud_instance_name": "microsoftonline.com", "issuer": issuer,
+        })
+    }
+}
+
+/// Keys are slow to make and say nothing about a tenant, so the simulators of one process draw on the same row.
+static ROW: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
+
+fn key(place: usize) -> std::io::Result<Arc<SigningKey>> {
+    let mut row = ROW.lock().unwrap_or_else(PoisonError::into_inner);
+    while row.len() <= place {
+        row.push(Arc::new(SigningKey::generate()?));
+    }
+    Ok(Arc::clone(&row[place]))
+}
+
+/// Entra's current keys, the one in use last.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    published: Vec<Arc<SigningKey>>,
+    made: usize,
+}
+
+impl Keys {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { published: vec![key(0)?], made: 1 })
+    }
+
+    /// Signs with a new key from now on. The old one stays published unless it is withdrawn.
+    pub(crate) fn roll(&mut self, withdraw: bool) -> std::io::Result<()> {
+        let next = key(self.made)?;
+        self.made += 1;
+        if withdraw {
+            self.published.clear();
+        }
+        self.published.push(next);
+        Ok(())
+    }
+
+    pub(crate) fn current(&self) -> &SigningKey {
+        &self.published[self.published.len() - 1]
+    }
+
+    pub(crate) fn find(&self, kid: &str) -> Option<&SigningKey> {
+        self.published.iter().map(Arc::as_ref).find(|key| key.kid == kid)
+    }
+
+    pub(crate) fn jwks(&self, issuer: &str) -> Value {
+        json!({ "keys": self.published.iter().map(|key| key.jwk(issuer)).collect::<Vec<_>>() })
+    }
+}
+
+/// A JWT, taken apart and not believed.
+#[derive(Debug)]
+pub(crate) struct Jwt<'a> {
+    pub(crate) header: Map<String, Value>,
+    pub(crate) claims: Map<String, Value>,
+    message: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Jwt<'a> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (message, signature) = text.rsplit_once('.')?;
+        let (header, claims) = message.split_once('.')?;
+        let object = |part: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+        Some(Self {
+            header: object(header)?,
+            claims: object(claims)?,
+            message,
+            signature: URL_SAFE_NO_PAD.decode(signature).ok()?,
+        })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.header.get(name).and_then(Value::as_str)
+    }
+
+    pub(crate) fn claim(&self, name: &str) -> Option<&str> {
+        self.claims.get(name).and_then(Value::as_str)
+    }
+
+    fn is_signed_by(&self, n: &[u8], e: &[u8], how: &'static RsaParameters) -> bool {
+        RsaPublicKeyComponents { n, e }.verify(how, self.message.as_bytes(), &self.signature).is_ok()
+    }
+
+    /// Whether the key of a certificate made the signature, by RS256 or PS256 as the header says.
+    pub(crate) fn is_signed_by_certificate(&self, der: &[u8]) -> bool {
+        let how: &'static RsaParameters = match self.header("alg") {
+            Some("PS256") => &RSA_PSS_2048_8192_SHA256,
+            Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
+            _ => return false,
+        };
+        certificate_key(der)
+            .and_then(|key| modulus_and_exponent(&key))
+            .is_some_and(|(n, e)| self.is_signed_by(&n, &e, how))
+    }
+
+    /// Whether a key of a JWKS made the signature. Only RS256 counts.
+    pub(crate) fn is_signed_by_jwks(&self, jwks: &Value) -> bool {
+        let kid = self.header("kid");
+        let keys = jwks["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.header("alg") == Some("RS256")
+            && keys.iter().filter(|key| kid.is_some() && key["kid"].as_str() == kid).any(|key| {
+                let part = |name: &str| key[name].as_str().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+                match (part("n"), part("e")) {
+                    (Some(n), Some(e)) => self.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256),
+                    _ => false,
+                }
+            })
+    }
+}
+
+/// base64url thumbprints of a certificate: SHA-1 (`x5t`) and SHA-256 (`x5t#S256`).
+pub(crate) fn thumbprints(der: &[u8]) -> (String, String) {
+    let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, der));
+    (print(&digest::SHA1_FOR_LEGACY_USE_ONLY), print(&digest::SHA256))
+}
+
+/// base64url of SHA-256, as PKCE's S256 wants it.
+pub(crate) fn s256(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+
+/// Reads one DER element: tag, content, what follows.
+fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = input.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let digits = usize::from(first & 0x7f);
+        if digits == 0 || digits > 4 || rest.len() < digits {
+            return None;
+        }
+        let (digits, rest) = rest.split_at(digits);
+        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+    };
+    (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
+}
+
+fn expect(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
+    element(input).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
+}
+
+/// The numbers of a PKCS#1 `RSAPublicKey`, without leading zeros.
+fn modulus_and_exponent(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (key, _) = expect(SEQUENCE, der)?;
+    let (n, rest) = expect(INTEGER, key)?;
+    let (e, _) = expect(INTEGER, rest)?;
+    let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
+    Some((plain(n), plain(e)))
+}
+
+/// The `RSAPublicKey` in a certificate (RFC 5280, 4.1).
+fn certificate_key(der: &[u8]) -> Option<Vec<u8>> {
+    let (certificate, _) = expect(SEQUENCE, der)?;
+    let (mut fields, _) = expect(SEQUENCE, certificate)?;
+    let (tag, _, after_version) = element(fields)?;
+    if tag == 0xa0 {
+        fields = after_version;
+    }
+    // serialNumber, signature, issuer, validity, subject
+    for _ in 0..5 {
+        fields = element(fields)?.2;
+    }
+    let (spki, _) = expect(SEQUENCE, fields)?;
+    let (_, rest) = expect(SEQUENCE, spki)?;
+    let (bits, _) = expect(BIT_STRING, rest)?;
+    bits.split_first().filter(|(unused, _)| **unused == 0).map(|(_, key)| key.to_vec())
+}
+
+fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = content.len().to_be_bytes();
+    let digits = &length[length.iter().take_while(|digit| **digit == 0).count()..];
+    let mut der = vec![tag];
+    if content.len() >= 0x80 {
+        der.push(0x80 | u8::try_from(digits.len()).unwrap_or(0));
+        der.extend_from_slice(digits);
+    } else {
+        der.push(digits.first().copied().unwrap_or(0));
+    }
+    der.extend(content);
+    der
+}
+
+/// A certificate for `accounts.accesscontrol.windows.net`, as Entra's signing keys carry.
+fn self_signed(pair: &KeyPair, public: &[u8]) -> Vec<u8> {
+    const NULL: &[u8] = &[0x05, 0x00];
+    let sha256_rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
+    let rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
+    let common_name = write(0x0c, &[b"accounts.accesscontrol.windows.net"]);
+    let attribute = write(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
+    let name = write(SEQUENCE, &[&write(0x31, &[&attribute])]);
+    let validity = write(SEQUENCE, &[&write(0x17, &[b"200101000000Z"]), &write(0x17, &[b"491231235959Z"])]);
+    let spki = write(SEQUENCE, &[&rsa, &write(BIT_STRING, &[&[0], public])]);
+    let version = write(0xa0, &[&write(INTEGER, &[&[2]])]);
+    let serial = write(INTEGER, &[&[1]]);
+    let body = write(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);
+    let mut signature = vec![0; pair.public_modulus_len()];
+    if pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &body, &mut signature).is_err() {
+        signature.fill(0);
+    }
+    write(SEQUENCE, &[&body, &sha256_rsa, &write(BIT_STRING, &[&[0], &signature])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_signed_is_recognised_by_key_certificate_and_jwks() {
+        let keys = Keys::new().unwrap();
+        let key = keys.current();
+        let claims = json!({"sub": "x"}).as_object().unwrap().clone();
+        let text = key.sign(&json!({"alg": "RS256", "kid": key.kid}), &claims);
+        let jwt = Jwt::parse(&text).unwrap();
+        assert!(key.signed(&jwt));
+        assert!(jwt.is_signed_by_certificate(&key.certificate));
+        assert!(jwt.is_signed_by_jwks(&keys.jwks("i")));
+        let other = URL_SAFE_NO_PAD.encode(r#"{"sub":"y"}"#);
+        let parts: Vec<&str> = text.split('.').collect();
+        let forged = format!("{}.{other}.{}", parts[0], parts[2]);
+        assert!(!key.signed(&Jwt::parse(&forged).unwrap()));
+    }
+}

@@ -1,0 +1,354 @@
+//! Requests as they came and answers as they go, with the ways in which an answer can fail to arrive.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::connect_info::Connected,
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode},
+    serve::{IncomingStream, Listener},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::faults::Surface;
+
+/// A request with its body, nothing decoded.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) surface: Surface,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Incoming {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The media type without its parameters, lower case.
+    pub(crate) fn media_type(&self) -> String {
+        let value = self.header("content-type").unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
+        let values = self.headers.get_all("cookie").into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(';')).find_map(|pair| {
+            let (key, value) = pair.trim().split_once('=')?;
+            (key == name).then_some(value)
+        })
+    }
+
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        let value = self.header("authorization")?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token)
+    }
+
+    pub(crate) fn segments(&self) -> Vec<&str> {
+        self.path.split('/').filter(|segment| !segment.is_empty()).collect()
+    }
+
+    /// The query for people and for matching; handlers decode strictly by [`decode_pairs`].
+    pub(crate) fn decoded_query(&self) -> String {
+        match decode_pairs(&self.query) {
+            Ok(pairs) => pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&"),
+            Err(_) => self.query.clone(),
+        }
+    }
+
+    pub(crate) fn is_token_request(&self) -> bool {
+        self.surface == Surface::Entra && self.path.ends_with("/token")
+    }
+
+    pub(crate) fn is_incident_list(&self) -> bool {
+        self.surface != Surface::Entra && self.method == "GET" && self.path.ends_with("/incidents")
+    }
+
+    pub(crate) fn incident_in_path(&self) -> Option<&str> {
+        let segments = self.segments();
+        let place = segments.iter().position(|segment| *segment == "incidents")?;
+        segments.get(place + 1).copied()
+    }
+
+    pub(crate) fn json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+}
+
+/// Decodes `application/x-www-form-urlencoded` strictly: a `+` is a space, a bad escape or bad UTF-8 is an error.
+pub(crate) fn decode_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(key)?, decode(value)?))
+        })
+        .collect()
+}
+
+/// Decodes one part of a form strictly.
+pub(crate) fn decode(text: &str) -> Result<String, String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match first {
+            b'+' => decoded.push(b' '),
+            b'%' => {
+                let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+                let byte = digits
+                    .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+                    .ok_or_else(|| format!("bad escape in '{text}'"))?;
+                decoded.push(byte);
+                rest = &tail[2..];
+            }
+            byte => decoded.push(*byte),
+        }
+    }
+    String::from_utf8(decoded).map_err(|_| format!("bad UTF-8 in '{text}'"))
+}
+
+/// Percent-encodes as Microsoft's redirects do.
+pub(crate) fn encode(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// A part of a body. Generated parts are made while they are sent.
+pub(crate) enum Piece {
+    Text(String),
+    Generated { count: usize, make: Arc<dyn Fn(usize) -> String + Send + Sync> },
+}
+
+impl Piece {
+    fn into_chunks(self) -> Box<dyn Iterator<Item = String> + Send> {
+        match self {
+            Self::Text(text) => Box::new(std::iter::once(text)),
+            Self::Generated { count, make } => Box::new((0..count).map(move |n| make(n))),
+        }
+    }
+}
+
+/// An answer.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<Piece>,
+    /// The incidents in it, for faults that follow an incident.
+    pub(crate) incidents: Vec<u64>,
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, content_type: &str, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            headers: vec![("content-type".to_owned(), content_type.to_owned())],
+            body: vec![Piece::Text(body.into())],
+            incidents: Vec::new(),
+        }
+    }
+
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
+        Self::new(status, "application/json; charset=utf-8", body.to_string())
+    }
+
+    pub(crate) fn html(status: u16, body: impl Into<String>) -> Self {
+        Self::new(status, "text/html; charset=utf-8", body)
+            .with("cache-control", "no-store, no-cache")
+            .with("referrer-policy", "strict-origin-when-cross-origin")
+    }
+
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new(), incidents: Vec::new() }
+    }
+
+    pub(crate) fn redirect(location: &str) -> Self {
+        Self::empty(302).with("location", location).with("cache-control", "no-store, no-cache")
+    }
+
+    /// Sets a header, in place of an earlier one of the name.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+        self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Where a body ends early.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Length {
+    Half,
+    Bytes(usize),
+}
+
+/// How an answer travels.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    pub(crate) reset: bool,
+    pub(crate) delay: Duration,
+    pub(crate) truncate: Option<Length>,
+    pub(crate) cut: bool,
+    pub(crate) slow: Option<(usize, Duration)>,
+}
+
+/// Turns an answer into what axum sends.
+pub(crate) fn send(reply: Reply, delivery: &Delivery) -> Response<Body> {
+    let generated = reply.body.iter().any(|piece| matches!(piece, Piece::Generated { .. }));
+    let chunks = reply.body.into_iter().flat_map(Piece::into_chunks);
+    let body = if generated && delivery.truncate.is_none() && !delivery.cut && delivery.slow.is_none() {
+        Body::from_stream(stream::iter(chunks.map(|chunk| Ok::<_, io::Error>(Bytes::from(chunk)))))
+    } else {
+        damaged(chunks.collect::<String>().into_bytes(), delivery)
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &reply.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+fn damaged(mut bytes: Vec<u8>, delivery: &Delivery) -> Body {
+    match delivery.truncate {
+        Some(Length::Half) => bytes.truncate(bytes.len() / 2),
+        Some(Length::Bytes(length)) => bytes.truncate(length),
+        None => {}
+    }
+    let mut parts: Vec<io::Result<Bytes>> = Vec::new();
+    if delivery.cut {
+        bytes.truncate(bytes.len() / 2);
+    }
+    let chunk = delivery.slow.map_or(bytes.len(), |(chunk, _)| chunk).max(1);
+    parts.extend(bytes.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))));
+    if delivery.cut {
+        parts.push(Err(io::ErrorKind::ConnectionAborted.into()));
+    } else if delivery.slow.is_none() {
+        return Body::from(bytes);
+    }
+    let pause = delivery.slow.map_or(Duration::from_millis(5), |(_, pause)| pause);
+    Body::from_stream(stream::iter(parts).then(move |part| async move {
+        tokio::time::sleep(pause).await;
+        part
+    }))
+}
+
+/// A listener whose connections can be reset from a handler.
+pub(crate) struct Resettable(pub(crate) TcpListener);
+
+impl Listener for Resettable {
+    type Io = Socket;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = Listener::accept(&mut self.0).await;
+        // Without it the acknowledgement of the first part of an answer holds up the second by 40 ms.
+        let _ = stream.set_nodelay(true);
+        (Socket { stream, reset: Arc::default() }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+pub(crate) struct Socket {
+    stream: TcpStream,
+    reset: Arc<AtomicBool>,
+}
+
+impl Socket {
+    fn refuse(&self) -> io::Result<()> {
+        if self.reset.load(Ordering::Acquire) {
+            self.stream.set_zero_linger()?;
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.refuse() {
+            Ok(()) => Pin::new(&mut self.stream).poll_write(cx, buf),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.refuse() {
+            Ok(()) => Pin::new(&mut self.stream).poll_shutdown(cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// The connection that a request came by.
+#[derive(Clone)]
+pub(crate) struct Connection(Arc<AtomicBool>);
+
+impl Connection {
+    /// The next byte written to it resets it.
+    pub(crate) fn reset(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Connected<IncomingStream<'_, Resettable>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, Resettable>) -> Self {
+        Self(Arc::clone(&stream.io().reset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plus_is_a_space_and_escapes_are_strict() {
+        assert_eq!(decode("a+b%20c%2B").as_deref(), Ok("a b c+"));
+        assert!(decode("%2").is_err());
+        assert!(decode("%+1").is_err());
+        assert!(decode("%ff").is_err());
+        assert_eq!(decode_pairs("a=1&b").as_deref(), Ok(&[("a".into(), "1".into()), ("b".into(), String::new())][..]));
+    }
+}

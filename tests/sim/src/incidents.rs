@@ -1,0 +1,358 @@
+//! What both surfaces do with the one store: query options, pages and names.
+
+use std::{cmp::Ordering, collections::BTreeSet, fmt::Write as _, sync::Arc};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::{
+    entra::verify_access_token,
+    faults::Surface,
+    http::{Incoming, Piece, Reply, decode_pairs, encode},
+    odata::{Field, Filter, Operand, count},
+    store::{Alert, Incident, Resource},
+    world::{ListBehaviour, NextLink, NextLinkTweak, Order, Tweaks, World},
+};
+
+/// The bearer of a request, checked.
+pub(crate) struct Caller {
+    pub(crate) tenant_id: String,
+    pub(crate) client_id: String,
+    pub(crate) roles: Vec<String>,
+}
+
+impl Caller {
+    pub(crate) fn has_any(&self, roles: &[&str]) -> bool {
+        self.roles.iter().any(|role| roles.contains(&role.as_str()))
+    }
+}
+
+/// The caller of a request, or why the token is no good.
+pub(crate) fn caller(world: &World, request: &Incoming, resource: Resource) -> Result<Caller, &'static str> {
+    let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
+    let claims = verify_access_token(world, token)?;
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    if Resource::of_identifier(&text("aud")) != Some(resource) {
+        return Err("Access token validation failure. Invalid audience.");
+    }
+    let tenant_id = text("tid");
+    if !world.tenants.contains_key(&tenant_id) {
+        return Err("Access token validation failure. Invalid tenant.");
+    }
+    let roles = claims.get("roles").and_then(Value::as_array);
+    let roles = roles.map(|roles| roles.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    Ok(Caller { tenant_id, client_id: text("appid"), roles: roles.unwrap_or_default() })
+}
+
+/// The tenant that a bearer claims to be for: for faults and the record of calls, which need no proof.
+pub(crate) fn claimed_tenant(world: &World, request: &Incoming) -> Option<String> {
+    let token = request.bearer()?;
+    let tid = |claims: &Map<String, Value>| claims.get("tid").and_then(Value::as_str).map(str::to_owned);
+    match world.opaque_tokens.get(token) {
+        Some(claims) => tid(claims),
+        None => tid(&crate::entra::keys::Jwt::parse(token)?.claims),
+    }
+}
+
+/// The query options of a list.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    filter: Option<Filter>,
+    top: usize,
+    skip: usize,
+    pub(crate) expand: bool,
+    pub(crate) count: bool,
+    ascending: Option<bool>,
+}
+
+/// Which options and fields a surface knows.
+pub(crate) struct Dialect {
+    pub(crate) options: &'static [&'static str],
+    pub(crate) fields: &'static [Field],
+}
+
+/// Parses a query; the error is text for a 400.
+pub(crate) fn listing(query: &str, dialect: &Dialect, behaviour: &ListBehaviour) -> Result<Listing, String> {
+    let mut listing =
+        Listing { filter: None, top: behaviour.default_top, skip: 0, expand: false, count: false, ascending: None };
+    let mut seen = BTreeSet::new();
+    for (name, value) in decode_pairs(query)? {
+        let known = dialect.options.contains(&name.as_str())
+            || (name == "$orderby" && behaviour.allow_orderby)
+            || (name == "$skiptoken" && behaviour.next_link == NextLink::Skiptoken);
+        if !known {
+            return Err(format!("The query parameter '{name}' is not supported."));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(format!(
+                "Query option '{name}' was specified more than once, but it must be specified at most once."
+            ));
+        }
+        match name.as_str() {
+            "$filter" => listing.filter = Some(Filter::parse(&value, dialect.fields)?),
+            "$top" => {
+                listing.top = count("$top", &value)?;
+                if listing.top > behaviour.max_top || listing.top == 0 {
+                    return Err(format!(
+                        "The limit of '{}' for Top query has been exceeded. The value from the incoming request is '{}'.",
+                        behaviour.max_top, listing.top
+                    ));
+                }
+            }
+            "$skip" => {
+                listing.skip = count("$skip", &value)?;
+                if behaviour.max_skip.is_some_and(|most| listing.skip > most) {
+                    return Err(format!("The limit for Skip query has been exceeded: '{}'.", listing.skip));
+                }
+            }
+            "$skiptoken" => {
+                let place = value.strip_prefix("sim-").and_then(|place| place.parse().ok());
+                listing.skip = place.ok_or("The skip token is not valid.")?;
+            }
+            "$expand" if value == "alerts" => listing.expand = true,
+            "$count" if value == "true" || value == "false" => listing.count = value == "true",
+            "$orderby" => {
+                let mut words = value.split_ascii_whitespace();
+                if !matches!(words.next(), Some("lastUpdateDateTime" | "lastUpdateTime")) {
+                    return Err(format!("The order '{value}' is not supported."));
+                }
+                listing.ascending = match words.next() {
+                    None | Some("asc") => Some(true),
+                    Some("desc") => Some(false),
+                    Some(_) => return Err(format!("The order '{value}' is not supported.")),
+                };
+            }
+            _ => return Err(format!("Invalid value '{value}' for {name} query option found.")),
+        }
+    }
+    Ok(listing)
+}
+
+/// A page of incidents.
+pub(crate) struct Page {
+    pub(crate) rows: Vec<Incident>,
+    pub(crate) total: usize,
+    pub(crate) next_link: Option<String>,
+}
+
+/// Cuts the page that a request asks for.
+pub(crate) fn page(
+    world: &mut World,
+    request: &Incoming,
+    tenant_id: &str,
+    listing: &Listing,
+    operand: impl Fn(&Incident, &str) -> Operand,
+    tweaks: &Tweaks,
+) -> Page {
+    let now = world.now();
+    world.turn += 1;
+    let turn = world.turn;
+    let behaviour = behaviour(world, request.surface);
+    let Some(tenant) = world.tenants.get(tenant_id) else {
+        return Page { rows: Vec::new(), total: 0, next_link: None };
+    };
+    let mut rows: Vec<&Incident> = tenant
+        .incidents
+        .values()
+        .filter_map(|stored| stored.behind(tweaks.stale))
+        .filter(|incident| incident.is_visible(now))
+        .filter(|incident| {
+            listing.filter.as_ref().is_none_or(|filter| filter.holds(&|field: &str| operand(incident, field)))
+        })
+        .collect();
+    let tie = |incident: &Incident| {
+        let shuffled = incident.id.wrapping_add(turn).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        if behaviour.shuffle_ties { shuffled } else { u64::MAX - incident.id }
+    };
+    let order = match listing.ascending {
+        Some(true) => Order::UpdatedAscending,
+        Some(false) => Order::UpdatedDescending,
+        None => behaviour.order,
+    };
+    rows.sort_by(|left, right| {
+        let times = match order {
+            Order::UpdatedDescending => right.last_update.cmp(&left.last_update),
+            Order::UpdatedAscending => left.last_update.cmp(&right.last_update),
+            Order::CreatedDescending => right.created.cmp(&left.created),
+        };
+        if times == Ordering::Equal { tie(left).cmp(&tie(right)) } else { times }
+    });
+    let total = rows.len();
+    let most = tweaks.cap.unwrap_or(usize::MAX).min(listing.top);
+    let rows: Vec<Incident> = rows.into_iter().skip(listing.skip).take(most).cloned().collect();
+    let more = tweaks.cap.is_none() && listing.skip + rows.len() < total;
+    let next_link = match &tweaks.next_link {
+        Some(NextLinkTweak::Foreign(url)) => Some(url.clone()),
+        Some(NextLinkTweak::Loop) => Some(link(world, request, &request.query)),
+        None if more => next(world, request, &behaviour, listing.skip + rows.len()),
+        None => None,
+    };
+    Page { rows, total, next_link }
+}
+
+pub(crate) fn behaviour(world: &World, surface: Surface) -> ListBehaviour {
+    if surface == Surface::Defender { world.behaviour.defender } else { world.behaviour.graph }
+}
+
+fn link(world: &World, request: &Incoming, query: &str) -> String {
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("{}{}{separator}{query}", world.url(request.surface), request.path)
+}
+
+fn next(world: &World, request: &Incoming, behaviour: &ListBehaviour, place: usize) -> Option<String> {
+    let (name, value) = match behaviour.next_link {
+        NextLink::None => return None,
+        NextLink::Skip => ("$skip", place.to_string()),
+        NextLink::Skiptoken => ("$skiptoken", format!("sim-{place}")),
+    };
+    let pairs = decode_pairs(&request.query).unwrap_or_default();
+    let mut query: Vec<String> = pairs
+        .into_iter()
+        .filter(|(name, _)| name != "$skip" && name != "$skiptoken")
+        .map(|(name, value)| format!("{name}={}", encode(&value)))
+        .collect();
+    query.push(format!("{name}={value}"));
+    Some(link(world, request, &query.join("&")))
+}
+
+/// One record as text, its generated alerts as a piece of their own. The text ends with the array of alerts.
+pub(crate) fn record(
+    text: String,
+    incident: &Incident,
+    alert: fn(&Alert, u64) -> Value,
+    with_alerts: bool,
+) -> Vec<Piece> {
+    if let Some(raw) = &incident.raw {
+        return vec![Piece::Text(raw.clone())];
+    }
+    let Some(giant) = incident.giant.filter(|giant| giant.alerts > 0 && with_alerts) else {
+        return vec![Piece::Text(text)];
+    };
+    let Some(start) = text.strip_suffix("]}") else { return vec![Piece::Text(text)] };
+    let (id, at, first) = (incident.id, incident.last_update, incident.alerts.len());
+    let make = move |n: usize| {
+        let mut made = Alert::sample(id, first + n, at);
+        made.description = "x".repeat(giant.bytes_each);
+        let comma = if first + n == 0 { "" } else { "," };
+        format!("{comma}{}", alert(&made, id))
+    };
+    let generated = Piece::Generated { count: giant.alerts, make: Arc::new(make) };
+    vec![Piece::Text(start.to_owned()), generated, Piece::Text("]}".to_owned())]
+}
+
+/// An OData collection.
+pub(crate) fn collection(
+    context: &str,
+    page: &Page,
+    count: bool,
+    link_first: bool,
+    row: impl Fn(&Incident) -> Vec<Piece>,
+) -> Reply {
+    let mut start = format!("{{\"@odata.context\":{}", Value::from(context));
+    if count {
+        let _ = write!(start, ",\"@odata.count\":{}", page.total);
+    }
+    let link = page.next_link.as_ref().map(|link| format!(",\"@odata.nextLink\":{}", Value::from(link.as_str())));
+    let link = link.unwrap_or_default();
+    if link_first {
+        start.push_str(&link);
+    }
+    start.push_str(",\"value\":[");
+    let mut body = vec![Piece::Text(start)];
+    for (place, incident) in page.rows.iter().enumerate() {
+        if place > 0 {
+            body.push(Piece::Text(",".to_owned()));
+        }
+        body.extend(row(incident));
+    }
+    body.push(Piece::Text(if link_first { "]}".to_owned() } else { format!("]{link}}}") }));
+    let mut reply = Reply::new(200, "application/json", String::new());
+    reply.body = body;
+    reply.incidents = page.rows.iter().map(|incident| incident.id).collect();
+    reply
+}
+
+/// An incident that a single read may show.
+pub(crate) fn find(world: &World, tenant_id: &str, id: &str, stale: usize) -> Option<Incident> {
+    let plain = !id.is_empty() && id.bytes().all(|digit| digit.is_ascii_digit());
+    let id: u64 = plain.then(|| id.parse().ok()).flatten()?;
+    let stored = world.tenants.get(tenant_id)?.incidents.get(&id)?;
+    stored.behind(stale).filter(|incident| incident.is_visible(world.now())).cloned()
+}
+
+/// A time as .NET writes it: no more digits of fraction than it has.
+pub(crate) fn time(at: Timestamp) -> Value {
+    Value::String(at.to_string())
+}
+
+/// Checks the body of an update: an object, JSON, known names only.
+pub(crate) fn patch(request: &Incoming, known: &[&str]) -> Result<Map<String, Value>, String> {
+    if request.media_type() != "application/json" {
+        return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
+    }
+    let Some(Value::Object(body)) = request.json() else {
+        return Err("Unable to read JSON request payload. Please ensure Content-Type header is set and payload is of valid JSON format.".to_owned());
+    };
+    if let Some(name) = body.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "The property '{name}' does not exist on type 'microsoft.graph.security.incident' or cannot be changed."
+        ));
+    }
+    if body.is_empty() {
+        return Err("The request has no property to change.".to_owned());
+    }
+    Ok(body)
+}
+
+/// A string property of an update, out of a closed set if there is one.
+pub(crate) fn choice(body: &Map<String, Value>, name: &str, values: &[&str]) -> Result<Option<String>, String> {
+    match body.get(name) {
+        None => Ok(None),
+        Some(Value::String(value)) if values.is_empty() || values.contains(&value.as_str()) => Ok(Some(value.clone())),
+        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
+    }
+}
+
+/// What an update does to a property that may be null.
+pub(crate) enum Change {
+    Keep,
+    Clear,
+    Set(String),
+}
+
+impl Change {
+    /// Makes the change to a field.
+    pub(crate) fn apply(self, field: &mut Option<String>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *field = None,
+            Self::Set(value) => *field = Some(value),
+        }
+    }
+
+    /// An empty string clears.
+    pub(crate) fn or_clear(self) -> Self {
+        match self {
+            Self::Set(value) if value.is_empty() => Self::Clear,
+            other => other,
+        }
+    }
+}
+
+/// A string property that may be null.
+pub(crate) fn nullable(body: &Map<String, Value>, name: &str) -> Result<Change, String> {
+    match body.get(name) {
+        None => Ok(Change::Keep),
+        Some(Value::Null) => Ok(Change::Clear),
+        Some(Value::String(value)) => Ok(Change::Set(value.clone())),
+        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
+    }
+}
+
+/// A property that is a list of strings.
+pub(crate) fn strings(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(value) = body.get(name) else { return Ok(None) };
+    let invalid = || format!("Invalid value {value} for '{name}'.");
+    let items = value.as_array().ok_or_else(invalid)?;
+    items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(invalid)).collect::<Result<_, _>>().map(Some)
+}

@@ -1,0 +1,362 @@
+//! The part of OData that the two surfaces understand: `$filter`, `$top`, `$skip` and what belongs to a page.
+
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+
+/// What a field holds, and so which literals it may be compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FieldType {
+    Time,
+    Text,
+    Enumeration(&'static [&'static str]),
+}
+
+/// A field that may be filtered on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) kind: FieldType,
+}
+
+/// A field's value in a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    Time(Timestamp),
+    Text(Option<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Eq,
+    Ne,
+    Ge,
+    Gt,
+    Le,
+    Lt,
+}
+
+/// A parsed `$filter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    And(Box<Filter>, Box<Filter>),
+    Or(Box<Filter>, Box<Filter>),
+    Compare(Comparable),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Comparable {
+    field: &'static str,
+    comparison: Comparison,
+    literal: Operand,
+    /// Enumerations are compared without regard to case.
+    enumeration: bool,
+}
+
+impl Filter {
+    /// Parses a decoded `$filter`; the error is the service's own words.
+    pub(crate) fn parse(text: &str, fields: &[Field]) -> Result<Self, String> {
+        let tokens = tokens(text)?;
+        let mut parser = Parser { tokens: &tokens, at: 0, fields, text, depth: 0 };
+        let filter = parser.either()?;
+        if parser.at < tokens.len() {
+            return Err(parser.syntax());
+        }
+        Ok(filter)
+    }
+
+    /// Whether a record is meant, whose fields are looked up by name.
+    pub(crate) fn holds(&self, field: &impl Fn(&str) -> Operand) -> bool {
+        match self {
+            Self::And(left, right) => left.holds(field) && right.holds(field),
+            Self::Or(left, right) => left.holds(field) || right.holds(field),
+            Self::Compare(comparable) => comparable.holds(&field(comparable.field)),
+        }
+    }
+}
+
+impl Comparable {
+    fn holds(&self, value: &Operand) -> bool {
+        let equal = match (value, &self.literal) {
+            (Operand::Time(value), Operand::Time(literal)) => {
+                let order = value.cmp(literal);
+                return match self.comparison {
+                    Comparison::Eq => order == Ordering::Equal,
+                    Comparison::Ne => order != Ordering::Equal,
+                    Comparison::Ge => order != Ordering::Less,
+                    Comparison::Gt => order == Ordering::Greater,
+                    Comparison::Le => order != Ordering::Greater,
+                    Comparison::Lt => order == Ordering::Less,
+                };
+            }
+            (Operand::Text(Some(value)), Operand::Text(Some(literal))) if self.enumeration => {
+                value.eq_ignore_ascii_case(literal)
+            }
+            (value, literal) => value == literal,
+        };
+        (self.comparison == Comparison::Eq) == equal
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Open,
+    Close,
+    Word(String),
+    Quoted(String),
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, String> {
+    let mut tokens = Vec::new();
+    let mut chars = text.chars().peekable();
+    while let Some(&next) = chars.peek() {
+        match next {
+            ' ' => {
+                chars.next();
+            }
+            '(' | ')' => {
+                chars.next();
+                tokens.push(if next == '(' { Token::Open } else { Token::Close });
+            }
+            '\'' => {
+                chars.next();
+                let mut value = String::new();
+                loop {
+                    match chars.next() {
+                        Some('\'') if chars.peek() == Some(&'\'') => {
+                            chars.next();
+                            value.push('\'');
+                        }
+                        Some('\'') => break,
+                        Some(other) => value.push(other),
+                        None => return Err(format!("There is an unterminated string literal in '{text}'.")),
+                    }
+                }
+                tokens.push(Token::Quoted(value));
+            }
+            _ => {
+                let mut word = String::new();
+                while let Some(&other) = chars.peek() {
+                    if matches!(other, ' ' | '(' | ')' | '\'') {
+                        break;
+                    }
+                    word.push(other);
+                    chars.next();
+                }
+                tokens.push(Token::Word(word));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+struct Parser<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    fields: &'a [Field],
+    text: &'a str,
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn syntax(&self) -> String {
+        format!("Syntax error: character or token {} is not valid in '{}'.", self.at, self.text)
+    }
+
+    fn next(&mut self) -> Option<&Token> {
+        let token = self.tokens.get(self.at);
+        self.at += 1;
+        token
+    }
+
+    fn eat(&mut self, word: &str) -> bool {
+        let found = matches!(self.tokens.get(self.at), Some(Token::Word(next)) if next == word);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn either(&mut self) -> Result<Filter, String> {
+        let mut left = self.both()?;
+        while self.eat("or") {
+            left = Filter::Or(Box::new(left), Box::new(self.both()?));
+        }
+        Ok(left)
+    }
+
+    fn both(&mut self) -> Result<Filter, String> {
+        let mut left = self.one()?;
+        while self.eat("and") {
+            left = Filter::And(Box::new(left), Box::new(self.one()?));
+        }
+        Ok(left)
+    }
+
+    fn one(&mut self) -> Result<Filter, String> {
+        if self.tokens.get(self.at) == Some(&Token::Open) {
+            self.depth += 1;
+            if self.depth > 50 {
+                return Err("The node count limit has been exceeded.".to_owned());
+            }
+            self.at += 1;
+            let inner = self.either()?;
+            self.depth -= 1;
+            return if self.next() == Some(&Token::Close) { Ok(inner) } else { Err(self.syntax()) };
+        }
+        let Some(Token::Word(name)) = self.next().cloned() else { return Err(self.syntax()) };
+        let Some(field) = self.fields.iter().find(|field| field.name == name).copied() else {
+            return Err(format!(
+                "Could not find a property named '{name}' on type 'microsoft.graph.security.incident'."
+            ));
+        };
+        let comparison = match self.next() {
+            Some(Token::Word(word)) => match word.as_str() {
+                "eq" => Comparison::Eq,
+                "ne" => Comparison::Ne,
+                "ge" => Comparison::Ge,
+                "gt" => Comparison::Gt,
+                "le" => Comparison::Le,
+                "lt" => Comparison::Lt,
+                _ => return Err(self.syntax()),
+            },
+            _ => return Err(self.syntax()),
+        };
+        let Some(token) = self.next().cloned() else { return Err(self.syntax()) };
+        let literal = literal(field, comparison, token)?;
+        let enumeration = matches!(field.kind, FieldType::Enumeration(_));
+        Ok(Filter::Compare(Comparable { field: field.name, comparison, literal, enumeration }))
+    }
+}
+
+fn literal(field: Field, comparison: Comparison, token: Token) -> Result<Operand, String> {
+    let incompatible = |found: &str| {
+        let wanted = match field.kind {
+            FieldType::Time => "Edm.DateTimeOffset",
+            FieldType::Text | FieldType::Enumeration(_) => "Edm.String",
+        };
+        Err(format!(
+            "A binary operator with incompatible types was detected. Found operand types '{wanted}' and '{found}' for \
+             operator kind '{comparison:?}'."
+        ))
+    };
+    match (field.kind, token) {
+        (FieldType::Time, Token::Word(word)) => match timestamp(&word) {
+            Some(at) => Ok(Operand::Time(at)),
+            None => incompatible("Edm.Untyped"),
+        },
+        (FieldType::Time, _) => incompatible("Edm.String"),
+        (FieldType::Text | FieldType::Enumeration(_), _) if !matches!(comparison, Comparison::Eq | Comparison::Ne) => {
+            Err(format!("The operator '{comparison:?}' is not supported for '{}'.", field.name))
+        }
+        (FieldType::Text, Token::Word(word)) if word == "null" => Ok(Operand::Text(None)),
+        (FieldType::Text, Token::Quoted(value)) => Ok(Operand::Text(Some(value))),
+        (FieldType::Enumeration(values), Token::Quoted(value)) => {
+            if values.iter().any(|known| known.eq_ignore_ascii_case(&value)) {
+                Ok(Operand::Text(Some(value)))
+            } else {
+                Err(format!("The string '{value}' is not a valid enumeration type constant."))
+            }
+        }
+        _ => incompatible("Edm.Untyped"),
+    }
+}
+
+/// An `Edm.DateTimeOffset`: date, `T`, time, at most seven digits of fraction, and an offset.
+fn timestamp(word: &str) -> Option<Timestamp> {
+    let (date, time) = word.split_once('T')?;
+    if date.len() != 10 {
+        return None;
+    }
+    let digits = time.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
+    if digits > 7 || time.len() < 9 {
+        return None;
+    }
+    word.parse().ok()
+}
+
+/// A whole number that is not negative, as `$top` and `$skip` want it.
+pub(crate) fn count(name: &str, value: &str) -> Result<usize, String> {
+    let plain = !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit());
+    plain.then(|| value.parse().ok()).flatten().ok_or_else(|| format!("Invalid value '{value}' for {name} query option found. The {name} query option requires a non-negative integer value."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELDS: &[Field] = &[
+        Field { name: "lastUpdateDateTime", kind: FieldType::Time },
+        Field { name: "assignedTo", kind: FieldType::Text },
+        Field { name: "status", kind: FieldType::Enumeration(&["active", "resolved"]) },
+    ];
+
+    fn holds(filter: &str, at: &str, assigned_to: Option<&str>, status: &str) -> bool {
+        let filter = Filter::parse(filter, FIELDS).unwrap();
+        filter.holds(&|name| match name {
+            "lastUpdateDateTime" => Operand::Time(at.parse().unwrap()),
+            "assignedTo" => Operand::Text(assigned_to.map(str::to_owned)),
+            _ => Operand::Text(Some(status.to_owned())),
+        })
+    }
+
+    #[test]
+    fn windows_are_exact_to_a_tick() {
+        let window = "lastUpdateDateTime ge 2026-11-22T09:00:00Z and lastUpdateDateTime lt 2026-11-22T09:00:01Z";
+        assert!(holds(window, "2026-11-22T09:00:00Z", None, "active"));
+        assert!(holds(window, "2026-11-22T09:00:00.9999999Z", None, "active"));
+        assert!(!holds(window, "2026-11-22T09:00:01Z", None, "active"));
+        assert!(!holds(window, "2026-11-22T08:59:59.9999999Z", None, "active"));
+    }
+
+    #[test]
+    fn and_binds_closer_than_or() {
+        let filter = "status eq 'resolved' or status eq 'active' and assignedTo eq 'a'";
+        assert!(holds(filter, "2026-01-01T00:00:00Z", None, "resolved"));
+        assert!(!holds(filter, "2026-01-01T00:00:00Z", None, "active"));
+        let filter = "(status eq 'resolved' or status eq 'active') and assignedTo eq 'a'";
+        assert!(!holds(filter, "2026-01-01T00:00:00Z", None, "resolved"));
+        assert!(holds(filter, "2026-01-01T00:00:00Z", Some("a"), "active"));
+    }
+
+    #[test]
+    fn quotes_are_doubled_and_null_is_not_text() {
+        assert!(holds("assignedTo eq 'O''Brien (a)'", "2026-01-01T00:00:00Z", Some("O'Brien (a)"), "active"));
+        assert!(holds("assignedTo eq null", "2026-01-01T00:00:00Z", None, "active"));
+        assert!(holds("assignedTo ne 'x'", "2026-01-01T00:00:00Z", None, "active"));
+        assert!(!holds("assignedTo ne null", "2026-01-01T00:00:00Z", None, "active"));
+    }
+
+    #[test]
+    fn what_the_service_would_refuse_is_refused() {
+        for bad in [
+            "",
+            "status",
+            "status eq",
+            "status eq active",
+            "status eq 'nonsense'",
+            "status ge 'active'",
+            "status EQ 'active'",
+            "status eq 'active",
+            "(status eq 'active'",
+            "status eq 'active')",
+            "status eq 'active' status eq 'active'",
+            "displayName eq 'x'",
+            "contains(displayName,'x')",
+            "not status eq 'active'",
+            "lastUpdateDateTime ge '2026-11-22T09:00:00Z'",
+            "lastUpdateDateTime ge 2026-11-22",
+            "lastUpdateDateTime ge 2026-11-22T09:00:00",
+            "lastUpdateDateTime ge 2026-11-22T09:00:00.12345678Z",
+            "lastUpdateDateTime ge 2026-11-22T09:00:00 00:00",
+        ] {
+            assert!(Filter::parse(bad, FIELDS).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn counts_are_plain_numbers() {
+        assert_eq!(count("$top", "50"), Ok(50));
+        for bad in ["", "-1", "+5", "1.0", "x"] {
+            assert!(count("$top", bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -2,5 +2,6 @@
 
 mod admin;
 mod aws;
+mod consent;
 mod local;
 mod tokens;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod aws;
+mod consent;
 mod local;
 mod rotation;
 mod tokens;

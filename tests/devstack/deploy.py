@@ -80,6 +80,7 @@ ONLY_CHECKED = {
     "AWS::Lambda::Version",
     "AWS::S3::BucketPolicy",
     "AWS::SQS::QueuePolicy",
+    "AWS::SecretsManager::RotationSchedule",
 }
 # Types whose `Ref` moto resolves to something that is no text; this attribute has the same value.
 REF_IS_ATTRIBUTE = {"AWS::Events::EventBus": "Name"}
@@ -388,7 +389,11 @@ def deploy(template, values, client):
         questions[f"{name}expression"] = properties["ScheduleExpression"]
         questions[f"{name}input"] = properties["Target"].get("Input", "{}")
 
-    functions = by_type(expanded, "AWS::Lambda::Function")
+    functions = {
+        name: one
+        for name, one in by_type(expanded, "AWS::Lambda::Function").items()
+        if "Condition" not in one or condition(one["Condition"], expanded, values)
+    }
     stand_ins = dict(secrets)
     for alias, function in aliases.items():
         stand_ins[alias] = {"Fn::Sub": f"${{{function}.Arn}}:{expanded['Resources'][alias]['Properties']['Name']}"}

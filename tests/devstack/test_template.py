@@ -44,7 +44,10 @@ ROUTES = {
         ("POST", "/tenants/{tenant_id}/pause"),
         ("POST", "/tenants/{tenant_id}/resume"),
     },
+    "SecretRotation": set(),
 }
+# Called by name and not by alias.
+WITHOUT_ALIAS = {"SecretRotation"}
 
 # The configuration that each function reads, and no more.
 CALLS_MICROSOFT = {"APP_CREDENTIAL_SECRET_ID", "MICROSOFT_CLOUD"}
@@ -72,6 +75,7 @@ ENVIRONMENT = {
     "TenantAdmin": EVERYWHERE
     | CALLS_MICROSOFT
     | {"EVENT_BUS_NAME", "INCIDENT_BUCKET", "PUBLIC_BASE_URL", "SYNC_QUEUE_URL"},
+    "SecretRotation": EVERYWHERE | CALLS_MICROSOFT | {"HOME_TENANT_ID", "ROTATION_CREDENTIAL_SECRET_ID"},
 }
 
 # What each function may do with our data: (action, where).
@@ -106,6 +110,11 @@ RIGHTS = {
         ("events:PutEvents", "EventBus"),
         ("s3:PutObject", "IncidentBucket/receipts/*"),
     },
+    "SecretRotation": {
+        ("secretsmanager:" + one, "AppCredential")
+        for one in ("DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage")
+    }
+    | {("secretsmanager:GetSecretValue", "RotationCredentialSecretArn")},
 }
 LEADING_KEYS = {
     "ConsentCallback": {"INVITATION#*", "ATTEMPT#*", "TENANT#*", "CREDENTIAL"},
@@ -113,6 +122,7 @@ LEADING_KEYS = {
     "IncidentFetch": {"TENANT#*", "CREDENTIAL"},
     "IncidentDispatch": {"TENANT#*"},
     "TenantAdmin": {"TENANT#*", "INVITATION#*", "ATTEMPT#*", "CREDENTIAL"},
+    "SecretRotation": None,
 }
 CREDENTIAL_POLICIES = {"AppCredentialPolicy", "AppSigningPolicy", "AppFederationPolicy"}
 DATA = {"Table": "AWS::DynamoDB::Table", "IncidentBucket": "AWS::S3::Bucket", "DataKey": "AWS::KMS::Key"}
@@ -124,6 +134,10 @@ def many(value):
 
 def where(resource):
     """`Table` for its ARN, `Table/index/due` for something below it."""
+    if "Fn::If" in resource:
+        resource = resource["Fn::If"][1]
+    if "Ref" in resource:
+        return resource["Ref"]
     if "Fn::Sub" in resource:
         return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", resource["Fn::Sub"])
     return resource["Fn::GetAtt"][0]
@@ -194,7 +208,9 @@ class Template(unittest.TestCase):
 
     def test_the_permission_to_invoke_is_for_one_route_each(self):
         scopes, aliases = [], deploy.aliases_of(self.expanded)
-        for name, permission in self.of("AWS::Lambda::Permission").items():
+        permissions = self.of("AWS::Lambda::Permission")
+        del permissions["SecretRotationPermission"]
+        for name, permission in permissions.items():
             self.assertEqual(permission["Principal"], "apigateway.amazonaws.com", name)
             self.assertEqual(permission["Action"], "lambda:InvokeFunction", name)
             text, given = permission["SourceArn"]["Fn::Sub"]
@@ -237,6 +253,8 @@ class Template(unittest.TestCase):
             "SWEEP_DAYS": {"Ref": "SweepDays"},
             "DELIVERY_FORMAT": {"Ref": "DeliveryFormat"},
             "LOG_LEVEL": {"Ref": "LogLevel"},
+            "HOME_TENANT_ID": {"Ref": "HomeTenantId"},
+            "ROTATION_CREDENTIAL_SECRET_ID": {"Ref": "RotationCredentialSecretArn"},
         }
         for name, function in self.of("AWS::Lambda::Function").items():
             for variable, value in function["Environment"]["Variables"].items():
@@ -273,8 +291,8 @@ class Template(unittest.TestCase):
             self.assertEqual(function["TracingConfig"], {"Mode": "Active"}, name)
             self.assertEqual((function["Runtime"], function["Architectures"]), ("provided.al2023", ["arm64"]), name)
             self.assertEqual(function["MemorySize"], 512 if name == "IncidentFetch" else 256, name)
-            behind_queue_or_schedule = name in ("IncidentFetch", "IncidentDispatch")
-            self.assertEqual(function["Timeout"], 60 if behind_queue_or_schedule else 29, name)
+            slow = {"IncidentFetch": 60, "IncidentDispatch": 60, "SecretRotation": 300}
+            self.assertEqual(function["Timeout"], slow.get(name, 29), name)
             self.assertEqual(function["LoggingConfig"]["LogFormat"], "JSON", name)
             self.assertEqual(function["LoggingConfig"]["LogGroup"], {"Ref": f"{name}Logs"}, name)
             self.assertEqual(function["KmsKeyArn"], {"Fn::GetAtt": ["DataKey", "Arn"]}, name)
@@ -301,7 +319,7 @@ class Template(unittest.TestCase):
 
     def test_only_production_deploys_by_canary_and_rolls_back_on_errors(self):
         groups = self.of("AWS::CodeDeploy::DeploymentGroup")
-        self.assertEqual(len(groups), len(ROUTES))
+        self.assertEqual(len(groups), len(set(ROUTES) - WITHOUT_ALIAS))
         for name, group in groups.items():
             condition, canary, at_once = group["DeploymentConfigName"]["Fn::If"]
             self.assertEqual(condition, "IsProd", name)
@@ -329,7 +347,9 @@ class Template(unittest.TestCase):
             self.assertEqual(role["ManagedPolicyArns"], [{"Ref": "FunctionPolicy"}], function)
 
     def test_the_credential_is_for_those_that_call_microsoft(self):
+        # The rotation has rights of its own.
         callers = [f"{name}Role" for name, names in ENVIRONMENT.items() if CALLS_MICROSOFT <= names]
+        callers.remove("SecretRotationRole")
         policies = self.of("AWS::IAM::ManagedPolicy")
         self.assertEqual({name for name, policy in policies.items() if policy.get("Roles")}, CREDENTIAL_POLICIES)
         for name in CREDENTIAL_POLICIES:
@@ -348,6 +368,28 @@ class Template(unittest.TestCase):
                 if (needs := self.resources[name].get("Condition")) and deploy.condition(needs, self.expanded, values)
             }
             self.assertEqual(there, wanted, mode)
+
+    def test_only_secrets_manager_rotates_and_only_the_app_credential(self):
+        secret = {"Fn::If": ["CreatesAppCredential", {"Ref": "AppCredential"}, {"Ref": "AppCredentialSecretArn"}]}
+        permission = self.resources["SecretRotationPermission"]["Properties"]
+        self.assertEqual(permission["Principal"], "secretsmanager.amazonaws.com")
+        self.assertEqual((permission["SourceArn"], permission["SourceAccount"]), (secret, {"Ref": "AWS::AccountId"}))
+        schedule = self.resources["SecretRotationSchedule"]["Properties"]
+        self.assertEqual(schedule["SecretId"], secret)
+        self.assertEqual(schedule["RotationLambdaARN"], {"Fn::GetAtt": ["SecretRotation", "Arn"]})
+        self.assertIs(schedule["RotateImmediatelyOnUpdate"], False)
+        function = self.source["Resources"]["SecretRotation"]["Properties"]
+        self.assertEqual(function["ReservedConcurrentExecutions"]["Fn::If"][:2], ["ReservesConcurrency", 1])
+        (change, _, _) = self.resources["SecretRotationRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+        (allowed,) = change["Condition"]["StringEquals"].values()
+        self.assertTrue(allowed["Fn::Sub"].endswith(":function:" + function["FunctionName"]["Fn::Sub"]))
+
+    def test_without_a_credential_of_its_own_there_is_no_rotation(self):
+        parts = {name for name in self.expanded["Resources"] if name.startswith("SecretRotation")}
+        self.assertGreater(len(parts), 8)
+        for name in parts:
+            self.assertEqual(self.resources[name].get("Condition"), "RotatesSecret", name)
+        self.assertFalse(deploy.condition("RotatesSecret", self.expanded, self.values))
 
     def test_the_federated_token_is_for_entra_only(self):
         (statement,) = self.of("AWS::IAM::ManagedPolicy")["AppFederationPolicy"]["PolicyDocument"]["Statement"]

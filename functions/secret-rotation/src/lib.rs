@@ -130,6 +130,9 @@ impl App {
                 Step::SetSecret => "nothing: Entra set the value itself",
                 Step::TestSecret => self.test(&secret, &token, deadline).await?,
                 Step::FinishSecret => {
+                    if self.vault.pending(&secret, &token).await?.is_none() {
+                        return Err(Error::Internal("there is no pending value to make current".into()));
+                    }
                     self.vault.make_current(&secret, &token, current.as_deref()).await?;
                     "the new version is current"
                 }
@@ -170,13 +173,16 @@ impl App {
     }
 
     async fn test(&self, secret: &str, token: &str, deadline: Deadline) -> Result<&'static str> {
-        let pending = self.vault.pending(secret, token).await?;
-        let pending = pending.ok_or_else(|| Error::Internal("there is no pending value to test".into()))?;
-        let pending = usable(&pending, token)?;
+        // When a schedule is set up, Secrets Manager tries this step alone, before there is anything new.
+        let value = match self.vault.pending(secret, token).await? {
+            Some(pending) => pending,
+            None => self.vault.current(secret).await?,
+        };
+        let credential = usable(&value, token)?;
         let mut wait = FIRST_WAIT;
         loop {
             let home = &self.config.home_tenant;
-            match self.endpoint.app_token(home, Surface::Graph, &pending, deadline).await {
+            match self.endpoint.app_token(home, Surface::Graph, &credential, deadline).await {
                 Ok(_) => return Ok("the new secret gets tokens"),
                 Err(Error::CredentialRejected) if deadline.left() > wait * 2 => {
                     tracing::info!(wait_seconds = wait.as_secs(), "Entra does not know the new secret yet");

@@ -336,6 +336,16 @@ async fn a_secret_that_gets_no_token_never_becomes_current() {
 }
 
 #[tokio::test]
+async fn a_schedule_is_set_up_with_a_test_before_there_is_anything_new() {
+    let world = World::start(None, true).await;
+    let pending = Version { value: None, stages: BTreeSet::from(["AWSPENDING".to_owned()]) };
+    world.road.versions.lock().unwrap().insert("trial".to_owned(), pending);
+    assert_eq!(world.step("testSecret", "trial").await, Ok(json!({})));
+    assert_eq!(world.step("finishSecret", "trial").await.unwrap_err(), "internal");
+    assert_eq!(world.current_secret(), "first");
+}
+
+#[tokio::test]
 async fn events_that_secrets_manager_would_not_send_are_refused_without_a_change() {
     let world = World::start(None, true).await;
     assert_eq!(world.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");

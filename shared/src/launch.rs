@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig};
+use futures_util::{FutureExt, future::BoxFuture};
 use tracing::{Instrument, level_filters::LevelFilter};
 
 use crate::{
@@ -53,10 +54,12 @@ impl Invocation {
     }
 
     /// Runs `work` in a span that gives its log lines the request's id.
-    pub async fn frame<T>(&self, work: impl Future<Output = T>) -> T {
+    ///
+    /// Boxed as `dyn` and no `async fn`, whose future would hold `work`: the compiler's measuring of a whole function in
+    /// one future runs out of depth.
+    pub fn frame<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
         let span = tracing::info_span!("invocation", request_id = self.request_id);
-        // Boxed, because the compiler's measuring of a whole function in one future runs out of depth.
-        Box::pin(work.instrument(span)).await
+        work.instrument(span).boxed()
     }
 
     /// Runs the work of a JSON route: bounded by the deadline, refused without an IAM caller, its outcome logged, its

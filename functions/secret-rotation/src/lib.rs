@@ -10,7 +10,6 @@ mod vault;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,12 +81,15 @@ struct RotationBody {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 enum Step {
-    CreateSecret,
-    SetSecret,
-    TestSecret,
-    FinishSecret,
+    #[serde(rename = "createSecret")]
+    Create,
+    #[serde(rename = "setSecret")]
+    Set,
+    #[serde(rename = "testSecret")]
+    Test,
+    #[serde(rename = "finishSecret")]
+    Finish,
 }
 
 impl App {
@@ -105,7 +107,7 @@ impl App {
         invocation
             .frame(async {
                 let deadline = invocation.deadline;
-                let outcome = deadline.run(self.step(event, deadline).boxed()).await;
+                let outcome = deadline.run(Box::pin(self.step(event, deadline))).await;
                 outcome.map_err(|error| {
                     let (code, _) = error.code();
                     let reason = error.reason().map(Reason::as_str);
@@ -125,11 +127,11 @@ impl App {
         let done = match self.vault.standing(&secret, configured, &token).await? {
             Standing::Finished => "nothing: the version is current already",
             Standing::Pending { current } => match step {
-                Step::CreateSecret => self.create(&secret, &token, deadline).await?,
+                Step::Create => self.create(&secret, &token, deadline).await?,
                 // Entra has known the value since it was created.
-                Step::SetSecret => "nothing: Entra set the value itself",
-                Step::TestSecret => self.test(&secret, &token, deadline).await?,
-                Step::FinishSecret => {
+                Step::Set => "nothing: Entra set the value itself",
+                Step::Test => self.test(&secret, &token, deadline).await?,
+                Step::Finish => {
                     if self.vault.pending(&secret, &token).await?.is_none() {
                         return Err(Error::Internal("there is no pending value to make current".into()));
                     }

@@ -1,7 +1,7 @@
 //! The secret's versions and stages in Secrets Manager.
 
 use aws_config::SdkConfig;
-use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::{Client, operation::get_secret_value::GetSecretValueError};
 use shared::{
     entra::secret::Secret,
     error::{Error, Result},
@@ -108,7 +108,7 @@ impl Vault {
             .set_version_id(version.map(str::to_owned));
         match Box::pin(get.send()).await {
             Ok(answer) => Ok(answer.secret_string.map(Secret::new)),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => Ok(None),
+            Err(error) if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) => Ok(None),
             Err(error) => Err(Error::aws("secretsmanager:GetSecretValue", &error)),
         }
     }

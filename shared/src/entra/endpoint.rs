@@ -188,7 +188,6 @@ impl TokenEndpoint {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let grant = Grant::ClientCredentials { tenant, surface };
-        // Boxed for the compiler, which gives up on futures that lie too deep.
         let reply = self.ask(&grant, credential, Tries::Two, deadline).boxed().await?;
         self.accept(reply, tenant, surface, credential)
     }

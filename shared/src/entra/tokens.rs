@@ -35,8 +35,8 @@ const RENEWAL: Duration = Duration::from_secs(5);
 /// How long a token that could not be renewed is used before the next try.
 const QUIET: SignedDuration = SignedDuration::from_secs(30);
 
-// The futures of these calls are boxed: those of the AWS SDK lie deep, and the compiler gives up on callers that nest them
-// further.
+// The futures of these calls are boxed as `dyn`: they hold the AWS SDK's, and the compiler runs out of depth in whoever
+// nests them further.
 
 /// The token client that all functions share.
 ///
@@ -145,7 +145,7 @@ impl Tokens {
 
     /// The application's id, from the credential.
     pub async fn client_id(&self, deadline: Deadline) -> Result<String> {
-        Ok(self.inner.custody.loaded(deadline).boxed().await?.current.client_id().to_owned())
+        Ok(self.inner.custody.loaded(deadline).await?.current.client_id().to_owned())
     }
 
     /// Redeems the authorization code of a sign-in at `authority` (`organizations` or a tenant) for its ID token, which is
@@ -161,7 +161,7 @@ impl Tokens {
         code_verifier: &Secret,
         deadline: Deadline,
     ) -> Result<Secret> {
-        let loaded = self.inner.custody.loaded(deadline).boxed().await?;
+        let loaded = self.inner.custody.loaded(deadline).await?;
         let grant = Grant::AuthorizationCode { authority, code, redirect_uri, code_verifier };
         self.inner.ask(&grant, loaded, deadline).boxed().await?.0.into_id_token()
     }

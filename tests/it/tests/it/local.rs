@@ -151,8 +151,18 @@ impl Local {
     pub(crate) async fn objects(&self, prefix: &str) -> Vec<String> {
         let client =
             aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&self.aws).force_path_style(true).build());
-        let listed = client.list_objects_v2().bucket(&self.bucket).prefix(prefix).send().await.unwrap();
+        let listed = client.list_objects_v2().max_keys(1000).bucket(&self.bucket).prefix(prefix).send().await.unwrap();
         listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
+    }
+}
+
+impl Local {
+    /// What an object holds.
+    pub(crate) async fn object(&self, key: &str) -> Vec<u8> {
+        let client =
+            aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&self.aws).force_path_style(true).build());
+        let object = client.get_object().bucket(&self.bucket).key(key).send().await.unwrap();
+        object.body.collect().await.unwrap().to_vec()
     }
 }
 

@@ -4,4 +4,5 @@ mod admin;
 mod aws;
 mod consent;
 mod local;
+mod sync;
 mod tokens;

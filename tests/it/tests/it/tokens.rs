@@ -147,8 +147,10 @@ async fn token(State(book): State<Arc<Mutex<Book>>>, Path(tenant): Path<String>,
         None => tokio::time::sleep(Duration::from_millis(30)).await,
     }
     let token = format!("e30.{}.signature", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
-    axum::Json(json!({"token_type": "Bearer", "expires_in": lifetime, "access_token": token, "id_token": "an.id.token"}))
-        .into_response()
+    axum::Json(
+        json!({"token_type": "Bearer", "expires_in": lifetime, "access_token": token, "id_token": "an.id.token"}),
+    )
+    .into_response()
 }
 
 /// One deployment: its clock, its AWS, its Entra. Each [`World::process`] is a function's process of its own.
@@ -387,7 +389,10 @@ async fn a_rotation_under_load_fails_nobody() {
         caller.await.unwrap().unwrap();
     }
     assert_eq!(world.aws.calls("GetSecretValue"), 2, "read again once for all");
-    assert_eq!(world.registry().credential_permit(world.clock.now()).await, Ok(shared::registry::breaker::Permit::Closed));
+    assert_eq!(
+        world.registry().credential_permit(world.clock.now()).await,
+        Ok(shared::registry::breaker::Permit::Closed)
+    );
 }
 
 #[tokio::test]
@@ -655,7 +660,10 @@ mod issuance {
         let _guard = tracing::subscriber::set_default(logs.subscriber(&deployment.world.clock));
         let (status, body, headers) = deployment.post(&format!("/tenants/{A}/token"), "").await;
         assert_eq!(status, 200);
-        assert_eq!((headers["cache-control"].as_str(), headers["content-type"].as_str()), (Some("no-store"), Some("application/json")));
+        assert_eq!(
+            (headers["cache-control"].as_str(), headers["content-type"].as_str()),
+            (Some("no-store"), Some("application/json"))
+        );
         let token = body["access_token"].as_str().unwrap();
         assert_eq!(
             body,
@@ -738,7 +746,10 @@ mod issuance {
         assert_eq!((status, problem["reason"].as_str()), (409, Some("disabled_by_customer")));
         entra.script(A, Script::Answer(429, vec![("retry-after", "7".into())], String::new()));
         let (status, problem, headers) = deployment.post(&path, "").await;
-        assert_eq!((status, problem["code"].as_str(), headers["retry-after"].as_str()), (503, Some("throttled"), Some("7")));
+        assert_eq!(
+            (status, problem["code"].as_str(), headers["retry-after"].as_str()),
+            (503, Some("throttled"), Some("7"))
+        );
         assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("throttled"));
         deployment.world.pass(8);
         entra.script(A, Script::Claims(json!({"roles": []})));

@@ -171,9 +171,7 @@ impl World {
     pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
         let events = self.local.events().await;
         let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
-        changes
-            .map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()))
-            .collect()
+        changes.map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone())).collect()
     }
 
     /// The lines of the audit so far.

@@ -15,6 +15,7 @@ pub mod event;
 pub mod http;
 pub mod incidents;
 pub mod launch;
+pub mod onboarding;
 pub mod queue;
 pub mod registry;
 pub mod telemetry;

@@ -26,6 +26,9 @@ const LONGEST: usize = 2048;
 /// CloudWatch namespace of all metrics.
 const NAMESPACE: &str = "Mandate";
 
+/// The target of events that are records, not remarks: audit and metrics. They are written at any level.
+pub const RECORD: &str = "record";
+
 /// Where lines go.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
@@ -101,6 +104,10 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        // Spans give lines of any level their request and their tenant.
+        if metadata.target() == RECORD || (metadata.is_span() && is_ours(metadata.target())) {
+            return true;
+        }
         // What libraries say below a warning is theirs to say, and may hold what nobody should read.
         let most = if is_ours(metadata.target()) { self.level } else { self.level.min(LevelFilter::WARN) };
         *metadata.level() <= most
@@ -189,7 +196,7 @@ pub fn embedded(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&
 /// Writes metrics on a line of their own; see [`embedded`].
 pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
     let embedded_metrics = embedded(now, tenant_id, values);
-    tracing::info!(embedded_metrics, "metrics");
+    tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
 #[cfg(test)]
@@ -236,6 +243,17 @@ mod tests {
     }
 
     #[test]
+    fn audit_and_metrics_are_written_at_any_level() {
+        let lines = lines(LevelFilter::ERROR, || {
+            metrics("2026-11-22T10:00:00Z".parse().unwrap(), None, &[("Delivered", "Count", 2.0)]);
+            tracing::info!(target: RECORD, audit = true, "issued");
+            tracing::info!("not shown");
+        });
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1]["audit"], true);
+    }
+
+    #[test]
     fn libraries_are_quiet_below_a_warning_at_any_level() {
         let lines = lines(LevelFilter::TRACE, || {
             tracing::trace!(target: "aws_smithy_runtime", "body");
@@ -244,5 +262,15 @@ mod tests {
         });
         let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(messages, ["shown", "ours"]);
+    }
+
+    #[test]
+    fn lines_of_every_level_name_their_request() {
+        let lines = lines(LevelFilter::ERROR, || {
+            let _request = tracing::info_span!("invocation", request_id = "r-1").entered();
+            tracing::error!("shown");
+            tracing::info!("not shown");
+        });
+        assert_eq!((lines.len(), &lines[0]["request_id"]), (1, &json!("r-1")));
     }
 }

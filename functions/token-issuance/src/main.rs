@@ -1,1 +1,26 @@
-fn main() {}
+//! `token-issuance`: hands out a checked app-only access token for one onboarded tenant.
+
+use std::process::ExitCode;
+
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
+use shared::{clock::Clock, event::Invocation, http::Outbound, launch};
+use token_issuance::{App, Config};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), ExitCode> {
+    let config = launch::configure(Config::read)?;
+    let outbound = Outbound::new().map_err(fatal)?;
+    let app = &App::new(config, &launch::aws().await, outbound, Clock::system());
+    let serve = service_fn(move |event: LambdaEvent<Value>| async move {
+        let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
+        let answer = app.handle(event.payload, invocation).await;
+        answer.map_err(|failure| Diagnostic { error_type: failure.code.into(), error_message: failure.detail })
+    });
+    lambda_runtime::run(serve).await.map_err(fatal)
+}
+
+fn fatal(error: impl std::fmt::Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,200 @@
+//! Hands out access tokens: for tenants that are registered and active, to callers that IAM knows, never without a line in
+//! the audit.
+
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::{
+    clock::Clock,
+    config::{Microsoft, Variables},
+    entra::{
+        TenantId,
+        tokens::{AccessToken, Tokens},
+    },
+    error::{Error, Reason, Result},
+    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
+    http::{Deadline, Outbound},
+    incidents::{Surface, SurfaceChoice},
+    registry::{Registry, tenants::Tenant},
+    telemetry,
+};
+
+/// How old a token without the role that is needed may be, before Entra is asked whether that still holds.
+const ROLELESS: SignedDuration = SignedDuration::from_secs(30);
+
+/// The function's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The neighbours at Microsoft, and our credential there.
+    pub microsoft: Microsoft,
+    /// The DynamoDB table.
+    pub table_name: String,
+    /// The surfaces that tokens are handed out for.
+    pub incident_api: SurfaceChoice,
+}
+
+impl Config {
+    /// Reads it; `None` has been noted as a fault.
+    pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
+        let microsoft = variables.microsoft();
+        let table_name = variables.required("TABLE_NAME");
+        let incident_api = variables.incident_api();
+        Some(Self { microsoft: microsoft?, table_name: table_name?, incident_api })
+    }
+}
+
+/// The function: requests in, tokens out.
+pub struct App {
+    incident_api: SurfaceChoice,
+    registry: Registry,
+    tokens: Tokens,
+    clock: Clock,
+}
+
+/// What a direct call says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DirectBody {
+    tenant_id: String,
+    resource: Option<String>,
+}
+
+/// What the body of a request may say.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestBody {
+    resource: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TokenBody<'a> {
+    token_type: &'static str,
+    access_token: &'a str,
+    expires_in: i64,
+    expires_at: Timestamp,
+    tenant_id: TenantId,
+    resource: Surface,
+    /// Null for a token that cannot be looked into.
+    roles: Option<&'a [String]>,
+}
+
+impl App {
+    /// Wires the function to its neighbours.
+    pub fn new(config: Config, aws: &SdkConfig, outbound: Outbound, clock: Clock) -> Self {
+        let registry = Registry::new(aws, config.table_name);
+        let tokens = Tokens::new(&config.microsoft, outbound, aws, registry.clone(), clock.clone());
+        Self { incident_api: config.incident_api, registry, tokens, clock }
+    }
+
+    /// Answers one event: a request of the HTTP API, or a direct call.
+    ///
+    /// # Errors
+    /// The failure of a direct call; a request's failure is an answer.
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
+        invocation
+            .frame(async {
+                match Event::recognise(event) {
+                    Event::Http(request) => {
+                        let work = self.request(&request, &invocation);
+                        Ok(invocation.json_route(&self.clock, &request, work).await.into_value())
+                    }
+                    Event::Direct(call) => self.direct(call, &invocation).await.map_err(|error| {
+                        let (code, _) = error.code();
+                        tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
+                        Failure::from(error)
+                    }),
+                    Event::Queue(_) => Err(Error::InvalidRequest("This function takes no messages.".into()).into()),
+                }
+            })
+            .await
+    }
+
+    async fn request(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
+        let caller = request.caller()?;
+        let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), request.segments().as_slice()) else {
+            return Err(Error::NotFound);
+        };
+        let tenant = tenant.parse().map_err(|_| Error::NotFound)?;
+        request.parameters(&[])?;
+        let body = if request.body.is_empty() {
+            RequestBody::default()
+        } else {
+            request.json(r#"at most "resource": "graph" or "defender""#)?
+        };
+        let token = self.issue(tenant, body.resource.as_deref(), &caller.user_arn, invocation.deadline).await?;
+        Ok(HttpResponse::json(200, &token))
+    }
+
+    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value> {
+        let call: DirectBody = serde_json::from_value(call).map_err(|_| {
+            Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
+        })?;
+        let tenant = call.tenant_id.parse().map_err(|_| Error::NotFound)?;
+        let issue = self.issue(tenant, call.resource.as_deref(), "direct", invocation.deadline);
+        invocation.deadline.run(issue).await
+    }
+
+    async fn issue(
+        &self,
+        tenant_id: TenantId,
+        resource: Option<&str>,
+        caller: &str,
+        deadline: Deadline,
+    ) -> Result<Value> {
+        let asked = resource.map(str::parse::<Surface>).transpose();
+        let asked = asked.map_err(|()| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
+        let tenant = self.registry.active_tenant(&tenant_id).await?;
+        let surface = asked.unwrap_or(tenant.api);
+        if surface != tenant.api && !self.incident_api.candidates().contains(&surface) {
+            return Err(Error::InvalidRequest("This deployment does not use that `resource`.".into()));
+        }
+        let token = self.usable_token(&tenant, surface, deadline).await?;
+        let now = self.clock.now();
+        let body = TokenBody {
+            token_type: "Bearer",
+            access_token: token.expose(),
+            expires_in: token.expires_at().duration_since(now).as_secs(),
+            expires_at: whole_second(token.expires_at()),
+            tenant_id,
+            resource: surface,
+            roles: token.roles(),
+        };
+        tracing::info!(
+            target: telemetry::RECORD,
+            audit = true,
+            caller,
+            tenant_id = %tenant_id,
+            resource = surface.as_str(),
+            roles = token.roles().map(|roles| roles.join(" ")),
+            expires_at = %body.expires_at,
+            token_id_sha256 = token.id_hash(),
+            "access token issued"
+        );
+        Ok(json!(body))
+    }
+
+    /// A token with a role that reads incidents, if there is one to be had.
+    async fn usable_token(&self, tenant: &Tenant, surface: Surface, deadline: Deadline) -> Result<Arc<AccessToken>> {
+        let usable = |token: &AccessToken| token.roles().is_none_or(|roles| surface.readable_with(roles));
+        let token = self.tokens.access_token(&tenant.tenant_id, surface, deadline).await?;
+        if usable(&token) {
+            return Ok(token);
+        }
+        let token = self.tokens.confirmed_access_token(&tenant.tenant_id, surface, ROLELESS, deadline).await?;
+        if usable(&token) {
+            return Ok(token);
+        }
+        if surface == tenant.api {
+            return Err(Error::Refused(Reason::RoleMissing));
+        }
+        let detail = format!("The tenant has not consented to a role of {surface}. Its `api` is {}.", tenant.api);
+        Err(Error::Conflict { detail, reason: Some(Reason::RoleMissing) })
+    }
+}
+
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}

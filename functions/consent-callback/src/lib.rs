@@ -45,6 +45,9 @@ use crate::{
 /// The cookie that ties a browser to its attempt. The prefix makes the browser keep it to this host, and to https.
 const COOKIE: &str = "__Host-mandate";
 
+/// Segments that stand where an invitation could, and are none.
+const RETURNS: [&str; 2] = ["callback", "result"];
+
 const CALLBACK: &str = "/consent/callback";
 const RESULT: &str = "/consent/result";
 
@@ -177,8 +180,8 @@ impl Call<'_> {
         let (allowed, known) = match (self.request.method.as_str(), segments.as_slice()) {
             ("GET", ["consent", "callback"]) => return self.callback().await,
             ("GET" | "HEAD", ["consent", "result"]) => return self.result().await,
-            ("GET" | "HEAD", ["consent", token]) => return self.invitation(token).await,
-            ("POST", ["consent", token]) if !["callback", "result"].contains(token) => return self.begin(token).await,
+            ("GET" | "HEAD", ["consent", token]) if !RETURNS.contains(token) => return self.invitation(token).await,
+            ("POST", ["consent", token]) if !RETURNS.contains(token) => return self.begin(token).await,
             (_, ["consent", "callback"]) => ("GET", true),
             (_, ["consent", "result"]) => ("GET, HEAD", true),
             (_, ["consent", _]) => ("GET, HEAD, POST", true),

@@ -1,1 +1,1 @@
-//! The tests lie in `tests/it/`: one binary for all of them.
+//! Nothing of its own: the tests are in `tests/it`.

@@ -40,8 +40,8 @@ pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
 pub(crate) const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
 const CLIENT_SECRET: &str = "canary-client-secret";
 
-/// The port of the one server, which ends when its standard input does, and so with this process.
-async fn server() -> u16 {
+/// The port of the one local AWS, which ends when its standard input does, and so with this process.
+pub(crate) async fn server() -> u16 {
     static SERVER: OnceCell<(u16, Child)> = OnceCell::const_new();
     let start = async || {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("devstack").join("aws_server.py");

@@ -1,0 +1,7 @@
+//! Onboarding, by the handler as a browser sees it; each link of the chain is broken once.
+
+mod chain;
+mod forged;
+mod onboarding;
+mod pages;
+mod world;

@@ -1,0 +1,71 @@
+//! What somebody makes up costs nothing and says nothing.
+
+use super::world::{ADMIN, CONTOSO, World, request};
+
+#[tokio::test]
+async fn junk_is_refused_before_anything_is_asked() {
+    let world = World::new().await;
+    let deaf = world.without_aws();
+    let cookie = format!("__Host-mandate={}", "A".repeat(43));
+    let state = "B".repeat(43);
+    for (cookie, query) in [
+        (None, format!("code=c&state={state}")),
+        (Some(cookie.as_str()), format!("code=c&state={state}")),
+        (Some(&cookie), "code=c".into()),
+        (Some(&cookie), String::new()),
+        (Some(&cookie), format!("admin_consent=True&tenant={CONTOSO}&state={state}")),
+        (Some(&cookie), format!("admin_consent=True&tenant={CONTOSO}&state={state}&error=access_denied")),
+        (Some(&cookie), format!("code=c&state={state}&state={state}")),
+        (Some("__Host-mandate=<script>"), format!("code=c&state={state}")),
+        (Some("mandate=x"), format!("code=c&state={state}")),
+    ] {
+        let reply = request(&deaf, "GET", &format!("/consent/callback?{query}"), cookie, &[]).await;
+        reply.says(400, "does not belong together");
+    }
+    request(&deaf, "GET", "/consent/result", None, &[]).await.says(400, "does not belong together");
+    request(&deaf, "GET", "/consent/abc", None, &[]).await.says(404, "no such invitation");
+    request(&deaf, "POST", "/consent/abc", None, &[]).await.says(404, "no such invitation");
+    let cross_site = [("sec-fetch-site", "cross-site")];
+    request(&deaf, "POST", &format!("/consent/{}", "A".repeat(64)), None, &cross_site).await.says(403, "another site");
+    assert!(world.sim.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_pair_that_fits_but_was_never_given_out_is_refused() {
+    use shared::registry::attempts::{BrowserSecret, Step};
+    let world = World::new().await;
+    let secret: BrowserSecret = "A".repeat(43).parse().unwrap();
+    let cookie = format!("__Host-mandate={}", secret.expose());
+    let url = format!("/consent/callback?code=c&state={}", secret.state(Step::SignIn));
+    request(&world.app, "GET", &url, Some(&cookie), &[]).await.says(400, "does not belong together");
+    request(&world.app, "GET", "/consent/result", Some(&cookie), &[]).await.says(400, "does not belong together");
+    assert!(world.sim.calls().is_empty());
+}
+
+#[tokio::test]
+async fn text_from_outside_is_never_shown_or_logged() {
+    let world = World::new().await;
+    let link = world.invite("Contoso", None).await;
+    let mut browser = world.browser();
+    let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
+    let state = back.split(['?', '&']).find(|part| part.starts_with("state=")).unwrap();
+    for payload in
+        ["%3Cscript%3Ealert(1)%3C/script%3E", "%0d%0aset-cookie:x=canary", "AADSTS65004canary", "javascript:canary"]
+    {
+        for query in [
+            format!("error={payload}&error_description={payload}&{state}"),
+            format!("error=access_denied&error_description={payload}&error_uri={payload}&{state}"),
+            format!("error=access_denied&error_subcode={payload}&tenant={payload}&scope={payload}&{state}"),
+            format!("admin_consent={payload}&tenant={payload}&{state}"),
+            format!("code={payload}&state={payload}&next={payload}"),
+        ] {
+            let reply = browser.get(&format!("/consent/callback?{query}")).await;
+            assert!(reply.status >= 400, "{reply:?}");
+            let shown = format!("{:?} {}", reply.headers, reply.body).to_lowercase();
+            assert!(!shown.contains("canary") && !shown.contains("<script") && !shown.contains("alert("), "{shown}");
+        }
+    }
+    assert!(!world.logged().contains("canary") && !world.logged().contains("alert(1)"));
+    // None of it used the sign-in up.
+    browser.get(&back).await.location();
+}

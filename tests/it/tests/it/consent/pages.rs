@@ -1,0 +1,83 @@
+//! Every page and redirect leaves with the strictest headers, in the reader's language.
+
+use super::world::{ADMIN, CONTOSO, Reply, World};
+
+fn is_strict(reply: &Reply) {
+    let policy = &reply.headers["content-security-policy"];
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(policy.contains("base-uri 'none'") && !policy.contains("form-action") && !policy.contains("unsafe"));
+    for (name, value) in
+        [("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
+    {
+        assert_eq!(reply.headers[name], value);
+    }
+    assert!(reply.headers["strict-transport-security"].starts_with("max-age="));
+    assert!(!reply.body.contains("<script") && !reply.body.contains("src="), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn pages_and_redirects_are_strict_and_unknown_ones_say_so() {
+    let world = World::new().await;
+    let link = world.invite("Contoso <&>", None).await;
+    let mut browser = world.browser();
+    let page = browser.get(&link).await;
+    is_strict(&page);
+    assert!(
+        page.body.contains("Northwind &#60;SOC&#62;") && page.body.contains("Contoso &#60;&#38;&#62;"),
+        "{}",
+        page.body
+    );
+    let head = browser.send("HEAD", &link, &[]).await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    is_strict(&head);
+    is_strict(&browser.post(&link).await);
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("GET", "/consent", 404),
+        ("GET", "/consent/a/b", 404),
+        ("POST", "/consent/callback", 405),
+        ("POST", "/consent/result", 405),
+        ("DELETE", "/consent/x", 405),
+        ("HEAD", "/consent/callback", 405),
+        ("GET", "/consent/callback", 400),
+    ] {
+        let reply = browser.send(method, path, &[]).await;
+        assert_eq!(reply.status, status, "{method} {path}");
+        is_strict(&reply);
+    }
+}
+
+#[tokio::test]
+async fn the_reader_s_language_is_spoken() {
+    let world = World::new().await;
+    let link = world.invite("Contoso", Some(CONTOSO)).await;
+    let german = [("accept-language", "de-CH,de;q=0.9,en;q=0.5")];
+    let page = world.browser().send("GET", &link, &german).await;
+    page.says(200, "bittet um Einsicht");
+    assert!(page.body.contains("<html lang=\"de\">") && page.body.contains(CONTOSO));
+    assert_eq!(page.headers["content-language"], "de");
+}
+
+#[tokio::test]
+async fn looking_at_the_result_does_nothing_by_head() {
+    let world = World::new().await;
+    world.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
+    let link = world.invite("Contoso", Some(CONTOSO)).await;
+    let mut browser = world.browser();
+    browser.walk(&link, CONTOSO, ADMIN).await.says(200, "still spreading");
+    world.advance(60);
+    let before = world.token_requests();
+    assert_eq!(browser.send("HEAD", "/consent/result", &[]).await.status, 200);
+    assert_eq!(world.token_requests(), before);
+}
+
+#[tokio::test]
+async fn the_defender_surface_names_its_own_permission_and_roles() {
+    let world = World::with(&[("INCIDENT_API", "defender")]).await;
+    let link = world.invite("Contoso", None).await;
+    let page = world.browser().get(&link).await;
+    assert!(
+        page.body.contains("Incident.Read.All of Microsoft Defender")
+            && page.body.contains("Cloud Application Administrator")
+    );
+}

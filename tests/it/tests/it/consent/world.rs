@@ -1,0 +1,312 @@
+//! A deployment, a customer's directory, and browsers that walk between them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aws_lc_rs::rand::SystemRandom;
+use consent_callback::{App, Config};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use shared::{
+    clock::Clock,
+    config,
+    entra::TenantId,
+    event::Invocation,
+    http::{Deadline, Outbound},
+    registry::{
+        Registry,
+        invitations::{Invitation, InvitationToken},
+        tenants::Tenant,
+    },
+    telemetry::JsonLines,
+};
+use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
+use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::local::{CLIENT_ID, Local};
+
+pub(crate) const BASE: &str = "https://partner.example.com";
+pub(crate) const CONTOSO: &str = "11111111-2222-4333-8444-abcdefabcdef";
+pub(crate) const FABRIKAM: &str = "22222222-2222-4333-8444-abcdefabcdef";
+pub(crate) const ADMIN: &str = "admin@contoso.example";
+pub(crate) const CLERK: &str = "clerk@contoso.example";
+pub(crate) const READ: &str = "SecurityIncident.Read.All";
+
+/// A deployment and its neighbours.
+pub(crate) struct World {
+    pub(crate) app: App,
+    pub(crate) local: Local,
+    pub(crate) sim: Sim,
+    pub(crate) clock: Clock,
+    pub(crate) registry: Registry,
+    log: Arc<Mutex<Vec<u8>>>,
+    _logging: DefaultGuard,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u64,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) cookies: Vec<String>,
+    pub(crate) body: String,
+}
+
+/// A browser: one cookie at most.
+pub(crate) struct Browser<'a> {
+    world: &'a World,
+    pub(crate) cookie: Option<String>,
+}
+
+fn tenant(tenant_id: &str, domain: &str) -> TenantSeed {
+    let user = |name: &str, wids: &[&str]| User {
+        name: format!("{name}@{domain}"),
+        oid: String::new(),
+        wids: wids.iter().map(|role| (*role).to_owned()).collect(),
+    };
+    TenantSeed {
+        tenant_id: tenant_id.into(),
+        domain: domain.into(),
+        display_name: domain.into(),
+        users: vec![user("admin", &[GLOBAL_ADMINISTRATOR]), user("clerk", &[])],
+        ..TenantSeed::default()
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With further variables of the environment.
+    pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
+        let local = Local::start().await;
+        let sim = local.sim.clone();
+        sim.register_app(sim::App {
+            client_id: CLIENT_ID.into(),
+            display_name: "Partner".into(),
+            home_tenant_id: "33333333-2222-4333-8444-abcdefabcdef".into(),
+            client_secrets: sim.client_secrets(CLIENT_ID),
+            redirect_uris: vec![format!("{BASE}/consent/callback")],
+            requested_roles: vec![READ.into()],
+            wids: true,
+            ..sim::App::default()
+        });
+        sim.add_tenant(tenant(CONTOSO, "contoso.example"));
+        sim.add_tenant(tenant(FABRIKAM, "fabrikam.example"));
+        // A time of day without a fraction, far from any real one: what reads another clock is found out.
+        let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
+        sim.clock().freeze(start);
+        let clock = Clock::by_hand(start);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = JsonLines::new(LevelFilter::DEBUG, clock.clone(), log.clone());
+        let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines));
+        let app = app(&local, &local.aws, &clock, variables);
+        let registry = Registry::new(&local.aws, local.table.clone());
+        Self { app, local, sim, clock, registry, log, _logging: logging }
+    }
+
+    /// The same deployment where AWS does not answer: whatever asks it fails.
+    pub(crate) fn without_aws(&self) -> App {
+        let nowhere = self.local.aws.to_builder().endpoint_url("http://127.0.0.1:9").build();
+        app(&self.local, &nowhere, &self.clock, &[])
+    }
+
+    /// Lets time go by for us and for Microsoft.
+    pub(crate) fn advance(&self, seconds: i64) {
+        let by = SignedDuration::from_secs(seconds);
+        self.clock.advance(by);
+        self.sim.clock().advance(by);
+    }
+
+    /// Makes an invitation; the path of its link.
+    pub(crate) async fn invite(&self, customer: &str, expected_tenant: Option<&str>) -> String {
+        self.invite_for(customer, expected_tenant, 168).await
+    }
+
+    pub(crate) async fn invite_for(&self, customer: &str, expected_tenant: Option<&str>, hours: i64) -> String {
+        let token = InvitationToken::generate(&SystemRandom::new()).unwrap();
+        let expected = expected_tenant.map(|tenant| tenant.parse().unwrap());
+        let valid_for = SignedDuration::from_hours(hours);
+        let invitation = Invitation::new(&token, customer.into(), expected, self.clock.now(), valid_for);
+        self.registry.create_invitation(&invitation).await.unwrap();
+        format!("/consent/{}", token.expose())
+    }
+
+    pub(crate) async fn invitation(&self, link: &str) -> Invitation {
+        let token: InvitationToken = link.strip_prefix("/consent/").unwrap().parse().unwrap();
+        self.registry.invitation(&token.invitation_id()).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn tenant(&self, tenant: &str) -> Option<Tenant> {
+        self.registry.tenant(&id(tenant)).await.unwrap()
+    }
+
+    pub(crate) async fn change_tenant(&self, tenant: &str, mut change: impl FnMut(&mut Tenant)) {
+        let tenant = id(tenant);
+        let changed = self.registry.change_tenant(&tenant, |tenant| {
+            change(tenant);
+            Ok(())
+        });
+        changed.await.unwrap();
+    }
+
+    pub(crate) fn browser(&self) -> Browser<'_> {
+        Browser { world: self, cookie: None }
+    }
+
+    /// Onboards Contoso by its administrator, for a customer.
+    pub(crate) async fn onboard(&self, customer: &str) {
+        let link = self.invite(customer, None).await;
+        let mut browser = self.browser();
+        browser.walk(&link, CONTOSO, ADMIN).await;
+        assert_eq!(self.tenant(CONTOSO).await.unwrap().status.as_str(), "active");
+    }
+
+    /// `from` and `to` of each change of status since it was last asked.
+    pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
+        let events = self.local.events().await;
+        let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
+        changes
+            .map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()))
+            .collect()
+    }
+
+    /// The lines of the audit so far.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let lines = self.logged();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["audit"] == true).collect()
+    }
+
+    /// All that was logged.
+    pub(crate) fn logged(&self) -> String {
+        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
+    }
+
+    /// How many token requests Contoso had.
+    pub(crate) fn token_requests(&self) -> usize {
+        self.sim.calls().iter().filter(|call| call.path == format!("/{CONTOSO}/oauth2/v2.0/token")).count()
+    }
+}
+
+pub(crate) fn id(tenant: &str) -> TenantId {
+    tenant.parse().unwrap()
+}
+
+fn app(local: &Local, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    let microsoft = local.microsoft();
+    let lookup = |name: &str| {
+        let given = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        given.or_else(|| match name {
+            "APP_CREDENTIAL_SECRET_ID" => Some(microsoft.app_credential_secret_id.clone()),
+            "TABLE_NAME" => Some(local.table.clone()),
+            "EVENT_BUS_NAME" => Some(local.bus.clone()),
+            "PUBLIC_BASE_URL" => Some(BASE.into()),
+            "PARTNER_NAME" => Some("Northwind <SOC>".into()),
+            "ENTRA_AUTHORITY_HOST" => Some(local.sim.entra_url().into()),
+            "GRAPH_ENDPOINT" => Some(local.sim.graph_url().into()),
+            "DEFENDER_ENDPOINT" => Some(local.sim.defender_url().into()),
+            _ => None,
+        })
+    };
+    let read = config::load(&lookup, Config::read).unwrap();
+    App::new(read, aws, Outbound::new().unwrap(), clock.clone(), Arc::new(SystemRandom::new()))
+}
+
+/// Hands an app a request as API Gateway does.
+pub(crate) async fn request(
+    app: &App,
+    method: &str,
+    url: &str,
+    cookie: Option<&str>,
+    headers: &[(&str, &str)],
+) -> Reply {
+    let path_and_query = url.strip_prefix(BASE).unwrap_or(url);
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let headers: BTreeMap<_, _> = headers.iter().copied().collect();
+    let mut event = json!({
+        "version": "2.0", "rawPath": path, "rawQueryString": query, "headers": headers,
+        "requestContext": {"http": {"method": method, "path": path}, "domainName": "x.example.com", "stage": "$default"},
+        "body": "", "isBase64Encoded": true,
+    });
+    if let Some(cookie) = cookie {
+        event["cookies"] = json!([cookie]);
+    }
+    let deadline = Deadline::within(Duration::from_secs(20));
+    let answer = app.handle(event, Invocation { request_id: "r-1".into(), deadline }).await.unwrap();
+    Reply {
+        status: answer["statusCode"].as_u64().unwrap(),
+        headers: serde_json::from_value(answer["headers"].clone()).unwrap(),
+        cookies: serde_json::from_value(answer.get("cookies").cloned().unwrap_or(json!([]))).unwrap(),
+        body: answer["body"].as_str().unwrap().to_owned(),
+    }
+}
+
+impl Reply {
+    pub(crate) fn location(&self) -> &str {
+        assert_eq!(self.status, 303, "{self:?}");
+        &self.headers["location"]
+    }
+
+    pub(crate) fn title(&self) -> &str {
+        self.body.split_once("<h1>").and_then(|(_, rest)| rest.split_once("</h1>")).map_or("", |(title, _)| title)
+    }
+
+    pub(crate) fn says(&self, status: u64, title: &str) {
+        assert_eq!((self.status, self.title().contains(title)), (status, true), "{title}: {self:?}");
+    }
+
+    /// Where the button leads.
+    pub(crate) fn link(&self) -> String {
+        let (_, rest) = self.body.split_once("class=\"button\" href=\"").unwrap();
+        rest.split_once('"').unwrap().0.replace("&#38;", "&").replace("&amp;", "&")
+    }
+}
+
+impl Browser<'_> {
+    pub(crate) async fn get(&mut self, url: &str) -> Reply {
+        self.send("GET", url, &[]).await
+    }
+
+    pub(crate) async fn post(&mut self, url: &str) -> Reply {
+        self.send("POST", url, &[("sec-fetch-site", "same-origin")]).await
+    }
+
+    pub(crate) async fn send(&mut self, method: &str, url: &str, headers: &[(&str, &str)]) -> Reply {
+        let reply = request(&self.world.app, method, url, self.cookie.as_deref(), headers).await;
+        if let Some(cookie) = reply.cookies.first() {
+            self.cookie = cookie.split(';').next().map(str::to_owned);
+        }
+        reply
+    }
+
+    /// Presses the form's button and signs in at Microsoft: the URL that the browser is sent back to.
+    pub(crate) async fn sign_in(&mut self, link: &str, tenant: &str, user: &str) -> String {
+        let authorize = self.post(link).await.location().to_owned();
+        self.world.sim.sign_in(&authorize, tenant, user).unwrap()
+    }
+
+    /// Signs in and follows back: the URL of the consent page.
+    pub(crate) async fn to_consent(&mut self, link: &str, tenant: &str, user: &str) -> String {
+        let back = self.sign_in(link, tenant, user).await;
+        self.get(&back).await.location().to_owned()
+    }
+
+    /// All the way to our callback after consent, as the person decides.
+    pub(crate) async fn decide(&mut self, link: &str, tenant: &str, user: &str, decision: Decision) -> String {
+        let consent = self.to_consent(link, tenant, user).await;
+        self.world.sim.consent(&consent, tenant, user, decision).unwrap()
+    }
+
+    /// All the way to the result.
+    pub(crate) async fn walk(&mut self, link: &str, tenant: &str, user: &str) -> Reply {
+        let back = self.decide(link, tenant, user, Decision::Accept).await;
+        let result = self.get(&back).await.location().to_owned();
+        self.get(&result).await
+    }
+}

@@ -13,8 +13,8 @@ use crate::error::StackError;
 use crate::functions::tail;
 use crate::paths;
 
-/// The environment's interpreter.
-pub(crate) async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
+/// The environment's interpreter; the environment is made first where it is missing or out of date.
+pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
     let wanted = std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
     let state = paths::state();

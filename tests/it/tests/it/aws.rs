@@ -181,7 +181,8 @@ fn web_identity_token(body: &[u8]) -> Response {
 }
 
 async fn forward(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Response {
-    let mut request = shared.outbound.post(format!("http://127.0.0.1:{}/", crate::local::server()).parse().unwrap());
+    let mut request =
+        shared.outbound.post(format!("http://127.0.0.1:{}/", crate::local::server().await).parse().unwrap());
     for name in ["x-amz-target", "content-type", "authorization", "x-amz-date"] {
         if let Some(value) = headers.get(name) {
             request = request.header(name, value);

@@ -1,8 +1,16 @@
 //! Whole handlers in this process, against AWS and Microsoft on loopback.
 
+#[cfg(test)]
 mod admin;
+#[cfg(test)]
 mod aws;
+#[cfg(test)]
 mod consent;
+#[cfg(test)]
 mod local;
+#[cfg(test)]
 mod rotation;
+#[cfg(test)]
+mod sync;
+#[cfg(test)]
 mod tokens;

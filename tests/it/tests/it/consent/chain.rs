@@ -66,7 +66,9 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
     let logged = world.logged();
     let code = query(&signed_in, "code");
     let secret = browser.cookie.as_deref().unwrap().split_once('=').unwrap().1.to_owned();
-    for hidden in [code.as_str(), &secret, &first_state, link.strip_prefix("/consent/").unwrap(), "canary-client-secret"] {
+    for hidden in
+        [code.as_str(), &secret, &first_state, link.strip_prefix("/consent/").unwrap(), "canary-client-secret"]
+    {
         assert!(!logged.contains(hidden), "{hidden} is in the log");
     }
 }

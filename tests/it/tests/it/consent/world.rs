@@ -86,6 +86,9 @@ impl World {
     pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
         let local = Local::start().await;
         let sim = local.sim.clone();
+        // A time of day without a fraction, far from any real one: what reads another clock is found out.
+        let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
+        sim.clock().freeze(start);
         sim.register_app(sim::App {
             client_id: CLIENT_ID.into(),
             display_name: "Partner".into(),
@@ -98,9 +101,6 @@ impl World {
         });
         sim.add_tenant(tenant(CONTOSO, "contoso.example"));
         sim.add_tenant(tenant(FABRIKAM, "fabrikam.example"));
-        // A time of day without a fraction, far from any real one: what reads another clock is found out.
-        let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
-        sim.clock().freeze(start);
         let clock = Clock::by_hand(start);
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = JsonLines::new(LevelFilter::DEBUG, clock.clone(), log.clone());
@@ -171,9 +171,7 @@ impl World {
     pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
         let events = self.local.events().await;
         let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
-        changes
-            .map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()))
-            .collect()
+        changes.map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone())).collect()
     }
 
     /// The lines of the audit so far.
@@ -279,6 +277,7 @@ impl Browser<'_> {
 
     pub(crate) async fn send(&mut self, method: &str, url: &str, headers: &[(&str, &str)]) -> Reply {
         let reply = request(&self.world.app, method, url, self.cookie.as_deref(), headers).await;
+        assert!(reply.status < 500, "{}", self.world.logged());
         if let Some(cookie) = reply.cookies.first() {
             self.cookie = cookie.split(';').next().map(str::to_owned);
         }

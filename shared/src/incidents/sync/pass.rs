@@ -12,33 +12,75 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    incidents::question::{Question, Span},
+    incidents::{
+        Surface,
+        question::{Question, Span},
+        record::Record,
+        version::{Verdict, judge},
+    },
     registry::jobs::Job,
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
 const READINGS: usize = 3;
 
-/// What is known of an outage while windows fail.
+/// The most requests of a pass, from the first failure on, while nothing at all could be read.
+const MOST_IN_VAIN: u32 = 7;
+
+/// What is known while windows fail.
 #[derive(Debug, Default)]
 struct Trouble {
     /// Windows that fail, none within another.
     failing: Vec<Span>,
-    /// Whether any window was read since the trouble began.
+    /// Whether any row was read since the trouble began.
     anything_read: bool,
+    /// Requests since then.
+    asked: u32,
+    /// What failed last.
+    last: Option<Error>,
+    /// The window that is known to fail and begins where the pass stands.
+    bad: Option<Span>,
+    /// Where a list without alerts could be had: the seconds of the rows that were not delivered yet.
+    rows: Option<BTreeSet<Timestamp>>,
 }
 
 impl Trouble {
     fn add(&mut self, span: Span) {
-        self.failing.retain(|failing| {
-            !(failing.from <= span.from && span.to.is_some_and(|to| failing.to.is_none_or(|end| to <= end)))
-        });
+        let within = |failing: &Span| {
+            failing.from <= span.from
+                && (failing.to.is_none() || span.to.is_some_and(|to| failing.to.is_some_and(|end| to <= end)))
+        };
+        self.failing.retain(|failing| !within(failing));
         self.failing.push(span);
     }
 
-    /// Three disjoint windows fail and none can be read: that is not one bad record.
+    /// Three disjoint windows fail and nothing can be read: that is not one bad record.
     fn is_outage(&self) -> bool {
         !self.anything_read && self.failing.len() >= 3
+    }
+
+    /// What to give up with, if much was asked and nothing could be read.
+    fn in_vain(&self) -> Option<Error> {
+        let in_vain = self.bad.is_some() && !self.anything_read && self.asked >= MOST_IN_VAIN;
+        in_vain.then(|| self.last.clone()).flatten()
+    }
+
+    /// Notes that everything before `at` was read: what is bad lies behind it.
+    fn passed(&mut self, at: Timestamp) {
+        self.bad = self.bad.and_then(|bad| bad.to.is_some_and(|to| at < to).then_some(Span { from: at, to: bad.to }));
+    }
+
+    /// Where to cut the bad window, as a number of seconds from its beginning; none where it is one second long.
+    fn cut(&self) -> Option<i64> {
+        let bad = self.bad?;
+        let length = bad.seconds().filter(|seconds| *seconds > 1)?;
+        let rows: Vec<&Timestamp> = self.rows.iter().flatten().filter(|row| bad.contains(**row)).collect();
+        let seconds = match rows[..] {
+            [] => length / 2,
+            [only] => only.as_second() - bad.from.as_second(),
+            _ => rows[rows.len() / 2].as_second() - bad.from.as_second(),
+        };
+        Some(seconds.clamp(1, length - 1))
     }
 }
 
@@ -74,7 +116,8 @@ impl Worker<'_> {
                     let whole = self.is_whole(&reading, &question);
                     self.first_was_whole.get_or_insert(whole);
                     if let Some(trouble) = &mut trouble {
-                        trouble.anything_read = true;
+                        trouble.anything_read |= reading.rows > 0;
+                        trouble.asked += 1;
                     }
                     if !whole && span.seconds() != Some(1) {
                         width = Some(narrowed(span, now, &reading.times(), question.top));
@@ -98,8 +141,15 @@ impl Worker<'_> {
                         return Ok(Stop::Done);
                     };
                     at = to;
+                    if let Some(trouble) = &mut trouble {
+                        trouble.passed(at);
+                        width = trouble.cut().or(trouble.bad.map(|_| 1)).or(width);
+                    }
                     if !self.keep(at, width, job.as_deref()).await? {
                         return Ok(Stop::Overtaken);
+                    }
+                    if let Some(error) = trouble.as_ref().and_then(Trouble::in_vain) {
+                        return Err(error);
                     }
                 }
                 Err(error) if is_transient(&error) => {
@@ -109,13 +159,15 @@ impl Worker<'_> {
                         let less = narrowed(span, now, &reading.times(), question.top);
                         return Ok(self.pause(at, Some(less), job.is_none()));
                     }
-                    let step = self.descend(span, now, &mut trouble, error).await?;
-                    match step {
+                    let trouble = trouble.get_or_insert_default();
+                    trouble.last = Some(error.clone());
+                    match self.descend(span, now, trouble).await? {
                         Descent::Again => {}
                         Descent::Narrower(narrower) => width = Some(narrower),
-                        Descent::Past(to) => {
-                            width = Some(1);
-                            at = to;
+                        Descent::Past(to) => (at, width) = (to, span.seconds()),
+                        Descent::GiveUp(narrower) => {
+                            self.pause(at, narrower, job.is_none());
+                            return Err(error);
                         }
                     }
                     self.pause(at, width, job.is_none());
@@ -163,52 +215,72 @@ impl Worker<'_> {
         self.sync.registry.commit_feed(self.lease).await
     }
 
-    /// What to do about a window that cannot be read.
-    async fn descend(
-        &mut self,
-        span: Span,
-        now: Timestamp,
-        trouble: &mut Option<Trouble>,
-        error: Error,
-    ) -> Result<Descent> {
-        let Some(trouble) = trouble else {
-            // Once more, and then only if anything at all can be read of this tenant.
-            *trouble = Some(Trouble::default());
+    /// What to do about a window that cannot be read: once more, and then, if anything at all can be read of this tenant,
+    /// less and less of it, until what is bad stands alone.
+    async fn descend(&mut self, span: Span, now: Timestamp, trouble: &mut Trouble) -> Result<Descent> {
+        trouble.asked += 1;
+        if trouble.asked == 1 {
             return Ok(Descent::Again);
-        };
-        if trouble.failing.is_empty() && !trouble.anything_read {
-            self.alive().await.map_err(|_| error.clone())?;
         }
+        let end = span.to.unwrap_or_else(|| ceil(now) + SignedDuration::from_secs(1));
+        let closed = Span { from: span.from, to: Some(end) };
         trouble.add(span);
-        if trouble.is_outage() {
-            return Err(error);
-        }
-        let length = span.to.unwrap_or_else(|| ceil(now)).as_second() - span.from.as_second();
-        if length <= 1 {
-            if !trouble.anything_read {
-                return Err(error);
+        trouble.bad = Some(closed);
+        if trouble.asked == 2 {
+            if self.alive().await.is_err() {
+                return Ok(Descent::GiveUp(span.seconds()));
             }
-            let second = Span { from: span.from, to: Some(span.from + SignedDuration::from_secs(1)) };
-            self.one_by_one(second).await?;
-            return Ok(Descent::Past(span.from + SignedDuration::from_secs(1)));
+            trouble.rows = self.seconds_of_new_rows(span).await?;
+            trouble.asked += 1;
         }
-        let half = length / 2;
+        let Some(cut) = trouble.cut() else {
+            if trouble.is_outage() {
+                return Ok(Descent::GiveUp(Some(1)));
+            }
+            self.one_by_one(closed).await?;
+            trouble.bad = None;
+            return Ok(Descent::Past(end));
+        };
         if !trouble.anything_read {
-            // The other half tells one bad record from an outage.
-            let middle = span.from + SignedDuration::from_secs(half);
-            let other = Span { from: middle, to: span.to };
+            // The other part tells one bad record from an outage.
+            let other = Span { from: span.from + SignedDuration::from_secs(cut), to: span.to };
+            trouble.asked += 1;
             let mut reading = Reading::default();
             match self.read(&Question::of(other, self.surface), &mut reading).await {
-                Ok(()) => trouble.anything_read = true,
+                Ok(()) => {}
                 Err(failure) if is_transient(&failure) => trouble.add(other),
                 Err(failure) => return Err(failure),
             }
+            trouble.anything_read |= reading.rows > 0;
             self.flush().await?;
-            if trouble.is_outage() {
-                return Err(error);
+            if trouble.is_outage() || trouble.in_vain().is_some() {
+                return Ok(Descent::GiveUp(Some(cut)));
             }
         }
-        Ok(Descent::Narrower(half))
+        Ok(Descent::Narrower(cut))
+    }
+
+    /// The seconds of last update of what is not delivered yet, where the surface lists without alerts and does so now.
+    async fn seconds_of_new_rows(&mut self, span: Span) -> Result<Option<BTreeSet<Timestamp>>> {
+        if self.surface != Surface::Graph {
+            return Ok(None);
+        }
+        let question = Question { alerts: false, ..Question::of(span, self.surface) };
+        self.take_call()?;
+        let tenant = self.tenant.tenant_id;
+        let Ok(mut listing) = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await else {
+            return Ok(None);
+        };
+        let mut seconds = BTreeSet::new();
+        while let Ok(Some(row)) = listing.next().await {
+            let Ok(record) = Record::read(&row, &tenant, false) else { continue };
+            let surface = self.surface;
+            let known = self.known(&record.incident_id).await?;
+            if let Verdict::New { .. } = judge(known, &record, surface) {
+                seconds.insert(floor(record.last_updated));
+            }
+        }
+        Ok(listing.end().ok().filter(|end| !end.more).map(|_| seconds))
     }
 
     /// A small question whose answer is empty: whether the tenant can be asked at all.
@@ -300,6 +372,8 @@ enum Descent {
     Narrower(i64),
     /// It was read as far as it can be: go on from here.
     Past(Timestamp),
+    /// Nothing can be read now; the next pass begins with this width.
+    GiveUp(Option<i64>),
 }
 
 /// How a second that is too full is cut in time of creation.

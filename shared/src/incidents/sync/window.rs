@@ -7,6 +7,9 @@ use super::super::question::Span;
 /// How full an answer should be: room is left for what changes meanwhile.
 const FULLNESS: f64 = 0.7;
 
+/// Within how many seconds rows count as having changed at once.
+const CLUMP: i64 = 2;
+
 /// An instant's whole second.
 pub fn floor(instant: Timestamp) -> Timestamp {
     Timestamp::from_second(instant.as_second() - i64::from(instant.subsec_nanosecond() < 0)).unwrap_or(instant)
@@ -65,6 +68,11 @@ pub fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i6
     let half = (length / 2).max(1);
     let (Some(first), Some(last)) = (shown.iter().min(), shown.iter().max()) else { return half };
     let shown_seconds = (last.as_second() - first.as_second()).max(1);
+    let before = first.as_second() - span.from.as_second();
+    if shown_seconds <= CLUMP && before > 0 {
+        // They all changed at once. That says nothing about what lies before, and so the cut goes right between.
+        return before.min(length - 1).max(1);
+    }
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let density = shown.len() as f64 / shown_seconds as f64;
     #[expect(clippy::cast_possible_truncation, reason = "an estimate, bounded below")]
@@ -143,7 +151,8 @@ mod tests {
             let mut width = length;
             let shown: Vec<Timestamp> = rows.into_iter().map(at).collect();
             for _ in 0..64 {
-                let next = narrowed(span(0, Some(width)), at(length), &shown, 50);
+                let inside: Vec<Timestamp> = shown.iter().copied().filter(|row| *row < at(width)).collect();
+                let next = narrowed(span(0, Some(width)), at(length), &inside, 50);
                 prop_assert!(next >= 1 && (next < width || width == 1));
                 width = next;
             }

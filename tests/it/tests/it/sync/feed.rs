@@ -50,7 +50,7 @@ impl Line {
 }
 
 pub(super) fn start_of_test() -> Timestamp {
-    "2026-11-22T10:00:00Z".parse().unwrap()
+    "2027-01-16T10:00:00Z".parse().unwrap()
 }
 
 pub(super) fn tenant() -> TenantId {

@@ -41,7 +41,7 @@ async fn changes_are_delivered_once_each_and_told_as_what_they_are() {
 async fn a_line_is_what_the_interface_says_and_lies_under_its_day() {
     for surface in SURFACES {
         let feed = Feed::start(surface).await;
-        let last_update = "2026-11-21T23:59:59.9089300Z".parse().unwrap();
+        let last_update = "2027-01-15T23:59:59.9089300Z".parse().unwrap();
         let id = feed.put_seed(IncidentSeed {
             display_name: "zero\u{200b}width ü \u{1f600}".into(),
             last_update: Some(last_update),
@@ -54,15 +54,15 @@ async fn a_line_is_what_the_interface_says_and_lies_under_its_day() {
         let [line] = &lines[..] else { panic!("one line, not {}", lines.len()) };
         let json = &line.json;
         assert_eq!(json["schema"], "incident/1");
-        assert_eq!(json["key"], format!("{TENANT}/{id}/2026-11-21T23:59:59.90893Z"));
+        assert_eq!(json["key"], format!("{TENANT}/{id}/2027-01-15T23:59:59.90893Z"));
         assert_eq!(json["tenant_id"], TENANT);
         assert_eq!(json["incident_id"], id);
         assert_eq!(json["change"], "created");
         assert_eq!(json["api"], surface.as_str());
-        assert_eq!(json["last_updated"], "2026-11-21T23:59:59.90893Z");
+        assert_eq!(json["last_updated"], "2027-01-15T23:59:59.90893Z");
         assert!(json["fetched_at"].as_str().unwrap().ends_with('Z'));
         assert_eq!(json["incident"]["alerts"].as_array().unwrap().len(), 2);
-        assert!(line.object.starts_with(&format!("incidents/tenant_id={TENANT}/date=2026-11-21/")));
+        assert!(line.object.starts_with(&format!("incidents/tenant_id={TENANT}/date=2027-01-15/")));
         assert!(line.object.ends_with(".ndjson.gz"));
         let events = feed.local.events().await;
         let [(detail_type, detail)] = &events[..] else { panic!("one event, not {events:?}") };
@@ -70,7 +70,7 @@ async fn a_line_is_what_the_interface_says_and_lies_under_its_day() {
         assert_eq!(
             detail,
             &json!({"tenant_id": TENANT, "bucket": feed.local.bucket, "object": line.object, "count": 1,
-                    "from": "2026-11-21T23:59:59.90893Z", "to": "2026-11-21T23:59:59.90893Z"})
+                    "from": "2027-01-15T23:59:59.90893Z", "to": "2027-01-15T23:59:59.90893Z"})
         );
     }
 }

@@ -143,6 +143,7 @@ impl Stack {
         progress.step("deploying infra/template.yaml");
         let mut parameters = options.parameters;
         parameters.entry("PartnerName".to_owned()).or_insert_with(|| "Litware Security".to_owned());
+        parameters.entry("PublicBaseUrl".to_owned()).or_insert_with(|| api_url.clone());
         let deployment = aws.deploy(&python, &parameters).await?;
         aws.tap(&deployment.resources.event_bus).await?;
         let redirect_uri = format!("{api_url}/consent/callback");
@@ -157,7 +158,7 @@ impl Stack {
         for deployed in &deployment.functions {
             let path = binaries.get(&deployed.binary).cloned();
             let path = path.ok_or_else(|| unknown("binary", &deployed.binary))?;
-            let environment = environment(deployed, &api_url, &aws, &microsoft, &options.environment);
+            let environment = environment(deployed, &aws, &microsoft, &options.environment);
             let pool = Pool::new(spec(deployed, path, environment), Arc::clone(&runtime), Arc::clone(&logs));
             by_name.insert(deployed.name.clone(), pool);
         }
@@ -432,13 +433,9 @@ fn spec(deployed: &DeployedFunction, path: PathBuf, environment: BTreeMap<String
 }
 
 /// What Lambda sets, what the template sets, the local AWS, the simulator's hosts, and what the caller adds.
-///
-/// The template takes an https address as `PublicBaseUrl` and otherwise leaves the API's own; here that is http, so
-/// `PUBLIC_BASE_URL` is filled in where the template leaves it empty.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>
 fn environment(
     deployed: &DeployedFunction,
-    api_url: &str,
     aws: &Aws,
     microsoft: &Microsoft,
     extra: &BTreeMap<String, BTreeMap<String, String>>,
@@ -460,9 +457,6 @@ fn environment(
     .map(|(name, value)| (name.to_owned(), value))
     .collect::<BTreeMap<_, _>>();
     environment.extend(deployed.environment.clone());
-    if let Some(url) = environment.get_mut("PUBLIC_BASE_URL").filter(|url| url.is_empty()) {
-        api_url.clone_into(url);
-    }
     let aws = aws.function_environment();
     environment.extend(aws.map(|(name, value)| (name.to_owned(), value.to_owned())));
     if deployed.binary != "incident-dispatch" {

@@ -55,7 +55,8 @@ impl Invocation {
     /// Runs `work` in a span that gives its log lines the request's id.
     pub async fn frame<T>(&self, work: impl Future<Output = T>) -> T {
         let span = tracing::info_span!("invocation", request_id = self.request_id);
-        work.instrument(span).await
+        // Boxed, because the compiler's measuring of a whole function in one future runs out of depth.
+        Box::pin(work.instrument(span)).await
     }
 
     /// Runs the work of a JSON route: bounded by the deadline, refused without an IAM caller, its outcome logged, its
@@ -68,7 +69,7 @@ impl Invocation {
     ) -> HttpResponse {
         let begun = clock.now();
         let outcome = match request.caller() {
-            Ok(_) => self.deadline.run(work).await,
+            Ok(_) => self.deadline.run(Box::pin(work)).await,
             Err(error) => Err(error),
         };
         let duration_ms = clock.now().duration_since(begun).as_millis();

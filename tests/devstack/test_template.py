@@ -84,6 +84,7 @@ RIGHTS = {
     | {
         ("dynamodb:Query", "Table/index/listing"),
         ("s3:PutObject", "IncidentBucket/incidents/*"),
+        ("s3:PutObject", "IncidentBucket/ocsf/*"),
         ("s3:PutObject", "IncidentBucket/quarantine/*"),
         ("events:PutEvents", "EventBus"),
     }

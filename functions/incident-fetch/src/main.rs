@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use incident_fetch::{App, Config};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
-use shared::{clock::Clock, event::Invocation, launch};
+use shared::{clock::Clock, event::Invocation, http::Outbound, launch};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -13,7 +13,8 @@ async fn main() -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let app = &App::new(config, &launch::aws().await, Clock::system());
+    let Ok(outbound) = Outbound::new() else { return ExitCode::FAILURE };
+    let app = &App::new(config, &launch::aws().await, outbound, Clock::system());
     let ended = lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
         app.handle(event.payload, invocation)

@@ -107,8 +107,8 @@ impl App {
         let mut worker = Worker::new(&self.sync, &tenant, &mut lease, deadline);
         let outcome = self.run(&mut worker, message.kind, job_id.as_deref()).await;
         let tally = worker.tally;
-        let after = self.after(&tenant, &mut lease, outcome, tally);
-        self.conclude(message, job_id, &tenant, &mut lease, tally, after.await?).await
+        let after = self.after(&tenant, &mut lease, outcome, tally).await?;
+        self.conclude(message, job_id, &tenant, &lease, tally, after).await
     }
 
     /// The tenant, if it is to be worked on.
@@ -231,7 +231,9 @@ impl App {
             }
             // Every tenant's polls stay due; the breaker keeps them from Entra until the credential is good again.
             Err(Error::CredentialRejected) => After { stop: None, due_at: None, outcome: "credential_rejected" },
-            Err(Error::TenantNotActive(_) | Error::NotFound) => After { stop: None, due_at: None, outcome: "not_active" },
+            Err(Error::TenantNotActive(_) | Error::NotFound) => {
+                After { stop: None, due_at: None, outcome: "not_active" }
+            }
             Err(Error::DeadlineExceeded) => After { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" },
             Err(error @ (Error::Upstream { .. } | Error::Unreachable { .. })) => {
                 lease.feed.failures = lease.feed.failures.saturating_add(1);
@@ -274,7 +276,7 @@ impl App {
         message: &SyncMessage,
         job_id: Option<String>,
         tenant: &Tenant,
-        lease: &mut Lease,
+        lease: &Lease,
         tally: Tally,
         after: After,
     ) -> Result<()> {

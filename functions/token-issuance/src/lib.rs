@@ -114,7 +114,8 @@ impl App {
 
     async fn request(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let caller = request.caller()?;
-        let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), request.segments().as_slice()) else {
+        let segments = request.segments();
+        let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), segments.as_slice()) else {
             return Err(Error::NotFound);
         };
         let tenant = tenant.parse().map_err(|_| Error::NotFound)?;

@@ -13,7 +13,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    delivery::events::DeliveredObject,
+    delivery::{
+        events::DeliveredObject,
+        ocsf::{Finding, incident_finding},
+    },
     entra::TenantId,
     error::{Error, Result},
     incidents::{
@@ -101,22 +104,36 @@ impl<'a> Envelope<'a> {
 
 /// Versions of one tenant on their way into the bucket: compressed as they come, one object for each day of last update.
 pub struct Batch {
+    format: Format,
     days: BTreeMap<String, Day>,
     /// What will be known of each incident once the batch is written.
     pub versions: HashMap<String, Known>,
 }
 
 struct Day {
-    lines: GzEncoder<Vec<u8>>,
+    envelopes: Option<Lines>,
+    findings: Option<Lines>,
     keys: Vec<String>,
     from: Timestamp,
     to: Timestamp,
 }
 
+/// Lines, compressed as they come.
+type Lines = GzEncoder<Vec<u8>>;
+
+fn no_lines() -> Lines {
+    GzEncoder::new(Vec::new(), Compression::default())
+}
+
+fn add_line(lines: &mut Lines, line: &impl Serialize) -> Result<()> {
+    let written = serde_json::to_writer(&mut *lines, line).map_err(std::io::Error::from);
+    written.and_then(|()| lines.write_all(b"\n")).map_err(|_| Error::Internal("a line could not be compressed".into()))
+}
+
 impl Batch {
-    /// A batch with nothing in it.
-    pub fn new() -> Self {
-        Self { days: BTreeMap::new(), versions: HashMap::new() }
+    /// A batch with nothing in it, to be written as `format`.
+    pub fn new(format: Format) -> Self {
+        Self { format, days: BTreeMap::new(), versions: HashMap::new() }
     }
 
     /// Whether there is nothing to write.
@@ -126,7 +143,8 @@ impl Batch {
 
     /// Compressed bytes so far.
     pub fn size(&self) -> usize {
-        self.days.values().map(|day| day.lines.get_ref().len()).sum()
+        let lines = self.days.values().flat_map(|day| [&day.envelopes, &day.findings]).flatten();
+        lines.map(|lines| lines.get_ref().len()).sum()
     }
 
     /// Adds a version.
@@ -140,27 +158,27 @@ impl Batch {
     ) -> Result<()> {
         let envelope = Envelope::of(tenant, surface, record, ordinal, Some(change), fetched_at)?;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();
+        let format = self.format;
         let day = self.days.entry(date).or_insert_with(|| Day {
-            lines: GzEncoder::new(Vec::new(), Compression::default()),
+            envelopes: matches!(format, Format::Envelope | Format::Both).then(no_lines),
+            findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
             keys: Vec::new(),
             from: record.last_updated,
             to: record.last_updated,
         });
-        let written = serde_json::to_writer(&mut day.lines, &envelope).map_err(std::io::Error::from);
-        written
-            .and_then(|()| day.lines.write_all(b"\n"))
-            .map_err(|_| Error::Internal("a line could not be compressed".into()))?;
+        if let Some(lines) = &mut day.envelopes {
+            add_line(lines, &envelope)?;
+        }
+        if let Some(lines) = &mut day.findings {
+            let key = &envelope.key;
+            let finding = Finding { tenant_id: tenant, surface, record, change: Some(change), key, fetched_at };
+            add_line(lines, &incident_finding(&finding)?)?;
+        }
         day.keys.push(envelope.key);
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
         self.versions.insert(record.incident_id.clone(), Known::of(record, ordinal, surface));
         Ok(())
-    }
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -173,6 +191,11 @@ impl Bucket {
         Self { client: Client::from_conf(config), name, format }
     }
 
+    /// A batch to be written here.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.format)
+    }
+
     /// Writes a batch, an object for each day. An object's name follows from the versions in it, so one that is there
     /// already holds exactly these.
     pub async fn write(&self, tenant: &TenantId, days: Batch) -> Result<Vec<DeliveredObject>> {
@@ -180,16 +203,19 @@ impl Bucket {
         for (date, mut day) in days.days {
             day.keys.sort_unstable();
             let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
-            let object = format!("incidents/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
-            let body = day.lines.finish().map_err(|_| Error::Internal("an object could not be compressed".into()))?;
-            self.put(&object, body, "application/x-ndjson", Some("gzip")).await?;
-            objects.push(DeliveredObject {
-                bucket: self.name.clone(),
-                object,
-                count: day.keys.len(),
-                from: day.from.to_string(),
-                to: day.to.to_string(),
-            });
+            for (prefix, lines) in [("incidents", day.envelopes), ("ocsf", day.findings)] {
+                let Some(lines) = lines else { continue };
+                let object = format!("{prefix}/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
+                let body = lines.finish().map_err(|_| Error::Internal("an object could not be compressed".into()))?;
+                self.put(&object, body, "application/x-ndjson", Some("gzip")).await?;
+                objects.push(DeliveredObject {
+                    bucket: self.name.clone(),
+                    object,
+                    count: day.keys.len(),
+                    from: day.from.to_string(),
+                    to: day.to.to_string(),
+                });
+            }
         }
         Ok(objects)
     }

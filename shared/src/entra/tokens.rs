@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 
 pub use super::access_token::AccessToken;
@@ -33,6 +34,9 @@ const RENEWAL: Duration = Duration::from_secs(5);
 
 /// How long a token that could not be renewed is used before the next try.
 const QUIET: SignedDuration = SignedDuration::from_secs(30);
+
+// The futures of these calls are boxed: those of the AWS SDK lie deep, and the compiler gives up on callers that nest them
+// further.
 
 /// The token client that all functions share.
 ///
@@ -107,7 +111,7 @@ impl Tokens {
         surface: Surface,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::Cached, deadline).await
+        self.inner.obtain(tenant, surface, Want::Cached, deadline).boxed().await
     }
 
     /// A token that Entra issued after this call began. It takes the place of the cached one.
@@ -117,7 +121,7 @@ impl Tokens {
         surface: Surface,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::Fresh, deadline).await
+        self.inner.obtain(tenant, surface, Want::Fresh, deadline).boxed().await
     }
 
     /// A token that Entra issued at most `age` ago. A token that was issued outlives the consent that it rests on; this is
@@ -130,7 +134,7 @@ impl Tokens {
         age: SignedDuration,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::YoungerThan(age), deadline).await
+        self.inner.obtain(tenant, surface, Want::YoungerThan(age), deadline).boxed().await
     }
 
     /// Drops what is cached of a tenant: after a refusal by an API, a change of roles, an offboarding.
@@ -141,7 +145,7 @@ impl Tokens {
 
     /// The application's id, from the credential.
     pub async fn client_id(&self, deadline: Deadline) -> Result<String> {
-        Ok(self.inner.custody.loaded(deadline).await?.current.client_id().to_owned())
+        Ok(self.inner.custody.loaded(deadline).boxed().await?.current.client_id().to_owned())
     }
 
     /// Redeems the authorization code of a sign-in at `authority` (`organizations` or a tenant) for its ID token, which is
@@ -157,9 +161,9 @@ impl Tokens {
         code_verifier: &Secret,
         deadline: Deadline,
     ) -> Result<Secret> {
-        let loaded = self.inner.custody.loaded(deadline).await?;
+        let loaded = self.inner.custody.loaded(deadline).boxed().await?;
         let grant = Grant::AuthorizationCode { authority, code, redirect_uri, code_verifier };
-        self.inner.ask(&grant, loaded, deadline).await?.0.into_id_token()
+        self.inner.ask(&grant, loaded, deadline).boxed().await?.0.into_id_token()
     }
 }
 

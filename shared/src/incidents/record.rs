@@ -169,7 +169,8 @@ fn identifier(raw: &RawValue) -> Option<String> {
     serde_json::from_str::<String>(text).ok().or_else(|| Some(text.to_owned()))
 }
 
-fn time(text: &str) -> Option<Timestamp> {
+/// A time as either surface sends it.
+pub(crate) fn time(text: &str) -> Option<Timestamp> {
     // Times without an offset are UTC as all others are.
     text.parse().or_else(|_| format!("{text}Z").parse()).ok()
 }

@@ -21,6 +21,7 @@ use aws_sdk_dynamodb::{
     types::AttributeValue,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -66,6 +67,8 @@ impl Registry {
             .key("sk", text(sk))
             .consistent_read(true)
             .send()
+            // The SDK's futures lie deep, and the compiler gives up on callers that nest them further.
+            .boxed()
             .await
             .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
         Ok(answer.item)

@@ -24,6 +24,9 @@ async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathB
     progress.step("building the functions");
     let mut cargo = Command::new(ambient::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]);
+    // Beside the stack, the functions' dependencies get the features that a build of the whole workspace gives them,
+    // so that neither builds them anew after the other.
+    cargo.args(["--package", env!("CARGO_PKG_NAME")]);
     for package in packages()? {
         cargo.args(["--package", &package]);
     }

@@ -1,30 +1,30 @@
 //! Three customers in the simulator, with incidents that go on changing.
 
+use devstack::CLIENT_ID;
 use jiff::{SignedDuration, Timestamp};
 use sim::{GLOBAL_ADMINISTRATOR, Incident, IncidentSeed, Sim, TenantSeed, User};
-
-use devstack::CLIENT_ID;
 
 /// A customer of the partner.
 #[derive(Debug)]
 pub(crate) struct Customer {
     pub(crate) name: &'static str,
     pub(crate) tenant_id: &'static str,
-    domain: &'static str,
+    /// Verified at Microsoft.
+    pub(crate) domain: &'static str,
     /// Who may consent.
     pub(crate) administrator: &'static str,
-    /// The only roles that it gave us, long ago and not by an invitation.
-    consented_before: Option<&'static str>,
+    /// Which of Microsoft's APIs it is read by.
+    pub(crate) api: &'static str,
     titles: &'static [(&'static str, &'static str)],
 }
 
-/// Onboarded through Graph.
+/// Read by Graph, as every customer is unless the operator says otherwise.
 pub(crate) const CONTOSO: Customer = Customer {
     name: "Contoso",
     tenant_id: "c0c0a000-1111-4111-8111-c0c0a0000001",
     domain: "contoso.example",
     administrator: "adele@contoso.example",
-    consented_before: None,
+    api: "graph",
     titles: &[
         ("Multi-stage incident involving initial access and lateral movement", "high"),
         ("Suspicious PowerShell command line on one endpoint", "medium"),
@@ -33,13 +33,13 @@ pub(crate) const CONTOSO: Customer = Customer {
     ],
 };
 
-/// Onboarded through Graph, too.
+/// Read by Graph, too.
 pub(crate) const FABRIKAM: Customer = Customer {
     name: "Fabrikam",
     tenant_id: "fab00000-2222-4222-8222-fab000000002",
     domain: "fabrikam.example",
     administrator: "frank@fabrikam.example",
-    consented_before: None,
+    api: "graph",
     titles: &[
         ("Phishing mail delivered to three mailboxes", "medium"),
         ("Possible ransomware activity", "high"),
@@ -47,13 +47,13 @@ pub(crate) const FABRIKAM: Customer = Customer {
     ],
 };
 
-/// Consented long ago, and only to the Defender API.
+/// Read by the Defender API, as its operator chose.
 pub(crate) const NORTHWIND: Customer = Customer {
     name: "Northwind",
     tenant_id: "b0a7d000-3333-4333-8333-b0a7d0000003",
     domain: "northwind.example",
     administrator: "nora@northwind.example",
-    consented_before: Some("Incident.Read.All"),
+    api: "defender",
     titles: &[
         ("Credential dumping tool detected", "high"),
         ("Mailbox forwarding to an outside address", "medium"),
@@ -64,11 +64,6 @@ pub(crate) const NORTHWIND: Customer = Customer {
 impl Customer {
     pub(crate) fn incidents(&self) -> usize {
         self.titles.len()
-    }
-
-    /// Whether the roles that it gave allow only the Defender API.
-    pub(crate) fn is_defender_only(&self) -> bool {
-        self.consented_before.is_some()
     }
 
     /// Puts the customer into the simulator, its incidents spread over the hours before.
@@ -84,8 +79,9 @@ impl Customer {
             }],
             ..TenantSeed::default()
         });
-        if let Some(role) = self.consented_before {
-            sim.grant(self.tenant_id, CLIENT_ID, &[role]);
+        if self.api == "defender" {
+            // What its administrator consented to long ago; the invitation's consent is to Graph.
+            sim.grant(self.tenant_id, CLIENT_ID, &["Incident.ReadWrite.All"]);
         }
         let mut minutes = 7;
         for (title, severity) in self.titles {

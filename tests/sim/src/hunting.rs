@@ -60,7 +60,8 @@ pub(crate) fn answer(world: &World, request: &Incoming, caller: &Caller) -> Repl
 }
 
 fn is_timespan(text: &str) -> bool {
-    text.split('/').all(|part| part.parse::<jiff::Span>().is_ok() || part.parse::<jiff::Timestamp>().is_ok())
+    let duration = |part: &str| part.starts_with('P') && part.parse::<jiff::Span>().is_ok();
+    text.split('/').all(|part| duration(part) || part.parse::<jiff::Timestamp>().is_ok())
 }
 
 fn run(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, String> {

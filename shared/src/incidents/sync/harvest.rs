@@ -147,7 +147,7 @@ impl Worker<'_> {
         if present.status != self.tenant.status && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let mut batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::replace(&mut self.batch, self.sync.bucket.batch());
         let versions = std::mem::take(&mut batch.versions);
         let objects = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;

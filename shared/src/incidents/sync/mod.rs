@@ -137,7 +137,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(FOR_COMMIT),
             purpose: Purpose::Poll,
             known: HashMap::new(),
-            batch: Batch::new(),
+            batch: sync.bucket.batch(),
             created: 0,
             cap: u32::MAX,
             set_aside: Vec::new(),

@@ -1,5 +1,12 @@
 //! Whole handlers in this process, against AWS and Microsoft on loopback.
 
+#[cfg(test)]
 mod admin;
+#[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod consent;
+#[cfg(test)]
 mod local;
+#[cfg(test)]
+mod tokens;

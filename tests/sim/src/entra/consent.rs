@@ -341,7 +341,7 @@ mod tests {
             text[start..].split('"').next().unwrap().to_owned()
         };
         let flow = value(&picker.text, r#"name="flow" value=""#);
-        let user = value(&picker.text, r#"name="user" value=""#);
+        let user = format!("{CONTOSO}/{}", value(&picker.text, &format!(r#"value="{CONTOSO}/"#)));
         let login = format!("{}/login", rig.sim.entra_url());
         let page = rig.send(rig.http.post(login).form(&[("flow", &flow), ("user", &user)])).await;
         assert!(page.text.contains(r#"id="accept""#) && page.text.contains(r#"id="cancel""#));

@@ -1,0 +1,137 @@
+//! One hunting query over many tenants, one table back.
+
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared::{
+    entra::TenantId,
+    error::{Error, Reason, Result},
+    event::{HttpRequest, HttpResponse},
+    http::Deadline,
+    incidents::Surface,
+    registry::tenants::Tenant,
+};
+
+use crate::{App, live::failure};
+
+/// Tenants that are asked at the same time.
+const AT_ONCE: usize = 8;
+
+/// What one answer may hold.
+const LARGEST_ANSWER: usize = 4_500_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hunt {
+    query: String,
+    tenants: Option<Vec<TenantId>>,
+    timespan: Option<String>,
+}
+
+/// A column, as Microsoft describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Column {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+/// What one tenant answers.
+#[derive(Debug, Deserialize)]
+struct Table {
+    #[serde(default)]
+    schema: Vec<Column>,
+    #[serde(default)]
+    results: Vec<Map<String, Value>>,
+}
+
+/// The table over all tenants.
+#[derive(Debug, Serialize)]
+struct Joined {
+    schema: Vec<Column>,
+    results: Vec<Map<String, Value>>,
+    failures: Vec<Value>,
+}
+
+impl App {
+    /// `POST /hunting`.
+    pub(crate) async fn hunt(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
+        let shape = "`query` and, if wanted, `tenants` (a list of tenant ids) and `timespan` (ISO 8601, like P7D), and no others";
+        let hunt: Hunt = request.json(shape)?;
+        if hunt.query.trim().is_empty() {
+            return Err(Error::InvalidRequest("`query` must not be empty.".into()));
+        }
+        let mut body = json!({"Query": hunt.query});
+        if let Some(timespan) = hunt.timespan {
+            body["Timespan"] = json!(timespan);
+        }
+        let tenants: Vec<Result<Tenant, (TenantId, Error)>> = match hunt.tenants {
+            None => self.active_tenants().await?.into_iter().map(Ok).collect(),
+            Some(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let mut tenants = Vec::new();
+                for id in ids {
+                    tenants.push(self.registry.active_tenant(&id).await.map_err(|error| (id, error)));
+                }
+                tenants
+            }
+        };
+        let body = &body;
+        let answers = futures_util::stream::iter(tenants)
+            .map(|tenant| async move {
+                let tenant = tenant?;
+                let own = deadline.reserving(std::time::Duration::from_millis(1500));
+                let table = own.run(self.hunt_in(&tenant, body, own)).await;
+                table.map(|table| (tenant.tenant_id, table)).map_err(|error| (tenant.tenant_id, error))
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut answers = Box::pin(answers);
+        let mut joined = Joined { schema: Vec::new(), results: Vec::new(), failures: Vec::new() };
+        let mut size = 0;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok((tenant, table)) => size += joined.add(tenant, table),
+                Err((tenant, error)) => joined.failures.push(failure(&tenant, &error)),
+            }
+            if size > LARGEST_ANSWER {
+                return Err(Error::InvalidRequest(
+                    "The results are too large for one answer. Ask for fewer rows or tenants.".into(),
+                ));
+            }
+        }
+        Ok(HttpResponse::json(200, &joined))
+    }
+
+    async fn hunt_in(&self, tenant: &Tenant, body: &Value, deadline: Deadline) -> Result<Table> {
+        let id = tenant.tenant_id;
+        self.registry.take_call(&id, Surface::Graph, self.clock.now()).await?;
+        self.incidents.hunt(&id, body, deadline).await.map_err(|error| match error {
+            Error::Refused(Reason::RoleMissing) => Error::Conflict {
+                detail: "The customer has not consented to hunting.".into(),
+                reason: Some(Reason::RoleMissing),
+            },
+            Error::Upstream { status: 400, .. } => Error::InvalidRequest("Microsoft does not accept the query.".into()),
+            other => other,
+        })
+    }
+}
+
+impl Joined {
+    /// Adds a tenant's rows; tells about how large they are.
+    fn add(&mut self, tenant: TenantId, table: Table) -> usize {
+        for column in table.schema {
+            if self.schema.iter().all(|known| known.name != column.name) {
+                self.schema.push(column);
+            }
+        }
+        let mut size = 0;
+        for mut row in table.results {
+            // Ours wins over a column of that name: whose row it is must never be in doubt.
+            row.insert("tenant_id".into(), json!(tenant));
+            size += serde_json::to_string(&row).map_or(0, |text| text.len());
+            self.results.push(row);
+        }
+        size
+    }
+}

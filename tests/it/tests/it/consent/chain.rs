@@ -59,7 +59,7 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
     }
     let again = browser.get(&link).await;
     again.says(410, "was used");
-    assert_eq!(again.link(), "/consent/result");
+    assert_eq!(again.link(), format!("{BASE}/consent/result"));
     world.browser().get(&link).await.says(410, "was used");
     world.browser().post(&link).await.says(410, "was used");
 

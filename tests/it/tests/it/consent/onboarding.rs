@@ -94,8 +94,8 @@ async fn another_customer_s_invitation_changes_nothing() {
     assert!(world.changes().await.is_empty());
     assert!(world.invitation(&link).await.used_at.is_none());
     let lines = world.audit();
-    let line = lines.iter().find(|line| line["ending"] == "other_customer").unwrap();
-    assert_eq!(line["tenant_id"], CONTOSO);
+    let ended = lines.iter().find(|line| line["ending"] == "other_customer").unwrap();
+    assert_eq!(ended["tenant_id"], CONTOSO);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use shared::{
     error::Result,
     event::HttpResponse,
     registry::invitations::{Invitation, InvitationStatus, InvitationToken},
+    telemetry::RECORD,
 };
 
 use crate::{
@@ -49,8 +50,7 @@ impl App {
         let valid_for = SignedDuration::from_hours(hours.into());
         let invitation = Invitation::new(&token, customer, expected_tenant, self.clock.now(), valid_for);
         self.registry.create_invitation(&invitation).await?;
-        tracing::info!(
-            audit = true, actor = call.actor, invitation_id = invitation.invitation_id, customer = invitation.customer,
+        tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id = invitation.invitation_id, customer = invitation.customer,
             expected_tenant = expected_tenant.map(tracing::field::display), expires_at = %invitation.expires_at,
             "invitation made"
         );
@@ -102,8 +102,7 @@ impl App {
         };
         let (before, after) = self.registry.change_invitation(invitation_id, revoke).await?;
         if before != after {
-            tracing::info!(
-                audit = true,
+            tracing::info!(target: RECORD, audit = true,
                 actor = call.actor,
                 invitation_id = after.invitation_id,
                 customer = after.customer,

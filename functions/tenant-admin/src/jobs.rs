@@ -7,11 +7,13 @@ use shared::{
     entra::TenantId,
     error::{Error, Result},
     event::HttpResponse,
+    queue::{Kind, SyncMessage},
     registry::{
         invitations::random_id,
         jobs::{Job, JobKind, JobStatus},
         tenants::Status,
     },
+    telemetry::RECORD,
 };
 
 use crate::{
@@ -85,24 +87,24 @@ impl App {
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
+        let work = match kind {
+            JobKind::Backfill => Kind::Backfill,
+            JobKind::Sweep => Kind::Sweep,
+        };
         let job = Job::new(random_id(self.random.as_ref())?.to_string(), tenant, kind, from, to);
         self.registry.create_job(&job).await?;
-        let message = json!({"tenant_id": tenant, "kind": kind, "from": from, "to": to, "job_id": job.job_id});
-        let sent = self
-            .queue
-            .send_message()
-            .queue_url(&self.config.sync_queue_url)
-            .message_group_id(tenant.to_string())
-            .message_body(message.to_string())
-            .send()
-            .await;
-        if let Err(error) = sent {
+        let message = SyncMessage {
+            from: Some(from),
+            to: Some(to),
+            job_id: Some(job.job_id.clone()),
+            ..SyncMessage::new(tenant, work)
+        };
+        if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
             // Nobody knows its name, so nobody could cancel it.
             self.registry.cancel_job(&tenant, &job.job_id).await?;
-            return Err(Error::aws("sqs:SendMessage", &error));
+            return Err(error);
         }
-        tracing::info!(
-            audit = true, actor = call.actor, job_id = job.job_id, kind = ?kind, from = %from, to = %to,
+        tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id = job.job_id, kind = ?kind, from = %from, to = %to,
             "job started"
         );
         Ok(HttpResponse::json(202, &json!({"job_id": job.job_id})))
@@ -125,7 +127,7 @@ impl App {
         bare(call.request)?;
         let after = self.registry.cancel_job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
         if before.status != after.status {
-            tracing::info!(audit = true, actor = call.actor, job_id, "job cancelled");
+            tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id, "job cancelled");
         }
         Ok(HttpResponse::json(200, &progress(&after)))
     }

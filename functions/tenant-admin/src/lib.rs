@@ -20,6 +20,7 @@ use shared::{
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::Outbound,
     incidents::read::Incidents,
+    queue::SyncQueue,
     registry::Registry,
 };
 use tracing::Instrument;
@@ -68,7 +69,7 @@ pub struct App {
     tokens: Tokens,
     incidents: Incidents,
     events: Events,
-    queue: aws_sdk_sqs::Client,
+    queue: SyncQueue,
     bucket: aws_sdk_s3::Client,
     outbound: Outbound,
     clock: Clock,
@@ -102,7 +103,8 @@ impl App {
             registry.clone(),
             clock.clone(),
         );
-        let (queue, bucket) = (aws_sdk_sqs::Client::new(aws), aws_sdk_s3::Client::new(aws));
+        let queue = SyncQueue::new(aws, config.sync_queue_url.clone());
+        let bucket = aws_sdk_s3::Client::new(aws);
         Self { config, registry, tokens, incidents, events, queue, bucket, outbound, clock, random }
     }
 

@@ -9,6 +9,7 @@ use shared::{
     error::{Error, Reason, Result},
     event::HttpResponse,
     registry::tenants::{Status, Tenant},
+    telemetry::RECORD,
 };
 
 use crate::{App, Call, input::bare};
@@ -38,7 +39,7 @@ impl App {
         self.announce(call, "tenant offboarded", &before, &after).await;
         let revoked = self.registry.revoke_open_invitations_of(&tenant, now).await?;
         for invitation_id in revoked {
-            tracing::info!(audit = true, actor = call.actor, invitation_id, "invitation revoked");
+            tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id, "invitation revoked");
         }
         self.registry.stop_feed(&tenant).await?;
         let purged = self.registry.purge_tenant(&tenant).await?;
@@ -59,8 +60,7 @@ impl App {
             checked_at: self.clock.now(),
         };
         self.keep(&receipt).await;
-        tracing::info!(
-            audit = true,
+        tracing::info!(target: RECORD, audit = true,
             actor = call.actor,
             access_ended,
             items_purged = receipt.purged.values().sum::<u64>(),

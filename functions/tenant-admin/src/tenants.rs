@@ -14,6 +14,7 @@ use shared::{
         feed::{Feed, LastSweep},
         tenants::{Status, Tenant, Verification},
     },
+    telemetry::RECORD,
 };
 
 use crate::{
@@ -90,7 +91,7 @@ impl Resumption {
             Self::Restart => (tenant.status, tenant.reason) = (Status::Active, None),
             Self::Onboard => {
                 (tenant.status, tenant.reason) = (Status::Pending, None);
-                tenant.verification = Some(Verification { since: now, tries: 0, next_try_at: now });
+                tenant.verification = Some(Verification::begin(now));
             }
         }
     }
@@ -114,8 +115,7 @@ impl App {
             return;
         }
         let reason = |tenant: &Tenant| tenant.reason.map(Reason::as_str);
-        tracing::info!(
-            audit = true,
+        tracing::info!(target: RECORD, audit = true,
             actor = call.actor,
             from = before.status.as_str(),
             to = after.status.as_str(),

@@ -39,6 +39,9 @@ struct Rest {
 const PK: &str = "CREDENTIAL";
 const SK: &str = "BREAKER";
 
+/// What rests of a tenant's tokens are called in its partition, before the surface.
+pub(super) const REST: &str = "TOKEN_REST";
+
 impl Registry {
     /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`Permit::Probe`].
     pub async fn credential_permit(&self, now: Timestamp) -> Result<Permit> {
@@ -141,7 +144,7 @@ impl Registry {
 }
 
 fn rest_sk(surface: Surface) -> String {
-    format!("TOKEN_REST#{surface}")
+    format!("{REST}#{surface}")
 }
 
 fn truth(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {

@@ -1,5 +1,8 @@
 //! Tenants: who they are, how they stand, and since when.
 
+use std::collections::BTreeMap;
+
+use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +91,9 @@ struct Stored<'a> {
 }
 
 const PROFILE: &str = "PROFILE";
+/// How many items are deleted at a time.
+const DELETIONS: usize = 16;
+
 const LISTING: &str = "tenants";
 
 impl Registry {
@@ -150,9 +156,11 @@ impl Registry {
             .await
     }
 
-    /// Deletes everything that is kept of a tenant but its profile; tells how many items of which kind.
-    pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<std::collections::BTreeMap<String, u64>> {
-        let mut purged = std::collections::BTreeMap::new();
+    /// Deletes everything that is kept of a tenant, and tells how many items of which kind; but not its profile, and not
+    /// until when Microsoft must not be asked for it, which stays true and expires by itself.
+    pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
+        let mut purged = BTreeMap::new();
+        let mut start = None;
         loop {
             let answer = self
                 .client
@@ -160,28 +168,38 @@ impl Registry {
                 .table_name(&self.table)
                 .key_condition_expression("pk = :pk")
                 .expression_attribute_values(":pk", text(tenant_pk(tenant)))
-                .filter_expression("sk <> :profile")
-                .expression_attribute_values(":profile", text(PROFILE))
                 .projection_expression("pk, sk")
                 .consistent_read(true)
+                .set_exclusive_start_key(start)
                 .send()
                 .await
                 .map_err(|error| Error::aws("dynamodb:Query", &error))?;
-            let more = answer.last_evaluated_key.is_some();
-            for mut item in answer.items.unwrap_or_default() {
-                let (Some(pk), Some(sk)) = (item.remove("pk"), item.remove("sk")) else { continue };
-                let kind = sk.as_s().ok().and_then(|sk| sk.split('#').next()).unwrap_or_default().to_ascii_lowercase();
-                self.client
-                    .delete_item()
-                    .table_name(&self.table)
-                    .key("pk", pk)
-                    .key("sk", sk)
-                    .send()
-                    .await
-                    .map_err(|error| Error::aws("dynamodb:DeleteItem", &error))?;
+            let keys = answer
+                .items
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|mut item| item.remove("sk")?.as_s().ok().cloned());
+            let doomed: Vec<String> =
+                keys.filter(|sk| sk != PROFILE && !sk.starts_with(super::breaker::REST)).collect();
+            for sk in &doomed {
+                let kind = sk.split('#').next().unwrap_or_default().to_ascii_lowercase();
                 *purged.entry(kind).or_insert(0) += 1;
             }
-            if !more {
+            stream::iter(doomed.into_iter().map(Ok))
+                .try_for_each_concurrent(DELETIONS, |sk| async move {
+                    self.client
+                        .delete_item()
+                        .table_name(&self.table)
+                        .key("pk", text(tenant_pk(tenant)))
+                        .key("sk", text(sk))
+                        .send()
+                        .await
+                        .map(drop)
+                        .map_err(|error| Error::aws("dynamodb:DeleteItem", &error))
+                })
+                .await?;
+            start = answer.last_evaluated_key;
+            if start.is_none() {
                 return Ok(purged);
             }
         }

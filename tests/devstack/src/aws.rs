@@ -132,7 +132,7 @@ impl Aws {
             .await
             .map_err(StackError::io("running deploy.py"))?;
         if !output.status.success() {
-            return Err(StackError::DeployFailed { detail: tail(&output.stderr, 5) });
+            return Err(StackError::DeployFailed { detail: tail(&output.stderr, 1) });
         }
         serde_json::from_slice(&output.stdout)
             .map_err(|error| StackError::DeployFailed { detail: format!("its report is not understood: {error}") })
@@ -273,7 +273,7 @@ async fn start_server(python: &Path, log: &Path) -> Result<(Child, u16), StackEr
         (Err(_), _) => Err(StackError::AwsNotReady { detail: format!("no answer in {} s", READY_LIMIT.as_secs()) }),
         _ => {
             let said = std::fs::read(log).unwrap_or_default();
-            Err(StackError::AwsNotReady { detail: tail(&said, 3) })
+            Err(StackError::AwsNotReady { detail: tail(&said, 1) })
         }
     }
 }

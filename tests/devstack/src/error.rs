@@ -22,7 +22,7 @@ pub enum StackError {
     },
     /// The Python packages could not be installed.
     PipFailed {
-        /// The last lines that pip printed.
+        /// The last line that pip printed.
         detail: String,
     },
     /// The functions did not compile.
@@ -32,12 +32,12 @@ pub enum StackError {
     },
     /// AWS's stand-in did not come up.
     AwsNotReady {
-        /// The last lines that it printed.
+        /// The last line that it printed.
         detail: String,
     },
     /// The template could not be deployed to the stand-in.
     DeployFailed {
-        /// The last lines that the deployment printed.
+        /// The last line that the deployment printed.
         detail: String,
     },
     /// The simulator of Microsoft did not start.

@@ -30,6 +30,7 @@ pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
 pub use error::{FunctionError, StackError};
 pub use log_book::LogLine;
+pub use python::interpreter;
 pub use stack::{ApiReply, CLIENT_ID, Ports, Stack, StackOptions};
 
 /// The account that the local AWS plays.

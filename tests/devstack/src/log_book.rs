@@ -11,6 +11,9 @@ use tokio::sync::broadcast;
 
 use crate::error::StackError;
 
+/// A stack may be up for days; what is older is in the files.
+const MOST_LINES: usize = 100_000;
+
 /// One line that a function printed.
 #[derive(Debug, Clone)]
 pub struct LogLine {
@@ -82,6 +85,9 @@ impl LogBook {
             if let Some(file) = &mut book.file {
                 // One write a line, so that lines of several stacks do not mix. A full disk must not stop a function.
                 let _ = file.write_all(format!("{line}\n").as_bytes());
+            }
+            if book.lines.len() == MOST_LINES {
+                book.lines.drain(..MOST_LINES / 2);
             }
             book.lines.push(line.clone());
         }

@@ -26,9 +26,6 @@ impl Microsoft {
     }
 
     pub(crate) async fn start(ports: Ports) -> Result<Self, StackError> {
-        for port in [ports.entra, ports.graph, ports.defender] {
-            check_port(port)?;
-        }
         let options = SimOptions { entra_port: ports.entra, graph_port: ports.graph, defender_port: ports.defender };
         let sim = Sim::start(options).await;
         let sim = sim.map_err(|error| StackError::SimulatorFailed { detail: error.to_string() })?;
@@ -69,10 +66,18 @@ impl Microsoft {
 }
 
 /// Says which port is taken, before anything is started.
-pub(crate) fn check_port(port: u16) -> Result<(), StackError> {
-    match TcpListener::bind(("127.0.0.1", port)) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(StackError::PortTaken { port }),
-        Err(source) => Err(StackError::Io { doing: format!("listening on port {port}"), source }),
+pub(crate) fn check_ports(ports: Ports) -> Result<(), StackError> {
+    for port in [ports.entra, ports.graph, ports.defender] {
+        TcpListener::bind(("127.0.0.1", port)).map_err(|error| port_error(port, error))?;
+    }
+    Ok(())
+}
+
+/// Why a port cannot be listened on.
+pub(crate) fn port_error(port: u16, source: std::io::Error) -> StackError {
+    if source.kind() == std::io::ErrorKind::AddrInUse {
+        StackError::PortTaken { port }
+    } else {
+        StackError::Io { doing: format!("listening on port {port}"), source }
     }
 }

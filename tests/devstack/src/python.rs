@@ -13,8 +13,8 @@ use crate::error::StackError;
 use crate::functions::tail;
 use crate::paths;
 
-/// The environment's interpreter.
-pub(crate) async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
+/// The environment's interpreter; the environment is made first where it is missing or out of date.
+pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
     let wanted = std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
     let state = paths::state();
@@ -85,8 +85,10 @@ async fn install(python: &Path, requirements: &Path, progress: &mut dyn Progress
     if let Some(stdout) = pip.stdout.take() {
         let mut lines = BufReader::new(stdout).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            if line.starts_with("Collecting") || line.starts_with("Installing") {
+            if line.starts_with("Collecting") {
                 progress.detail(line.split(" (").next().unwrap_or(&line));
+            } else if line.starts_with("Installing") {
+                progress.detail("Installing them");
             }
         }
     }
@@ -94,5 +96,5 @@ async fn install(python: &Path, requirements: &Path, progress: &mut dyn Progress
     if output.status.success() {
         return Ok(());
     }
-    Err(StackError::PipFailed { detail: tail(&output.stderr, 3) })
+    Err(StackError::PipFailed { detail: tail(&output.stderr, 1) })
 }

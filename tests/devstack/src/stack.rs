@@ -122,6 +122,9 @@ impl Stack {
     /// Builds the functions, makes what is missing and starts everything.
     pub async fn start(options: StackOptions, progress: &mut dyn Progress) -> Result<Self, StackError> {
         let api = listen(options.ports.api).await?;
+        if !options.live && options.sim.is_none() {
+            microsoft::check_ports(options.ports)?;
+        }
         let port = api.local_addr().map_err(StackError::io("listening"))?.port();
         let api_url = format!("http://localhost:{port}");
 
@@ -322,12 +325,17 @@ impl Stack {
 
     /// Every event of the bus since the start, as EventBridge hands them to a target.
     pub async fn events(&self) -> Result<Vec<Value>, StackError> {
-        let mut events = self.events.lock().await;
-        events.extend(self.aws.new_events().await?);
-        Ok(events.clone())
+        self.events_after(0).await
     }
 
-    /// What a function printed so far; a line of standard error is `{"stderr": "…"}`.
+    /// The same, without the first ones, which the caller knows already.
+    pub async fn events_after(&self, known: usize) -> Result<Vec<Value>, StackError> {
+        let mut events = self.events.lock().await;
+        events.extend(self.aws.new_events().await?);
+        Ok(events.iter().skip(known).cloned().collect())
+    }
+
+    /// What a function printed so far (of very much, the later part); a line of standard error is `{"stderr": "…"}`.
     pub async fn logs(&self, binary: &str) -> Vec<String> {
         tokio::time::sleep(LOG_DELAY).await;
         self.logs.lines(binary)
@@ -385,8 +393,7 @@ impl Drop for Stack {
 }
 
 async fn listen(port: u16) -> Result<TcpListener, StackError> {
-    microsoft::check_port(port)?;
-    TcpListener::bind(("127.0.0.1", port)).await.map_err(StackError::io(format!("listening on port {port}")))
+    TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| microsoft::port_error(port, error))
 }
 
 fn http_failed(doing: &'static str, error: &dyn std::error::Error) -> StackError {

@@ -111,8 +111,8 @@ struct Seen {
 
 impl Seen {
     async fn print_new(&mut self, stack: &Stack, console: &mut Console) -> Result<(), Failed> {
-        let events = stack.events().await?;
-        for event in events.iter().skip(self.events) {
+        let events = stack.events_after(self.events).await?;
+        for event in &events {
             let detail = &event["detail"];
             if event["detail-type"] == "Tenant Status Changed" {
                 self.status(detail, console);
@@ -122,7 +122,7 @@ impl Seen {
                 }
             }
         }
-        self.events = events.len();
+        self.events += events.len();
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! `tenant-admin`, as callers of its routes see it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use jiff::{SignedDuration, Timestamp};
@@ -17,14 +17,11 @@ use shared::{
         invitations::{InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
-    telemetry::JsonLines,
 };
-use sim::{Fault, FaultKind};
+use sim::{Fault, FaultKind, RetryAfter};
 use tenant_admin::{App, Config};
-use tracing::{instrument::WithSubscriber, level_filters::LevelFilter};
-use tracing_subscriber::layer::SubscriberExt;
 
-use crate::local::{CALLER, CLIENT_ID, Local, invocation, request};
+use crate::local::{CALLER, CLIENT_ID, Local, invocation, lines_of, request};
 
 const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
 const OTHER: &str = "22222222-2222-4333-8444-abcdefabcdef";
@@ -61,23 +58,14 @@ impl Admin {
         Self { local, app, registry, clock }
     }
 
-    /// The lines that `work` logs.
-    async fn lines_of(&self, work: impl Future<Output = ()>) -> Vec<Value> {
-        let sink = Arc::new(Mutex::new(Vec::<u8>::new()));
-        let layer = JsonLines::new(LevelFilter::TRACE, self.clock.clone(), sink.clone());
-        work.with_subscriber(tracing_subscriber::registry().with(layer)).await;
-        let text = String::from_utf8(sink.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
     async fn send(&self, event: Value) -> (u64, Value) {
-        let answer = self.app.handle(event, invocation()).await.unwrap();
+        let answer = self.app.handle(event, invocation(&self.local.request_id)).await.unwrap();
         let status = answer["statusCode"].as_u64().unwrap();
         let text = answer["body"].as_str().unwrap();
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(text).unwrap() };
         if status >= 400 {
             assert_eq!(answer["headers"]["content-type"], "application/problem+json");
-            assert_eq!((body["status"].as_u64(), &body["instance"]), (Some(status), &json!("request-1")));
+            assert_eq!((body["status"].as_u64(), &body["instance"]), (Some(status), &json!(self.local.request_id)));
         }
         (status, body)
     }
@@ -298,7 +286,10 @@ async fn the_caller_counts_first_then_the_route_then_the_body() {
     }
     assert_eq!(admin.local.sim.calls().len(), 0, "none of this concerns Microsoft");
     for event in [json!({"tenant_id": TENANT}), json!({"Records": []}), json!("x")] {
-        assert_eq!(admin.app.handle(event, invocation()).await.unwrap_err().code, "invalid_request");
+        assert_eq!(
+            admin.app.handle(event, invocation(&admin.local.request_id)).await.unwrap_err().code,
+            "invalid_request"
+        );
     }
 }
 
@@ -494,9 +485,8 @@ async fn offboarding_ends_everything_and_says_so() {
     }
 
     // While Microsoft does not answer, nobody knows.
-    admin.local.sim.fault(Fault::new(FaultKind::status(503)).tenant(TENANT));
-    let (status, problem) = admin.call("DELETE", &path, None).await;
-    assert!(status >= 500, "{problem}");
+    admin.local.sim.fault(Fault::new(FaultKind::Reset).tenant(TENANT));
+    assert_eq!(admin.refused("DELETE", &path, None).await.0, "upstream_unreachable");
     admin.local.sim.clear_faults();
     admin.local.sim.revoke(TENANT, CLIENT_ID);
     let (status, receipt) = admin.call("DELETE", &path, None).await;
@@ -512,10 +502,17 @@ async fn a_tenant_is_offboarded_even_while_microsoft_is_not_there() {
     let admin = Admin::start().await;
     let tenant = admin.tenant(TENANT, Status::Active, None).await;
     admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
-    admin.local.sim.fault(Fault::new(FaultKind::status(503)).tenant(TENANT));
-    let (status, receipt) = admin.call("DELETE", &format!("/tenants/{TENANT}"), None).await;
+    let pause = FaultKind::Throttle { retry_after: RetryAfter::Seconds(120) };
+    admin.local.sim.fault(Fault::new(pause).tenant(TENANT));
+    let path = format!("/tenants/{TENANT}");
+    let (status, receipt) = admin.call("DELETE", &path, None).await;
     assert_eq!((status, &receipt["access_ended"]), (200, &json!(false)), "{receipt}");
     assert_eq!(admin.registry.tenant(&tenant).await.unwrap().unwrap().status, Status::Offboarded);
+
+    // What Microsoft asked for outlives the purge.
+    let asked = admin.local.sim.calls().len();
+    assert_eq!(admin.refused("DELETE", &path, None).await.0, "throttled");
+    assert_eq!(admin.local.sim.calls().len(), asked);
 }
 
 #[tokio::test]
@@ -523,22 +520,18 @@ async fn who_changed_what_is_in_the_audit_and_no_secret_with_it() {
     let admin = Admin::start().await;
     admin.tenant(TENANT, Status::Active, None).await;
     admin.local.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
-    let mut link = String::new();
-    let lines = admin.lines_of(async {
-        let made = admin.invite(json!({"customer": "Contoso"})).await;
-        link = made["consent_url"].as_str().unwrap().to_owned();
-        let id = made["invitation_id"].as_str().unwrap();
-        let tenant = format!("/tenants/{TENANT}");
-        admin.call("DELETE", &format!("/invitations/{id}"), None).await;
-        admin.call("GET", &tenant, None).await;
-        admin.call("PATCH", &tenant, Some(json!({"customer": "Contoso Ltd"}))).await;
-        admin.call("POST", &format!("{tenant}/pause"), None).await;
-        admin.call("POST", &format!("{tenant}/pause"), None).await;
-        admin.call("POST", &format!("{tenant}/resume"), None).await;
-        admin.call("POST", &format!("{tenant}/sync"), Some(json!({"kind": "sweep"}))).await;
-        admin.call("DELETE", &tenant, None).await;
-    });
-    let lines = lines.await;
+    let made = admin.invite(json!({"customer": "Contoso"})).await;
+    let id = made["invitation_id"].as_str().unwrap();
+    let tenant = format!("/tenants/{TENANT}");
+    admin.call("DELETE", &format!("/invitations/{id}"), None).await;
+    admin.call("GET", &tenant, None).await;
+    admin.call("PATCH", &tenant, Some(json!({"customer": "Contoso Ltd"}))).await;
+    admin.call("POST", &format!("{tenant}/pause"), None).await;
+    admin.call("POST", &format!("{tenant}/pause"), None).await;
+    admin.call("POST", &format!("{tenant}/resume"), None).await;
+    admin.call("POST", &format!("{tenant}/sync"), Some(json!({"kind": "sweep"}))).await;
+    admin.call("DELETE", &tenant, None).await;
+    let lines = lines_of(&admin.local.request_id);
     let audit: Vec<&Value> = lines.iter().filter(|line| line["audit"] == true).collect();
     let said: Vec<&str> = audit.iter().map(|line| line["message"].as_str().unwrap()).collect();
     let expected = [
@@ -553,12 +546,16 @@ async fn who_changed_what_is_in_the_audit_and_no_secret_with_it() {
     ];
     assert_eq!(said, expected);
     for line in &audit {
-        assert_eq!((line["actor"].as_str(), line["request_id"].as_str()), (Some(CALLER), Some("request-1")), "{line}");
+        assert_eq!(
+            (line["actor"].as_str(), line["request_id"].as_str()),
+            (Some(CALLER), Some(admin.local.request_id.as_str())),
+            "{line}"
+        );
     }
     for line in &audit[2..] {
         assert_eq!(line["tenant_id"], TENANT, "{line}");
     }
     let all = serde_json::to_string(&lines).unwrap();
-    let token = link.rsplit('/').next().unwrap();
+    let token = made["consent_url"].as_str().unwrap().rsplit('/').next().unwrap();
     assert!(!all.contains(token) && !all.contains("canary-client-secret") && !all.contains("eyJ"), "{all}");
 }

@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -184,7 +181,8 @@ fn web_identity_token(body: &[u8]) -> Response {
 }
 
 async fn forward(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Response {
-    let mut request = shared.outbound.post(format!("http://127.0.0.1:{}/", moto()).parse().unwrap());
+    let mut request =
+        shared.outbound.post(format!("http://127.0.0.1:{}/", crate::local::server().await).parse().unwrap());
     for name in ["x-amz-target", "content-type", "authorization", "x-amz-date"] {
         if let Some(value) = headers.get(name) {
             request = request.header(name, value);
@@ -194,27 +192,4 @@ async fn forward(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Response 
     let answer = send(request.body(body), "moto", deadline).await.unwrap();
     let status = answer.status();
     (status, [("content-type", "application/x-amz-json-1.0")], answer.bytes().await.unwrap()).into_response()
-}
-
-/// The port of the one server of this process, which ends with it.
-fn moto() -> u16 {
-    static SERVER: OnceLock<(Child, u16)> = OnceLock::new();
-    SERVER
-        .get_or_init(|| {
-            let devstack = Path::new(env!("CARGO_MANIFEST_DIR")).join("../devstack");
-            let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../devstack/venv/bin/python");
-            let python = if made.exists() { made } else { "python3".into() };
-            let mut server = Command::new(python)
-                .arg(devstack.join("aws_server.py"))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("moto needs the Python environment that the local stack makes");
-            let mut line = String::new();
-            BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            let port = line.trim().parse().expect("moto did not start");
-            (server, port)
-        })
-        .1
 }

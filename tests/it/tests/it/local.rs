@@ -6,7 +6,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -21,28 +21,32 @@ use aws_sdk_dynamodb::{
     },
 };
 use aws_sdk_eventbridge::types::Target;
+use devstack::{ACCOUNT_ID, Quiet, REGION};
 use serde_json::{Value, json};
 use shared::{
+    clock::Clock,
     config::Microsoft,
     entra::cloud::{Cloud, Endpoints},
     event::Invocation,
     http::Deadline,
+    telemetry::JsonLines,
 };
 use sim::{App, Sim, SimOptions, TenantSeed};
+use tokio::sync::OnceCell;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
 
 pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
 pub(crate) const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
-const ACCOUNT_ID: &str = "123456789012";
-const REGION: &str = "eu-central-1";
 const CLIENT_SECRET: &str = "canary-client-secret";
 
-/// The server ends when its standard input does, which is when this process does.
-fn server() -> u16 {
-    static SERVER: OnceLock<(u16, Child)> = OnceLock::new();
-    let start = || {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-        let mut child = Command::new(root.join("target/devstack/venv/bin/python"))
-            .arg(root.join("tests/devstack/aws_server.py"))
+/// The port of the one local AWS, which ends when its standard input does, and so with this process.
+pub(crate) async fn server() -> u16 {
+    static SERVER: OnceCell<(u16, Child)> = OnceCell::const_new();
+    let start = async || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("devstack").join("aws_server.py");
+        let mut child = Command::new(devstack::interpreter(&mut Quiet).await.unwrap())
+            .arg(script)
             .env("MOTO_ACCOUNT_ID", ACCOUNT_ID)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -53,7 +57,7 @@ fn server() -> u16 {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         (line.trim().parse().unwrap(), child)
     };
-    SERVER.get_or_init(start).0
+    SERVER.get_or_init(start).await.0
 }
 
 /// AWS and Microsoft for one test.
@@ -66,16 +70,19 @@ pub(crate) struct Local {
     pub(crate) bus: String,
     events_url: String,
     secret: String,
+    /// Of all requests of this test.
+    pub(crate) request_id: String,
 }
 
 impl Local {
     pub(crate) async fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("it-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        sink();
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))
             .credentials_provider(Credentials::new("local", "local", None, None, "it"))
-            .endpoint_url(format!("http://127.0.0.1:{}", server()))
+            .endpoint_url(format!("http://127.0.0.1:{}", server().await))
             .load()
             .await;
         let sim = Sim::start(SimOptions::default()).await.unwrap();
@@ -107,8 +114,9 @@ impl Local {
             .send()
             .await
             .unwrap();
-        let (table, bucket, bus, secret) = (name.clone(), name.clone(), name.clone(), name);
-        Self { aws, sim, table, queue_url, bucket, bus, events_url, secret }
+        let (table, bucket, bus, secret) = (name.clone(), name.clone(), name.clone(), name.clone());
+        let request_id = format!("request-of-{name}");
+        Self { aws, sim, table, queue_url, bucket, bus, events_url, secret, request_id }
     }
 
     /// What functions are told of Microsoft.
@@ -151,14 +159,43 @@ impl Local {
     pub(crate) async fn objects(&self, prefix: &str) -> Vec<String> {
         let client =
             aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&self.aws).force_path_style(true).build());
-        let listed = client.list_objects_v2().bucket(&self.bucket).prefix(prefix).send().await.unwrap();
+        let listed = client.list_objects_v2().max_keys(1000).bucket(&self.bucket).prefix(prefix).send().await.unwrap();
         listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
     }
 }
 
+impl Local {
+    /// What an object holds.
+    pub(crate) async fn object(&self, key: &str) -> Vec<u8> {
+        let client =
+            aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&self.aws).force_path_style(true).build());
+        let object = client.get_object().bucket(&self.bucket).key(key).send().await.unwrap();
+        object.body.collect().await.unwrap().to_vec()
+    }
+}
+
 /// An invocation with ten seconds left.
-pub(crate) fn invocation() -> Invocation {
-    Invocation { request_id: "request-1".into(), deadline: Deadline::within(Duration::from_secs(10)) }
+pub(crate) fn invocation(request_id: &str) -> Invocation {
+    Invocation { request_id: request_id.into(), deadline: Deadline::within(Duration::from_secs(10)) }
+}
+
+fn sink() -> Arc<Mutex<Vec<u8>>> {
+    // One for the process: which subscriber a line goes to is decided for all threads at once.
+    static SINK: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
+    let start = || {
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        let layer = JsonLines::new(LevelFilter::TRACE, Clock::system(), sink.clone());
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
+        sink
+    };
+    SINK.get_or_init(start).clone()
+}
+
+/// The lines that were logged under a request's id.
+pub(crate) fn lines_of(request_id: &str) -> Vec<Value> {
+    let text = String::from_utf8(sink().lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["request_id"] == request_id).collect()
 }
 
 /// A request as API Gateway hands it over for an IAM caller.

@@ -9,4 +9,6 @@ mod consent;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod sync;
+#[cfg(test)]
 mod tokens;

@@ -1,0 +1,8 @@
+//! The sync, on both surfaces: `incident-fetch` and `incident-dispatch` in this process, against the simulator and a local
+//! AWS, with clocks that are moved by hand.
+
+mod failures;
+mod feed;
+mod live;
+mod windows;
+mod workers;

@@ -1,0 +1,250 @@
+//! Microsoft fails in every way it can; nothing is lost, and nothing gets stuck.
+
+use jiff::SignedDuration;
+use shared::{error::Reason, incidents::Surface, registry::tenants::Status};
+use sim::{Fault, FaultKind, RetryAfter};
+
+use super::feed::{Feed, SURFACES, TENANT, grant};
+
+fn on(surface: Surface) -> sim::Surface {
+    match surface {
+        Surface::Graph => sim::Surface::Graph,
+        Surface::Defender => sim::Surface::Defender,
+    }
+}
+
+#[tokio::test]
+async fn f3_an_error_anywhere_loses_nothing_and_moves_no_cursor_too_far() {
+    let kinds = [
+        FaultKind::status(500),
+        FaultKind::status(502),
+        FaultKind::Reset,
+        FaultKind::Cut,
+        FaultKind::Truncate { at: None },
+        FaultKind::status(401),
+        FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] },
+    ];
+    for surface in SURFACES {
+        for kind in &kinds {
+            for after in [0, 1, 2] {
+                let feed = Feed::start(surface).await;
+                for number in 0..130 {
+                    feed.put(number * 60);
+                }
+                let mut fault = Fault::new(kind.clone()).on(on(surface));
+                (fault.after, fault.times) = (after, Some(1));
+                feed.local.sim.fault(fault);
+                for _ in 0..3 {
+                    feed.poll().await;
+                    feed.advance(60);
+                }
+                feed.assert_complete().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn f4_a_poison_incident_is_set_aside_and_the_others_arrive_in_the_same_run() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let ids: Vec<String> = (0..20).map(|number| feed.put(60 + number * 40)).collect();
+        feed.local.sim.fault(Fault::poison(TENANT, &ids[7]));
+        feed.poll().await;
+        feed.advance(60);
+        feed.poll().await;
+        let keys = feed.keys().await;
+        assert_eq!(keys.len(), 19, "{surface}: {:?}", feed.feed().await);
+        assert_eq!(feed.feed().await.quarantined, 1);
+        let aside = feed.local.objects(&format!("quarantine/tenant_id={TENANT}/")).await;
+        assert_eq!(aside.len(), 1);
+
+        feed.advance(60);
+        let later = feed.put(5);
+        feed.poll().await;
+        assert!(feed.delivered().await.iter().any(|line| line.told().0 == later), "the feed goes on past it");
+
+        feed.local.sim.clear_faults();
+        for _ in 0..20 {
+            feed.advance(60);
+            feed.poll().await;
+        }
+        feed.assert_complete().await;
+        assert_eq!(feed.feed().await.quarantined, 0, "{surface}");
+    }
+}
+
+#[tokio::test]
+async fn f4_alerts_that_cannot_be_read_do_not_keep_their_incident_back() {
+    let feed = Feed::start(Surface::Graph).await;
+    let ids: Vec<String> = (0..5).map(|number| feed.put(60 + number * 40)).collect();
+    feed.local.sim.fault(Fault::poison(TENANT, &ids[2]).expand(true));
+    feed.poll().await;
+    feed.advance(60);
+    feed.poll().await;
+    assert_eq!(feed.keys().await.len(), 5);
+    assert_eq!(feed.feed().await.quarantined, 1);
+    feed.local.sim.clear_faults();
+    feed.advance(400);
+    feed.poll().await;
+    let lines = feed.delivered().await;
+    assert_eq!(lines.len(), 6, "with its alerts it is another version");
+    assert_eq!(feed.feed().await.quarantined, 0);
+}
+
+#[tokio::test]
+async fn an_outage_costs_few_requests_and_sets_nothing_aside() {
+    for surface in SURFACES {
+        for kind in [FaultKind::status(500), FaultKind::Reset, FaultKind::BadGateway] {
+            let feed = Feed::start(surface).await;
+            for number in 0..20 {
+                feed.put(60 + number * 40);
+            }
+            feed.local.sim.fault(Fault::new(kind).on(on(surface)));
+            feed.poll().await;
+            assert!(feed.calls() <= 10, "{} calls on {surface}", feed.calls());
+            assert_eq!(feed.feed().await.quarantined, 0);
+            feed.local.sim.clear_faults();
+            feed.advance(60);
+            feed.poll().await;
+            feed.assert_complete().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_data_alone_is_an_outage_too() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        for number in 0..20 {
+            let id = feed.put(60 + number * 40);
+            feed.local.sim.fault(Fault::poison(TENANT, &id));
+        }
+        feed.poll().await;
+        assert!(feed.calls() <= 10, "{} calls on {surface}", feed.calls());
+        assert_eq!(feed.feed().await.quarantined, 0);
+    }
+}
+
+#[tokio::test]
+async fn f6_after_a_429_nobody_asks_before_the_time_named() {
+    let named = [
+        (RetryAfter::Seconds(90), 90),
+        (RetryAfter::Date(90), 90),
+        (RetryAfter::Body(90), 90),
+        (RetryAfter::Absent, 60),
+    ];
+    for surface in SURFACES {
+        for (retry_after, seconds) in named.clone() {
+            let feed = Feed::start(surface).await;
+            feed.put(60);
+            let mut fault = Fault::new(FaultKind::Throttle { retry_after }).on(on(surface));
+            fault.times = Some(1);
+            feed.local.sim.fault(fault);
+            feed.poll().await;
+            let calls = feed.calls();
+            feed.advance(seconds - 2);
+            feed.poll().await;
+            let (status, problem) = feed.call("GET", &format!("/tenants/{TENANT}/incidents"), "", None).await;
+            assert_eq!((status, problem["code"].as_str()), (503, Some("throttled")));
+            assert_eq!(
+                feed.another()
+                    .handle(
+                        crate::local::request("GET", &format!("/tenants/{TENANT}/incidents"), "", None),
+                        super::feed::invocation(std::time::Duration::from_secs(10)),
+                    )
+                    .await
+                    .unwrap()["statusCode"],
+                503
+            );
+            assert_eq!(feed.calls(), calls, "{surface}: nobody asked");
+            assert_eq!(feed.tenant().await.status, Status::Active);
+            feed.advance(4);
+            feed.poll().await;
+            feed.assert_complete().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn f12_withdrawn_consent_pauses_and_its_return_fills_the_gap() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        feed.put(60);
+        feed.poll().await;
+        feed.local.sim.revoke(TENANT, crate::local::CLIENT_ID);
+        feed.advance(30);
+        feed.poll().await;
+        let paused = feed.tenant().await;
+        assert_eq!((paused.status, paused.reason), (Status::Paused, Some(Reason::ConsentMissing)), "{surface}");
+        feed.advance(7200);
+        let missed = feed.put(3600);
+        grant(&feed);
+        feed.poll().await;
+        assert_eq!(feed.tenant().await.status, Status::Active);
+        assert!(feed.delivered().await.iter().any(|line| line.told().0 == missed));
+        feed.assert_complete().await;
+        let told: Vec<_> =
+            feed.local.events().await.into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0].1["to"], "paused");
+        assert_eq!(told[1].1["to"], "active");
+    }
+}
+
+#[tokio::test]
+async fn roles_that_were_taken_away_pause_with_their_own_reason() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        feed.poll().await;
+        feed.local.sim.revoke_roles(TENANT, crate::local::CLIENT_ID, &[surface.write_role()]);
+        feed.advance(30);
+        feed.poll().await;
+        assert_eq!(feed.tenant().await.reason, Some(Reason::RoleMissing), "{surface}");
+    }
+}
+
+#[tokio::test]
+async fn f5_next_links_are_never_followed_and_silent_caps_are_found_by_the_sweep() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        for number in 0..30 {
+            feed.put(1200 + number * 60);
+        }
+        let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
+        let mut fault = Fault::new(foreign).on(on(surface));
+        fault.times = Some(2);
+        feed.local.sim.fault(fault);
+        feed.poll().await;
+        feed.poll().await;
+        feed.assert_complete().await;
+
+        let feed = Feed::start(surface).await;
+        for number in 0..30 {
+            feed.put(1200 + number * 60);
+        }
+        let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(on(surface));
+        cap.times = Some(1);
+        feed.local.sim.fault(cap);
+        feed.poll().await;
+        feed.advance(3600);
+        feed.poll().await;
+        feed.message(serde_json::json!({"tenant_id": TENANT, "kind": "sweep"})).await;
+        feed.assert_complete().await;
+        assert_eq!(feed.feed().await.last_sweep.unwrap().missing, 20, "{surface}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_date_moves_the_cursor_no_further_than_was_read() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        feed.local.sim.fault(Fault::new(FaultKind::DateSkew { seconds: -3600 }));
+        feed.poll().await;
+        let covered = feed.feed().await.covered_until.unwrap();
+        assert!(covered <= feed.clock.now() - SignedDuration::from_secs(3600));
+        let id = feed.put(1800);
+        feed.poll().await;
+        assert!(feed.delivered().await.iter().any(|line| line.told().0 == id));
+    }
+}

@@ -206,7 +206,7 @@ impl Call<'_> {
             InvitationStatus::Expired => Message::Expired,
             InvitationStatus::Revoked => Message::Revoked,
             InvitationStatus::Used if self.browser().is_some() => {
-                let beside = Beside { link: Some(RESULT.into()), ..Beside::default() };
+                let beside = Beside { link: Some(self.base.join(RESULT)), ..Beside::default() };
                 return Ok(Err(self.pages.message(410, Message::UsedHere, beside)));
             }
             InvitationStatus::Used => Message::Used,
@@ -448,7 +448,7 @@ impl Call<'_> {
                 if tenant.status == Status::Pending && !looks_only {
                     tenant = self.app.onboarding.advance(tenant_id, self.deadline).await?;
                 }
-                Ok(self.pages.tenant(&tenant, RESULT.into(), self.app.clock.now()))
+                Ok(self.pages.tenant(&tenant, self.base.join(RESULT), self.app.clock.now()))
             }
             Stage::Ended { ending } => Ok(self.pages.ending(*ending)),
         }

@@ -29,8 +29,13 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'")
 });
 
-/// App roles that let hunt.
-const HUNT: [&str; 2] = ["ThreatHunting.Read.All", "AdvancedHunting.Read.All"];
+/// The app role that lets hunt.
+fn hunting_role(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Graph => "ThreatHunting.Read.All",
+        Surface::Defender => "AdvancedHunting.Read.All",
+    }
+}
 
 /// What all pages have.
 struct Frame {
@@ -117,6 +122,8 @@ impl<'a> Pages<'a> {
             ("customer", invitation.customer.as_str()),
             ("tenant", tenant.as_deref().unwrap_or_default()),
             ("time", &time),
+            ("write", self.surface.write_role()),
+            ("hunt", hunting_role(self.surface)),
         ];
         let all = |lines: &[String]| lines.iter().map(|line| fill(line, &words)).collect();
         let page = InvitationPage {
@@ -238,7 +245,7 @@ impl<'a> Pages<'a> {
                 &texts.read
             } else if surfaces.iter().any(|surface| surface.write_role() == role) {
                 &texts.write
-            } else if HUNT.contains(&role) {
+            } else if surfaces.iter().any(|surface| hunting_role(*surface) == role) {
                 &texts.hunt
             } else {
                 &texts.other
@@ -252,10 +259,7 @@ impl<'a> Pages<'a> {
         if !has(tenant.api.write_role()) {
             not_granted.push(named(&texts.write, tenant.api.write_role()));
         }
-        let hunt = match tenant.api {
-            Surface::Graph => HUNT[0],
-            Surface::Defender => HUNT[1],
-        };
+        let hunt = hunting_role(tenant.api);
         if !has(hunt) {
             not_granted.push(named(&texts.hunt, hunt));
         }

@@ -4,4 +4,5 @@ mod chain;
 mod forged;
 mod onboarding;
 mod pages;
+mod registration;
 mod world;

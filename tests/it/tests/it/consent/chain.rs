@@ -59,7 +59,7 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
     }
     let again = browser.get(&link).await;
     again.says(410, "was used");
-    assert_eq!(again.link(), "/consent/result");
+    assert_eq!(again.link(), format!("{BASE}/consent/result"));
     world.browser().get(&link).await.says(410, "was used");
     world.browser().post(&link).await.says(410, "was used");
 
@@ -149,13 +149,13 @@ async fn new_keys_are_found_and_unknown_ones_cost_one_request_a_minute() {
     let link = world.invite("Contoso", None).await;
     let mut browser = world.browser();
     let key_requests = || world.sim.calls().iter().filter(|call| call.path.contains("/keys")).count();
-    browser.to_consent(&link, CONTOSO, ADMIN).await;
+    browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 1);
-    browser.to_consent(&link, CONTOSO, ADMIN).await;
+    browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 1, "kept");
     world.advance(61);
     world.sim.roll_keys(false).unwrap();
-    browser.to_consent(&link, CONTOSO, ADMIN).await;
+    browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 2, "a new key is found");
     world.sim.roll_keys(false).unwrap();
     for _ in 0..3 {
@@ -164,7 +164,7 @@ async fn new_keys_are_found_and_unknown_ones_cost_one_request_a_minute() {
     }
     assert_eq!(key_requests(), 2, "at most once a minute");
     world.advance(61);
-    browser.to_consent(&link, CONTOSO, ADMIN).await;
+    browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 3);
 }
 
@@ -224,7 +224,7 @@ async fn an_ordinary_user_cannot_bring_a_tenant_that_had_consented_before() {
     world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
     let link = world.invite("Mallory", None).await;
     let mut browser = world.browser();
-    let consent = browser.to_consent(&link, CONTOSO, CLERK).await;
+    let consent = browser.reach_consent(&link, CONTOSO, CLERK).await;
     let state = query(&consent, "state");
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={state}");
     browser.get(&forged).await.location();
@@ -246,7 +246,7 @@ async fn who_may_consent_brings_a_tenant_that_had_consented_before() {
     world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
     let link = world.invite("Contoso", Some(CONTOSO)).await;
     let mut browser = world.browser();
-    let consent = browser.to_consent(&link, CONTOSO, CLERK).await;
+    let consent = browser.reach_consent(&link, CONTOSO, CLERK).await;
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={}", query(&consent, "state"));
     browser.get(&forged).await.location();
     browser.get("/consent/result").await.says(200, "can read your incidents");

@@ -93,9 +93,9 @@ async fn another_customer_s_invitation_changes_nothing() {
     assert_eq!(world.tenant(CONTOSO).await.unwrap(), before);
     assert!(world.changes().await.is_empty());
     assert!(world.invitation(&link).await.used_at.is_none());
-    let audit = world.audit();
-    let line = audit.iter().find(|line| line["ending"] == "other_customer").unwrap();
-    assert_eq!(line["tenant_id"], CONTOSO);
+    let lines = world.audit();
+    let ended = lines.iter().find(|line| line["ending"] == "other_customer").unwrap();
+    assert_eq!(ended["tenant_id"], CONTOSO);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_tenant_that_another_customer_got_meanwhile_is_not_taken_over() {
     let world = World::new().await;
     let link = world.invite("Mallory", None).await;
     let mut browser = world.browser();
-    let consent = browser.to_consent(&link, CONTOSO, ADMIN).await;
+    let consent = browser.reach_consent(&link, CONTOSO, ADMIN).await;
     world.onboard("Contoso").await;
     let before = world.tenant(CONTOSO).await.unwrap();
     let back = world.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
@@ -148,7 +148,7 @@ async fn an_ordinary_user_does_not_bring_a_paused_tenant_back() {
     let before = world.tenant(CONTOSO).await.unwrap();
     let link = world.invite("Contoso", None).await;
     let mut browser = world.browser();
-    let consent = browser.to_consent(&link, CONTOSO, CLERK).await;
+    let consent = browser.reach_consent(&link, CONTOSO, CLERK).await;
     let (_, state) = consent.split_once("state=").unwrap();
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={state}");
     browser.get(&forged).await.says(403, "An administrator has to do this");
@@ -206,7 +206,7 @@ async fn one_invitation_brings_one_tenant() {
     let link = world.invite("Contoso", None).await;
     let (mut first, mut second) = (world.browser(), world.browser());
     let back = first.decide(&link, CONTOSO, ADMIN, Decision::Accept).await;
-    let consent = second.to_consent(&link, super::world::FABRIKAM, "admin@fabrikam.example").await;
+    let consent = second.reach_consent(&link, super::world::FABRIKAM, "admin@fabrikam.example").await;
     first.get(&back).await.location();
     let late = world.sim.consent(&consent, super::world::FABRIKAM, "admin@fabrikam.example", Decision::Accept).unwrap();
     second.get(&late).await.says(410, "no longer valid");

@@ -291,14 +291,14 @@ impl Browser<'_> {
     }
 
     /// Signs in and follows back: the URL of the consent page.
-    pub(crate) async fn to_consent(&mut self, link: &str, tenant: &str, user: &str) -> String {
+    pub(crate) async fn reach_consent(&mut self, link: &str, tenant: &str, user: &str) -> String {
         let back = self.sign_in(link, tenant, user).await;
         self.get(&back).await.location().to_owned()
     }
 
     /// All the way to our callback after consent, as the person decides.
     pub(crate) async fn decide(&mut self, link: &str, tenant: &str, user: &str, decision: Decision) -> String {
-        let consent = self.to_consent(link, tenant, user).await;
+        let consent = self.reach_consent(link, tenant, user).await;
         self.world.sim.consent(&consent, tenant, user, decision).unwrap()
     }
 

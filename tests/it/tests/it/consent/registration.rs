@@ -1,0 +1,85 @@
+//! The script that registers the app, against the simulator.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+use sim::{Resource, Sim, SimOptions, TenantSeed};
+
+const HOME: &str = "33333333-2222-4333-8444-abcdefabcdef";
+const OPERATOR: &str = "44444444-2222-4333-8444-abcdefabcdef";
+const REDIRECT: &str = "https://partner.example.com/consent/callback";
+
+async fn run(sim: &Sim, arguments: &[&str]) -> (bool, Value, String) {
+    let token = sim.issue_token(HOME, OPERATOR, &["Application.ReadWrite.All"], Resource::Graph);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let file =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("token-{}", sim.graph_url().rsplit(':').next().unwrap()));
+    std::fs::write(&file, token).unwrap();
+    let mut command = Command::new("python3");
+    command.arg(root.join("infra/entra/register.py")).args(["--name", "Northwind SOC", "--graph", sim.graph_url()]);
+    command.arg("--token-file").arg(&file).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+}
+
+async fn sim() -> Sim {
+    let sim = Sim::start(SimOptions::default()).await.unwrap();
+    sim.add_tenant(TenantSeed { tenant_id: HOME.into(), domain: "northwind.example".into(), ..TenantSeed::default() });
+    sim
+}
+
+fn writes(sim: &Sim) -> usize {
+    sim.calls().iter().filter(|call| call.method != "GET").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_sends_nothing_and_a_second_run_changes_nothing() {
+    let sim = sim().await;
+    let federated =
+        ["--federated-issuer", "https://x.tokens.sts.global.api.aws", "--federated-subject", "arn:aws:iam::1:role/r"];
+    let all: Vec<&str> = ["--redirect-uri", REDIRECT].into_iter().chain(federated).collect();
+    let dry: Vec<&str> = all.iter().copied().chain(["--dry-run"]).collect();
+
+    let (done, outcome, said) = run(&sim, &dry).await;
+    assert!(done, "{said}");
+    assert_eq!((outcome["client_id"].is_null(), writes(&sim)), (true, 0));
+    for shown in [
+        "AzureADMultipleOrgs",
+        "DirectoryRole",
+        "servicePrincipalLockConfiguration",
+        REDIRECT,
+        "api://AzureADTokenExchange",
+    ] {
+        assert!(said.contains(shown), "{shown} is not in {said}");
+    }
+
+    let (done, outcome, said) = run(&sim, &all).await;
+    assert!(done, "{said}");
+    assert_eq!((outcome["changed"][0].as_str(), writes(&sim)), (Some("created"), 2));
+    let client_id = outcome["client_id"].clone();
+
+    let (done, outcome, said) = run(&sim, &all).await;
+    assert!(done, "{said}");
+    assert_eq!((&outcome["client_id"], &outcome["changed"]), (&client_id, &serde_json::json!([])));
+    assert_eq!(writes(&sim), 2);
+
+    let (done, outcome, said) = run(&sim, &[&all[..], &["--with-write", "--with-hunting"]].concat()).await;
+    assert!(done, "{said}");
+    assert_eq!(outcome["changed"], serde_json::json!(["requiredResourceAccess"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_with_a_reason() {
+    let sim = sim().await;
+    for wrong in
+        ["http://partner.example.com/consent/callback", "https://*.example.com/consent/callback", "https://h/x"]
+    {
+        let (done, _, said) = run(&sim, &["--redirect-uri", wrong]).await;
+        assert!(!done && said.contains("/consent/callback"), "{said}");
+    }
+    sim.update_tenant(HOME, |tenant| tenant.defender_licensed = false);
+    let (done, _, said) = run(&sim, &["--redirect-uri", REDIRECT, "--surface", "defender"]).await;
+    assert!(!done && said.contains("no service principal of defender"), "{said}");
+    assert_eq!(writes(&sim), 0);
+}

@@ -91,7 +91,8 @@ async fn missing_variables_are_named_all_at_once() {
         // Each alone, the others being there.
         for missing in required(binary) {
             let others = required(binary).iter().filter(|name| *name != missing);
-            let fill = |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::world::HOME } else { SECRET });
+            let fill =
+                |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::world::HOME } else { SECRET });
             let told = ends(binary, &others.clone().map(fill).collect()).await;
             assert!(told.contains(missing) && !told.contains(SECRET), "{binary} without {missing}: {told}");
             for name in others {

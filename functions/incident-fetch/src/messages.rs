@@ -334,9 +334,11 @@ impl App {
     }
 
     async fn resume(&self, tenant: &Tenant) -> Result<()> {
+        let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
             if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
                 (tenant.status, tenant.reason) = (Status::Active, None);
+                tenant.activated_at.get_or_insert(now);
             }
             Ok(())
         };

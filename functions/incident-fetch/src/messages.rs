@@ -52,13 +52,13 @@ impl App {
             .collect();
         let mut failures = Vec::new();
         for (id, task) in tasks {
-            let failed = match task.await {
-                Ok(outcome) => outcome.is_err(),
-                Err(_) => {
+            let failed = task.await.map_or_else(
+                |_| {
                     tracing::error!(message_id = id, outcome = "panicked", "message failed");
                     true
-                }
-            };
+                },
+                |outcome| outcome.is_err(),
+            );
             if failed {
                 failures.push(json!({"itemIdentifier": id}));
             }

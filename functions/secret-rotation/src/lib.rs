@@ -158,7 +158,10 @@ impl App {
         let application = self.application(&client_id, deadline).await?;
         for password in application.passwords(deadline).await? {
             let kept = key_id(&current).as_ref() == Some(&password.key_id);
-            if !kept && (password.display_name.as_ref().is_some_and(|name| name.starts_with(NAME)) || previous_key.as_ref() == Some(&password.key_id)) {
+            if !kept
+                && (password.display_name.as_ref().is_some_and(|name| name.starts_with(NAME))
+                    || previous_key.as_ref() == Some(&password.key_id))
+            {
                 application.remove_password(&password.key_id, deadline).await?;
                 record("client secret removed", &password.key_id);
             }

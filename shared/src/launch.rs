@@ -1,14 +1,15 @@
 //! How a function's process begins, and how one invocation is framed.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, str::FromStr, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use futures_util::{FutureExt, future::BoxFuture};
-use tracing::{Instrument, level_filters::LevelFilter};
+use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use crate::{
     clock::Clock,
     config::{self, Variables},
+    entra::TenantId,
     error::Result,
     event::{HttpRequest, HttpResponse, Invocation},
     http::Deadline,
@@ -24,7 +25,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::result::Result<T, ExitCode> {
     let configured = config::from_environment(|variables| {
         let rule = "must be error, warn, info, debug or trace";
-        let level = variables.parsed("LOG_LEVEL", LevelFilter::INFO, rule);
+        let LogLevel(level) = variables.parsed("LOG_LEVEL", LogLevel(LevelFilter::INFO), rule);
         Some((level, read(variables)?))
     });
     match configured {
@@ -36,6 +37,24 @@ pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::
             crate::telemetry::start(LevelFilter::INFO);
             tracing::error!("{error}");
             Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// `LOG_LEVEL`: `tracing` itself would take numbers and `off`, too.
+struct LogLevel(LevelFilter);
+
+impl FromStr for LogLevel {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text {
+            "error" => Ok(Self(LevelFilter::ERROR)),
+            "warn" => Ok(Self(LevelFilter::WARN)),
+            "info" => Ok(Self(LevelFilter::INFO)),
+            "debug" => Ok(Self(LevelFilter::DEBUG)),
+            "trace" => Ok(Self(LevelFilter::TRACE)),
+            _ => Err(()),
         }
     }
 }
@@ -63,8 +82,22 @@ impl Invocation {
     }
 
     /// Runs the work of a JSON route: bounded by the deadline, refused without an IAM caller, its outcome logged, its
-    /// failure told as a problem document.
+    /// failure told as a problem document. The lines name the tenant of the path.
     pub async fn json_route(
+        &self,
+        clock: &Clock,
+        request: &HttpRequest,
+        work: impl Future<Output = Result<HttpResponse>>,
+    ) -> HttpResponse {
+        let tenant = match request.segments().as_slice() {
+            ["tenants", tenant, ..] => tenant.parse::<TenantId>().ok(),
+            _ => None,
+        };
+        let span = tenant.map_or_else(Span::none, |tenant| tracing::info_span!("tenant", tenant_id = %tenant));
+        self.answer(clock, request, work).instrument(span).await
+    }
+
+    async fn answer(
         &self,
         clock: &Clock,
         request: &HttpRequest,

@@ -29,6 +29,12 @@ const NAMESPACE: &str = "Mandate";
 /// The target of events that are records, not remarks: audit and metrics. They are written at any level.
 pub const RECORD: &str = "record";
 
+/// The runtime's span around each invocation, which holds the request's id where ours is not open yet.
+const RUNTIME_SPAN: &str = "lambda_runtime::layers::trace";
+
+/// Where the runtime says once more, and always as an error, what a function answered or where it panicked.
+const RUNTIME_REPEATS: &str = "lambda_runtime::layers::panic";
+
 /// Where lines go.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
@@ -104,9 +110,13 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        // Our spans hold what every line must name, whatever its level.
-        if metadata.target() == RECORD || (metadata.is_span() && is_ours(metadata.target())) {
+        // These spans hold what every line must name, whatever its level.
+        let names = is_ours(metadata.target()) || metadata.target() == RUNTIME_SPAN;
+        if metadata.target() == RECORD || (metadata.is_span() && names) {
             return true;
+        }
+        if metadata.target() == RUNTIME_REPEATS {
+            return false;
         }
         // What libraries say below a warning is theirs to say, and may hold what nobody should read.
         let most = if is_ours(metadata.target()) { self.level } else { self.level.min(LevelFilter::WARN) };
@@ -116,6 +126,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let mut fields = Fields(Map::new());
         attributes.record(&mut fields);
+        if attributes.metadata().target() == RUNTIME_SPAN {
+            fields = Fields(fields.0.remove("requestId").map(|id| ("request_id".into(), id)).into_iter().collect());
+        }
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(fields);
         }
@@ -251,6 +264,22 @@ mod tests {
         });
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1]["audit"], true);
+    }
+
+    #[test]
+    fn a_line_of_the_runtime_names_the_request_and_repeats_nothing() {
+        let lines = lines(LevelFilter::TRACE, || {
+            let _invoke =
+                tracing::info_span!(target: RUNTIME_SPAN, "invoke", requestId = "r-1", xrayTraceId = "x").entered();
+            tracing::error!(target: "lambda_runtime::layers::api_response", "not read");
+            tracing::error!(target: RUNTIME_REPEATS, "Diagnostic");
+        });
+        assert_eq!(
+            lines,
+            [
+                json!({"timestamp": "2026-11-22T10:00:00.123Z", "level": "ERROR", "message": "not read", "request_id": "r-1"})
+            ]
+        );
     }
 
     #[test]

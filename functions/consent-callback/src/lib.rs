@@ -35,6 +35,7 @@ use shared::{
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::Status,
     },
+    telemetry::RECORD,
 };
 
 use crate::{
@@ -233,7 +234,7 @@ impl Call<'_> {
         let attempt = Attempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
-        tracing::info!(audit = true, invitation_id = attempt.invitation_id, "consent attempt begun");
+        tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt begun");
         let mut response = redirect(location);
         let age = attempt.expires_at.duration_since(self.now).as_secs();
         let value = browser.expose();
@@ -303,7 +304,7 @@ impl Call<'_> {
 
     /// Microsoft sent the browser back without what it was sent for. Nothing is used up: `again` is the same step.
     fn refused(&self, attempt: &Attempt, refusal: Refusal, again: String) -> HttpResponse {
-        tracing::info!(audit = true, invitation_id = attempt.invitation_id, refusal = ?refusal, "consent refused");
+        tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, refusal = ?refusal, "consent refused");
         let (status, message, link) = match refusal {
             Refusal::Declined => (403, Message::Declined, Some(again)),
             Refusal::NotPermitted => (403, Message::NotPermitted, None),
@@ -354,7 +355,7 @@ impl Call<'_> {
         let location = self.consent_url(browser, &tenant_id).await?;
         let name = person.name.unwrap_or(person.object_id);
         tracing::info!(
-            audit = true, tenant_id = %tenant_id, invitation_id = attempt.invitation_id, person = name, vouched_for,
+            target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = attempt.invitation_id, person = name, vouched_for,
             "signed in for consent"
         );
         let stage = Stage::SignedIn { tenant_id, person: name, vouched_for };
@@ -398,7 +399,7 @@ impl Call<'_> {
             Recorded::Linked(tenant) => {
                 self.app.registry.move_attempt(attempt, Stage::Settled { tenant_id }).await?;
                 tracing::info!(
-                    audit = true, tenant_id = %tenant_id, invitation_id = consent.invitation_id, person = consent.person,
+                    target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = consent.invitation_id, person = consent.person,
                     status = tenant.status.as_str(), "consent recorded"
                 );
                 if tenant.status == Status::Active {
@@ -415,7 +416,7 @@ impl Call<'_> {
     async fn end(&self, attempt: &mut Attempt, ending: Ending, tenant: Option<TenantId>) -> Result<HttpResponse> {
         let tenant_id = tenant.map(|tenant| tenant.to_string());
         let invitation_id = attempt.invitation_id.as_str();
-        tracing::warn!(audit = true, tenant_id, invitation_id, ending = ending.as_str(), "consent attempt ended");
+        tracing::warn!(target: RECORD, audit = true, tenant_id, invitation_id, ending = ending.as_str(), "consent attempt ended");
         self.app.registry.move_attempt(attempt, Stage::Ended { ending }).await?;
         Ok(self.pages.ending(ending))
     }

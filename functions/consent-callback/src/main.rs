@@ -9,7 +9,12 @@ use serde_json::Value;
 use shared::{clock::Clock, event::Invocation, http::Outbound, launch};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), ExitCode> {
+async fn main() -> ExitCode {
+    // Returned as it is: a `Result` would be printed to standard error on its way out.
+    run().await.err().unwrap_or(ExitCode::SUCCESS)
+}
+
+async fn run() -> Result<(), ExitCode> {
     let config = launch::configure(Config::read)?;
     let outbound = Outbound::new().map_err(fatal)?;
     let app = &App::new(config, &launch::aws().await, outbound, Clock::system(), Arc::new(SystemRandom::new()));

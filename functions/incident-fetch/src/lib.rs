@@ -157,6 +157,8 @@ impl App {
                 Ok(invocation.frame(answer).await.into_value())
             }
             Event::Direct(_) => {
+                let refused = async { tracing::warn!("an event that is neither messages nor a request was refused") };
+                invocation.frame(refused).await;
                 let what = "This function takes messages of the queue and requests of the HTTP API.";
                 Err(Error::InvalidRequest(what.into()).into())
             }

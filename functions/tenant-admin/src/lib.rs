@@ -23,7 +23,6 @@ use shared::{
     queue::SyncQueue,
     registry::Registry,
 };
-use tracing::Instrument;
 
 /// The function's configuration.
 #[derive(Clone, Debug)]
@@ -121,16 +120,9 @@ impl App {
             tracing::warn!("an event that is no HTTP request was refused");
             return Err(Error::InvalidRequest("This function answers requests of the HTTP API only.".into()).into());
         };
-        let span = match request.segments().as_slice() {
-            ["tenants", tenant, ..] => match tenant.parse::<TenantId>() {
-                Ok(tenant) => tracing::info_span!("tenant", tenant_id = %tenant),
-                Err(_) => tracing::Span::none(),
-            },
-            _ => tracing::Span::none(),
-        };
         // Boxed, because the compiler's measuring of all routes in one future runs out of depth.
         let route = Box::pin(self.route(&request, invocation));
-        let response = invocation.json_route(&self.clock, &request, route).instrument(span).await;
+        let response = invocation.json_route(&self.clock, &request, route).await;
         Ok(response.into_value())
     }
 

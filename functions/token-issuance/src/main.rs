@@ -8,7 +8,12 @@ use shared::{clock::Clock, event::Invocation, http::Outbound, launch};
 use token_issuance::{App, Config};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), ExitCode> {
+async fn main() -> ExitCode {
+    // Returned as it is: a `Result` would be printed to standard error on its way out.
+    run().await.err().unwrap_or(ExitCode::SUCCESS)
+}
+
+async fn run() -> Result<(), ExitCode> {
     let config = launch::configure(Config::read)?;
     let outbound = Outbound::new().map_err(fatal)?;
     let app = &App::new(config, &launch::aws().await, outbound, Clock::system());

@@ -16,7 +16,7 @@ use crate::{ambient, paths};
 static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
 
 /// Builds every package under `functions/` in the development profile; answers with the path of each binary.
-pub(crate) async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+pub async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
     BUILT.get_or_try_init(|| run_cargo(progress)).await.cloned()
 }
 

@@ -29,6 +29,7 @@ pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
 pub use error::{FunctionError, StackError};
+pub use functions::build;
 pub use log_book::LogLine;
 pub use python::interpreter;
 pub use stack::{ApiReply, CLIENT_ID, Ports, Stack, StackOptions};

@@ -7,6 +7,8 @@ mod aws;
 #[cfg(test)]
 mod consent;
 #[cfg(test)]
+mod journey;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod rotation;

@@ -1,0 +1,9 @@
+//! Journeys: the real binaries behind an emulated Lambda, deployed from the template, seen only from outside: as callers
+//! of the HTTP API, customers' administrators, the queue, the schedule and readers of the bucket see them.
+
+mod events;
+mod job;
+mod leaks;
+mod shapes;
+mod start;
+mod world;

@@ -1,0 +1,152 @@
+//! A binary whose configuration is not complete ends before it asks for its first event.
+
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
+
+use devstack::Quiet;
+use serde_json::Value;
+use tokio::{net::TcpListener, process::Command};
+
+use super::world::BINARIES;
+
+const SECRET: &str = "canary value of a variable";
+
+/// What a binary cannot do without.
+fn required(binary: &str) -> &'static [&'static str] {
+    match binary {
+        "consent-callback" => &["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "PARTNER_NAME"],
+        "token-issuance" => &["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME"],
+        "incident-fetch" | "tenant-admin" => {
+            &["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "SYNC_QUEUE_URL", "INCIDENT_BUCKET"]
+        }
+        "incident-dispatch" => &["TABLE_NAME", "SYNC_QUEUE_URL"],
+        "secret-rotation" => &["APP_CREDENTIAL_SECRET_ID", "ROTATION_CREDENTIAL_SECRET_ID", "HOME_TENANT_ID"],
+        _ => panic!("{binary} is not deployed"),
+    }
+}
+
+/// What a binary reads that can be malformed.
+fn formed(binary: &str) -> Vec<&'static str> {
+    let mut names = vec!["LOG_LEVEL"];
+    if binary != "incident-dispatch" {
+        names.extend(["MICROSOFT_CLOUD", "ENTRA_AUTHORITY_HOST", "GRAPH_ENDPOINT", "DEFENDER_ENDPOINT"]);
+    }
+    if ["consent-callback", "incident-fetch", "token-issuance"].contains(&binary) {
+        names.push("INCIDENT_API");
+    }
+    if ["consent-callback", "tenant-admin"].contains(&binary) {
+        names.push("PUBLIC_BASE_URL");
+    }
+    if ["incident-dispatch", "incident-fetch"].contains(&binary) {
+        names.extend(["POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS"]);
+    }
+    if binary == "incident-fetch" {
+        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "SWEEP_DAYS", "DELIVERY_FORMAT"]);
+    }
+    if binary == "secret-rotation" {
+        names.push("HOME_TENANT_ID");
+    }
+    names
+}
+
+/// Starts a binary, which has to end by itself; the one line that it prints.
+async fn ends(binary: &str, variables: &BTreeMap<&str, &str>) -> String {
+    let path = &devstack::build(&mut Quiet).await.unwrap()[binary];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let process = Command::new(path)
+        .env_clear()
+        .envs(variables)
+        .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().unwrap().to_string())
+        .envs([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")])
+        .envs([("AWS_LAMBDA_FUNCTION_NAME", "f"), ("AWS_LAMBDA_FUNCTION_VERSION", "1")])
+        .envs([("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"), ("AWS_LAMBDA_LOG_GROUP_NAME", "g")])
+        .env("AWS_LAMBDA_LOG_STREAM_NAME", "s")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::select! {
+        biased;
+        asked = listener.accept() => panic!("{binary} asked for an event: {asked:?}"),
+        output = tokio::time::timeout(Duration::from_secs(30), process) => output.expect(binary).unwrap(),
+    };
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code().is_some_and(|code| code != 0), "{binary}: {} {told}", output.status);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{binary}");
+    assert_eq!(told.lines().count(), 1, "{binary}: {told}");
+    let line: Value = serde_json::from_str(&told).expect(&told);
+    assert!(line["timestamp"].is_string() && line["level"] == "ERROR", "{told}");
+    line["message"].as_str().expect(&told).to_owned()
+}
+
+#[tokio::test]
+async fn missing_variables_are_named_all_at_once() {
+    for binary in BINARIES {
+        // Empty and blank are as good as missing.
+        let blank = required(binary).iter().zip(["", "  "].into_iter().cycle()).map(|(name, value)| (*name, value));
+        for variables in [BTreeMap::new(), blank.collect()] {
+            let told = ends(binary, &variables).await;
+            for name in required(binary) {
+                assert_eq!(told.matches(name).count(), 1, "{binary}: {name} is not named once: {told}");
+            }
+        }
+        // Each alone, the others being there.
+        for missing in required(binary) {
+            let others = required(binary).iter().filter(|name| *name != missing);
+            let fill =
+                |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::world::HOME } else { SECRET });
+            let told = ends(binary, &others.clone().map(fill).collect()).await;
+            assert!(told.contains(missing) && !told.contains(SECRET), "{binary} without {missing}: {told}");
+            for name in others {
+                assert!(!told.contains(name), "{binary} without {missing} names {name}: {told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_variables_are_named_with_the_missing_ones_and_never_shown() {
+    for binary in BINARIES {
+        let variables = formed(binary).into_iter().map(|name| (name, SECRET)).collect();
+        let told = ends(binary, &variables).await;
+        for name in formed(binary).iter().chain(required(binary)) {
+            assert!(told.contains(name), "{binary}: {name} is not named: {told}");
+        }
+        assert!(!told.contains(SECRET), "{binary}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn each_variable_has_its_own_rule() {
+    let wrong = [
+        ("incident-fetch", "GRAPH_ENDPOINT", "http://graph.example.com"),
+        ("incident-fetch", "DEFENDER_ENDPOINT", "https://defender.example.com/path"),
+        ("incident-fetch", "ENTRA_AUTHORITY_HOST", "login.example.com"),
+        ("incident-fetch", "INCIDENT_API", "Graph"),
+        ("incident-fetch", "POLL_INTERVAL_SECONDS", "0"),
+        ("incident-fetch", "POLL_INTERVAL_SECONDS", "1.5"),
+        ("incident-fetch", "POLL_OVERLAP_SECONDS", "-1"),
+        ("incident-fetch", "FIRST_LOOKBACK_HOURS", "a day"),
+        ("incident-fetch", "SWEEP_DAYS", "0"),
+        ("incident-fetch", "DELIVERY_FORMAT", "parquet"),
+        ("incident-dispatch", "POLL_MAX_INTERVAL_SECONDS", "59"),
+        ("incident-dispatch", "LOG_LEVEL", "off"),
+        ("incident-dispatch", "LOG_LEVEL", "3"),
+        ("token-issuance", "MICROSOFT_CLOUD", "china"),
+        ("tenant-admin", "PUBLIC_BASE_URL", "http://partner.example.com"),
+        ("consent-callback", "PUBLIC_BASE_URL", "https://partner.example.com/?x"),
+        ("secret-rotation", "HOME_TENANT_ID", "11733A9E-0000-4000-8000-00000000000A"),
+    ];
+    for (binary, name, value) in wrong {
+        let mut variables: BTreeMap<_, _> = required(binary).iter().map(|name| (*name, "x")).collect();
+        variables.insert(name, value);
+        if binary == "secret-rotation" && name != "HOME_TENANT_ID" {
+            variables.insert("HOME_TENANT_ID", super::world::HOME);
+        }
+        let told = ends(binary, &variables).await;
+        assert!(told.contains(name), "{binary} with {name}={value}: {told}");
+        let shown = value.len() > 3 && told.contains(value);
+        assert!(!shown, "{binary} with {name}={value}: {told}");
+        for other in required(binary).iter().filter(|other| **other != name) {
+            assert!(!told.contains(other), "{binary} with {name}={value} names {other}: {told}");
+        }
+    }
+}

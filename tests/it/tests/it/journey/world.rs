@@ -1,0 +1,306 @@
+//! A deployment with its customers, and what every journey asks of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use devstack::{ApiReply, Browser, CLIENT_ID, Quiet, Stack, StackOptions};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use sim::{GLOBAL_ADMINISTRATOR, IncidentSeed, Sim, TenantSeed, User};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Every binary that is deployed.
+pub(crate) const BINARIES: [&str; 6] =
+    ["consent-callback", "token-issuance", "incident-fetch", "incident-dispatch", "tenant-admin", "secret-rotation"];
+
+/// A tenant that nobody knows.
+pub(crate) const UNKNOWN: &str = "99999999-9999-4999-8999-999999999999";
+
+/// Debug builds on a shared machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The poll interval of these deployments, and a little.
+const INTERVAL: Duration = Duration::from_millis(1100);
+
+/// A customer of the partner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Customer {
+    pub(crate) name: &'static str,
+    pub(crate) tenant_id: &'static str,
+    pub(crate) domain: &'static str,
+    pub(crate) administrator: &'static str,
+}
+
+pub(crate) const CONTOSO: Customer = Customer {
+    name: "Contoso",
+    tenant_id: "c0c0a000-1111-4111-8111-c0c0a0000001",
+    domain: "contoso.example",
+    administrator: "adele@contoso.example",
+};
+
+pub(crate) const FABRIKAM: Customer = Customer {
+    name: "Fabrikam",
+    tenant_id: "fab00000-2222-4222-8222-fab000000002",
+    domain: "fabrikam.example",
+    administrator: "frank@fabrikam.example",
+};
+
+pub(crate) const NORTHWIND: Customer = Customer {
+    name: "Northwind",
+    tenant_id: "b0a7d000-3333-4333-8333-b0a7d0000003",
+    domain: "northwind.example",
+    administrator: "nora@northwind.example",
+};
+
+impl Customer {
+    pub(crate) fn path(&self) -> String {
+        format!("/tenants/{}", self.tenant_id)
+    }
+}
+
+/// A deployment, and Microsoft.
+pub(crate) struct World {
+    pub(crate) stack: Stack,
+    pub(crate) sim: Sim,
+    _turn: SemaphorePermit<'static>,
+}
+
+impl World {
+    /// Deploys with these variables for all functions.
+    pub(crate) async fn start(name: &str, variables: &[(&str, &str)]) -> Self {
+        // Each brings a dozen processes; more at once would only wait for each other.
+        static TURNS: Semaphore = Semaphore::const_new(2);
+        let turn = TURNS.acquire().await.unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let rotator = ("ROTATION_CREDENTIAL_SECRET_ID".to_owned(), "rotator".to_owned());
+        let parameters = [
+            ("PollIntervalSeconds", "1"),
+            ("HomeTenantId", HOME),
+            ("RotationCredentialSecretArn", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-AbCdEf"),
+        ];
+        let options = StackOptions {
+            parameters: parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            environment: BTreeMap::from([
+                ("*".to_owned(), variables),
+                ("secret-rotation".to_owned(), BTreeMap::from([rotator])),
+            ]),
+            logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("journey").join(name)),
+            fresh_logs: true,
+            ..StackOptions::default()
+        };
+        let stack = Stack::start(options, &mut Quiet).await.unwrap();
+        let sim = stack.sim().unwrap().clone();
+        Self { stack, sim, _turn: turn }
+    }
+
+    pub(crate) async fn end(self) {
+        self.stack.shutdown().await;
+    }
+
+    /// Puts a customer's directory into the simulator.
+    pub(crate) fn seed(&self, customer: &Customer) {
+        let administrator = User {
+            name: customer.administrator.to_owned(),
+            wids: vec![GLOBAL_ADMINISTRATOR.to_owned()],
+            ..User::default()
+        };
+        self.sim.add_tenant(TenantSeed {
+            tenant_id: customer.tenant_id.to_owned(),
+            domain: customer.domain.to_owned(),
+            display_name: customer.name.to_owned(),
+            users: vec![administrator],
+            ..TenantSeed::default()
+        });
+    }
+
+    /// An incident that was made, and last changed, so many minutes ago; its number.
+    pub(crate) fn incident(&self, customer: &Customer, title: &str, minutes_ago: i64) -> String {
+        let created = self.sim.clock().now() - SignedDuration::from_mins(minutes_ago);
+        self.sim.put_incident(
+            customer.tenant_id,
+            IncidentSeed {
+                display_name: title.to_owned(),
+                severity: "high".to_owned(),
+                alerts: 2,
+                created: Some(created),
+                ..IncidentSeed::default()
+            },
+        )
+    }
+
+    /// Calls a route as an operator.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> ApiReply {
+        self.stack.call(method, path, body).await.unwrap()
+    }
+
+    /// Calls a route as an operator, with a body that may be anything.
+    pub(crate) async fn call_with(&self, method: &str, path: &str, body: &str) -> ApiReply {
+        let signature = "AWS4-HMAC-SHA256 Credential=AKIDLOCAL/20260101/eu-central-1/execute-api/aws4_request, \
+                         SignedHeaders=host, Signature=0";
+        let headers = [("authorization", signature), ("content-type", "application/json")];
+        self.stack.public(method, path, &headers, body.as_bytes().to_vec()).await.unwrap()
+    }
+
+    /// The JSON of an answer with this status.
+    pub(crate) async fn expect(&self, status: u16, method: &str, path: &str, body: Option<Value>) -> Value {
+        let reply = self.call(method, path, body).await;
+        assert_eq!(reply.status, status, "{method} {path}: {}", reply.body);
+        reply.json()
+    }
+
+    /// Makes an invitation.
+    pub(crate) async fn invite(&self, customer: &Customer, expected_tenant: Option<&str>) -> Value {
+        let mut body = json!({"customer": customer.name});
+        if let Some(expected) = expected_tenant {
+            body["expected_tenant"] = json!(expected);
+        }
+        self.expect(201, "POST", "/invitations", Some(body)).await
+    }
+
+    /// Invites a customer, lets its administrator through, and waits until the tenant is active.
+    pub(crate) async fn onboard(&self, customer: &Customer, expected_tenant: Option<&str>) -> Value {
+        let invitation = self.invite(customer, expected_tenant).await;
+        let link = invitation["consent_url"].as_str().unwrap();
+        let page = Browser::new().unwrap().consent(link, customer.tenant_id, customer.administrator).await.unwrap();
+        assert_eq!((page.status, page.url.path()), (200, "/consent/result"), "{}", page.html);
+        self.until(format!("{} is active", customer.name), async || {
+            let tenant = self.expect(200, "GET", &customer.path(), None).await;
+            let active = tenant["status"] == "active";
+            if !active {
+                self.poll().await;
+            }
+            active
+        })
+        .await;
+        self.expect(200, "GET", &customer.path(), None).await
+    }
+
+    /// One tick, with everybody due, and the queue emptied.
+    pub(crate) async fn poll(&self) -> Value {
+        tokio::time::sleep(INTERVAL).await;
+        let answer = self.stack.tick("poll").await.unwrap();
+        self.stack.drain_queue().await.unwrap();
+        answer
+    }
+
+    /// Polls until the bucket holds so many versions, and then once more: there must be no other.
+    pub(crate) async fn delivered(&self, count: usize) -> Vec<Value> {
+        self.until(format!("{count} versions are delivered"), async || {
+            self.poll().await;
+            self.stack.delivered().await.unwrap().len() >= count
+        })
+        .await;
+        self.poll().await;
+        let lines = self.stack.delivered().await.unwrap();
+        let told: Vec<_> = lines.iter().map(|line| format!("{} {}", line["key"], line["change"])).collect();
+        assert_eq!(lines.len(), count, "{told:#?}");
+        lines
+    }
+
+    /// Asks until it is so.
+    pub(crate) async fn until(&self, what: String, mut holds: impl AsyncFnMut() -> bool) {
+        let asked = tokio::time::timeout(PATIENCE, async { while !holds().await {} }).await;
+        assert!(asked.is_ok(), "not in {} s: {what}", PATIENCE.as_secs());
+    }
+
+    /// Everything that all functions printed, with the binary.
+    pub(crate) async fn printed(&self) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        for binary in BINARIES {
+            all.extend(self.stack.logs(binary).await.into_iter().map(|line| (binary, line)));
+        }
+        all
+    }
+
+    /// Every line of every function is one of section 7 of the interface.
+    pub(crate) async fn lines_are_whole(&self) {
+        let printed = self.printed().await;
+        assert!(!printed.is_empty());
+        for (binary, text) in printed {
+            let told = format!("{binary}: {text}");
+            let line: Value = serde_json::from_str(&text).expect(&told);
+            let line = line.as_object().expect(&told);
+            assert!(!line.contains_key("stderr"), "{told}");
+            let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
+            assert!(field("timestamp").parse::<Timestamp>().is_ok() && field("timestamp").ends_with('Z'), "{told}");
+            let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+            assert!(levels.contains(&field("level").to_uppercase().as_str()), "{told}");
+            assert!(!field("message").is_empty(), "{told}");
+            assert_eq!(field("request_id").len(), 36, "{told}");
+            assert!(line.get("tenant_id").is_none() || is_tenant_id(field("tenant_id")), "{told}");
+            assert!(line.get("audit").is_none_or(|audit| audit == true), "{told}");
+            let nested = line.iter().filter(|(_, value)| value.is_object() || value.is_array());
+            assert!(nested.into_iter().all(|(name, _)| name == "_aws"), "not flat: {told}");
+        }
+    }
+
+    /// Nothing of the queue or the schedules failed.
+    pub(crate) async fn nothing_failed(&self) {
+        assert_eq!(self.stack.dead_letters().await.unwrap(), [""; 0]);
+        assert_eq!(self.stack.take_failures(), [""; 0]);
+    }
+}
+
+/// The partner's own tenant.
+pub(crate) const HOME: &str = "11733a9e-0000-4000-8000-000000000000";
+
+pub(crate) fn is_tenant_id(text: &str) -> bool {
+    let parts: Vec<_> = text.split('-').map(str::len).collect();
+    parts == [8, 4, 4, 4, 12] && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+}
+
+/// RFC 3339 in UTC, with `Z`.
+pub(crate) fn is_time(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.ends_with('Z') && text.parse::<Timestamp>().is_ok())
+}
+
+/// An object has exactly these members.
+pub(crate) fn has_members(value: &Value, names: &[&str]) {
+    let members: BTreeSet<_> = value.as_object().expect(&value.to_string()).keys().map(String::as_str).collect();
+    assert_eq!(members, names.iter().copied().collect(), "{value}");
+}
+
+/// A problem document of the interface with this code; answers its `instance`.
+pub(crate) fn is_problem(told: &str, status: u64, content_type: &str, body: &str, code: &str) -> String {
+    let problem: Value = serde_json::from_str(body).expect(told);
+    assert_eq!((problem["code"].as_str(), &problem["status"]), (Some(code), &json!(status)), "{told}: {body}");
+    assert_eq!(status, status_of(code), "{told}: {body}");
+    assert_eq!(content_type, "application/problem+json", "{told}");
+    let mut names = vec!["type", "title", "status", "detail", "instance", "code"];
+    if problem.get("reason").is_some() {
+        names.push("reason");
+    }
+    has_members(&problem, &names);
+    for name in ["type", "title", "detail", "instance"] {
+        assert!(problem[name].as_str().is_some_and(|text| !text.is_empty()), "{told}: {name} of {body}");
+    }
+    problem["instance"].as_str().unwrap().to_owned()
+}
+
+/// The interface's table.
+pub(crate) fn status_of(code: &str) -> u64 {
+    match code {
+        "invalid_request" => 400,
+        "unauthorized_caller" => 403,
+        "not_found" => 404,
+        "conflict" | "tenant_not_active" => 409,
+        "gone" => 410,
+        "internal" => 500,
+        "upstream_error" => 502,
+        "throttled" => 503,
+        "upstream_unreachable" | "deadline_exceeded" => 504,
+        _ => panic!("{code} is no code of the interface"),
+    }
+}
+
+/// An answer of a JSON route that is a problem document with this code.
+pub(crate) fn refused(told: &str, reply: &ApiReply, code: &str) -> Value {
+    is_problem(told, reply.status.into(), reply.header("content-type"), &reply.body, code);
+    reply.json()
+}
+
+/// Our app in the simulator.
+pub(crate) const APP: &str = CLIENT_ID;

@@ -270,4 +270,7 @@ try {
 }
 for (const fault of faults) console.error(fault);
 console.log(`${pictures} pictures in ${options.out}`);
+const failed = faults.length;
+const passed = Math.max(0, Object.keys(journeys).length - failed);
+console.log(`test result: ${failed ? "FAILED" : "ok"}. ${passed} passed; ${failed} failed`);
 process.exitCode = faults.length > 0 ? 1 : 0;

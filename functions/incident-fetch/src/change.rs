@@ -24,6 +24,7 @@ const LONGEST_TEXT: usize = 1000;
 #[serde(deny_unknown_fields)]
 struct Changes {
     status: Option<String>,
+    #[expect(clippy::option_option, reason = "absent and null are two things to say")]
     #[serde(default, deserialize_with = "present")]
     assigned_to: Option<Option<String>>,
     classification: Option<String>,
@@ -33,6 +34,7 @@ struct Changes {
 }
 
 /// Tells `null` from an absent name.
+#[expect(clippy::option_option, reason = "absent and null are two things to say")]
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }

@@ -31,7 +31,7 @@ impl App {
             .map(|tenant| async move {
                 // Time is left to answer with those that were read.
                 let own = deadline.reserving(std::time::Duration::from_millis(1500));
-                let part = own.run(self.part(&tenant, wanted_by_all, own)).await;
+                let part = own.run(Box::pin(self.part(&tenant, wanted_by_all, own))).await;
                 (tenant.tenant_id, part)
             })
             .buffer_unordered(AT_ONCE);

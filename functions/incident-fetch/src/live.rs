@@ -1,6 +1,6 @@
 //! Reads incidents of one tenant while somebody waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -407,8 +407,8 @@ impl App {
     ) -> Result<Box<RawValue>> {
         let id = tenant.tenant_id;
         let neighbourhood = Neighbourhood::of(&record.incident_id)?;
-        if !known.contains_key(&neighbourhood) {
-            known.insert(neighbourhood, self.registry.known_versions(&id, neighbourhood).await?);
+        if let Entry::Vacant(unread) = known.entry(neighbourhood) {
+            unread.insert(self.registry.known_versions(&id, neighbourhood).await?);
         }
         let delivered = known.get(&neighbourhood).and_then(|known| known.get(&record.incident_id));
         let ordinal = match (judge(delivered, record, tenant.api), delivered) {

@@ -52,13 +52,13 @@ impl App {
             .collect();
         let mut failures = Vec::new();
         for (id, task) in tasks {
-            let failed = match task.await {
-                Ok(outcome) => outcome.is_err(),
-                Err(_) => {
+            let failed = task.await.map_or_else(
+                |_| {
                     tracing::error!(message_id = id, outcome = "panicked", "message failed");
                     true
-                }
-            };
+                },
+                |outcome| outcome.is_err(),
+            );
             if failed {
                 failures.push(json!({"itemIdentifier": id}));
             }
@@ -334,9 +334,11 @@ impl App {
     }
 
     async fn resume(&self, tenant: &Tenant) -> Result<()> {
+        let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
             if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
                 (tenant.status, tenant.reason) = (Status::Active, None);
+                tenant.activated_at.get_or_insert(now);
             }
             Ok(())
         };

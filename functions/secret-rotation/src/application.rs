@@ -41,7 +41,12 @@ pub(crate) struct NewPassword {
 }
 
 impl<'a> Application<'a> {
-    pub(crate) fn new(outbound: &'a Outbound, graph: &'a Endpoint, client_id: &str, authorization: HeaderValue) -> Self {
+    pub(crate) fn new(
+        outbound: &'a Outbound,
+        graph: &'a Endpoint,
+        client_id: &str,
+        authorization: HeaderValue,
+    ) -> Self {
         Self { outbound, graph, path: format!("/v1.0/applications(appId='{client_id}')"), authorization }
     }
 

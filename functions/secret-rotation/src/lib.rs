@@ -157,8 +157,10 @@ impl App {
         }
         let application = self.application(&client_id, deadline).await?;
         for password in application.passwords(deadline).await? {
-            let kept = key_id(&current).as_ref() == Some(&password.key_id);
-            if !kept && (password.display_name.as_ref().is_some_and(|name| name.starts_with(NAME)) || previous_key.as_ref() == Some(&password.key_id)) {
+            let is_current = key_id(&current).as_ref() == Some(&password.key_id);
+            let is_previous = previous_key.as_ref() == Some(&password.key_id);
+            let is_ours = password.display_name.is_some_and(|name| name.starts_with(NAME));
+            if !is_current && (is_previous || is_ours) {
                 application.remove_password(&password.key_id, deadline).await?;
                 record("client secret removed", &password.key_id);
             }

@@ -108,7 +108,11 @@ impl Vault {
             .set_version_id(version.map(str::to_owned));
         match Box::pin(get.send()).await {
             Ok(answer) => Ok(answer.secret_string.map(Secret::new)),
-            Err(error) if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) => Ok(None),
+            Err(error)
+                if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(Error::aws("secretsmanager:GetSecretValue", &error)),
         }
     }

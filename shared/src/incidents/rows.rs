@@ -26,6 +26,7 @@ pub struct Envelope {
 }
 
 /// Takes an answer apart into its rows and its envelope.
+#[expect(clippy::struct_excessive_bools, reason = "the marks of a scanner, each of its own")]
 #[derive(Debug, Default)]
 pub struct Rows {
     envelope: Vec<u8>,

@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn what_is_written_anywhere_else_does_not_tell_the_secret() {
         let (token, invitation) = invitation();
-        let secret: String = token.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = crate::incidents::hex(token.secret.as_ref());
         let shown = format!("{token:?} {invitation:?} {}", serde_json::to_string(&invitation).unwrap());
         assert!(!shown.contains(&secret) && !shown.contains(&token.expose()));
         assert!(!shown.contains(&token.expose()[22..]));

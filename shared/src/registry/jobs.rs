@@ -172,13 +172,15 @@ impl Registry {
     }
 
     async fn mark_job(&self, tenant: &TenantId, verb: &str, job_id: &str) -> Result<()> {
-        self.update_feed(tenant)
+        let outcome = self
+            .update_feed(tenant)
             .update_expression(format!("{verb} open_jobs :job"))
+            // An offboarded tenant has no feed, and gets none by a job that came too late.
+            .condition_expression("attribute_exists(pk)")
             .expression_attribute_values(":job", AttributeValue::Ss(vec![job_id.to_owned()]))
             .send()
-            .await
-            .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
-        Ok(())
+            .await;
+        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
     }
 
     fn update_job(

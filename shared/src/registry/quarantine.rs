@@ -35,11 +35,11 @@ pub struct SetAside {
 
 /// The growing pauses between tries.
 const PAUSES: [Duration; 5] = [
-    Duration::from_secs(5 * 60),
-    Duration::from_secs(15 * 60),
-    Duration::from_secs(60 * 60),
-    Duration::from_secs(6 * 60 * 60),
-    Duration::from_secs(24 * 60 * 60),
+    Duration::from_mins(5),
+    Duration::from_mins(15),
+    Duration::from_hours(1),
+    Duration::from_hours(6),
+    Duration::from_hours(24),
 ];
 
 impl SetAside {

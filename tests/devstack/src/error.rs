@@ -81,7 +81,7 @@ impl fmt::Display for StackError {
             Self::PortTaken { port } => {
                 write!(f, "port {port} is taken by another program; choose others with `--port N`")
             }
-            Self::PythonMissing => f.write_str("python3 is not on PATH; the local AWS needs Python 3.9 or later"),
+            Self::PythonMissing => f.write_str("python3 is not on PATH; the local AWS needs Python 3.10 or later"),
             Self::VenvMissing { detail } => {
                 write!(
                     f,

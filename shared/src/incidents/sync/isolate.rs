@@ -144,16 +144,12 @@ impl Worker<'_> {
         let outcome = self.read(&question, &mut reading).await;
         self.flush().await?;
         match outcome {
-            Ok(()) => Ok(self.is_whole(&reading, &question)
-                && self.tally.set_aside == before
-                && !self.shows_unreadable(&reading)),
+            Ok(()) => {
+                Ok(self.is_whole(&reading, &question) && self.tally.set_aside == before && !shows_unreadable(&reading))
+            }
             Err(error) if is_transient(&error) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    fn shows_unreadable(&self, reading: &Reading) -> bool {
-        (reading.shown.len() as u64) < u64::from(reading.rows)
     }
 
     /// Sets a row aside that is no record. One of another tenant is not kept: it is nobody's business here.
@@ -215,4 +211,8 @@ impl Worker<'_> {
         self.lease.feed.quarantined = self.set_aside.len() as u64;
         Ok(())
     }
+}
+
+fn shows_unreadable(reading: &Reading) -> bool {
+    (reading.shown.len() as u64) < u64::from(reading.rows)
 }

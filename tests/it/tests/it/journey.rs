@@ -4,6 +4,7 @@
 mod events;
 mod job;
 mod leaks;
+mod memory;
 mod shapes;
 mod start;
 mod world;

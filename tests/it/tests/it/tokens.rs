@@ -34,11 +34,10 @@ use shared::{
         Registry,
         tenants::{Status, Tenant},
     },
-    telemetry::JsonLines,
 };
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::Instrument;
 
-use crate::aws::Aws;
+use crate::{aws::Aws, local::lines_of};
 
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const A: &str = "11111111-2222-4333-8444-abcdefabcdef";
@@ -452,12 +451,13 @@ async fn many_callers_find_out_together_that_the_credential_is_refused() {
     let world = World::start().await;
     world.entra.forget("secret-1");
     let tokens = world.process();
-    let logs = Logs::default();
-    let _guard = tracing::subscriber::set_default(logs.subscriber(&world.clock));
-    let outcomes = futures(&tokens, 50).await;
-    assert!(outcomes.iter().all(|outcome| *outcome == Err(Error::CredentialRejected)));
+    lines_of("");
+    let invocation = Invocation { request_id: "many-callers".into(), deadline: soon() };
+    let outcomes = invocation.frame(futures(&tokens, 50)).await;
+    let others: Vec<_> = outcomes.iter().filter(|outcome| **outcome != Err(Error::CredentialRejected)).collect();
+    assert!(others.is_empty(), "{others:?}");
     assert_eq!(world.entra.count(), 50, "those that were on their way, and none after");
-    let alarms = logs.lines().into_iter().filter(|line| line["level"] == "ERROR").count();
+    let alarms = lines_of("many-callers").into_iter().filter(|line| line["level"] == "ERROR").count();
     assert_eq!(alarms, 1);
 }
 
@@ -560,28 +560,10 @@ async fn futures(tokens: &Tokens, count: usize) -> Vec<Result<String, Error>> {
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..count {
         let tokens = tokens.clone();
-        callers.spawn(async move { ask(&tokens, &format!("{number:08}-2222-4333-8444-abcdefabcdef")).await });
+        let caller = async move { ask(&tokens, &format!("{number:08}-2222-4333-8444-abcdefabcdef")).await };
+        callers.spawn(caller.in_current_span());
     }
     callers.join_all().await
-}
-
-/// What a function would write to standard output.
-#[derive(Clone, Default)]
-struct Logs(Arc<Mutex<Vec<u8>>>);
-
-impl Logs {
-    fn subscriber(&self, clock: &Clock) -> impl tracing::Subscriber + Send + Sync + use<> {
-        let layer = JsonLines::new(tracing::level_filters::LevelFilter::TRACE, clock.clone(), self.0.clone());
-        tracing_subscriber::registry().with(layer)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    fn lines(&self) -> Vec<Value> {
-        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
 }
 
 mod issuance {
@@ -592,6 +574,7 @@ mod issuance {
     struct Deployment {
         world: World,
         app: App,
+        request_id: String,
     }
 
     async fn deployment() -> Deployment {
@@ -621,7 +604,8 @@ mod issuance {
             };
             world.registry().create_tenant(&tenant).await.unwrap();
         }
-        Deployment { world, app }
+        let request_id = format!("issuance-{}", world.aws.table);
+        Deployment { world, app, request_id }
     }
 
     const GONE: &str = "33333333-2222-4333-8444-abcdefabcdef";
@@ -630,7 +614,7 @@ mod issuance {
     impl Deployment {
         fn invocation(&self) -> Invocation {
             let in_20_s = self.world.clock.now().as_millisecond() + 20_000;
-            Invocation::new("request-1".into(), u64::try_from(in_20_s).unwrap(), &self.world.clock)
+            Invocation::new(self.request_id.clone(), u64::try_from(in_20_s).unwrap(), &self.world.clock)
         }
 
         async fn post(&self, path: &str, body: &str) -> (u16, Value, Value) {
@@ -656,8 +640,7 @@ mod issuance {
     #[tokio::test]
     async fn both_ways_give_the_same_object_and_an_audit_line_without_the_token() {
         let deployment = deployment().await;
-        let logs = Logs::default();
-        let _guard = tracing::subscriber::set_default(logs.subscriber(&deployment.world.clock));
+        lines_of("");
         let (status, body, headers) = deployment.post(&format!("/tenants/{A}/token"), "").await;
         assert_eq!(status, 200);
         assert_eq!(
@@ -673,19 +656,20 @@ mod issuance {
         assert_eq!(deployment.direct(json!({"tenant_id": A})).await.unwrap(), body);
         let defender = deployment.direct(json!({"tenant_id": A, "resource": "defender"})).await.unwrap();
         assert_eq!(defender["resource"], "defender");
-        let audit: Vec<Value> = logs.lines().into_iter().filter(|line| line["audit"] == true).collect();
+        let lines = lines_of(&deployment.request_id);
+        let audit: Vec<Value> = lines.iter().filter(|line| line["audit"] == true).cloned().collect();
         assert_eq!(audit.len(), 3);
         assert_eq!(
             audit[0],
-            json!({"timestamp": "2026-11-22T10:00:00.000Z", "level": "INFO", "message": "access token issued", "audit": true,
-                   "request_id": "request-1", "caller": CALLER, "tenant_id": A, "resource": "graph",
+            json!({"timestamp": audit[0]["timestamp"], "level": "INFO", "message": "access token issued", "audit": true,
+                   "request_id": deployment.request_id, "caller": CALLER, "tenant_id": A, "resource": "graph",
                    "roles": "SecurityIncident.Read.All", "expires_at": "2026-11-22T10:59:59Z",
                    "token_id_sha256": "a4c37a913d5d857d160ca7249d7e69adc0516d3ca58d74f04c6ad6234ea9ce45"})
         );
         assert_eq!(audit[1]["caller"], "direct");
         assert_eq!(audit[2]["resource"], "defender");
         for hidden in [token, defender["access_token"].as_str().unwrap(), "secret-1"] {
-            assert!(!logs.text().contains(hidden));
+            assert!(lines.iter().all(|line| !line.to_string().contains(hidden)));
         }
     }
 

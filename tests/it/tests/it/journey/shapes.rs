@@ -118,21 +118,26 @@ async fn gateway(world: &World) {
     assert_eq!(world.expect(200, "GET", &CONTOSO.path(), None).await["status"], "active");
 }
 
-/// Every JSON route with what it does not take.
-async fn wrong_requests(world: &World) {
-    let tenant = CONTOSO.path();
-    let unknown = format!("/tenants/{UNKNOWN}");
-    world.sim.clear_calls();
-    let mut wrong: Vec<(&str, String, String, &str)> = Vec::new();
-    let mut add = |method: &'static str, paths: &[String], bodies: &[&str], code: &'static str| {
-        for path in paths {
-            wrong.extend(bodies.iter().map(|body| (method, path.clone(), (*body).to_owned(), code)));
-        }
-    };
-    let no_object = ["", "{", "[]", "null", "7", "\"x\"", "{\"customer\": \"x\"} {}", "\u{feff}{}"];
-    let echo = format!("{{\"{ECHO}\": 1}}");
+/// No JSON object, each in its own way.
+const NO_OBJECT: [&str; 8] = ["", "{", "[]", "null", "7", "\"x\"", "{\"customer\": \"x\"} {}", "\u{feff}{}"];
 
-    add("POST", &["/invitations".into()], &no_object, "invalid_request");
+/// A method, a path, a body, and the code that they are refused with.
+#[derive(Default)]
+struct Wrong(Vec<(&'static str, String, String, &'static str)>);
+
+impl Wrong {
+    fn add(&mut self, method: &'static str, paths: &[String], bodies: &[&str], code: &'static str) {
+        for path in paths {
+            self.0.extend(bodies.iter().map(|body| (method, path.clone(), (*body).to_owned(), code)));
+        }
+    }
+}
+
+/// Every JSON route with what it does not take.
+fn wrong_lists_and_invitations(wrong: &mut Wrong) {
+    let tenant = CONTOSO.path();
+    let echo = format!("{{\"{ECHO}\": 1}}");
+    wrong.add("POST", &["/invitations".into()], &NO_OBJECT, "invalid_request");
     let invitations = [
         "{}",
         echo.as_str(),
@@ -147,19 +152,26 @@ async fn wrong_requests(world: &World) {
         r#"{"customer": "x", "expected_tenant": "../common"}"#,
         r#"{"customer": "x", "unknown": 1}"#,
     ];
-    add("POST", &["/invitations".into()], &invitations, "invalid_request");
-    add("POST", &["/invitations".into()], &[&format!("{{\"customer\": \"{}\"}}", "x".repeat(121))], "invalid_request");
+    wrong.add("POST", &["/invitations".into()], &invitations, "invalid_request");
+    wrong.add(
+        "POST",
+        &["/invitations".into()],
+        &[&format!("{{\"customer\": \"{}\"}}", "x".repeat(121))],
+        "invalid_request",
+    );
     let pages = ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "limit=1&limit=2", "next=nonsense"];
     for list in ["/invitations", "/tenants", "/incidents", &format!("{tenant}/incidents")] {
         let paths: Vec<_> = pages.iter().map(|query| format!("{list}?{query}")).collect();
-        add("GET", &paths, &[""], "invalid_request");
-        add("GET", &[format!("{list}?{ECHO}=1")], &[""], "invalid_request");
+        wrong.add("GET", &paths, &[""], "invalid_request");
+        wrong.add("GET", &[format!("{list}?{ECHO}=1")], &[""], "invalid_request");
     }
-    add("GET", &["/tenants?status=gone".into(), "/tenants?status=".into()], &[""], "invalid_request");
-    add("DELETE", &[format!("/invitations/{UNKNOWN}"), format!("/invitations/{ECHO}")], &[""], "not_found");
+    wrong.add("GET", &["/tenants?status=gone".into(), "/tenants?status=".into()], &[""], "invalid_request");
+    wrong.add("DELETE", &[format!("/invitations/{UNKNOWN}"), format!("/invitations/{ECHO}")], &[""], "not_found");
+}
 
+fn wrong_tenants(wrong: &mut Wrong) {
     let strangers = [
-        unknown.clone(),
+        format!("/tenants/{UNKNOWN}"),
         CONTOSO.path().to_uppercase().replace("/TENANTS", "/tenants"),
         format!("/tenants/{}", CONTOSO.domain),
         format!("/tenants/{ECHO}"),
@@ -167,28 +179,32 @@ async fn wrong_requests(world: &World) {
     ];
     for stranger in &strangers {
         let path = |rest: &str| format!("{stranger}{rest}");
-        add(
+        wrong.add(
             "GET",
             &[path(""), path("/incidents"), path("/incidents/1"), path("/incidents?limit=0")],
             &[""],
             "not_found",
         );
-        add("GET", &[path(&format!("/sync/{UNKNOWN}"))], &[""], "not_found");
-        add("DELETE", &[path(""), path(&format!("/sync/{UNKNOWN}"))], &[""], "not_found");
-        add("POST", &[path("/pause"), path("/resume"), path("/token")], &[""], "not_found");
-        add("PATCH", &[path(""), path("/incidents/1")], &["{}", "["], "not_found");
-        add("POST", &[path("/sync")], &[r#"{"kind": "backfill"}"#, "["], "not_found");
+        wrong.add("GET", &[path(&format!("/sync/{UNKNOWN}"))], &[""], "not_found");
+        wrong.add("DELETE", &[path(""), path(&format!("/sync/{UNKNOWN}"))], &[""], "not_found");
+        wrong.add("POST", &[path("/pause"), path("/resume"), path("/token")], &[""], "not_found");
+        wrong.add("PATCH", &[path(""), path("/incidents/1")], &["{}", "["], "not_found");
+        wrong.add("POST", &[path("/sync")], &[r#"{"kind": "backfill"}"#, "["], "not_found");
     }
+}
 
-    add("PATCH", &[tenant.clone()], &no_object, "invalid_request");
+fn wrong_changes_and_jobs(wrong: &mut Wrong) {
+    let tenant = CONTOSO.path();
+    let echo = format!("{{\"{ECHO}\": 1}}");
+    wrong.add("PATCH", std::slice::from_ref(&tenant), &NO_OBJECT, "invalid_request");
     let tenants = [r#"{"customer": null}"#, r#"{"customer": 7}"#, r#"{"api": "Graph"}"#, r#"{"api": 7}"#, &echo];
-    add("PATCH", &[tenant.clone()], &tenants, "invalid_request");
-    add("GET", &[format!("{tenant}?x=1")], &[""], "invalid_request");
+    wrong.add("PATCH", std::slice::from_ref(&tenant), &tenants, "invalid_request");
+    wrong.add("GET", &[format!("{tenant}?x=1")], &[""], "invalid_request");
     for action in ["pause", "resume"] {
-        add("POST", &[format!("{tenant}/{action}")], &["[]", "{\"x\": 1}", "x"], "invalid_request");
+        wrong.add("POST", &[format!("{tenant}/{action}")], &["[]", "{\"x\": 1}", "x"], "invalid_request");
     }
-    add("DELETE", &[tenant.clone()], &["{\"x\": 1}"], "invalid_request");
-    add("POST", &[format!("{tenant}/sync")], &no_object, "invalid_request");
+    wrong.add("DELETE", std::slice::from_ref(&tenant), &["{\"x\": 1}"], "invalid_request");
+    wrong.add("POST", &[format!("{tenant}/sync")], &NO_OBJECT, "invalid_request");
     let jobs = [
         "{}",
         r#"{"kind": "poll"}"#,
@@ -199,28 +215,32 @@ async fn wrong_requests(world: &World) {
         r#"{"kind": "sweep", "to": "2999-01-01T00:00:00Z"}"#,
         r#"{"kind": "sweep", "unknown": 1}"#,
     ];
-    add("POST", &[format!("{tenant}/sync")], &jobs, "invalid_request");
-    add("GET", &[format!("{tenant}/sync/{UNKNOWN}"), format!("{tenant}/sync/{ECHO}")], &[""], "not_found");
-    add("DELETE", &[format!("{tenant}/sync/{UNKNOWN}"), format!("{tenant}/sync/{ECHO}")], &[""], "not_found");
+    wrong.add("POST", &[format!("{tenant}/sync")], &jobs, "invalid_request");
+    wrong.add("GET", &[format!("{tenant}/sync/{UNKNOWN}"), format!("{tenant}/sync/{ECHO}")], &[""], "not_found");
+    wrong.add("DELETE", &[format!("{tenant}/sync/{UNKNOWN}"), format!("{tenant}/sync/{ECHO}")], &[""], "not_found");
+}
 
-    add("POST", &[format!("{tenant}/token")], &no_object[1..], "invalid_request");
+fn wrong_tokens_and_incidents(wrong: &mut Wrong) {
+    let tenant = CONTOSO.path();
+    let echo = format!("{{\"{ECHO}\": 1}}");
+    wrong.add("POST", &[format!("{tenant}/token")], &NO_OBJECT[1..], "invalid_request");
     let tokens = [r#"{"resource": "Graph"}"#, r#"{"resource": 7}"#, r#"{"resource": ""}"#, &echo];
-    add("POST", &[format!("{tenant}/token")], &tokens, "invalid_request");
+    wrong.add("POST", &[format!("{tenant}/token")], &tokens, "invalid_request");
 
     let incidents = format!("{tenant}/incidents");
     let lists = ["from=yesterday", "to=7", "status=Active", "severity=critical", "format=xml", "status=", "from="];
     for list in [&incidents, "/incidents"] {
         let paths: Vec<_> = lists.iter().map(|query| format!("{list}?{query}")).collect();
-        add("GET", &paths, &[""], "invalid_request");
+        wrong.add("GET", &paths, &[""], "invalid_request");
         let reversed = "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z";
-        add("GET", &[format!("{list}?{reversed}")], &[""], "invalid_request");
+        wrong.add("GET", &[format!("{list}?{reversed}")], &[""], "invalid_request");
     }
     for id in ["x", "1x", "-1", "0x1", "123456789012345678901", ECHO] {
-        add("GET", &[format!("{incidents}/{id}")], &[""], "not_found");
-        add("PATCH", &[format!("{incidents}/{id}")], &[r#"{"status": "active"}"#], "not_found");
+        wrong.add("GET", &[format!("{incidents}/{id}")], &[""], "not_found");
+        wrong.add("PATCH", &[format!("{incidents}/{id}")], &[r#"{"status": "active"}"#], "not_found");
     }
-    add("GET", &[format!("{incidents}/1?format=xml"), format!("{incidents}/1?x=1")], &[""], "invalid_request");
-    add("PATCH", &[format!("{incidents}/1")], &no_object, "invalid_request");
+    wrong.add("GET", &[format!("{incidents}/1?format=xml"), format!("{incidents}/1?x=1")], &[""], "invalid_request");
+    wrong.add("PATCH", &[format!("{incidents}/1")], &NO_OBJECT, "invalid_request");
     let changes = [
         "{}",
         echo.as_str(),
@@ -237,8 +257,8 @@ async fn wrong_requests(world: &World) {
         r#"{"comment": 7}"#,
         r#"{"status": "active", "severity": "high"}"#,
     ];
-    add("PATCH", &[format!("{incidents}/1")], &changes, "invalid_request");
-    add("POST", &["/hunting".into()], &no_object, "invalid_request");
+    wrong.add("PATCH", &[format!("{incidents}/1")], &changes, "invalid_request");
+    wrong.add("POST", &["/hunting".into()], &NO_OBJECT, "invalid_request");
     let hunts = [
         "{}",
         echo.as_str(),
@@ -249,10 +269,18 @@ async fn wrong_requests(world: &World) {
         r#"{"query": "DeviceInfo", "timespan": 7}"#,
         r#"{"query": "DeviceInfo", "unknown": 7}"#,
     ];
-    add("POST", &["/hunting".into()], &hunts, "invalid_request");
+    wrong.add("POST", &["/hunting".into()], &hunts, "invalid_request");
+}
 
+async fn wrong_requests(world: &World) {
+    world.sim.clear_calls();
+    let mut wrong = Wrong::default();
+    wrong_lists_and_invitations(&mut wrong);
+    wrong_tenants(&mut wrong);
+    wrong_changes_and_jobs(&mut wrong);
+    wrong_tokens_and_incidents(&mut wrong);
     let mut instances = BTreeSet::new();
-    for (method, path, body, code) in &wrong {
+    for (method, path, body, code) in &wrong.0 {
         let told = format!("{method} {path} {body:.80}");
         let reply = world.call_with(method, path, body).await;
         let problem = checked(&told, &reply, code);
@@ -268,7 +296,7 @@ async fn wrong_requests(world: &World) {
         let about = lines.iter().filter(|line| line["request_id"] == instance.as_str());
         assert!(about.count() > 0, "no line of {instance}");
     }
-    let reply = world.call("GET", &format!("{incidents}?limit=0"), None).await;
+    let reply = world.call("GET", &format!("{}/incidents?limit=0", CONTOSO.path()), None).await;
     let instance = checked("the last", &reply, "invalid_request")["instance"].clone();
     let printed = world.stack.logs("incident-fetch").await;
     let line = printed.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -276,7 +304,7 @@ async fn wrong_requests(world: &World) {
     assert_eq!(line["tenant_id"], CONTOSO.tenant_id, "{line}");
 
     // This number is one that there could be.
-    let reply = world.call("GET", &format!("{incidents}/424242"), None).await;
+    let reply = world.call("GET", &format!("{}/incidents/424242", CONTOSO.path()), None).await;
     checked("an unknown incident", &reply, "not_found");
     let reply =
         world.call("POST", "/invitations", Some(json!({"customer": "x", "expected_tenant": "nobody.example"}))).await;

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -17,6 +18,8 @@ def end_with_standard_input() -> None:
 
 
 def main() -> None:
+    # The functions run in the stack. What moto would invoke itself, in Docker, it takes for done.
+    default_user_config["lambda"]["use_docker"] = False
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True)
     os.environ["MOTO_PORT"] = str(server.server_port)

@@ -59,7 +59,7 @@ CREATED = {
     "AWS::SQS::Queue",
 }
 # moto's CloudFormation skips these; they are made here.
-MADE = {"AWS::SecretsManager::Secret"}
+MADE = {"AWS::SecretsManager::RotationSchedule", "AWS::SecretsManager::Secret"}
 # These are read out for the local stack, which plays their part itself. moto could create the event source mapping,
 # and would then take each message off the queue at once, to run the function in Docker.
 READ_OUT = {
@@ -80,7 +80,6 @@ ONLY_CHECKED = {
     "AWS::Lambda::Version",
     "AWS::S3::BucketPolicy",
     "AWS::SQS::QueuePolicy",
-    "AWS::SecretsManager::RotationSchedule",
 }
 # Types whose `Ref` moto resolves to something that is no text; this attribute has the same value.
 REF_IS_ATTRIBUTE = {"AWS::Events::EventBus": "Name"}
@@ -288,6 +287,26 @@ def make_secrets(expanded, values, secretsmanager):
     return arns
 
 
+def make_rotations(expanded, values, secrets, secretsmanager):
+    """Switches rotation on, and gives each rotated secret's ARN with the logical id of the function that does it.
+
+    The stack takes the steps itself. Without a function's name, and while there is no value, moto takes none.
+    """
+    rotations = []
+    for logical_id, resource in by_type(expanded, "AWS::SecretsManager::RotationSchedule").items():
+        if "Condition" in resource and not condition(resource["Condition"], expanded, values):
+            continue
+        properties = resource["Properties"]
+        rotated = [secrets[name] for name in references(properties["SecretId"]) if name in secrets]
+        if len(rotated) != 1:
+            raise Fault(f"{logical_id}: the local stack only rotates a secret of the template")
+        days = int(replaced(properties["RotationRules"]["AutomaticallyAfterDays"], values))
+        secretsmanager.rotate_secret(SecretId=rotated[0], RotationRules={"AutomaticallyAfterDays": days})
+        (function,) = references(properties["RotationLambdaARN"])
+        rotations.append((rotated[0], function))
+    return rotations
+
+
 def aliases_of(expanded):
     """Alias → function, by logical id."""
     aliases = by_type(expanded, "AWS::Lambda::Alias")
@@ -367,6 +386,7 @@ def deploy(template, values, client):
     check(expanded)
     aliases = aliases_of(expanded)
     secrets = make_secrets(expanded, values, client("secretsmanager"))
+    rotations = make_rotations(expanded, values, secrets, client("secretsmanager"))
     upload_placeholder(client("s3"))
 
     questions = {"secret": template["Outputs"][SECRET_OUTPUT]["Value"]}
@@ -454,6 +474,7 @@ def deploy(template, values, client):
             }
             for name, schedule in schedules.items()
         ],
+        "rotations": [{"secret": secret, "function": made[function]} for secret, function in rotations],
         "resources": {
             **{key: answers[f"resource{key.replace('_', '')}"] for key in RESOURCES},
             "secret": answers["secret"],

@@ -39,7 +39,7 @@ class Deploying(unittest.TestCase):
         cls.client = staticmethod(deploy.clients(cls.endpoint))
 
     def test_the_answer_has_the_promised_parts(self):
-        parts = ["functions", "event_sources", "routes", "schedules", "resources", "only_checked"]
+        parts = ["functions", "event_sources", "routes", "schedules", "rotations", "resources", "only_checked"]
         self.assertEqual(list(self.answer), parts)
         self.assertEqual(self.deployed.stderr, "")
 
@@ -105,6 +105,28 @@ class Deploying(unittest.TestCase):
         sqs.send_message(QueueUrl=queue, MessageBody="{}", MessageGroupId="tenant")
         (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+
+    def test_the_rotation_is_switched_on_and_no_step_is_taken(self):
+        self.assertEqual(self.answer["rotations"], [])
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        self.addCleanup(server.stop)
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        values = {
+            "PartnerName": "Contoso",
+            "RotationCredentialSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-AbCdEf",
+            "HomeTenantId": "11733a9e-0000-4000-8000-000000000000",
+        }
+        given = [word for name, value in values.items() for word in ("--parameter", f"{name}={value}")]
+        deployed = run("--endpoint", endpoint, *given)
+        self.assertEqual(deployed.returncode, 0, deployed.stderr)
+        answer = json.loads(deployed.stdout)
+        secret = answer["resources"]["secret"]
+        self.assertEqual(answer["rotations"], [{"secret": secret, "function": "mandate-dev-secret-rotation"}])
+        described = deploy.clients(endpoint)("secretsmanager").describe_secret(SecretId=secret)
+        self.assertIs(described["RotationEnabled"], True)
+        self.assertEqual(described["RotationRules"], {"AutomaticallyAfterDays": 30})
+        self.assertFalse(described.get("VersionIdsToStages"))
 
     def test_an_error_is_one_line(self):
         for arguments in (

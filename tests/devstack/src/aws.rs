@@ -18,12 +18,16 @@ use tokio::process::{Child, Command};
 
 use crate::error::StackError;
 use crate::functions::tail;
-use crate::{ACCOUNT_ID, REGION, event_source, gateway, paths, schedule};
+use crate::{ACCOUNT_ID, REGION, event_source, gateway, paths, rotation, schedule};
 
 const READY_LIMIT: Duration = Duration::from_mins(1);
 const TAP: &str = "devstack-events";
 /// The stand-in takes any key.
 const KEY: &str = "local";
+/// The stage of the version that functions use.
+const CURRENT: &str = "AWSCURRENT";
+/// A stage that nobody asks for.
+const UNUSED: &str = "DEVSTACK";
 
 /// What the template made, as its deployment reports it.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,6 +36,7 @@ pub(crate) struct Deployment {
     pub(crate) event_sources: Vec<event_source::Declared>,
     pub(crate) routes: Vec<gateway::Route>,
     pub(crate) schedules: Vec<schedule::Declared>,
+    pub(crate) rotations: Vec<rotation::Declared>,
     pub(crate) resources: Resources,
 }
 
@@ -224,10 +229,36 @@ impl Aws {
         Ok(text)
     }
 
+    pub(crate) fn secrets(&self) -> aws_sdk_secretsmanager::Client {
+        aws_sdk_secretsmanager::Client::new(&self.config)
+    }
+
+    /// Makes a secret; answers with its ARN.
+    pub(crate) async fn create_secret(&self, name: &str, value: &Value) -> Result<String, StackError> {
+        let create = self.secrets().create_secret().name(name).secret_string(value.to_string());
+        let created = create.send().await.map_err(|error| failed("making a secret", &error))?;
+        Ok(created.arn.unwrap_or_default())
+    }
+
+    /// Gives a secret a new current value; the one that was becomes the previous one.
     pub(crate) async fn put_secret(&self, secret: &str, value: &Value) -> Result<(), StackError> {
-        let put = aws_sdk_secretsmanager::Client::new(&self.config).put_secret_value();
-        let put = put.secret_id(secret).secret_string(value.to_string());
-        put.send().await.map_err(|error| failed("writing the app credential", &error))?;
+        let doing = "writing a secret";
+        let secrets = self.secrets();
+        let described = secrets.describe_secret().secret_id(secret).send().await;
+        let versions = described.map_err(|error| failed(doing, &error))?.version_ids_to_stages.unwrap_or_default();
+        let mut versions = versions.into_iter();
+        let current =
+            versions.find(|(_, stages)| stages.iter().any(|stage| stage == CURRENT)).map(|(version, _)| version);
+        let put = secrets.put_secret_value().secret_id(secret).secret_string(value.to_string());
+        let Some(current) = current else {
+            put.send().await.map_err(|error| failed(doing, &error))?;
+            return Ok(());
+        };
+        // After a rotation, moto takes the stages off the wrong version here, and off the right one when they are moved.
+        let put = put.version_stages(UNUSED).send().await.map_err(|error| failed(doing, &error))?;
+        let update = secrets.update_secret_version_stage().secret_id(secret).version_stage(CURRENT);
+        let update = update.remove_from_version_id(current).set_move_to_version_id(put.version_id);
+        update.send().await.map_err(|error| failed(doing, &error))?;
         Ok(())
     }
 

@@ -11,7 +11,8 @@ Runs the whole system on this machine: the functions as they are deployed, AWS, 
 Usage: cargo dev [OPTIONS]
 
 Without options it stays up: it says what runs where, offers a consent link to click through in a browser, and prints
-each incident as it is delivered. Ctrl-C ends it.
+each incident as it is delivered. r and Enter replaces the app's client secret, as Secrets Manager does once a month.
+Ctrl-C ends it.
 
 Options:
   --once             do the whole job unattended, from the invitation to the delivered incidents; exit 0 or 1

@@ -52,6 +52,13 @@ pub enum StackError {
         /// Why it failed.
         detail: String,
     },
+    /// A step of the app credential's rotation failed, and the rotation with it.
+    RotationFailed {
+        /// The step.
+        step: &'static str,
+        /// What the function answered.
+        error: FunctionError,
+    },
     /// A call to our own HTTP API failed below HTTP.
     Http {
         /// What was done.
@@ -97,6 +104,7 @@ impl fmt::Display for StackError {
             Self::DeployFailed { detail } => write!(f, "infra/template.yaml could not be deployed locally: {detail}"),
             Self::SimulatorFailed { detail } => write!(f, "the simulator of Microsoft did not start: {detail}"),
             Self::Aws { doing, detail } | Self::Http { doing, detail } => write!(f, "{doing}: {detail}"),
+            Self::RotationFailed { step, error } => write!(f, "the rotation failed at {step}: {error}"),
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
             Self::Unknown { kind, name } => write!(f, "the template has no {kind} named {name}"),
         }
@@ -107,6 +115,7 @@ impl std::error::Error for StackError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
+            Self::RotationFailed { error, .. } => Some(error),
             _ => None,
         }
     }

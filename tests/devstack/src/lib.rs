@@ -21,6 +21,7 @@ mod microsoft;
 mod paths;
 mod pool;
 mod python;
+mod rotation;
 mod runtime_api;
 mod schedule;
 mod stack;

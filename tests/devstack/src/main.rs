@@ -2,6 +2,7 @@
 
 mod cli;
 mod journey;
+mod keyboard;
 mod watch;
 mod world;
 

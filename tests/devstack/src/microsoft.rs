@@ -2,15 +2,32 @@
 
 use std::net::TcpListener;
 
-use sim::{App, Sim, SimOptions};
+use serde_json::{Value, json};
+use sim::{App, Sim, SimOptions, TenantSeed};
 
 use crate::error::StackError;
 use crate::stack::Ports;
 
 /// The partner's own tenant, which nobody signs in to.
-const HOME_TENANT_ID: &str = "11733a9e-0000-4000-8000-000000000000";
+pub(crate) const HOME_TENANT_ID: &str = "11733a9e-0000-4000-8000-000000000000";
+/// What the rotation's own app may do: change the apps that it owns.
+const OWNED: &str = "Application.ReadWrite.OwnedBy";
 const ROLES: [&str; 4] =
     ["SecurityIncident.ReadWrite.All", "ThreatHunting.Read.All", "Incident.ReadWrite.All", "AdvancedHunting.Read.All"];
+
+/// An app in the simulator, and the secret that it has from the start.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) client_id: &'static str,
+    pub(crate) client_secret: &'static str,
+}
+
+impl Registered {
+    /// What stands in Secrets Manager.
+    pub(crate) fn credential(&self) -> Value {
+        json!({ "client_id": self.client_id, "client_secret": self.client_secret })
+    }
+}
 
 /// Who the functions speak to.
 #[derive(Debug)]
@@ -36,20 +53,38 @@ impl Microsoft {
         self.0.as_ref()
     }
 
-    /// Registers the partner's app as `infra/entra` describes it.
-    pub(crate) fn register_app(&self, client_id: &str, client_secret: &str, redirect_uri: &str) {
-        if let Some(sim) = &self.0 {
-            sim.register_app(App {
-                client_id: client_id.to_owned(),
-                display_name: "Litware Security".to_owned(),
-                home_tenant_id: HOME_TENANT_ID.to_owned(),
-                requested_roles: ROLES.map(str::to_owned).to_vec(),
-                wids: true,
-                client_secrets: vec![client_secret.to_owned()],
-                redirect_uris: vec![redirect_uri.to_owned()],
-                ..App::default()
-            });
-        }
+    /// Registers the partner's app as `infra/entra` describes it, and the rotation's as `infra/README.md` does.
+    pub(crate) fn register_apps(&self, app: &Registered, rotator: &Registered, redirect_uri: &str) {
+        let Some(sim) = &self.0 else { return };
+        sim.add_tenant(TenantSeed {
+            tenant_id: HOME_TENANT_ID.to_owned(),
+            domain: "litware.example".to_owned(),
+            display_name: "Litware".to_owned(),
+            ..TenantSeed::default()
+        });
+        sim.register_app(App {
+            client_id: app.client_id.to_owned(),
+            display_name: "Litware Security".to_owned(),
+            home_tenant_id: HOME_TENANT_ID.to_owned(),
+            requested_roles: ROLES.map(str::to_owned).to_vec(),
+            wids: true,
+            client_secrets: vec![app.client_secret.to_owned()],
+            redirect_uris: vec![redirect_uri.to_owned()],
+            owners: vec![rotator.client_id.to_owned()],
+            ..App::default()
+        });
+        // A new secret is proven in the partner's own tenant, where the app needs no roles for that.
+        sim.grant(HOME_TENANT_ID, app.client_id, &[]);
+        sim.register_app(App {
+            client_id: rotator.client_id.to_owned(),
+            display_name: "Litware Security Rotation".to_owned(),
+            home_tenant_id: HOME_TENANT_ID.to_owned(),
+            requested_roles: vec![OWNED.to_owned()],
+            client_secrets: vec![rotator.client_secret.to_owned()],
+            single_tenant: true,
+            ..App::default()
+        });
+        sim.grant(HOME_TENANT_ID, rotator.client_id, &[OWNED]);
     }
 
     /// The hosts, where they are not Microsoft's own.

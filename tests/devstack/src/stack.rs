@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, Method};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sim::Sim;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
@@ -20,16 +20,21 @@ use crate::event_source::EventSource;
 use crate::failures::Failures;
 use crate::gateway::Gateway;
 use crate::log_book::{LogBook, LogLine};
-use crate::microsoft::{self, Microsoft};
+use crate::microsoft::{self, HOME_TENANT_ID, Microsoft, Registered};
 use crate::pool::{FunctionSpec, Pool};
+use crate::rotation::Rotation;
 use crate::runtime_api::RuntimeApi;
 use crate::schedule::Schedule;
 use crate::{ACCOUNT_ID, REGION, ambient, functions, paths, python};
 
 /// The client id of the partner's app in the simulator.
 pub const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
-/// Its client secret, which only the simulator knows.
-const CLIENT_SECRET: &str = "local~client-secret~of-the-simulated-app";
+const APP: Registered = Registered { client_id: CLIENT_ID, client_secret: "local~client-secret~of-the-simulated-app" };
+/// The rotation's own app.
+const ROTATOR: Registered = Registered {
+    client_id: "5b1c7d0e-0a0b-4c0d-8e0f-0123456789cd",
+    client_secret: "local~client-secret~of-the-rotation",
+};
 /// Any process more of one function waits.
 const MAX_PROCESSES: usize = 10;
 /// What a process may still have in its pipes when its answer is there.
@@ -61,7 +66,8 @@ pub struct StackOptions {
     pub sim: Option<Sim>,
     /// Speak to the real Microsoft: no simulator, and no host is overridden.
     pub live: bool,
-    /// The app credential's JSON. Without one, the stack registers an app in the simulator and uses its secret.
+    /// The app credential's JSON. Without one, the stack registers an app in the simulator, uses its secret, and can
+    /// rotate it.
     pub credential: Option<Value>,
     /// Whether schedules tick and messages are delivered by themselves; otherwise by [`Stack::tick`] and
     /// [`Stack::drain_queue`].
@@ -107,6 +113,7 @@ pub struct Stack {
     functions: BTreeMap<String, Arc<Pool>>,
     sources: Vec<Arc<EventSource>>,
     schedules: Vec<Arc<Schedule>>,
+    rotations: Vec<Rotation>,
     failures: Arc<Failures>,
     logs: Arc<LogBook>,
     resources: Resources,
@@ -144,13 +151,17 @@ impl Stack {
         let mut parameters = options.parameters;
         parameters.entry("PartnerName".to_owned()).or_insert_with(|| "Litware Security".to_owned());
         parameters.entry("PublicBaseUrl".to_owned()).or_insert_with(|| api_url.clone());
+        let credential = if let Some(credential) = options.credential {
+            credential
+        } else {
+            microsoft.register_apps(&APP, &ROTATOR, &format!("{api_url}/consent/callback"));
+            let rotator = aws.create_secret("mandate-rotation", &ROTATOR.credential()).await?;
+            parameters.entry("RotationCredentialSecretArn".to_owned()).or_insert(rotator);
+            parameters.entry("HomeTenantId".to_owned()).or_insert_with(|| HOME_TENANT_ID.to_owned());
+            APP.credential()
+        };
         let deployment = aws.deploy(&python, &parameters).await?;
         aws.tap(&deployment.resources.event_bus).await?;
-        let redirect_uri = format!("{api_url}/consent/callback");
-        let credential = options.credential.unwrap_or_else(|| {
-            microsoft.register_app(CLIENT_ID, CLIENT_SECRET, &redirect_uri);
-            json!({ "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET })
-        });
         aws.put_secret(&deployment.resources.secret, &credential).await?;
 
         let runtime = Arc::new(RuntimeApi::start().await?);
@@ -162,7 +173,7 @@ impl Stack {
             let pool = Pool::new(spec(deployed, path, environment), Arc::clone(&runtime), Arc::clone(&logs));
             by_name.insert(deployed.name.clone(), pool);
         }
-        let (sources, schedules) = wire(&deployment, &by_name, &aws)?;
+        let (sources, schedules, rotations) = wire(&deployment, &by_name, &aws)?;
         let gateway = Gateway::serve(api, deployment.routes, by_name.clone());
         let functions = by_name.into_values().map(|pool| (pool.spec().binary.clone(), pool)).collect();
 
@@ -183,6 +194,7 @@ impl Stack {
             functions,
             sources,
             schedules,
+            rotations,
             failures,
             logs,
             resources: deployment.resources,
@@ -379,6 +391,12 @@ impl Stack {
         self.aws.put_secret(&self.resources.secret, &credential).await
     }
 
+    /// Replaces the app's client secret as Secrets Manager does: a pending version, then the four steps.
+    pub async fn rotate(&self) -> Result<(), StackError> {
+        let rotation = self.rotations.iter().find(|rotation| rotation.secret() == self.resources.secret);
+        rotation.ok_or_else(|| unknown("rotation", "the app credential's"))?.rotate().await
+    }
+
     fn function(&self, binary: &str) -> Result<&Arc<Pool>, FunctionError> {
         let found = self.functions.get(binary);
         found.ok_or_else(|| FunctionError::new("Devstack.Unknown", format!("no function runs {binary}")))
@@ -405,7 +423,7 @@ fn unknown(kind: &'static str, name: &str) -> StackError {
     StackError::Unknown { kind, name: name.to_owned() }
 }
 
-type Wired = (Vec<Arc<EventSource>>, Vec<Arc<Schedule>>);
+type Wired = (Vec<Arc<EventSource>>, Vec<Arc<Schedule>>, Vec<Rotation>);
 
 fn wire(deployment: &Deployment, functions: &BTreeMap<String, Arc<Pool>>, aws: &Aws) -> Result<Wired, StackError> {
     let find = |name: &String| functions.get(name).cloned().ok_or_else(|| unknown("function", name));
@@ -417,7 +435,11 @@ fn wire(deployment: &Deployment, functions: &BTreeMap<String, Arc<Pool>>, aws: &
     for declared in &deployment.schedules {
         schedules.push(Schedule::new(declared.clone(), find(&declared.function)?));
     }
-    Ok((sources, schedules))
+    let mut rotations = Vec::new();
+    for declared in &deployment.rotations {
+        rotations.push(Rotation::new(declared.secret.clone(), find(&declared.function)?, aws.secrets()));
+    }
+    Ok((sources, schedules, rotations))
 }
 
 fn spec(deployed: &DeployedFunction, path: PathBuf, environment: BTreeMap<String, String>) -> FunctionSpec {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval, interval_at};
 use devstack::{Console, LogLine, Progress as _, Stack};
 
 use crate::journey::{self, Failed};
+use crate::keyboard;
 use crate::world::{CONTOSO, FABRIKAM, NORTHWIND};
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub(crate) async fn introduce(stack: &Stack, sim: &Sim, console: &mut Console) -
     ));
     console.line(&format!("AWS         {} (region {}, any keys)", stack.aws().endpoint(), devstack::REGION));
     console.line("Logs        target/devstack/logs (--logs prints them here)");
+    console.line("Rotation    r and Enter replaces the app's client secret");
     console.line("");
     console.line("Contoso (by Graph) and Northwind (by Defender) are onboarded. Fabrikam waits for its administrator:");
     console.line(&format!("open this link, sign in as {} and accept.", FABRIKAM.administrator));
@@ -68,6 +70,7 @@ pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, co
     let mut life = interval_at(Instant::now() + LIFE, LIFE);
     let mut turn = 0;
     let mut seen = Seen::default();
+    let mut typed = keyboard::lines();
     loop {
         tokio::select! {
             _ = look.tick() => {
@@ -85,8 +88,22 @@ pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, co
                     turn += 1;
                 }
             }
+            Some(line) = typed.recv() => {
+                if line.trim() == "r" {
+                    rotate(stack, console).await;
+                }
+            }
             Some(printed) = next_line(&mut logs) => console.line(&format!("{} {}", printed.binary, printed.line)),
         }
+    }
+}
+
+/// A rotation that fails is told, and changes nothing else.
+async fn rotate(stack: &Stack, console: &mut Console) {
+    console.step("replacing the app's client secret");
+    match stack.rotate().await {
+        Ok(()) => console.line("The app has a new client secret. The one before works until the next rotation."),
+        Err(error) => console.error(&error.to_string()),
     }
 }
 

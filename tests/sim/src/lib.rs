@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use clock::SimClock;
+pub use entra::keys::self_signed;
 pub use faults::{Fault, FaultKind, RetryAfter, Surface};
 pub use store::{
     APPLICATION_ADMINISTRATOR, Alert, App, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,

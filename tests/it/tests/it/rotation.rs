@@ -181,7 +181,7 @@ async fn to_entra(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let response = forward(&road, &road.sim.entra_url().to_owned(), &method, &uri, &headers, body).await;
+    let response = forward(&road, road.sim.entra_url(), &method, &uri, &headers, body).await;
     road.answer(response).await
 }
 
@@ -192,7 +192,7 @@ async fn to_graph(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let response = forward(&road, &road.sim.graph_url().to_owned(), &method, &uri, &headers, body).await;
+    let response = forward(&road, road.sim.graph_url(), &method, &uri, &headers, body).await;
     road.answer(response).await
 }
 

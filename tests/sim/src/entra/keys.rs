@@ -35,7 +35,7 @@ impl SigningKey {
         let (n, e) =
             modulus_and_exponent(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
         let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
-        let certificate = self_signed(&pair, &public);
+        let certificate = self_signed(&pair, "accounts.accesscontrol.windows.net");
         let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &certificate));
         Ok(Self { pair, n, e, certificate, kid })
     }
@@ -263,16 +263,17 @@ fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     der
 }
 
-/// A certificate for `accounts.accesscontrol.windows.net`, as Entra's signing keys carry.
-fn self_signed(pair: &KeyPair, public: &[u8]) -> Vec<u8> {
+/// A self-signed certificate in DER, for an RSA key of at least 2048 bits: as Entra's signing keys carry, and as an app may
+/// register. It is good from 2020 to 2049.
+pub fn self_signed(pair: &KeyPair, name: &str) -> Vec<u8> {
     const NULL: &[u8] = &[0x05, 0x00];
     let sha256_rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
     let rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
-    let common_name = write(0x0c, &[b"accounts.accesscontrol.windows.net"]);
+    let common_name = write(0x0c, &[name.as_bytes()]);
     let attribute = write(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
     let name = write(SEQUENCE, &[&write(0x31, &[&attribute])]);
     let validity = write(SEQUENCE, &[&write(0x17, &[b"200101000000Z"]), &write(0x17, &[b"491231235959Z"])]);
-    let spki = write(SEQUENCE, &[&rsa, &write(BIT_STRING, &[&[0], public])]);
+    let spki = write(SEQUENCE, &[&rsa, &write(BIT_STRING, &[&[0], pair.public_key().as_ref()])]);
     let version = write(0xa0, &[&write(INTEGER, &[&[2]])]);
     let serial = write(INTEGER, &[&[1]]);
     let body = write(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);

@@ -75,18 +75,9 @@ impl World {
         static TURNS: Semaphore = Semaphore::const_new(2);
         let turn = TURNS.acquire().await.unwrap();
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let rotator = ("ROTATION_CREDENTIAL_SECRET_ID".to_owned(), "rotator".to_owned());
-        let parameters = [
-            ("PollIntervalSeconds", "1"),
-            ("HomeTenantId", HOME),
-            ("RotationCredentialSecretArn", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-AbCdEf"),
-        ];
         let options = StackOptions {
-            parameters: parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            environment: BTreeMap::from([
-                ("*".to_owned(), variables),
-                ("secret-rotation".to_owned(), BTreeMap::from([rotator])),
-            ]),
+            parameters: BTreeMap::from([("PollIntervalSeconds".to_owned(), "1".to_owned())]),
+            environment: BTreeMap::from([("*".to_owned(), variables)]),
             logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("journey").join(name)),
             fresh_logs: true,
             ..StackOptions::default()

@@ -128,18 +128,9 @@ impl Worker<'_> {
                         width = span.to.map(|_| widened(span, now, reading.rows, question.top));
                     } else {
                         span.to = Some(span.from + SignedDuration::from_secs(1));
-                        let begin = self
-                            .lease
-                            .feed
-                            .resume_created
-                            .filter(|_| self.lease.feed.resume_at == Some(at) && job.is_none());
-                        match self.read_second(span, &reading, begin).await? {
-                            Second::Whole => {}
-                            Second::OutOfTime => return Ok(self.pause(at, Some(1), &mut job)),
-                            Second::Failing(error) => {
-                                self.alive().await.map_err(|_| error)?;
-                                self.set_span_aside(span, "unreadable").await?;
-                            }
+                        let goes_on = self.lease.feed.resume_at == Some(at) && job.is_none();
+                        if !self.read_crowded(span, &reading, goes_on).await? {
+                            return Ok(self.pause(at, Some(1), &mut job));
                         }
                     }
                     let covered = reached(span, self.answered_at(&reading));
@@ -203,9 +194,10 @@ impl Worker<'_> {
 
     /// Notes where the work goes on.
     fn pause(&mut self, at: Timestamp, width: Option<i64>, job: &mut Option<&mut Job>) -> Stop {
-        match job {
-            Some(job) => job.width = width,
-            None => (self.lease.feed.resume_at, self.lease.feed.resume_width) = (Some(at), width),
+        if let Some(job) = job {
+            job.width = width;
+        } else {
+            (self.lease.feed.resume_at, self.lease.feed.resume_width) = (Some(at), width);
         }
         Stop::OutOfTime
     }
@@ -307,6 +299,21 @@ impl Worker<'_> {
         let question =
             Question { top: 1, alerts: false, ..Question::of(Span { from: tomorrow, to: None }, self.surface) };
         self.read(&question, &mut Reading::default()).await
+    }
+
+    /// Reads a second that one answer does not hold, from where the last run stopped if it `goes_on`; sets it aside where
+    /// a part of it fails. `false`: time ran out before its end.
+    async fn read_crowded(&mut self, second: Span, first: &Reading, goes_on: bool) -> Result<bool> {
+        let begin = self.lease.feed.resume_created.filter(|_| goes_on);
+        match self.read_second(second, first, begin).await? {
+            Second::Whole => Ok(true),
+            Second::OutOfTime => Ok(false),
+            Second::Failing(error) => {
+                self.alive().await.map_err(|_| error)?;
+                self.set_span_aside(second, "unreadable").await?;
+                Ok(true)
+            }
+        }
     }
 
     /// Reads a second of last update that one answer does not hold: cut in time of creation, and paged only where even

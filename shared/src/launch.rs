@@ -1,6 +1,6 @@
 //! How a function's process begins, and how one invocation is framed.
 
-use std::{process::ExitCode, str::FromStr, time::Duration};
+use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use futures_util::{FutureExt, future::BoxFuture};
@@ -10,8 +10,8 @@ use crate::{
     clock::Clock,
     config::{self, Variables},
     entra::TenantId,
-    error::Result,
-    event::{HttpRequest, HttpResponse, Invocation},
+    error::{Error, Result},
+    event::{Failure, HttpRequest, HttpResponse, Invocation},
     http::Deadline,
 };
 
@@ -57,6 +57,18 @@ impl FromStr for LogLevel {
             _ => Err(()),
         }
     }
+}
+
+/// A handler whose panic is the interface's `internal`. The runtime would hand the panic's own text to the caller, and
+/// that may hold anything; the log has its place.
+///
+/// # Errors
+/// The handler's own, or `internal`.
+pub async fn guarded<T>(
+    handler: impl Future<Output = std::result::Result<T, Failure>>,
+) -> std::result::Result<T, Failure> {
+    let outcome = AssertUnwindSafe(Box::pin(handler)).catch_unwind().await;
+    outcome.unwrap_or_else(|_| Err(Error::Internal("panicked".into()).into()))
 }
 
 /// The AWS SDK's configuration, from its own variables.
@@ -126,5 +138,18 @@ impl Invocation {
                 HttpResponse::problem(&error, self, clock.now())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_internal_and_without_its_text() {
+        let failure = guarded::<()>(async { panic!("a token") }).await.unwrap_err();
+        assert_eq!(failure.code, "internal");
+        assert!(!failure.detail.contains("a token"));
+        assert_eq!(guarded(async { Ok(7) }).await, Ok(7));
     }
 }

@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     let app = &App::new(config, &launch::aws().await, Clock::system());
     let ended = lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
-        app.handle(event.payload, invocation)
+        launch::guarded(app.handle(event.payload, invocation))
             .await
             .map_err(|failure| Diagnostic { error_type: failure.code.to_owned(), error_message: failure.detail })
     }));

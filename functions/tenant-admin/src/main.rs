@@ -20,7 +20,7 @@ async fn run() -> Result<(), ExitCode> {
     let app = &App::new(config, &launch::aws().await, outbound, Clock::system(), Arc::new(SystemRandom::new()));
     let serve = service_fn(move |event: LambdaEvent<Value>| async move {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
-        let answer = app.handle(event.payload, invocation).await;
+        let answer = launch::guarded(app.handle(event.payload, invocation)).await;
         answer.map_err(|failure| Diagnostic { error_type: failure.code.into(), error_message: failure.detail })
     });
     lambda_runtime::run(serve).await.map_err(fatal)

@@ -144,7 +144,8 @@ async fn next(State(mailboxes): State<Mailboxes>, Path((function, process)): Pat
         return refusal(StatusCode::FORBIDDEN, "State.Forbidden", "no such process");
     };
     let Some(delivery) = mailbox.inbox.lock().await.recv().await else {
-        return refusal(StatusCode::GONE, "State.Shutdown", "the function is being shut down");
+        // The process is being ended, and until then it waits, as it does in Lambda.
+        return std::future::pending().await;
     };
     let taken_at = Instant::now();
     let timeout = i64::try_from(delivery.timeout.as_millis()).unwrap_or(i64::MAX);

@@ -5,6 +5,7 @@ mod credential;
 mod events;
 mod job;
 mod leaks;
+mod memory;
 mod shapes;
 mod start;
 mod world;

@@ -1,1 +1,246 @@
 //! Events that no function was made for: each is refused in the interface's words, and no process dies of one.
+
+use devstack::FunctionError;
+use serde_json::{Value, json};
+
+use super::world::{BINARIES, UNKNOWN, World, is_problem, status_of};
+
+const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
+
+/// What is neither a request, nor messages, nor a call that anybody understands.
+fn nonsense() -> Vec<Value> {
+    let mut deep = json!("deep");
+    for _ in 0..100 {
+        deep = json!([deep]);
+    }
+    vec![
+        json!(null),
+        json!(true),
+        json!(5),
+        json!(-1.5e300),
+        json!(""),
+        json!("x".repeat(100_000)),
+        json!([]),
+        json!([{"Records": []}]),
+        json!({}),
+        json!({"": {}}),
+        json!({"Records": 7}),
+        json!({"Records": null}),
+        json!({"Records": {}}),
+        json!({"requestContext": null}),
+        json!({"requestContext": 7}),
+        json!({"requestContext": []}),
+        json!({"requestContext": {}}),
+        json!({"kind": "nightly"}),
+        json!({"kind": 7}),
+        json!({"kind": ["poll"]}),
+        json!({"tenant_id": 7}),
+        json!({"tenant_id": null}),
+        json!({"tenant_id": {}, "resource": []}),
+        json!({"tenant_id": UNKNOWN, "resource": 7}),
+        json!({"tenant_id": UNKNOWN, "unknown": true}),
+        json!({"Step": "createSecret"}),
+        json!({"Step": "dropSecret", "SecretId": "x", "ClientRequestToken": "y"}),
+        json!({"Step": 1, "SecretId": 2, "ClientRequestToken": 3}),
+        json!({"httpMethod": "GET", "path": "/tenants", "requestContext": {"stage": "v1"}}),
+        json!({"a": deep}),
+    ]
+}
+
+/// Requests that are hardly any.
+fn requests() -> Vec<Value> {
+    vec![
+        json!({"requestContext": {"http": {}}}),
+        json!({"requestContext": {"http": null}}),
+        json!({"requestContext": {"http": 7}}),
+        json!({"requestContext": {"http": []}, "rawPath": 7, "rawQueryString": {}, "headers": [], "cookies": "a=b"}),
+        json!({"requestContext": {"http": {"method": 7, "path": []}}, "headers": {"a": 7}, "cookies": [7, null]}),
+        json!({"requestContext": {"http": {"method": "GET", "path": "/tenants"}}, "rawPath": "/tenants"}),
+        json!({"requestContext": {"http": {"method": "GET"}, "authorizer": 7}, "rawPath": "/incidents"}),
+        json!({"requestContext": {"http": {"method": "GET"}, "authorizer": {"jwt": {}}}, "rawPath": "/invitations"}),
+        json!({"requestContext": {"http": {"method": "POST"}}, "rawPath": format!("/tenants/{UNKNOWN}/token")}),
+        json!({"requestContext": {"http": {"method": "GET"}, "stage": 7, "domainName": 7}, "body": 7,
+               "isBase64Encoded": "yes"}),
+    ]
+}
+
+fn signed(method: &str, path: &str, body: &Value, encoded: bool) -> Value {
+    json!({
+        "version": "2.0", "rawPath": path, "rawQueryString": "", "headers": {"content-type": "application/json"},
+        "requestContext": {
+            "http": {"method": method, "path": path}, "stage": "$default", "domainName": "api.example.com",
+            "authorizer": {"iam": {"userArn": CALLER}}
+        },
+        "body": body, "isBase64Encoded": encoded
+    })
+}
+
+fn is_of_the_interface(told: &str, error: &FunctionError) {
+    assert!(status_of(&error.error_type) >= 400, "{told}: {error}");
+    assert!(!error.error_message.is_empty(), "{told}");
+}
+
+/// An answer to a request: a problem document, or a page.
+fn is_refusal(told: &str, binary: &str, answer: &Value, codes: &[&str]) {
+    let status = answer["statusCode"].as_u64().expect(told);
+    let (content_type, body) = (answer["headers"]["content-type"].as_str(), answer["body"].as_str());
+    let (content_type, body) = (content_type.expect(told), body.expect(told));
+    if binary == "consent-callback" {
+        assert!([400, 404, 405].contains(&status) && content_type.starts_with("text/html"), "{told}: {status}");
+        for (name, value) in [("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff")] {
+            assert_eq!(answer["headers"][name], value, "{told}");
+        }
+    } else {
+        let problem: Value = serde_json::from_str(body).expect(told);
+        let code = problem["code"].as_str().expect(told);
+        assert!(codes.contains(&code), "{told}: {body}");
+        is_problem(told, status, content_type, body, code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_ends_a_process() {
+    let world = World::start("events", &[]).await;
+    for binary in BINARIES {
+        for event in nonsense() {
+            let told = format!("{binary}: {:.120}", event.to_string());
+            let error = world.stack.invoke(binary, event).await.expect_err(&told);
+            assert_eq!(error.error_type, "invalid_request", "{told}: {error}");
+        }
+        for event in requests() {
+            let told = format!("{binary}: {event}");
+            match world.stack.invoke(binary, event).await {
+                Ok(answer) => {
+                    assert!(!["incident-dispatch", "secret-rotation"].contains(&binary), "{told}: {answer}");
+                    is_refusal(&told, binary, &answer, &["unauthorized_caller"]);
+                }
+                Err(error) => {
+                    assert!(["incident-dispatch", "secret-rotation"].contains(&binary), "{told}: {error}");
+                    is_of_the_interface(&told, &error);
+                }
+            }
+        }
+    }
+    messages(&world).await;
+    signed_requests(&world).await;
+    // Deeper than a parser goes: refused before any function sees it, and still no end of the process.
+    let mut deep = json!(1);
+    for _ in 0..1000 {
+        deep = json!([deep]);
+    }
+    for binary in BINARIES {
+        let error = world.stack.invoke(binary, deep.clone()).await.unwrap_err();
+        assert!(!error.error_type.starts_with("Runtime.") && !error.is_timeout(), "{binary}: {error}");
+    }
+    world.lines_are_whole().await;
+    world.end().await;
+}
+
+/// A message that is not understood fails alone; the others of its batch do not.
+async fn messages(world: &World) {
+    let good = json!({"tenant_id": UNKNOWN, "kind": "poll"}).to_string();
+    let bodies = [
+        json!(null),
+        json!(7),
+        json!(""),
+        json!("poll"),
+        json!("null"),
+        json!("[]"),
+        json!("{}"),
+        json!(json!({"tenant_id": UNKNOWN}).to_string()),
+        json!(json!({"tenant_id": "contoso.example", "kind": "poll"}).to_string()),
+        json!(json!({"tenant_id": UNKNOWN.replace('9', "A"), "kind": "poll"}).to_string()),
+        json!(json!({"tenant_id": UNKNOWN, "kind": "nightly"}).to_string()),
+        json!(json!({"tenant_id": UNKNOWN, "kind": "backfill", "from": "yesterday"}).to_string()),
+        json!(json!({"tenant_id": UNKNOWN, "kind": "sweep", "to": 7}).to_string()),
+        json!(format!("{good} trailing")),
+    ];
+    let mut records = vec![json!({"messageId": "good-1", "body": good})];
+    let mut bad = Vec::new();
+    for (index, body) in bodies.iter().enumerate() {
+        let id = format!("bad-{index}");
+        records.push(json!({"messageId": id, "body": body}));
+        bad.push(json!({"itemIdentifier": id}));
+    }
+    records.push(json!({"messageId": "good-2", "body": good}));
+    let answer = world.stack.invoke("incident-fetch", json!({"Records": records})).await.unwrap();
+    assert_eq!(answer, json!({"batchItemFailures": bad}));
+    let answer = world.stack.invoke("incident-fetch", json!({"Records": []})).await.unwrap();
+    assert_eq!(answer, json!({"batchItemFailures": []}));
+    // What has no name cannot fail alone: the whole batch comes back.
+    for record in [json!(7), json!(null), json!({}), json!({"messageId": 7, "body": good})] {
+        let answer = world.stack.invoke("incident-fetch", json!({"Records": [record]})).await;
+        let whole = answer.as_ref().is_ok_and(|answer| answer["batchItemFailures"][0]["itemIdentifier"] == "");
+        assert!(whole || answer.is_err() || record["messageId"] == 7, "{record}: {answer:?}");
+    }
+    for binary in BINARIES.iter().filter(|binary| **binary != "incident-fetch") {
+        let event = json!({"Records": [{"messageId": "m", "body": good}]});
+        let error = world.stack.invoke(binary, event).await.unwrap_err();
+        assert_eq!(error.error_type, "invalid_request", "{binary}");
+    }
+    // By the queue itself, it ends in the dead-letter queue and nowhere else.
+    let queue = aws_sdk_sqs::Client::new(world.stack.aws().config());
+    let url = &world.stack.resources().queue_url;
+    queue.send_message().queue_url(url).message_body("not understood").message_group_id("g").send().await.unwrap();
+    world
+        .until("the message is a dead letter".to_owned(), async || {
+            world.stack.drain_queue().await.unwrap();
+            world.stack.dead_letters().await.unwrap() == ["not understood"]
+        })
+        .await;
+    assert_eq!(world.stack.take_failures(), [""; 0]);
+}
+
+/// Routes that reach a function and are none of its own, and bodies that are not what they say.
+async fn signed_requests(world: &World) {
+    let json_functions = ["token-issuance", "incident-fetch", "tenant-admin"];
+    let paths = [
+        "",
+        "/",
+        "//",
+        "/nope",
+        "/tenants/",
+        "/Tenants",
+        "/tenants//token",
+        "/consent/x",
+        "/tenants/%2e%2e",
+        "/invitations/",
+        "/invitations/x/y",
+        "/incidents/1",
+        "/hunting/x",
+        "/tenants/\u{0}",
+        "/é",
+    ];
+    for binary in json_functions {
+        for path in paths {
+            for method in ["GET", "PUT", "DELETE", "", "🦀"] {
+                let event = signed(method, path, &Value::Null, false);
+                let answer = world.stack.invoke(binary, event).await.unwrap();
+                is_refusal(&format!("{binary}: {method} {path}"), binary, &answer, &["not_found"]);
+            }
+        }
+    }
+    let bodies = [
+        (json!("not base64!"), true),
+        (json!("bm90IGpzb24="), true),
+        (json!("/w=="), true),
+        (json!("{"), false),
+        (json!("[]"), false),
+        (json!("null"), false),
+        (json!("\u{0}"), false),
+    ];
+    let targets = [
+        ("tenant-admin", "POST", "/invitations".to_owned(), &["invalid_request"][..]),
+        ("tenant-admin", "PATCH", format!("/tenants/{UNKNOWN}"), &["not_found"]),
+        ("incident-fetch", "POST", "/hunting".to_owned(), &["invalid_request"]),
+        ("incident-fetch", "PATCH", format!("/tenants/{UNKNOWN}/incidents/1"), &["not_found"]),
+        // What is no base64 is no body, which a token may be asked for without.
+        ("token-issuance", "POST", format!("/tenants/{UNKNOWN}/token"), &["invalid_request", "not_found"]),
+    ];
+    for (binary, method, path, codes) in targets {
+        for (body, encoded) in &bodies {
+            let answer = world.stack.invoke(binary, signed(method, &path, body, *encoded)).await.unwrap();
+            is_refusal(&format!("{method} {path} {body}"), binary, &answer, codes);
+        }
+    }
+}

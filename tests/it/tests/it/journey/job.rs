@@ -290,7 +290,7 @@ fn is_line(line: &Value) {
     assert_eq!(text("schema"), "incident/1");
     assert!(["created", "updated", "merged", "reopened", "closed"].contains(&text("change")), "{line}");
     let key = format!("{}/{}/{}", text("tenant_id"), text("incident_id"), text("last_updated"));
-    let rest = text("key").strip_prefix(&key).expect(text("key"));
+    let rest = text("key").strip_prefix(&key).unwrap();
     assert!(rest.is_empty() || rest.strip_prefix('~').is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1)), "{rest}");
     assert!(is_time(&line["last_updated"]) && is_time(&line["fetched_at"]), "{line}");
     let record = &line["incident"];
@@ -304,7 +304,7 @@ fn is_line(line: &Value) {
     assert!(record["alerts"].is_array(), "{line}");
     let day = text("last_updated").get(..10).unwrap();
     let folder = format!("incidents/tenant_id={}/date={day}/", text("tenant_id"));
-    let name = text("object").strip_prefix(&folder).expect(text("object"));
+    let name = text("object").strip_prefix(&folder).unwrap();
     assert!(name.ends_with(".ndjson.gz") && !name.contains('/'), "{name}");
 }
 

@@ -1,1 +1,490 @@
-//! Events that no function was made for: each is refused in the interface's words, and no process dies of one.
+//! A whole life at the most talkative log level, with everything going wrong on the way; then all that anybody could read
+//! is searched for what nobody may.
+
+use std::collections::BTreeMap;
+
+use devstack::ApiReply;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use sim::{Decision, Fault, FaultKind, RetryAfter, Surface};
+use url::Url;
+
+use super::world::{APP, CONTOSO, Customer, FABRIKAM, HOME, NORTHWIND, World, refused};
+
+const ROTATED: &str = "canary-rotated-client-secret";
+const WRONG: [&str; 2] = ["canary-wrong-client-secret-1", "canary-wrong-client-secret-2"];
+const ROTATOR: &str = "bbbbbbbb-0000-4000-8000-000000000001";
+const ROTATOR_SECRET: &str = "canary-rotators-client-secret";
+/// Sent by Microsoft in an error, or by anybody to the public routes.
+const FOREIGN: &str = "canary-from-outside";
+
+/// What nobody may read, by what it is.
+#[derive(Default)]
+struct Secrets(BTreeMap<String, &'static str>);
+
+impl Secrets {
+    fn keep(&mut self, what: &'static str, value: impl Into<String>) {
+        let value = value.into();
+        assert!(value.len() >= 16, "{what} is too short to be told from other text: {value}");
+        self.0.insert(value, what);
+    }
+
+    /// Searches a text in which none of them belongs.
+    fn search(&self, place: &str, text: &str) {
+        for (value, what) in &self.0 {
+            assert!(!text.contains(value.as_str()), "{place} has {what}: {text}");
+        }
+        // Any token, whoever made it: header and claims in base64url.
+        let mut tokens = text.match_indices("eyJ").map(|(at, _)| {
+            let end = |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c));
+            text[at..].split(end).next().unwrap_or_default()
+        });
+        let token = tokens.find(|word| word.split('.').filter(|part| !part.is_empty()).count() >= 3);
+        assert!(token.is_none(), "{place} has a token: {text}");
+    }
+}
+
+/// A browser whose every redirect is looked at.
+struct Visitor<'a> {
+    world: &'a World,
+    secrets: &'a mut Secrets,
+    cookie: String,
+}
+
+impl Visitor<'_> {
+    /// A page or a redirect of ours. The page may have what is this browser's own, and nothing else.
+    async fn go(&mut self, method: &str, target: &str) -> ApiReply {
+        let target = target.strip_prefix(self.world.stack.api_url()).unwrap_or(target);
+        let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept-language", "de")];
+        if !self.cookie.is_empty() {
+            headers.push(("cookie", self.cookie.as_str()));
+        }
+        let reply = self.world.stack.public(method, target, &headers, "").await.unwrap();
+        if let Some(cookie) = reply.headers.get("set-cookie") {
+            let cookie = cookie.to_str().unwrap();
+            self.cookie = cookie.split(';').next().unwrap().to_owned();
+            self.secrets.keep("a cookie", self.cookie.split_once('=').unwrap().1);
+        }
+        let location = reply.header("location");
+        if !location.is_empty() {
+            self.learn(location);
+        }
+        reply
+    }
+
+    /// Where a redirect leads, with what it carries.
+    fn learn(&mut self, location: &str) {
+        let Ok(url) = Url::parse(location) else { return };
+        for (name, value) in url.query_pairs() {
+            match name.as_ref() {
+                "state" => self.secrets.keep("a state", value),
+                "code" => self.secrets.keep("an authorization code", value),
+                "nonce" => self.secrets.keep("a nonce", value),
+                _ => {}
+            }
+        }
+    }
+
+    /// From the link to Microsoft's sign-in; where that is.
+    async fn begin(&mut self, link: &str) -> String {
+        let page = self.go("GET", link).await;
+        assert_eq!(page.status, 200);
+        let redirect = self.go("POST", link).await;
+        assert_eq!(redirect.status, 303, "{}", redirect.body);
+        // PKCE's secret half and the nonce lie in the table, and there alone.
+        for item in items(self.world).await {
+            for (name, what) in [("code_verifier", "a PKCE verifier"), ("nonce", "a nonce")] {
+                if let Some(value) = item.get(name).and_then(|value| value.as_s().ok()) {
+                    self.secrets.keep(what, value.as_str());
+                }
+            }
+        }
+        redirect.header("location").to_owned()
+    }
+
+    fn sign_in(&mut self, url: &str, customer: &Customer) -> String {
+        let back = self.world.sim.sign_in(url, customer.tenant_id, customer.administrator).unwrap();
+        self.learn(&back);
+        back
+    }
+
+    fn consent(&mut self, url: &str, customer: &Customer, decision: Decision) -> String {
+        self.world.sim.consent(url, customer.tenant_id, customer.administrator, decision).unwrap()
+    }
+
+    /// All the way, without turning aside.
+    async fn onboard(&mut self, link: &str, customer: &Customer) {
+        let sign_in = self.begin(link).await;
+        let back = self.sign_in(&sign_in, customer);
+        let consent = self.go("GET", &back).await.header("location").to_owned();
+        let back = self.consent(&consent, customer, Decision::Accept);
+        let result = self.go("GET", &back).await.header("location").to_owned();
+        assert_eq!(self.go("GET", &result).await.status, 200);
+    }
+}
+
+async fn items(world: &World) -> Vec<std::collections::HashMap<String, aws_sdk_dynamodb::types::AttributeValue>> {
+    let client = aws_sdk_dynamodb::Client::new(world.stack.aws().config());
+    let scan = client.scan().table_name(&world.stack.resources().table).into_paginator().items().send();
+    scan.collect::<Result<Vec<_>, _>>().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_written_anywhere() {
+    let world = World::start("leaks", &[("LOG_LEVEL", "trace")]).await;
+    let mut secrets = Secrets::default();
+    for value in world.sim.client_secrets(APP) {
+        secrets.keep("the client secret", value);
+    }
+    let mut told = Vec::new();
+    set_up(&world, &mut secrets).await;
+    junk(&world, &mut secrets, &mut told).await;
+    onboarding(&world, &mut secrets, &mut told).await;
+    feed(&world, &mut secrets, &mut told).await;
+    entra_in_trouble(&world, &mut secrets, &mut told).await;
+    rotation(&world, &mut secrets).await;
+    credential(&world, &mut secrets, &mut told).await;
+    let reply = world.call("DELETE", &FABRIKAM.path(), None).await;
+    told.push(("offboarding".to_owned(), reply.body));
+    search(&world, &secrets, &told).await;
+    world.lines_are_whole().await;
+    world.end().await;
+}
+
+async fn set_up(world: &World, secrets: &mut Secrets) {
+    for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
+        world.seed(&customer);
+        world.incident(&customer, "An incident", 5);
+    }
+    world.sim.add_tenant(sim::TenantSeed { tenant_id: HOME.to_owned(), ..sim::TenantSeed::default() });
+    world.sim.register_app(sim::App {
+        client_id: ROTATOR.to_owned(),
+        home_tenant_id: HOME.to_owned(),
+        client_secrets: vec![ROTATOR_SECRET.to_owned()],
+        ..sim::App::default()
+    });
+    let credential = json!({"client_id": ROTATOR, "client_secret": ROTATOR_SECRET}).to_string();
+    let vault = aws_sdk_secretsmanager::Client::new(world.stack.aws().config());
+    vault.create_secret().name("rotator").secret_string(credential).send().await.unwrap();
+    secrets.keep("the rotation's client secret", ROTATOR_SECRET);
+    for wrong in WRONG {
+        secrets.keep("a wrong client secret", wrong);
+    }
+    secrets.keep("a rotated client secret", ROTATED);
+    secrets.keep("text from outside", FOREIGN);
+}
+
+/// What anybody may send to the public routes, and what an operator may get wrong.
+async fn junk(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    let jwt = world.sim.issue_token(CONTOSO.tenant_id, APP, &["SecurityIncident.Read.All"], sim::Resource::Graph);
+    let cookie = format!("__Host-mandate={FOREIGN}");
+    let pages = [
+        format!("/consent/{FOREIGN}"),
+        format!("/consent/{jwt}"),
+        format!("/consent/callback?code={FOREIGN}&state={FOREIGN}"),
+        format!("/consent/callback?code={jwt}&state={jwt}"),
+        format!("/consent/callback?error={FOREIGN}&error_description={FOREIGN}&state={FOREIGN}"),
+        format!("/consent/callback?tenant={FOREIGN}&admin_consent=True&state={FOREIGN}"),
+        "/consent/callback".to_owned(),
+        format!("/consent/result?x={FOREIGN}"),
+    ];
+    for path in pages {
+        for headers in [&[][..], &[("cookie", cookie.as_str()), ("user-agent", FOREIGN), ("referer", FOREIGN)]] {
+            let reply = world.stack.public("GET", &path, headers, "").await.unwrap();
+            assert!((400..500).contains(&reply.status), "{path}: {}", reply.status);
+            told.push((path.split(['?', '/']).nth(2).unwrap_or_default().to_owned(), reply.body));
+        }
+    }
+    let reply = world.stack.public("POST", &format!("/consent/{FOREIGN}"), &[], jwt.clone()).await.unwrap();
+    told.push(("a form".to_owned(), reply.body));
+    for (method, path, body) in [
+        ("POST", "/invitations".to_owned(), jwt.clone()),
+        ("POST", "/invitations".to_owned(), json!({"customer": "x", "expected_tenant": FOREIGN}).to_string()),
+        ("GET", format!("/tenants/{FOREIGN}"), String::new()),
+        ("GET", format!("/invitations?next={jwt}"), String::new()),
+        ("PATCH", format!("{}/incidents/1", CONTOSO.path()), jwt.clone()),
+        ("POST", format!("{}/token", CONTOSO.path()), jwt.clone()),
+    ] {
+        let reply = world.call_with(method, &path, &body).await;
+        assert!((400..500).contains(&reply.status), "{path}: {}", reply.body);
+        told.push((path, reply.body));
+    }
+    for binary in super::world::BINARIES {
+        for event in [json!({"tenant_id": jwt}), json!({"Records": [{"messageId": "m", "body": FOREIGN}]}), json!(jwt)]
+        {
+            match world.stack.invoke(binary, event).await {
+                Ok(answer) => told.push((binary.to_owned(), answer.to_string())),
+                Err(error) => told.push((binary.to_owned(), error.to_string())),
+            }
+        }
+    }
+    secrets.keep("somebody's token", jwt);
+}
+
+async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    let mut links = Vec::new();
+    for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
+        let invitation = world.invite(&customer, None).await;
+        let link = invitation["consent_url"].as_str().unwrap().to_owned();
+        secrets.keep("an invitation's token", link.rsplit('/').next().unwrap());
+        links.push(link);
+    }
+    // A code that Microsoft never gave, with the right state.
+    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let sign_in = visitor.begin(&links[0]).await;
+    let state = Url::parse(&sign_in).unwrap();
+    let state = state.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
+    let page = visitor.go("GET", &format!("/consent/callback?code={FOREIGN}&state={state}")).await;
+    assert!(page.status >= 400, "{}", page.status);
+    told.push(("a false code".to_owned(), page.body));
+    // Another browser with this one's address.
+    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let sign_in = visitor.begin(&links[0]).await;
+    let back = visitor.sign_in(&sign_in, &CONTOSO);
+    let mut stranger = Visitor { world, secrets: visitor.secrets, cookie: String::new() };
+    let page = stranger.go("GET", &back).await;
+    assert_eq!(page.status, 400);
+    told.push(("another's return".to_owned(), page.body));
+    // Declined, and then accepted in the same browser; each return comes twice.
+    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let sign_in = visitor.begin(&links[0]).await;
+    let back = visitor.sign_in(&sign_in, &CONTOSO);
+    let consent = visitor.go("GET", &back).await.header("location").to_owned();
+    assert_eq!(visitor.go("GET", &back).await.status, 303, "repeated");
+    let declined = visitor.consent(&consent, &CONTOSO, Decision::Cancel);
+    assert_eq!(visitor.go("GET", &declined).await.status, 403);
+    let accepted = visitor.consent(&consent, &CONTOSO, Decision::Accept);
+    assert_eq!(visitor.go("GET", &accepted).await.status, 303);
+    assert_eq!(visitor.go("GET", &accepted).await.status, 303, "repeated");
+    assert_eq!(visitor.go("GET", "/consent/result").await.status, 200);
+    // Signed in to another tenant than the consent's; then a sign-in that Microsoft answers badly.
+    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let sign_in = visitor.begin(&links[1]).await;
+    let back = visitor.sign_in(&sign_in, &FABRIKAM);
+    let consent = visitor.go("GET", &back).await.header("location").to_owned();
+    let other = visitor.consent(&consent, &FABRIKAM, Decision::Accept).replace(FABRIKAM.tenant_id, CONTOSO.tenant_id);
+    let page = visitor.go("GET", &other).await;
+    assert_eq!(page.status, 403);
+    told.push(("another tenant".to_owned(), page.body));
+    let body = json!({"error": "server_error", "error_description": format!("AADSTS90033: {FOREIGN}")}).to_string();
+    let broken = FaultKind::Status { status: 500, body: Some(body), headers: Vec::new() };
+    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let sign_in = visitor.begin(&links[1]).await;
+    let back = visitor.sign_in(&sign_in, &FABRIKAM);
+    world.sim.fault(Fault::new(broken).on(Surface::Entra).method("POST"));
+    let page = visitor.go("GET", &back).await;
+    assert!(page.status >= 400, "{}", page.status);
+    told.push(("a broken sign-in".to_owned(), page.body));
+    world.sim.clear_faults();
+    for (link, customer) in links[1..].iter().zip([FABRIKAM, NORTHWIND]) {
+        Visitor { world, secrets, cookie: String::new() }.onboard(link, &customer).await;
+    }
+    for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
+        world
+            .until(format!("{} is active", customer.name), async || {
+                world.poll().await;
+                world.expect(200, "GET", &customer.path(), None).await["status"] == "active"
+            })
+            .await;
+    }
+    // A used link, and one that is withdrawn.
+    let page = Visitor { world, secrets, cookie: String::new() }.go("GET", &links[0]).await;
+    assert_eq!(page.status, 410);
+    told.push(("a used link".to_owned(), page.body));
+    told.push(("the list".to_owned(), world.call("GET", "/invitations", None).await.body));
+    told.push(("the tenants".to_owned(), world.call("GET", "/tenants", None).await.body));
+}
+
+async fn token(world: &World, customer: &Customer, resource: &str) -> ApiReply {
+    world.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
+}
+
+async fn feed(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    world.delivered(3).await;
+    for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
+        let reply = token(world, &customer, "graph").await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
+        let path = format!("{}/incidents", customer.path());
+        told.push((path.clone(), world.call("GET", &path, None).await.body));
+        let change = json!({"status": "in_progress", "comment": "looked at"});
+        told.push(("a change".to_owned(), world.call("PATCH", &format!("{path}/1"), Some(change)).await.body));
+    }
+    // Microsoft says no, at length, in its own words and in everybody else's.
+    let body = json!({"error": {"code": "UnknownError", "message": FOREIGN}}).to_string();
+    for kind in [
+        FaultKind::Status { status: 500, body: Some(body.clone()), headers: vec![("x-echo".into(), FOREIGN.into())] },
+        FaultKind::Status { status: 403, body: Some(body.clone()), headers: Vec::new() },
+        FaultKind::Status { status: 401, body: Some(body), headers: Vec::new() },
+        FaultKind::BadGateway,
+        FaultKind::Reset,
+        FaultKind::Cut,
+    ] {
+        world.sim.fault(Fault::new(kind).on(Surface::Graph));
+        world.poll().await;
+        let reply = world.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
+        assert!(reply.status >= 400, "{}", reply.body);
+        told.push(("an error of Graph".to_owned(), reply.body));
+        world.sim.clear_faults();
+    }
+    for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
+        let resumed = world.expect(200, "POST", &format!("{}/resume", customer.path()), None).await;
+        assert_eq!(resumed["status"], "active", "{resumed}");
+    }
+}
+
+async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    let fresh = async |customer: &Customer| {
+        world.stack.kill("token-issuance");
+        let reply = token(world, customer, "graph").await;
+        let direct = world.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await;
+        (reply, direct.map_or_else(|error| error.to_string(), |answer| answer.to_string()))
+    };
+    let throttled = FaultKind::Throttle { retry_after: RetryAfter::Seconds(2) };
+    let described =
+        json!({"error": "invalid_grant", "error_codes": [50_000], "error_description": FOREIGN}).to_string();
+    let faults = [
+        (throttled, "throttled"),
+        (FaultKind::WrongTid { tid: NORTHWIND.tenant_id.to_owned() }, "upstream_error"),
+        (FaultKind::Status { status: 400, body: Some(described), headers: Vec::new() }, ""),
+        (FaultKind::Status { status: 200, body: Some(format!("{{\"{FOREIGN}\":")), headers: Vec::new() }, ""),
+        (FaultKind::Aadsts { code: 7_000_112 }, "tenant_not_active"),
+    ];
+    for (kind, code) in faults {
+        let named = format!("{kind:?}");
+        world.sim.fault(Fault::new(kind).on(Surface::Entra).tenant(CONTOSO.tenant_id));
+        let (reply, direct) = fresh(&CONTOSO).await;
+        assert!(reply.status >= 400, "{named}: {}", reply.body);
+        if code.is_empty() {
+            refused(&named, &reply, reply.json()["code"].as_str().unwrap_or_default());
+        } else {
+            refused(&named, &reply, code);
+        }
+        assert_eq!(code == "throttled", !reply.header("retry-after").is_empty(), "{named}");
+        told.extend([(named.clone(), reply.body), (named, direct)]);
+        world.sim.clear_faults();
+        // What was said to hold this tenant is over.
+        world
+            .until("Entra is asked again".to_owned(), async || {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                let reply = fresh(&CONTOSO).await.0;
+                if let Some(token) = reply.json()["access_token"].as_str() {
+                    secrets.keep("an access token", token);
+                }
+                reply.status == 200
+            })
+            .await;
+    }
+}
+
+/// The secret is replaced as Secrets Manager has it done.
+async fn rotation(world: &World, secrets: &mut Secrets) {
+    let event = |step: &str| json!({"Step": step, "SecretId": "x", "ClientRequestToken": FOREIGN});
+    for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
+        let error = world.stack.invoke("secret-rotation", event(step)).await.unwrap_err();
+        secrets.search("the rotation's error", &error.to_string());
+    }
+}
+
+/// The app credential is renewed, then wrong once, then wrong for good.
+async fn credential(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    let put = async |secret: &str| {
+        world.stack.put_secret(json!({"client_id": APP, "client_secret": secret})).await.unwrap();
+    };
+    let now = world.sim.clock().now();
+    world.sim.add_client_secret(APP, ROTATED, now - SignedDuration::from_hours(1), now + SignedDuration::from_hours(9));
+    put(ROTATED).await;
+    for old in world.sim.client_secrets(APP).iter().filter(|secret| *secret != ROTATED) {
+        world.sim.remove_client_secret(APP, old);
+    }
+    for (secret, expected) in [(None, 200), (Some(WRONG[0]), 200), (Some(WRONG[1]), 500)] {
+        if let Some(secret) = secret {
+            put(secret).await;
+        }
+        for binary in super::world::BINARIES {
+            world.stack.kill(binary);
+        }
+        let reply = token(world, &NORTHWIND, "graph").await;
+        assert_eq!(reply.status, expected, "{secret:?}: {}", reply.body);
+        if expected == 200 {
+            secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
+        } else {
+            assert_eq!(refused("a wrong credential", &reply, "internal")["reason"], "credential_rejected");
+            told.push(("a wrong credential".to_owned(), reply.body));
+        }
+        world.poll().await;
+        let reply = world.call("GET", "/incidents", None).await;
+        told.push(("the fleet".to_owned(), reply.body));
+    }
+    for broken in [json!({"client_id": APP, "client_secret": WRONG[0], "federated": true}), json!(WRONG[1])] {
+        world.stack.put_secret(broken).await.unwrap();
+        for binary in super::world::BINARIES {
+            world.stack.kill(binary);
+        }
+        let reply = token(world, &NORTHWIND, "graph").await;
+        refused("an unusable credential", &reply, "internal");
+        told.push(("an unusable credential".to_owned(), reply.body));
+        world.poll().await;
+    }
+}
+
+async fn search(world: &World, secrets: &Secrets, told: &[(String, String)]) {
+    let kinds: std::collections::BTreeSet<_> = secrets.0.values().copied().collect();
+    for kind in [
+        "the client secret",
+        "an access token",
+        "an authorization code",
+        "a state",
+        "an invitation's token",
+        "a cookie",
+        "a PKCE verifier",
+        "a nonce",
+    ] {
+        assert!(kinds.contains(kind), "the journey had no {kind}");
+    }
+    let printed = world.printed().await;
+    assert!(printed.len() > 100, "{} lines", printed.len());
+    for (binary, line) in &printed {
+        secrets.search(binary, line);
+    }
+    for key in world.stack.objects("").await.unwrap() {
+        secrets.search("an object's name", &key);
+        secrets.search(&key, &world.stack.object_text(&key).await.unwrap());
+    }
+    let events = world.stack.events().await.unwrap();
+    assert!(events.len() > 5);
+    for event in events {
+        secrets.search("an event", &event.to_string());
+    }
+    for letter in world.stack.dead_letters().await.unwrap() {
+        secrets.search("a dead letter", &letter);
+    }
+    for failure in world.stack.take_failures() {
+        secrets.search("a failure", &failure);
+    }
+    for (place, text) in told {
+        secrets.search(place, text);
+    }
+    // The table keeps the verifier and the nonce of an attempt, and of all the rest at most a hash.
+    let kept = ["a PKCE verifier", "a nonce"];
+    let others = secrets.0.iter().filter(|(_, what)| !kept.contains(what));
+    let others = Secrets(others.map(|(value, what)| (value.clone(), *what)).collect());
+    for item in items(world).await {
+        others.search("the table", &format!("{item:?}"));
+    }
+}
+
+#[test]
+fn the_search_finds_what_it_is_for() {
+    let mut secrets = Secrets::default();
+    secrets.keep("a cookie", "0123456789abcdef");
+    let finds = |text: &str| std::panic::catch_unwind(|| Secrets(secrets.0.clone()).search("x", text)).is_err();
+    assert!(
+        finds("x0123456789abcdefx")
+            && finds("Bearer eyJhbGciOiJSUzI1NiJ9.eyJ0aWQiOiJ4In0.c2ln")
+            && finds("a=eyJh.e30.x")
+    );
+    assert!(
+        !finds("0123456789abcde") && !finds("{\"next\":\"eyJmcm9tIjoi\"}") && !finds(Value::Null.to_string().as_str())
+    );
+}

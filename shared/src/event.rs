@@ -129,7 +129,7 @@ impl HttpRequest {
             .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), value.as_str()?.to_owned())))
             .collect();
         let cookies = event.get("cookies").and_then(Value::as_array).into_iter().flatten();
-        let user_arn = context.pointer("/authorizer/iam").map(|iam| text(iam, "userArn"));
+        let user_arn = context.pointer("/authorizer/iam").map(|iam| text(iam, "userArn")).filter(|arn| !arn.is_empty());
         let body = event.get("body").and_then(Value::as_str).unwrap_or_default();
         let encoded = event.get("isBase64Encoded").and_then(Value::as_bool).unwrap_or(false);
         let query = event.get("rawQueryString").and_then(Value::as_str).unwrap_or_default();

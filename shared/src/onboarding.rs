@@ -309,9 +309,9 @@ impl Onboarding {
 
     /// Opens the feed of a tenant that is to be polled, and tells of a change.
     async fn tell(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
-        let changed = before.is_none_or(|before| before.status != after.status || before.reason != after.reason);
         let waits_for_operator = after.reason == Some(Reason::Operator);
-        if changed && after.status != Status::Offboarded && !waits_for_operator {
+        // Also where nothing changed: a worker that died in between may have left the tenant without its feed.
+        if after.status != Status::Offboarded && !waits_for_operator {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
         self.events.tenant_status_changed(before, after).await

@@ -18,6 +18,7 @@ from test_template import ENVIRONMENT, ROUTES, TEMPLATE
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 DEPLOY = os.path.join(os.path.dirname(__file__), "deploy.py")
+SERVER = os.path.join(os.path.dirname(__file__), "aws_server.py")
 
 
 def run(*arguments):
@@ -108,10 +109,11 @@ class Deploying(unittest.TestCase):
 
     def test_the_rotation_is_switched_on_and_no_step_is_taken(self):
         self.assertEqual(self.answer["rotations"], [])
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        self.addCleanup(server.stop)
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        # The servers of one process share what they hold.
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        server = subprocess.Popen([sys.executable, SERVER], **pipe)
+        self.addCleanup(server.communicate)
+        endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
         values = {
             "PartnerName": "Contoso",
             "RotationCredentialSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-AbCdEf",

@@ -1,5 +1,6 @@
 //! Changes an incident: the caller's words become those of the tenant's surface.
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use shared::{
@@ -115,7 +116,9 @@ impl App {
     ) -> Result<HttpResponse> {
         let tenant = self.registry.active_tenant(&id).await?;
         let changes = Changes::read(request)?;
-        let token = self.tokens.access_token(&id, tenant.api, deadline).await?;
+        // Consent to writing may be as fresh as this request.
+        let lately = SignedDuration::from_secs(25);
+        let token = self.tokens.confirmed_access_token(&id, tenant.api, lately, deadline).await?;
         let role = tenant.api.write_role();
         if token.roles().is_some_and(|roles| !roles.iter().any(|has| has == role)) {
             return Err(read_only());

@@ -18,7 +18,7 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// What one answer may hold.
-const LARGEST_ANSWER: usize = 4_500_000;
+const LARGEST_ANSWER: usize = 4_000_000;
 
 impl App {
     /// `GET /incidents`.

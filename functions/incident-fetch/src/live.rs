@@ -31,7 +31,7 @@ const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
 const NEXT_LIVES: SignedDuration = SignedDuration::from_hours(1);
 
 /// What one answer may hold: Lambda gives 6 MB, and the rest of the answer needs some.
-const LARGEST_ANSWER: usize = 4_500_000;
+const LARGEST_ANSWER: usize = 4_000_000;
 
 /// The most requests to Microsoft for one page of one tenant.
 const MOST_CALLS: u32 = 20;
@@ -384,7 +384,8 @@ impl App {
         newest: &mut Newest,
         deadline: Deadline,
     ) -> Result<u32> {
-        for page in 1..MOST_CALLS {
+        // Graph refuses to skip more than 500 rows.
+        for page in 1..=500 / question.top {
             let question = Question { skip: page * question.top, ..question.clone() };
             if self.take_page(tenant, &question, wanted, newest, deadline).await?.0 {
                 return Ok(page);

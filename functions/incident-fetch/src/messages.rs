@@ -32,8 +32,14 @@ const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
 /// When a job's message comes back that found another worker on its tenant.
 const BUSY: SignedDuration = SignedDuration::from_secs(5);
 
+/// How long a job waits at least when it was stopped: a dozen calls are affordable again then.
+const ENOUGH_BUDGET: SignedDuration = SignedDuration::from_secs(30);
+
 /// After how long polls take over a job that nobody drives any more.
 const ABANDONED: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the names of the schedule's sweeps begin with.
+const SCHEDULED: &str = "scheduled-";
 
 /// How far back a backfill goes at most: as long as Defender keeps data.
 const LONGEST_BACKFILL: SignedDuration = SignedDuration::from_hours(180 * 24);
@@ -88,6 +94,8 @@ impl App {
         let job_id = match message.kind {
             Kind::Poll => None,
             Kind::Backfill => Some(self.open_job(JobKind::Backfill, message, message_id).await?),
+            // What cannot be read cannot be compared; the day's sweep comes again tomorrow.
+            Kind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => return Ok(()),
             Kind::Sweep => Some(self.open_job(JobKind::Sweep, message, message_id).await?),
         };
         let now = self.clock.now();
@@ -134,6 +142,10 @@ impl App {
             (Status::Paused, Some(reason)) if reason != Reason::Operator => Ok(Some(tenant)),
             (Status::Paused | Status::Offboarded, _) => {
                 self.registry.stop_feed(tenant_id).await?;
+                if self.registry.tenant(tenant_id).await?.is_some_and(|tenant| tenant.status == Status::Active) {
+                    // It was resumed at this very moment, and must not fall out of what is due.
+                    self.registry.open_feed(tenant_id, self.clock.now()).await?;
+                }
                 tracing::info!(outcome = "not_active", "message dropped");
                 Ok(None)
             }
@@ -143,8 +155,17 @@ impl App {
     /// The job of a message: the one that it names, or one that it begins.
     async fn open_job(&self, kind: JobKind, message: &SyncMessage, message_id: &str) -> Result<String> {
         let tenant_id = message.tenant_id;
-        // A message that comes twice begins one job.
-        let job_id = message.job_id.clone().unwrap_or_else(|| message_id.to_owned());
+        let job_id = match &message.job_id {
+            Some(job_id) => job_id.clone(),
+            // One sweep of the schedule at a time: the one that is open covers what the next would.
+            None if kind == JobKind::Sweep => {
+                let open = self.registry.feed(&tenant_id).await?.map(|feed| feed.open_jobs).unwrap_or_default();
+                let scheduled = open.into_iter().find(|job_id| job_id.starts_with(SCHEDULED));
+                scheduled.unwrap_or_else(|| format!("{SCHEDULED}{message_id}"))
+            }
+            // A message that comes twice begins one job.
+            None => message_id.to_owned(),
+        };
         if self.registry.job(&tenant_id, &job_id).await?.is_none() {
             let now = self.clock.now();
             let to = message.to.map_or(now, |to| to.min(now));
@@ -218,11 +239,15 @@ impl App {
         let now = self.clock.now();
         let after = match outcome {
             Ok(stop) => {
-                if tenant.status != Status::Active && stop == Stop::Done {
+                if tenant.status != Status::Active && (stop == Stop::Done || tally.moved) {
                     self.resume(tenant).await?;
                 }
                 let due_at = (stop == Stop::Done).then(|| self.quiet_until(&lease.feed, now)).flatten();
                 After { stop: Some(stop), due_at, outcome: outcome_of(stop) }
+            }
+            Err(Error::Throttled { until }) if tenant.status != Status::Active && tally.moved => {
+                self.resume(tenant).await?;
+                After { stop: None, due_at: Some(until), outcome: "throttled" }
             }
             Err(Error::Throttled { until }) => After { stop: None, due_at: Some(until), outcome: "throttled" },
             Err(Error::Refused(reason)) => {
@@ -292,7 +317,8 @@ impl App {
             }
             (Some(id), None) if job_is_open => {
                 let wait = after.due_at.map_or(PROBE_EVERY, |due_at| due_at.duration_since(now));
-                self.go_on_with(message, id, wait.max(SignedDuration::from_secs(1))).await
+                // A budget that has just one call to give again would be spent call by call.
+                self.go_on_with(message, id, wait.max(ENOUGH_BUDGET)).await
             }
             // Without progress the next dispatch is soon enough: this may be what does not fit into an invocation.
             (None, Some(Stop::OutOfTime)) if progress => {

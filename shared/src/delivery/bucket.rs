@@ -174,7 +174,8 @@ impl Batch {
             let finding = Finding { tenant_id: tenant, surface, record, change: Some(change), key, fetched_at };
             add_line(lines, &incident_finding(&finding)?)?;
         }
-        day.keys.push(envelope.key);
+        // The digest tells apart what a record held when it changed again, without a new time, before it was noted.
+        day.keys.push(format!("{} {}", envelope.key, record.digest));
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
         self.versions.insert(record.incident_id.clone(), Known::of(record, ordinal, surface));
@@ -196,8 +197,8 @@ impl Bucket {
         Batch::new(self.format)
     }
 
-    /// Writes a batch, an object for each day. An object's name follows from the versions in it, so one that is there
-    /// already holds exactly these.
+    /// Writes a batch, an object for each day. An object's name follows from the versions in it and their states, so one
+    /// that is there already holds exactly these.
     pub async fn write(&self, tenant: &TenantId, days: Batch) -> Result<Vec<DeliveredObject>> {
         let mut objects = Vec::new();
         for (date, mut day) in days.days {

@@ -68,8 +68,10 @@ pub struct Listing {
 pub struct End {
     /// Rows that came.
     pub rows: u32,
-    /// Whether Microsoft says that there are more, or that this is not all.
+    /// Whether Microsoft says that there are more.
     pub more: bool,
+    /// Whether Microsoft says that a part of it could not be had (206).
+    pub partial: bool,
     /// Microsoft's time when it began to answer.
     pub date: Option<Timestamp>,
 }
@@ -94,7 +96,7 @@ impl Listing {
         let unexpected = self.answer.unexpected();
         let date = self.answer.date();
         let Envelope { next_link, .. } = self.rows.finish().map_err(|_| unexpected)?;
-        Ok(End { rows: self.count, more: next_link.is_some() || self.partial, date })
+        Ok(End { rows: self.count, more: next_link.is_some(), partial: self.partial, date })
     }
 }
 
@@ -113,6 +115,7 @@ impl Incidents {
         deadline: Deadline,
     ) -> Result<()> {
         let now = self.clock.now();
+        self.registry.take_call(tenant, surface, now).await?;
         let question = Question { top: 1, alerts: false, ..Question::of(Span { from: now, to: None }, surface) };
         let request = self.outbound.get(question.url(self.endpoints.of(surface), surface));
         let answer = self.send_with(request, token, "the list of incidents", deadline).await?;

@@ -30,6 +30,8 @@ pub struct Feed {
     pub resume_at: Option<Timestamp>,
     /// How many seconds of last update it then asks for at once.
     pub resume_width: Option<i64>,
+    /// Up to which time of creation the second at `resume_at` was read, which is too full for one answer.
+    pub resume_created: Option<Timestamp>,
     /// When the whole overlap was read last.
     pub overlap_read_at: Option<Timestamp>,
     /// When a poll was completed last.
@@ -89,6 +91,14 @@ impl Feed {
             Surface::Defender => (self.defender_paid_until, self.defender_not_before),
         };
         Budget { paid_until, not_before }
+    }
+
+    /// Notes a pause that Microsoft has asked for.
+    pub fn hold(&mut self, surface: Surface, until: Timestamp) {
+        match surface {
+            Surface::Graph => self.graph_not_before = self.graph_not_before.max(Some(until)),
+            Surface::Defender => self.defender_not_before = self.defender_not_before.max(Some(until)),
+        }
     }
 
     /// Notes what was taken out of a surface's budget.
@@ -258,6 +268,7 @@ impl Registry {
             ("started_at", time(feed.started_at)),
             ("covered_until", time(feed.covered_until)),
             ("resume_at", time(feed.resume_at)),
+            ("resume_created", time(feed.resume_created)),
             ("overlap_read_at", time(feed.overlap_read_at)),
             ("last_success_at", time(feed.last_success_at)),
             ("last_news_at", time(feed.last_news_at)),

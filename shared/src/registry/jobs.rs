@@ -64,6 +64,8 @@ pub struct Job {
     pub to: Timestamp,
     /// Everything before this time is done.
     pub covered_until: Timestamp,
+    /// How many seconds of last update it asks for at once, once that is known.
+    pub width: Option<i64>,
     /// Versions compared.
     pub checked: u64,
     /// Versions delivered.
@@ -81,6 +83,7 @@ impl Job {
             from,
             to,
             covered_until: from,
+            width: None,
             checked: 0,
             delivered: 0,
         }
@@ -152,7 +155,7 @@ impl Registry {
         let outcome = self
             .update_job(&job.tenant_id, &job.job_id)
             .update_expression(
-                "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered",
+                "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, #width = :width",
             )
             .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
             .expression_attribute_names("#status", "status")
@@ -160,6 +163,8 @@ impl Registry {
             .expression_attribute_values(":covered", text(job.covered_until.to_string()))
             .expression_attribute_values(":checked", number(job.checked))
             .expression_attribute_values(":delivered", number(job.delivered))
+            .expression_attribute_names("#width", "width")
+            .expression_attribute_values(":width", job.width.map_or(AttributeValue::Null(true), number))
             .expression_attribute_values(":queued", text("queued"))
             .expression_attribute_values(":running", text("running"))
             .send()

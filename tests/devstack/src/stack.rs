@@ -394,7 +394,7 @@ impl Stack {
     /// Replaces the app's client secret as Secrets Manager does: a pending version, then the four steps.
     pub async fn rotate(&self) -> Result<(), StackError> {
         let rotation = self.rotations.iter().find(|rotation| rotation.secret() == self.resources.secret);
-        rotation.ok_or_else(|| unknown("rotation", "the app credential's"))?.rotate().await
+        rotation.ok_or_else(|| unknown("rotation", &self.resources.secret))?.rotate().await
     }
 
     fn function(&self, binary: &str) -> Result<&Arc<Pool>, FunctionError> {

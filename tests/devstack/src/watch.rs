@@ -70,7 +70,7 @@ pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, co
     let mut life = interval_at(Instant::now() + LIFE, LIFE);
     let mut turn = 0;
     let mut seen = Seen::default();
-    let mut typed = keyboard::lines();
+    let mut keyboard = keyboard::lines();
     loop {
         tokio::select! {
             _ = look.tick() => {
@@ -88,8 +88,8 @@ pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, co
                     turn += 1;
                 }
             }
-            Some(line) = typed.recv() => {
-                if line.trim() == "r" {
+            Some(typed) = keyboard.recv() => {
+                if typed.trim() == "r" {
                     rotate(stack, console).await;
                 }
             }

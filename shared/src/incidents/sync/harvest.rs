@@ -53,7 +53,8 @@ impl Worker<'_> {
     pub(super) async fn read(&mut self, question: &Question, reading: &mut Reading) -> Result<()> {
         self.take_call()?;
         let tenant = self.tenant.tenant_id;
-        let mut listing = self.sync.incidents.list(&tenant, self.surface, question, self.deadline).await?;
+        let listing = self.sync.incidents.list(&tenant, self.surface, question, self.deadline).await;
+        let mut listing = self.heed(listing)?;
         while let Some(row) = listing.next().await? {
             reading.rows += 1;
             match Record::read(&row, &tenant, question.alerts) {
@@ -73,11 +74,36 @@ impl Worker<'_> {
         }
         let end = listing.end()?;
         (reading.more, reading.date) = (end.more, end.date);
+        if end.partial && !std::mem::replace(&mut self.partial_answers, true) {
+            // Once it may be a hiccup of one of Microsoft's parts; what is missing for longer is the sweep's to find.
+            return Err(Error::Upstream { status: 206, call: "the list of incidents" });
+        }
         if end.more && end.rows < question.top {
-            // The surface gave less than it was asked for although it had more: so few rows may be all of a page.
-            self.cap = self.cap.min(end.rows.max(1));
+            if self.nothing_after(question, end.rows).await? {
+                reading.more = false;
+            } else {
+                // The surface gave less than it was asked for although it had more: so few rows may be all of a page.
+                self.cap = self.cap.min(end.rows.max(1));
+            }
         }
         Ok(())
+    }
+
+    /// Whether a list ends after `rows` rows, whatever a next link says, which is never followed: it may lead anywhere.
+    async fn nothing_after(&mut self, question: &Question, rows: u32) -> Result<bool> {
+        self.take_call()?;
+        let question = Question { top: 1, skip: question.skip + rows, alerts: false, ..question.clone() };
+        let tenant = self.tenant.tenant_id;
+        let listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await;
+        Ok(self.heed(listing)?.next().await?.is_none())
+    }
+
+    /// Keeps a pause that Microsoft asks for, for the rest of this run, too.
+    pub(super) fn heed<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(Error::Throttled { until }) = &outcome {
+            self.lease.feed.hold(self.surface, *until);
+        }
+        outcome
     }
 
     /// Whether an answer holds all of what was asked for.
@@ -105,7 +131,8 @@ impl Worker<'_> {
                 self.know(&record.incident_id, Known::of(record, ordinal, surface))
             }
             Verdict::SameElsewhere => {
-                let noted = Known::of(record, 1, surface);
+                let before = known.as_ref().filter(|known| known.last_updated == record.last_updated);
+                let noted = Known::of(record, before.map_or(1, |known| known.ordinal), surface);
                 let delivered = HashMap::from([(record.incident_id.clone(), noted.clone())]);
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &delivered).await?;
                 self.know(&record.incident_id, noted)
@@ -176,12 +203,14 @@ impl Worker<'_> {
             }
             let incident_id = self.lease.feed.rechecks[index].incident_id.clone();
             match self.read_one(&incident_id, true).await {
-                // What fails now will show itself in a list, or to the sweep.
-                Ok(_) | Err(Error::NotFound | Error::Upstream { .. } | Error::Unreachable { .. }) => {}
-                Err(Error::Throttled { .. }) => break,
+                Ok(_) | Err(Error::NotFound) => {
+                    self.lease.feed.rechecks.remove(index);
+                }
+                Err(Error::Upstream { .. } | Error::Unreachable { .. }) => {
+                    self.lease.feed.rechecks[index].at = now + RECHECK_AFTER;
+                }
                 Err(error) => return Err(error),
             }
-            self.lease.feed.rechecks.remove(index);
         }
         self.flush().await?;
         Ok(true)
@@ -191,7 +220,8 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: bool) -> Result<Record> {
         self.take_call()?;
         let tenant = self.tenant.tenant_id;
-        let raw = self.sync.incidents.one(&tenant, self.surface, incident_id, alerts, self.deadline).await?;
+        let raw = self.sync.incidents.one(&tenant, self.surface, incident_id, alerts, self.deadline).await;
+        let raw = self.heed(raw)?;
         let record = Record::read(&raw, &tenant, alerts)
             .map_err(|_: Unreadable| Error::Upstream { status: 200, call: "one incident" })?;
         if record.incident_id != incident_id {
@@ -201,8 +231,9 @@ impl Worker<'_> {
         Ok(record)
     }
 
-    /// Microsoft's time of an answer; without one, a time that is surely past.
+    /// Microsoft's time of an answer; without one, a time that is surely past. A time that is still to come is nobody's.
     pub(super) fn answered_at(&self, reading: &Reading) -> Timestamp {
-        reading.date.unwrap_or_else(|| self.sync.clock.now() - SignedDuration::from_mins(1))
+        let now = self.sync.clock.now();
+        reading.date.map_or(now - SignedDuration::from_mins(1), |date| date.min(now))
     }
 }

@@ -3,13 +3,14 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::{Worker, harvest::Reading, is_transient};
+use super::{Worker, harvest::Reading, is_transient, pass::Second};
 use crate::{
     error::{Error, Result},
     incidents::{
         Surface, hex,
         question::{Question, Span},
-        record::Unreadable,
+        record::{Record, Unreadable},
+        version::{Verdict, judge},
     },
     registry::quarantine::SetAside,
 };
@@ -47,28 +48,36 @@ impl Worker<'_> {
         let listed = async {
             let mut listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await?;
             while let Some(row) = listing.next().await? {
-                match crate::incidents::record::Record::read(&row, &tenant, false) {
-                    Ok(record) => ids.push(record.incident_id),
+                match Record::read(&row, &tenant, false) {
+                    Ok(record) => {
+                        let surface = self.surface;
+                        let known = self.known(&record.incident_id).await?;
+                        if matches!(judge(known, &record, surface), Verdict::New { .. }) {
+                            ids.push(record.incident_id);
+                        }
+                    }
                     Err(why) => self.set_row_aside(&row, why, &question).await?,
                 }
             }
             listing.end()
         }
         .await;
-        match listed {
-            Ok(end) if end.more || end.rows >= question.top => {
-                return self.set_span_aside(second, "unreadable_list").await;
-            }
-            Ok(_) => {}
-            Err(error) if is_transient(&error) => return self.set_span_aside(second, "unreadable_list").await,
+        let listed = self.heed(listed);
+        let whole = match listed {
+            Ok(end) => !end.more && end.rows < question.top,
+            Err(error) if is_transient(&error) => false,
             Err(error) => return Err(error),
-        }
+        };
         for id in ids {
+            if self.out_of_time() {
+                return Err(Error::DeadlineExceeded);
+            }
             match self.read_one(&id, true).await {
                 Ok(_) | Err(Error::NotFound) => continue,
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
+            self.alive().await?;
             // Without its alerts it is better told than not at all; the rest follows when it can be read.
             let reason = match self.read_one(&id, false).await {
                 Ok(_) => "unreadable_alerts",
@@ -78,18 +87,24 @@ impl Worker<'_> {
             };
             self.set_incident_aside(&id, second, reason).await?;
         }
-        Ok(())
+        if whole { Ok(()) } else { self.set_span_aside(second, "unreadable_list").await }
     }
 
     /// Defender always sends alerts along, and so a list of one row is the smallest question.
     async fn one_by_one_by_row(&mut self, second: Span) -> Result<()> {
         for skip in 0..MOST_ROWS {
+            if self.out_of_time() {
+                return Err(Error::DeadlineExceeded);
+            }
             let question = Question { top: 1, skip, ..Question::of(second, self.surface) };
             let mut reading = Reading::default();
             match self.read(&question, &mut reading).await {
                 Ok(()) if reading.rows == 0 => return Ok(()),
                 Ok(()) => {}
-                Err(error) if is_transient(&error) => self.set_span_aside(second, "unreadable").await?,
+                Err(error) if is_transient(&error) => {
+                    self.alive().await?;
+                    self.set_span_aside(second, "unreadable").await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -116,8 +131,6 @@ impl Worker<'_> {
                     one.tried_in_vain(now);
                     self.sync.registry.update_set_aside(&self.tenant.tenant_id, &one).await?;
                 }
-                // There is time for it later; the poll itself has done its work.
-                Err(Error::Throttled { .. }) => return Ok(true),
                 Err(error) => return Err(error),
             }
         }
@@ -136,6 +149,7 @@ impl Worker<'_> {
         };
         if !readable {
             // Others may have come into its second since.
+            self.one_by_one(one.span()).await?;
             return Ok(false);
         }
         let question = Question::of(one.span(), self.surface);
@@ -144,6 +158,10 @@ impl Worker<'_> {
         let outcome = self.read(&question, &mut reading).await;
         self.flush().await?;
         match outcome {
+            Ok(()) if !self.is_whole(&reading, &question) && one.span().seconds() == Some(1) => {
+                let second = self.read_second(one.span(), &reading, None).await?;
+                Ok(matches!(second, Second::Whole) && self.tally.set_aside == before)
+            }
             Ok(()) => {
                 Ok(self.is_whole(&reading, &question) && self.tally.set_aside == before && !shows_unreadable(&reading))
             }
@@ -199,13 +217,19 @@ impl Worker<'_> {
         let to = span.to.unwrap_or(now);
         let mut one = SetAside::new(name, reason, incident_id, (span.from, to), now);
         one.blocks = blocks;
-        if !self.sync.registry.set_aside(&tenant, &one).await? {
+        let known = self.set_aside.iter().any(|other| other.name == one.name && other.span() == one.span());
+        if known {
             return Ok(());
         }
         let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.surface, "reason": reason,
                           "from": span.from, "to": to, "set_aside_at": now, "record": record});
         self.sync.bucket.set_aside(&tenant, &one.name, &told).await?;
+        if !self.sync.registry.set_aside(&tenant, &one).await? {
+            // It was met before, elsewhere or by a worker that died before it counted it.
+            self.sync.registry.update_set_aside(&tenant, &one).await?;
+        }
         tracing::warn!(name = one.name, reason, incident_id = one.incident_id, "set aside");
+        self.set_aside.retain(|other| other.name != one.name);
         self.set_aside.push(one);
         self.tally.set_aside += 1;
         self.lease.feed.quarantined = self.set_aside.len() as u64;

@@ -119,6 +119,8 @@ pub struct Worker<'a> {
     created: u64,
     /// The fewest rows at which this surface has offered more than it gave.
     cap: u32,
+    /// Whether an answer said that it was not all (206).
+    partial_answers: bool,
     set_aside: Vec<SetAside>,
     /// Whether the first answer of the pass held all of its window.
     first_was_whole: Option<bool>,
@@ -140,6 +142,7 @@ impl<'a> Worker<'a> {
             batch: sync.bucket.batch(),
             created: 0,
             cap: u32::MAX,
+            partial_answers: false,
             set_aside: Vec::new(),
             first_was_whole: None,
             tally: Tally::default(),
@@ -160,18 +163,29 @@ impl<'a> Worker<'a> {
         let mut stop = self.pass(from, width, None, None).await?;
         if stop == Stop::Done {
             let feed = &mut self.lease.feed;
-            (feed.resume_at, feed.resume_width) = (None, None);
+            (feed.resume_at, feed.resume_width, feed.resume_created) = (None, None, None);
             feed.last_success_at = Some(self.sync.clock.now());
             feed.failures = 0;
             if whole_overlap && !begins {
                 // Only an overlap that one answer cannot hold is not read by every poll.
                 feed.overlap_read_at = (self.first_was_whole == Some(false)).then_some(now);
             }
-            if !self.recheck().await? || !self.retry_set_aside().await? {
-                stop = Stop::OutOfTime;
+            if self.has_more_to_read(now) {
+                // The poll's own work is safe before anything else is tried.
+                if !self.sync.registry.commit_feed(self.lease).await? {
+                    return Ok(Stop::Overtaken);
+                }
+                if !self.recheck().await? || !self.retry_set_aside().await? {
+                    stop = Stop::OutOfTime;
+                }
             }
         }
         Ok(stop)
+    }
+
+    fn has_more_to_read(&self, now: Timestamp) -> bool {
+        self.lease.feed.rechecks.iter().any(|recheck| recheck.at <= now)
+            || self.set_aside.iter().any(|one| one.next_try_at <= now)
     }
 
     /// Goes on with a job; its progress is written after each window.
@@ -193,7 +207,12 @@ impl<'a> Worker<'a> {
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
         }
-        let stop = if from < to { self.pass(from, None, Some(to), Some(job)).await? } else { Stop::Done };
+        let stop = if from < to { self.pass(from, job.width, Some(to), Some(job)).await } else { Ok(Stop::Done) };
+        if !matches!(stop, Ok(Stop::Done)) {
+            // How wide to ask next is progress, too: without it each run would begin with the same vain question.
+            self.sync.registry.commit_job(job).await?;
+        }
+        let stop = stop?;
         if stop == Stop::Done {
             job.status = JobStatus::Done;
             job.covered_until = job.to;

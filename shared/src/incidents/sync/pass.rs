@@ -8,7 +8,7 @@ use super::{
     Stop, Worker,
     harvest::{Reading, Shown},
     is_transient,
-    window::{ceil, floor, narrowed, next_span, reached, widened},
+    window::{ceil, floor, length, narrowed, next_span, reached, widened},
 };
 use crate::{
     error::{Error, Result},
@@ -18,7 +18,7 @@ use crate::{
         record::Record,
         version::{Verdict, judge},
     },
-    registry::jobs::Job,
+    registry::{budget::Purpose, jobs::Job},
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
@@ -97,13 +97,13 @@ impl Worker<'_> {
         let mut at = floor(from);
         let end = end.map(ceil);
         let mut trouble: Option<Trouble> = None;
-        let counted = (self.tally.checked, self.tally.delivered);
-        let job_counted = job.as_ref().map(|job| (job.checked, job.delivered)).unwrap_or_default();
+        let counted = self.tally.delivered;
+        let job_delivered = job.as_ref().map_or(0, |job| job.delivered);
         loop {
             let now = self.sync.clock.now();
             let Some(span) = next_span(at, width, end, now, &self.blocked()) else { return Ok(Stop::Done) };
             if self.out_of_time() {
-                return Ok(self.pause(at, width, job.is_none()));
+                return Ok(self.pause(at, width, &mut job));
             }
             if job.is_some() && self.poll_is_due() {
                 return Ok(Stop::PollDue);
@@ -119,20 +119,24 @@ impl Worker<'_> {
                         trouble.anything_read |= reading.rows > 0;
                         trouble.asked += 1;
                     }
-                    if !whole && span.seconds() != Some(1) {
+                    let mut span = span;
+                    if !whole && length(span, now) > 1 {
                         width = Some(narrowed(span, now, &reading.times(), question.top));
                         continue;
                     }
                     if whole {
                         width = span.to.map(|_| widened(span, now, reading.rows, question.top));
-                    } else if let Some(stop) = self.read_second(span, &reading).await? {
-                        self.pause(at, Some(1), job.is_none());
-                        return Ok(stop);
+                    } else {
+                        span.to = Some(span.from + SignedDuration::from_secs(1));
+                        let goes_on = self.lease.feed.resume_at == Some(at) && job.is_none();
+                        if !self.read_crowded(span, &reading, goes_on).await? {
+                            return Ok(self.pause(at, Some(1), &mut job));
+                        }
                     }
                     let covered = reached(span, self.answered_at(&reading));
                     if let Some(job) = &mut job {
-                        job.checked = job_counted.0 + self.tally.checked - counted.0;
-                        job.delivered = job_counted.1 + self.tally.delivered - counted.1;
+                        job.checked += u64::from(reading.rows);
+                        job.delivered = job_delivered + self.tally.delivered - counted;
                         job.covered_until = span.to.unwrap_or(covered);
                     } else {
                         self.covered(covered);
@@ -141,11 +145,15 @@ impl Worker<'_> {
                         return Ok(Stop::Done);
                     };
                     at = to;
-                    if let Some(trouble) = &mut trouble {
-                        trouble.passed(at);
-                        width = trouble.cut().or(trouble.bad.map(|_| 1)).or(width);
+                    if let Some(known) = &mut trouble {
+                        known.passed(at);
+                        width = known.cut().or(known.bad.map(|_| 1)).or(width);
+                        if known.bad.is_none() {
+                            // It is over. What fails next is another matter.
+                            trouble = None;
+                        }
                     }
-                    if !self.keep(at, width, job.as_deref()).await? {
+                    if !self.keep(at, width, &mut job).await? {
                         return Ok(Stop::Overtaken);
                     }
                     if let Some(error) = trouble.as_ref().and_then(Trouble::in_vain) {
@@ -157,7 +165,7 @@ impl Worker<'_> {
                     if self.out_of_time() || self.deadline.left() < std::time::Duration::from_secs(1) {
                         // Too much for what was left: ask for less when there is time again.
                         let less = narrowed(span, now, &reading.times(), question.top);
-                        return Ok(self.pause(at, Some(less), job.is_none()));
+                        return Ok(self.pause(at, Some(less), &mut job));
                     }
                     let trouble = trouble.get_or_insert_default();
                     trouble.last = Some(error.clone());
@@ -166,34 +174,36 @@ impl Worker<'_> {
                         Descent::Narrower(narrower) => width = Some(narrower),
                         Descent::Past(to) => (at, width) = (to, span.seconds()),
                         Descent::GiveUp(narrower) => {
-                            self.pause(at, narrower, job.is_none());
+                            self.pause(at, narrower, &mut job);
                             return Err(error);
                         }
                     }
-                    self.pause(at, width, job.is_none());
+                    self.pause(at, width, &mut job);
                 }
                 Err(error) => {
                     // What came is worth delivering whatever ended the answer; the error tells the rest.
                     if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {
                         self.flush().await?;
                     }
-                    self.pause(at, width, job.is_none());
+                    self.pause(at, width, &mut job);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// Notes where a poll goes on.
-    fn pause(&mut self, at: Timestamp, width: Option<i64>, is_poll: bool) -> Stop {
-        if is_poll {
+    /// Notes where the work goes on.
+    fn pause(&mut self, at: Timestamp, width: Option<i64>, job: &mut Option<&mut Job>) -> Stop {
+        if let Some(job) = job {
+            job.width = width;
+        } else {
             (self.lease.feed.resume_at, self.lease.feed.resume_width) = (Some(at), width);
         }
         Stop::OutOfTime
     }
 
     fn covered(&mut self, until: Timestamp) {
-        if self.purpose != crate::registry::budget::Purpose::Poll {
+        if self.purpose != Purpose::Poll {
             return;
         }
         let feed = &mut self.lease.feed;
@@ -204,13 +214,13 @@ impl Worker<'_> {
     }
 
     /// Writes progress in the middle of a pass. `false`: the lease is lost, or the job was cancelled.
-    async fn keep(&mut self, at: Timestamp, width: Option<i64>, job: Option<&Job>) -> Result<bool> {
+    async fn keep(&mut self, at: Timestamp, width: Option<i64>, job: &mut Option<&mut Job>) -> Result<bool> {
         self.tally.moved = true;
-        self.pause(at, width, job.is_none());
-        if let Some(job) = job
-            && !self.sync.registry.commit_job(job).await?
-        {
-            return Ok(false);
+        self.pause(at, width, job);
+        match job {
+            Some(job) if !self.sync.registry.commit_job(job).await? => return Ok(false),
+            Some(_) => {}
+            None => self.lease.feed.resume_created = None,
         }
         self.sync.registry.commit_feed(self.lease).await
     }
@@ -284,52 +294,72 @@ impl Worker<'_> {
     }
 
     /// A small question whose answer is empty: whether the tenant can be asked at all.
-    async fn alive(&mut self) -> Result<()> {
+    pub(super) async fn alive(&mut self) -> Result<()> {
         let tomorrow = ceil(self.sync.clock.now() + SignedDuration::from_hours(24));
         let question =
             Question { top: 1, alerts: false, ..Question::of(Span { from: tomorrow, to: None }, self.surface) };
         self.read(&question, &mut Reading::default()).await
     }
 
-    /// Reads a second of last update that one answer does not hold: cut in time of creation, and paged only where even
-    /// that is shared. `Some`: it did not come to its end.
-    async fn read_second(&mut self, second: Span, first: &Reading) -> Result<Option<Stop>> {
-        let mut parts = vec![cut_by_creation(None, &first.shown)];
-        while let Some(cut) = parts.pop() {
-            let cut = match cut {
-                Cut::Parts(mut cuts) => {
-                    while let Some(part) = cuts.pop() {
-                        parts.push(Cut::Part(part));
-                    }
-                    continue;
-                }
-                Cut::Part(part) => part,
-                Cut::Shared(created) => {
-                    self.read_shared(second, created).await?;
-                    continue;
-                }
-            };
-            if self.out_of_time() {
-                return Ok(Some(Stop::OutOfTime));
-            }
-            let question = Question { created: Some(cut), ..Question::of(second, self.surface) };
-            let mut reading = Reading::default();
-            let outcome = self.read(&question, &mut reading).await;
-            self.flush().await?;
-            match outcome {
-                Ok(()) => {}
-                Err(error) if is_transient(&error) => {
-                    self.alive().await.map_err(|_| error)?;
-                    self.set_span_aside(second, "unreadable").await?;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            }
-            if !self.is_whole(&reading, &question) {
-                parts.push(cut_by_creation(Some(cut), &reading.shown));
+    /// Reads a second that one answer does not hold, from where the last run stopped if it `goes_on`; sets it aside where
+    /// a part of it fails. `false`: time ran out before its end.
+    async fn read_crowded(&mut self, second: Span, first: &Reading, goes_on: bool) -> Result<bool> {
+        let begin = self.lease.feed.resume_created.filter(|_| goes_on);
+        match self.read_second(second, first, begin).await? {
+            Second::Whole => Ok(true),
+            Second::OutOfTime => Ok(false),
+            Second::Failing(error) => {
+                self.alive().await.map_err(|_| error)?;
+                self.set_span_aside(second, "unreadable").await?;
+                Ok(true)
             }
         }
-        Ok(None)
+    }
+
+    /// Reads a second of last update that one answer does not hold: cut in time of creation, and paged only where even
+    /// that is shared. Begins with the time of creation `begin`, where all before was read already.
+    pub(super) async fn read_second(
+        &mut self,
+        second: Span,
+        first: &Reading,
+        begin: Option<Timestamp>,
+    ) -> Result<Second> {
+        let mut parts = match begin {
+            Some(begin) => vec![Part::Created(Span { from: begin, to: None })],
+            None => cut_by_creation(None, &first.shown),
+        };
+        while let Some(part) = parts.pop() {
+            if self.out_of_time() {
+                return Ok(Second::OutOfTime);
+            }
+            let outcome = match part {
+                Part::Created(created) => {
+                    let question = Question { created: Some(created), ..Question::of(second, self.surface) };
+                    let mut reading = Reading::default();
+                    let mut outcome = self.read(&question, &mut reading).await;
+                    if outcome.as_ref().is_err_and(is_transient) {
+                        reading = Reading::default();
+                        outcome = self.read(&question, &mut reading).await;
+                    }
+                    self.flush().await?;
+                    if outcome.is_ok() && !self.is_whole(&reading, &question) {
+                        parts.extend(cut_by_creation(Some(created), &reading.shown));
+                        continue;
+                    }
+                    outcome.map(|()| created.to)
+                }
+                Part::Shared(created) => {
+                    self.read_shared(second, created).await.map(|()| created.and_then(|created| created.to))
+                }
+            };
+            match outcome {
+                Ok(until) if self.purpose == Purpose::Poll => self.lease.feed.resume_created = until,
+                Ok(_) => {}
+                Err(error) if is_transient(&error) => return Ok(Second::Failing(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Second::Whole)
     }
 
     /// Pages through rows that share their second of last update and of creation, until two readings agree.
@@ -376,39 +406,46 @@ enum Descent {
     GiveUp(Option<i64>),
 }
 
-/// How a second that is too full is cut in time of creation.
-enum Cut {
-    Parts(Vec<Span>),
-    Part(Span),
-    /// Its rows share their second of creation: no cut tells them apart.
+/// What came of reading a second that is too full for one answer.
+pub(super) enum Second {
+    /// All of it was read.
+    Whole,
+    /// The invocation's time was used up before.
+    OutOfTime,
+    /// A part of it fails.
+    Failing(Error),
+}
+
+/// A part of a second that is too full for one answer.
+enum Part {
+    /// What was created in a span.
+    Created(Span),
+    /// What shares its second of creation, too: no cut tells it apart.
     Shared(Option<Span>),
 }
 
-fn cut_by_creation(within: Option<Span>, shown: &[Shown]) -> Cut {
+/// Cuts a second, or what was created in it within a span, in time of creation; the earliest part comes last.
+fn cut_by_creation(within: Option<Span>, shown: &[Shown]) -> Vec<Part> {
     let mut seconds: Vec<Timestamp> = shown.iter().filter_map(|shown| shown.created).map(floor).collect();
     seconds.sort_unstable();
     let lowest = within.map_or(Timestamp::UNIX_EPOCH, |within| within.from);
     let highest = within.and_then(|within| within.to);
-    if let (Some(first), Some(last)) = (seconds.first(), seconds.last())
-        && first < last
-    {
+    let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return vec![Part::Shared(within)] };
+    if within.and_then(|within| within.seconds()) == Some(1) {
+        return vec![Part::Shared(within)];
+    }
+    let mut cuts = vec![lowest];
+    if first < last {
         let middle = seconds[seconds.len() / 2];
-        let middle = if middle == *first { *last } else { middle };
-        return Cut::Parts(vec![Span { from: lowest, to: Some(middle) }, Span { from: middle, to: highest }]);
-    }
-    match (seconds.first(), within) {
+        cuts.push(if middle == *first { *last } else { middle });
+    } else {
         // All that was shown shares one second, but others may not: that second for itself, and what lies around it.
-        (Some(only), within) if within.and_then(|within| within.seconds()) != Some(1) => {
-            let after = *only + SignedDuration::from_secs(1);
-            let mut parts = vec![Span { from: *only, to: Some(after) }];
-            if lowest < *only {
-                parts.push(Span { from: lowest, to: Some(*only) });
-            }
-            if highest.is_none_or(|highest| after < highest) {
-                parts.push(Span { from: after, to: highest });
-            }
-            Cut::Parts(parts)
-        }
-        (_, within) => Cut::Shared(within),
+        cuts.extend([*first, *first + SignedDuration::from_secs(1)]);
+        cuts.dedup();
     }
+    let ends = cuts.iter().skip(1).copied().map(Some).chain([highest]);
+    let parts = cuts.iter().zip(ends).filter(|(from, to)| to.is_none_or(|to| **from < to));
+    let mut parts: Vec<Part> = parts.map(|(from, to)| Part::Created(Span { from: *from, to })).collect();
+    parts.reverse();
+    parts
 }

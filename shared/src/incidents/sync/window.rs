@@ -80,7 +80,8 @@ pub fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i6
     estimate.clamp(1, half)
 }
 
-fn length(span: Span, now: Timestamp) -> i64 {
+/// How many seconds a span has, up to `now` where it has no end; at least one.
+pub fn length(span: Span, now: Timestamp) -> i64 {
     let to = span.to.unwrap_or(now.max(span.from));
     (to.as_second() - span.from.as_second()).max(1)
 }

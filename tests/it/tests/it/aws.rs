@@ -142,12 +142,12 @@ async fn serve(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
 
 fn secret_value(shared: &Shared, body: &[u8]) -> Response {
     let request: Value = serde_json::from_slice(body).unwrap();
-    let state = shared.state.lock().unwrap();
-    if state.secrets_down {
+    let held = shared.state.lock().unwrap();
+    if held.secrets_down {
         return (StatusCode::BAD_REQUEST, json!({"__type": "AccessDeniedException"}).to_string()).into_response();
     }
     let stage = request["VersionStage"].as_str().expect("the stage is always asked for");
-    match state.secret.get(stage) {
+    match held.secret.get(stage) {
         Some((version, text)) => {
             json!({"VersionId": version, "SecretString": text, "VersionStages": [stage]}).to_string().into_response()
         }

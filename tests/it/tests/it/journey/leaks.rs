@@ -9,12 +9,10 @@ use serde_json::{Value, json};
 use sim::{Decision, Fault, FaultKind, RetryAfter, Surface};
 use url::Url;
 
-use super::world::{APP, CONTOSO, Customer, FABRIKAM, HOME, NORTHWIND, World, refused};
+use super::world::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, World, refused};
 
 const ROTATED: &str = "canary-rotated-client-secret";
 const WRONG: [&str; 2] = ["canary-wrong-client-secret-1", "canary-wrong-client-secret-2"];
-const ROTATOR: &str = "bbbbbbbb-0000-4000-8000-000000000001";
-const ROTATOR_SECRET: &str = "canary-rotators-client-secret";
 /// Sent by Microsoft in an error, or by anybody to the public routes.
 const FOREIGN: &str = "canary-from-outside";
 
@@ -156,30 +154,10 @@ async fn set_up(world: &World, secrets: &mut Secrets) {
         world.seed(&customer);
         world.incident(&customer, "An incident", 5);
     }
-    world.sim.add_tenant(sim::TenantSeed { tenant_id: HOME.to_owned(), ..sim::TenantSeed::default() });
-    world.sim.register_app(sim::App {
-        client_id: ROTATOR.to_owned(),
-        home_tenant_id: HOME.to_owned(),
-        client_secrets: vec![ROTATOR_SECRET.to_owned()],
-        ..sim::App::default()
-    });
-    // As the stack registered it, but owned by the rotation's app.
-    world.sim.register_app(sim::App {
-        client_id: APP.to_owned(),
-        home_tenant_id: HOME.to_owned(),
-        client_secrets: world.sim.client_secrets(APP),
-        redirect_uris: vec![format!("{}/consent/callback", world.stack.api_url())],
-        requested_roles: vec!["SecurityIncident.ReadWrite.All".to_owned()],
-        wids: true,
-        owners: vec![ROTATOR.to_owned()],
-        ..sim::App::default()
-    });
-    world.sim.grant(HOME, ROTATOR, &["Application.ReadWrite.OwnedBy"]);
-    world.sim.grant(HOME, APP, &["SecurityIncident.ReadWrite.All"]);
-    let credential = json!({"client_id": ROTATOR, "client_secret": ROTATOR_SECRET}).to_string();
     let vault = aws_sdk_secretsmanager::Client::new(world.stack.aws().config());
-    vault.create_secret().name("rotator").secret_string(credential).send().await.unwrap();
-    secrets.keep("the rotation's client secret", ROTATOR_SECRET);
+    let rotator = vault.get_secret_value().secret_id("mandate-rotation").send().await.unwrap();
+    let rotator: Value = serde_json::from_str(rotator.secret_string().unwrap()).unwrap();
+    secrets.keep("the rotation's client secret", rotator["client_secret"].as_str().unwrap());
     for wrong in WRONG {
         secrets.keep("a wrong client secret", wrong);
     }
@@ -400,32 +378,16 @@ async fn rotation(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, 
         world.stack.invoke("secret-rotation", event).await
     };
     for name in STEPS {
-        for (secret, version) in [(FOREIGN, VERSION), (secret.as_str(), FOREIGN), ("rotator", VERSION)] {
+        for (secret, version) in [(FOREIGN, VERSION), (secret.as_str(), FOREIGN), ("mandate-rotation", VERSION)] {
             let error = step(name, secret, version).await.unwrap_err();
             told.push((name.to_owned(), error.to_string()));
         }
     }
     let before = world.sim.client_secrets(APP);
-    let vault = aws_sdk_secretsmanager::Client::new(world.stack.aws().config());
-    let rules = aws_sdk_secretsmanager::types::RotationRulesType::builder().automatically_after_days(30).build();
-    let rotate = vault.rotate_secret().secret_id(secret).client_request_token(VERSION).rotation_rules(rules);
-    let old = vault.get_secret_value().secret_id(secret).send().await.unwrap().version_id.unwrap();
-    rotate.send().await.unwrap();
-    // The local AWS makes the new version current at once, without a value; Secrets Manager makes it pending.
-    let stage = |stage| vault.update_secret_version_stage().secret_id(secret).version_stage(stage);
-    let current = stage("AWSCURRENT").move_to_version_id(&old).remove_from_version_id(VERSION);
-    current.send().await.unwrap();
-    stage("AWSPENDING").move_to_version_id(VERSION).send().await.unwrap();
-    for name in STEPS {
-        step(name, secret, VERSION).await.unwrap();
-        // The runtime may take a step for lost, and repeat it.
-        step(name, secret, VERSION).await.unwrap();
-    }
+    world.stack.rotate().await.unwrap();
     let added: Vec<_> = world.sim.client_secrets(APP).into_iter().filter(|secret| !before.contains(secret)).collect();
     assert_eq!(added.len(), 1);
     secrets.keep("a client secret that Microsoft made", added[0].as_str());
-    let current = vault.get_secret_value().secret_id(secret).send().await.unwrap();
-    assert!(current.secret_string().unwrap().contains(&added[0]));
     for customer in [CONTOSO, FABRIKAM] {
         world.stack.kill("token-issuance");
         let reply = token(world, &customer, "graph").await;

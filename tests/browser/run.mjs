@@ -2,7 +2,7 @@
 // each page, and an accessibility check of each of ours.
 //
 //   npm ci && npm test                    starts `cargo dev` by itself
-//   node run.mjs --port 8400              uses one that is up
+//   node run.mjs --port 8400 --aws URL    uses one that is up; both addresses are what it printed
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
@@ -17,6 +17,7 @@ const root = resolve(here, "../..");
 const { values: options } = parseArgs({
   options: {
     port: { type: "string" },
+    aws: { type: "string" },
     out: { type: "string", default: join(root, "target/browser") },
     chromium: { type: "string", default: "/usr/bin/chromium" },
   },
@@ -28,6 +29,9 @@ const login = `http://127.0.0.1:${port + 1}`;
 const authorization =
   "AWS4-HMAC-SHA256 Credential=local/20260101/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+
+/** Where the stack's AWS listens. */
+let aws = options.aws;
 
 /** `cargo dev`, up to its consent link. */
 async function startStack() {
@@ -41,7 +45,36 @@ async function startStack() {
     stack.on("exit", (code) => failed(new Error(`cargo dev ended with ${code}:\n${said}`)));
   });
   stack.removeAllListeners("exit");
+  aws = /AWS\s+(http:\S+)/.exec(said)[1];
   return stack;
+}
+
+async function dynamodb(action, body) {
+  const reply = await fetch(aws, {
+    method: "POST",
+    headers: {
+      "content-type": "application/x-amz-json-1.0",
+      "x-amz-target": `DynamoDB_20120810.${action}`,
+      authorization: authorization.replace("execute-api", "dynamodb"),
+    },
+    body: JSON.stringify(body),
+  });
+  if (!reply.ok) throw new Error(`${action}: ${reply.status} ${await reply.text()}`);
+  return reply.json();
+}
+
+/** Lets an invitation's time pass: the functions go by the real clock, so its end is moved instead. */
+async function expire(invitation_id) {
+  const { TableNames } = await dynamodb("ListTables", {});
+  const key = `INVITATION#${invitation_id}`;
+  const keys = { TableName: TableNames[0], KeyConditionExpression: "pk = :pk", ExpressionAttributeValues: { ":pk": { S: key } } };
+  const { Items } = await dynamodb("Query", keys);
+  await dynamodb("UpdateItem", {
+    TableName: TableNames[0],
+    Key: { pk: Items[0].pk, sk: Items[0].sk },
+    UpdateExpression: "SET valid_until = :past",
+    ExpressionAttributeValues: { ":past": { S: "2026-01-01T00:00:00Z" } },
+  });
 }
 
 async function call(method, url, body) {
@@ -240,10 +273,14 @@ const journeys = {
     const { context, page, check } = await visit(chrome, "old-link");
     await page.goto(consent_url);
     await check("no longer valid", "1-revoked");
+    const old = await invite("relecloud");
+    await expire(old.invitation_id);
+    await page.goto(old.consent_url);
+    await check("has expired", "2-expired");
     await page.goto(`${api}/consent/AAAA`);
-    await check("There is no such invitation", "2-unknown");
+    await check("There is no such invitation", "3-unknown");
     await page.goto(`${api}/consent/callback?code=x&state=y`);
-    await check("does not belong together", "3-foreign");
+    await check("does not belong together", "4-foreign");
     await context.close();
   },
 };

@@ -466,7 +466,8 @@ class Template(unittest.TestCase):
         self.assertEqual(rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"], "aws:kms")
         rules = bucket["LifecycleConfiguration"]["Rules"]
         kept = {one["Prefix"]: one["ExpirationInDays"] for one in rules if "Prefix" in one}
-        self.assertEqual(kept, {"incidents/": {"Ref": "RetentionDays"}, "quarantine/": {"Ref": "RetentionDays"}})
+        prefixes = ["incidents/", "ocsf/", "quarantine/"]
+        self.assertEqual(kept, {prefix: {"Ref": "RetentionDays"} for prefix in prefixes})
 
     def test_bucket_and_queues_refuse_plain_http(self):
         policies = {**self.of("AWS::S3::BucketPolicy"), **self.of("AWS::SQS::QueuePolicy")}

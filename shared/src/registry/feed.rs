@@ -32,8 +32,10 @@ pub struct Feed {
     pub resume_width: Option<i64>,
     /// Up to which time of creation the second at `resume_at` was read, which is too full for one answer.
     pub resume_created: Option<Timestamp>,
-    /// When the whole overlap was read last.
+    /// When the whole overlap was read last, where one answer does not hold it.
     pub overlap_read_at: Option<Timestamp>,
+    /// When the poll began that read the whole overlap last: what arrives late since then may lie as far before it.
+    pub overlap_begun_at: Option<Timestamp>,
     /// When a poll was completed last.
     pub last_success_at: Option<Timestamp>,
     /// When a poll found something new last.
@@ -270,6 +272,7 @@ impl Registry {
             ("resume_at", time(feed.resume_at)),
             ("resume_created", time(feed.resume_created)),
             ("overlap_read_at", time(feed.overlap_read_at)),
+            ("overlap_begun_at", time(feed.overlap_begun_at)),
             ("last_success_at", time(feed.last_success_at)),
             ("last_news_at", time(feed.last_news_at)),
             ("jobs_driven_at", time(feed.jobs_driven_at)),

@@ -166,6 +166,9 @@ impl<'a> Worker<'a> {
             (feed.resume_at, feed.resume_width, feed.resume_created) = (None, None, None);
             feed.last_success_at = Some(self.sync.clock.now());
             feed.failures = 0;
+            if whole_overlap {
+                feed.overlap_begun_at = Some(now);
+            }
             if whole_overlap && !begins {
                 // Only an overlap that one answer cannot hold is not read by every poll.
                 feed.overlap_read_at = (self.first_was_whole == Some(false)).then_some(now);
@@ -236,8 +239,13 @@ impl<'a> Worker<'a> {
             return (resume_at.max(started_at), feed.resume_width, false);
         }
         let whole = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_EVERY);
-        let overlap = if whole { settings.overlap } else { settings.overlap.min(SHORT_OVERLAP) };
-        ((covered_until - overlap).max(started_at), None, whole)
+        if !whole {
+            return ((covered_until - settings.overlap.min(SHORT_OVERLAP)).max(started_at), None, false);
+        }
+        // What has arrived late since the overlap was read last is still to be found, however late that reading is. After
+        // a long outage as much again is enough: the rest of that time was read just now.
+        let begun_at = feed.overlap_begun_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
+        ((covered_until.min(begun_at) - settings.overlap).max(started_at), None, true)
     }
 
     /// Takes one request out of the tenant's budget.

@@ -4,5 +4,6 @@
 mod failures;
 mod feed;
 mod live;
+mod model;
 mod windows;
 mod workers;

@@ -1,0 +1,346 @@
+//! What happens in one history: made from a seed, all of it before it begins, so that a part of it can be run alone.
+
+use shared::incidents::Surface;
+use sim::{Fault, FaultKind, RetryAfter};
+
+use super::aws::{Spot, Strike};
+
+/// What may go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Nothing.
+    Calm,
+    /// AWS, and the workers themselves.
+    Workers,
+    /// Everything.
+    Wild,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct History {
+    pub(super) seed: u64,
+    pub(super) profile: Profile,
+    pub(super) surface: Surface,
+    /// Whether the AWS SDK tries a request again.
+    pub(super) tries: u32,
+    /// Which rows come first, and whether ties come in another order each time.
+    pub(super) order: sim::Order,
+    pub(super) shuffle_ties: bool,
+    pub(super) steps: Vec<Step>,
+}
+
+/// Incidents are picked by a number, modulo how many there are.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Incidents appear, all last updated so long ago, or in steps of `apart` seconds before that.
+    Create {
+        count: usize,
+        ago: i64,
+        nanos: i64,
+        apart: i64,
+        created_apart: i64,
+        alerts: usize,
+        alerts_in: Option<i64>,
+    },
+    /// An incident that was last updated in the feed's first instant.
+    CreateFirst,
+    Update {
+        pick: usize,
+        what: What,
+    },
+    /// The time of last update stays.
+    Silent {
+        pick: usize,
+        what: What,
+    },
+    Merge {
+        pick: usize,
+        into: usize,
+    },
+    Hide {
+        pick: usize,
+    },
+    Microsoft(Box<Fault>),
+    Poison {
+        pick: usize,
+        expand: Option<bool>,
+    },
+    Heal,
+    /// The operator moves the tenant to the other surface.
+    Switch,
+    Tick {
+        millis: i64,
+        how: How,
+        aws: Vec<(Spot, Strike)>,
+        dispatch: Option<Vec<(Spot, Strike)>>,
+    },
+    Sweep,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    Status(&'static str),
+    Alert,
+    Assign,
+}
+
+/// Who works on what is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum How {
+    One,
+    /// Two workers get the same message at the same time.
+    Two,
+    /// One falls asleep at this request until its lease has passed to another.
+    Overtaken(u32, Strike),
+}
+
+/// splitmix64.
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
+    }
+
+    fn count(&mut self, from: u64, end: u64) -> u32 {
+        u32::try_from(from + self.below(end - from)).unwrap()
+    }
+
+    fn seconds(&mut self, from: i64, end: i64) -> i64 {
+        from + i64::try_from(self.below(u64::try_from(end - from).unwrap())).unwrap()
+    }
+
+    fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.index(choices.len())].clone()
+    }
+}
+
+impl History {
+    /// The history of a seed.
+    pub(super) fn of(seed: u64, profile: Profile) -> Self {
+        let mut chance = Chance::new(seed);
+        let surface = chance.of(&[Surface::Graph, Surface::Defender]);
+        let page = usize::try_from(surface.largest_page()).unwrap();
+        let mut history = Self {
+            seed,
+            profile,
+            surface,
+            tries: chance.count(1, 3),
+            order: chance.of(&[
+                sim::Order::UpdatedDescending,
+                sim::Order::UpdatedAscending,
+                sim::Order::CreatedDescending,
+            ]),
+            shuffle_ties: chance.one_in(2),
+            steps: Vec::new(),
+        };
+        if chance.one_in(4) {
+            history.steps.push(Step::CreateFirst);
+        }
+        for _ in 0..chance.count(1, 3) {
+            let (ago, count) = (chance.seconds(0, 80_000), chance.index(14) + 1);
+            history.steps.push(chance.create(count, ago));
+        }
+        let busy = chance.one_in(6);
+        if busy {
+            // More than one answer holds lies within the overlap.
+            let (nanos, apart) = (chance.nanos(), chance.seconds(3, 9));
+            let count = page + chance.index(20);
+            history.steps.push(Step::Create {
+                count,
+                ago: 0,
+                nanos,
+                apart,
+                created_apart: 1,
+                alerts: 1,
+                alerts_in: None,
+            });
+        }
+        if chance.one_in(5) {
+            let (nanos, count) = (chance.nanos(), page + chance.index(20));
+            let (ago, created_apart) = (chance.seconds(10, 2_000), chance.seconds(0, 2));
+            history.steps.push(Step::Create { count, ago, nanos, apart: 0, created_apart, alerts: 0, alerts_in: None });
+        }
+        for _ in 0..chance.count(6, 14) {
+            chance.add_step(&mut history, busy);
+        }
+        history
+    }
+
+    /// Without what lies behind these steps, or in them.
+    pub(super) fn with(&self, steps: Vec<Step>) -> Self {
+        Self { steps, ..self.clone() }
+    }
+}
+
+impl Chance {
+    fn nanos(&mut self) -> i64 {
+        if self.one_in(3) { 0 } else { self.seconds(0, 10_000_000) * 100 }
+    }
+
+    fn create(&mut self, count: usize, ago: i64) -> Step {
+        Step::Create {
+            count,
+            ago,
+            nanos: self.nanos(),
+            apart: if self.one_in(3) { 0 } else { self.seconds(0, 40) },
+            created_apart: self.seconds(0, 500),
+            alerts: self.index(3),
+            alerts_in: self.one_in(6).then(|| self.seconds(30, 840)),
+        }
+    }
+
+    fn what(&mut self) -> What {
+        self.of(&[
+            What::Status("resolved"),
+            What::Status("active"),
+            What::Status("inProgress"),
+            What::Status("awaitingAction"),
+            What::Alert,
+            What::Assign,
+        ])
+    }
+
+    fn add_step(&mut self, history: &mut History, busy: bool) {
+        let pick = self.index(1_000);
+        let step = match self.below(26) {
+            0..=2 => {
+                let (count, ago) = (self.index(3) + 1, self.seconds(0, 50));
+                self.create(count, ago)
+            }
+            // Indexed late.
+            3..=4 => {
+                let ago = if history.profile != Profile::Calm && self.one_in(4) { 5_000 } else { 830 };
+                let (count, ago) = (self.index(2) + 1, self.seconds(60, ago));
+                Step::Create { count, ago, nanos: self.nanos(), apart: 0, created_apart: 7, alerts: 1, alerts_in: None }
+            }
+            5..=7 => Step::Update { pick, what: self.what() },
+            8..=9 => Step::Silent { pick, what: self.what() },
+            10 => Step::Merge { pick, into: self.index(1_000) },
+            11 => Step::Hide { pick },
+            12 if self.one_in(3) => Step::Switch,
+            13 => Step::Sweep,
+            14..=16 if history.profile == Profile::Wild => Step::Microsoft(Box::new(self.fault())),
+            17 if history.profile == Profile::Wild => Step::Poison { pick, expand: self.of(&[None, None, Some(true)]) },
+            18 if history.profile == Profile::Wild => Step::Heal,
+            _ => self.tick(history.profile, busy),
+        };
+        history.steps.push(step);
+    }
+
+    fn tick(&mut self, profile: Profile, busy: bool) -> Step {
+        let longest = if busy { 70_000 } else { 400_000 };
+        let millis = if self.one_in(3) { self.seconds(1_000, longest) } else { 60_000 + self.seconds(0, 900) };
+        let (mut how, mut aws) = (How::One, Vec::new());
+        let mut dispatch = self.one_in(6).then(Vec::new);
+        if self.one_in(6) {
+            how = How::Two;
+        }
+        if profile != Profile::Calm {
+            if self.one_in(5) {
+                how = How::Overtaken(self.count(2, 16), self.of(&[Strike::HeldBefore, Strike::HeldAfter]));
+            }
+            while self.one_in(2) && aws.len() < 4 {
+                aws.push((self.spot(), self.strike()));
+            }
+            if let Some(dispatch) = dispatch.as_mut().filter(|_| self.one_in(3)) {
+                dispatch.push((Spot::Request(self.count(1, 20)), self.strike()));
+            }
+        }
+        Step::Tick { millis, how, aws, dispatch }
+    }
+
+    fn spot(&mut self) -> Spot {
+        if self.one_in(2) { Spot::Request(self.count(1, 18)) } else { Spot::Delivery(self.count(0, 5)) }
+    }
+
+    fn strike(&mut self) -> Strike {
+        self.of(&[
+            Strike::LostBefore,
+            Strike::LostAfter,
+            Strike::FailedBefore,
+            Strike::FailedAfter,
+            Strike::Throttled,
+            Strike::Partial,
+            Strike::KilledBefore,
+            Strike::KilledBefore,
+            Strike::KilledAfter,
+            Strike::KilledAfter,
+        ])
+    }
+
+    fn fault(&mut self) -> Fault {
+        let api = self.of(&[
+            FaultKind::status(500),
+            FaultKind::status(503),
+            FaultKind::status(504),
+            FaultKind::status(400),
+            FaultKind::status(401),
+            FaultKind::status(403),
+            FaultKind::status(404),
+            FaultKind::BadGateway,
+            FaultKind::Reset,
+            FaultKind::Cut,
+            FaultKind::Hang { millis: 40 },
+            FaultKind::SlowBody { chunk: 4_000, millis: 1 },
+            FaultKind::Truncate { at: None },
+            FaultKind::Truncate { at: Some(40) },
+            FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] },
+            FaultKind::DateSkew { seconds: -3_000 },
+            FaultKind::DateSkew { seconds: 3_000 },
+            FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() },
+            FaultKind::LoopingNextLink,
+            FaultKind::ExpiredSkiptoken,
+            FaultKind::SilentCap { rows: 2 },
+            FaultKind::Stale { versions: 1 },
+            FaultKind::Throttle { retry_after: RetryAfter::Seconds(PAUSE) },
+            FaultKind::Throttle { retry_after: RetryAfter::Date(PAUSE) },
+            FaultKind::Throttle { retry_after: RetryAfter::Body(PAUSE) },
+            FaultKind::Throttle { retry_after: RetryAfter::Absent },
+        ]);
+        let entra = self.of(&[
+            FaultKind::status(500),
+            FaultKind::status(503),
+            FaultKind::BadGateway,
+            FaultKind::Reset,
+            FaultKind::Throttle { retry_after: RetryAfter::Seconds(PAUSE) },
+            FaultKind::OpaqueToken,
+            FaultKind::ExpiresInString,
+            FaultKind::ExpiresIn { seconds: 30 },
+            FaultKind::MissingRoles,
+            FaultKind::WrongTid { tid: "99999999-2222-4333-8444-000000000009".into() },
+            FaultKind::Aadsts { code: 7_000_229 },
+            FaultKind::Aadsts { code: 53_003 },
+            FaultKind::Aadsts { code: 7_000_215 },
+        ]);
+        let fault = if self.one_in(4) {
+            Fault::new(entra).on(sim::Surface::Entra)
+        } else {
+            let surface = self.of(&[sim::Surface::Graph, sim::Surface::Defender]);
+            Fault::new(api).on(surface)
+        };
+        fault.after(self.count(0, 3)).times(self.count(1, 5))
+    }
+}
+
+/// What Microsoft asks for where it names a pause.
+pub(super) const PAUSE: u64 = 60;

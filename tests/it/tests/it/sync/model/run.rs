@@ -1,0 +1,623 @@
+//! Runs a history: Microsoft, AWS, a schedule, a queue and two workers, on a clock that is moved by hand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aws_config::SdkConfig;
+use incident_dispatch::App as Dispatch;
+use incident_fetch::App as Fetch;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use shared::{clock::Clock, entra::TenantId, http::Outbound, incidents::Surface, registry::Registry};
+use sim::{App, FaultKind, IncidentSeed, Sim, SimOptions, TenantSeed};
+
+use super::{
+    aws::{Aws, Faked, QUEUE, SECRET, Spot, Strike},
+    history::{History, How, PAUSE, Profile, Step, What},
+    oracle,
+    relay::{self, Asking},
+};
+use crate::{
+    local::CLIENT_ID,
+    sync::feed::{active, invocation, start_of_test},
+};
+
+/// How far back every poll looks again, by the interface.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(900);
+
+/// A defect that the model must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Planted {
+    StrictGt,
+    SkipPaging,
+    CursorBeforeS3,
+    NoOverlap,
+    NoFence,
+}
+
+/// What histories share; they run one after another.
+pub(super) struct Bench {
+    sim: Sim,
+    aws: Aws,
+    config: SdkConfig,
+    outbound: Outbound,
+    lives: u32,
+    runs: u32,
+}
+
+/// One version that Microsoft could have shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub(super) last_update: Timestamp,
+    pub(super) status: String,
+    pub(super) redirect: Option<u64>,
+    pub(super) alerts: BTreeSet<String>,
+}
+
+/// What Microsoft could have shown, by incident, in the order of its making.
+pub(super) type Ledger = BTreeMap<String, Vec<Version>>;
+
+/// What the oracle judges.
+pub(super) struct Outcome {
+    pub(super) tenant: String,
+    pub(super) history: History,
+    pub(super) ledger: Ledger,
+    /// What is shown at the end.
+    pub(super) present: BTreeMap<String, Version>,
+    pub(super) objects: Vec<(String, Vec<u8>)>,
+    pub(super) events: Vec<(String, Value)>,
+    /// Found while it ran.
+    pub(super) wrong: Vec<String>,
+    pub(super) struck: Vec<String>,
+    /// The surface was changed.
+    pub(super) switched: bool,
+    /// Something was changed under its old time.
+    pub(super) silent: bool,
+}
+
+struct Worker {
+    life: u32,
+    app: Fetch,
+}
+
+struct Run<'a> {
+    bench: &'a mut Bench,
+    history: History,
+    tenant: TenantId,
+    id: String,
+    clock: Clock,
+    surface: Surface,
+    hosts: [String; 2],
+    overlap: &'static str,
+    workers: Vec<Worker>,
+    dispatch: (u32, Dispatch),
+    ledger: Arc<Mutex<Ledger>>,
+    ids: Vec<String>,
+    turn: usize,
+    wrong: Vec<String>,
+    /// How many versions were shown only after the overlap, so that only a sweep can find them; none: any number, because
+    /// Microsoft's answers were untrue.
+    for_sweeps: Option<u64>,
+    /// Since when a poll waits to go on.
+    interrupted_since: Option<Timestamp>,
+    switched: bool,
+    silent: bool,
+}
+
+impl Bench {
+    pub(super) async fn start() -> Self {
+        let sim = Sim::start(SimOptions::default()).await.unwrap();
+        sim.register_app(App {
+            client_id: CLIENT_ID.into(),
+            client_secrets: vec![SECRET.into()],
+            requested_roles: vec!["SecurityIncident.Read.All".into(), "Incident.Read.All".into()],
+            ..App::default()
+        });
+        let aws = Aws::start().await;
+        let config = aws.config().await;
+        Self { sim, aws, config, outbound: Outbound::new().unwrap(), lives: 0, runs: 0 }
+    }
+
+    /// Runs a history to its end; what is wrong with it.
+    pub(super) async fn judge(&mut self, history: &History, planted: Option<Planted>) -> Vec<String> {
+        let mut run = Run::start(self, history.clone(), planted).await;
+        for step in &history.steps {
+            run.step(step).await;
+        }
+        run.settle().await;
+        oracle::judge(&run.outcome())
+    }
+
+    fn life(&mut self, tries: u32) -> (u32, SdkConfig) {
+        self.lives += 1;
+        (self.lives, self.aws.of(&self.config, self.lives, tries))
+    }
+}
+
+impl<'a> Run<'a> {
+    async fn start(bench: &'a mut Bench, history: History, planted: Option<Planted>) -> Self {
+        bench.runs += 1;
+        let digit = bench.runs % 16;
+        let id = format!("{digit:x}1111111-2222-4333-8444-{:012x}", bench.runs);
+        let tenant: TenantId = id.parse().unwrap();
+        let clock = Clock::by_hand(start_of_test());
+        let faked =
+            Faked { no_fence: planted == Some(Planted::NoFence), s3_last: planted == Some(Planted::CursorBeforeS3) };
+        bench.aws.clear(clock.clone(), faked);
+        let sim = &bench.sim;
+        sim.clear_faults();
+        sim.clear_calls();
+        sim.clock().freeze(start_of_test());
+        sim.configure(|behaviour| {
+            for list in [&mut behaviour.graph, &mut behaviour.defender] {
+                (list.order, list.shuffle_ties) = (history.order, history.shuffle_ties);
+                if planted == Some(Planted::SkipPaging) {
+                    (list.order, list.shuffle_ties) = (sim::Order::UpdatedAscending, false);
+                }
+            }
+        });
+        sim.add_tenant(TenantSeed {
+            tenant_id: id.clone(),
+            domain: format!("t{}.example", bench.runs),
+            ..TenantSeed::default()
+        });
+        sim.grant(&id, CLIENT_ID, &[Surface::Graph.write_role(), Surface::Defender.write_role()]);
+        let ledger: Arc<Mutex<Ledger>> = Arc::default();
+        let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
+        let asking = match planted {
+            Some(Planted::StrictGt) => Some(Asking::StrictlyAfter),
+            Some(Planted::SkipPaging) => Some(Asking::BySkip),
+            _ => None,
+        };
+        if let Some(asking) = asking {
+            for host in &mut hosts {
+                let (sim, ledger, id, left) = (sim.clone(), ledger.clone(), id.clone(), Mutex::new(2));
+                let moves = move |row: &Value| {
+                    let incident = row.get("id").or(row.get("incidentId")).unwrap();
+                    let incident = incident.as_str().map_or_else(|| incident.to_string(), str::to_owned);
+                    let mut left = left.lock().unwrap();
+                    if *left > 0 {
+                        *left -= 1;
+                        sim.update_incident(&id, &incident, |incident| incident.assigned_to = Some("ada".into()));
+                        note(&sim, &id, &incident, &ledger);
+                    }
+                };
+                *host = relay::start(host.clone(), asking, Arc::new(moves)).await;
+            }
+        }
+        let surface = history.surface;
+        let (life, config) = bench.life(1);
+        let registry = Registry::new(&config, "table".into());
+        registry.create_tenant(&active(tenant, surface)).await.unwrap();
+        registry.open_feed(&tenant, clock.now()).await.unwrap();
+        let dispatch = (life, dispatcher(&config, &clock));
+        let mut run = Self {
+            bench,
+            history,
+            tenant,
+            id,
+            clock,
+            surface,
+            hosts,
+            overlap: if planted == Some(Planted::NoOverlap) { "0" } else { "900" },
+            workers: Vec::new(),
+            dispatch,
+            ledger,
+            ids: Vec::new(),
+            turn: 0,
+            wrong: Vec::new(),
+            for_sweeps: Some(0),
+            interrupted_since: None,
+            switched: false,
+            silent: false,
+        };
+        for _ in 0..2 {
+            let worker = run.worker();
+            run.workers.push(worker);
+        }
+        run
+    }
+
+    /// A worker with nothing in memory.
+    fn worker(&mut self) -> Worker {
+        let (life, aws) = self.bench.life(self.history.tries);
+        let fixed = [
+            ("APP_CREDENTIAL_SECRET_ID", "secret"),
+            ("ENTRA_AUTHORITY_HOST", self.bench.sim.entra_url()),
+            ("GRAPH_ENDPOINT", &self.hosts[0]),
+            ("DEFENDER_ENDPOINT", &self.hosts[1]),
+            ("TABLE_NAME", "table"),
+            ("SYNC_QUEUE_URL", QUEUE),
+            ("INCIDENT_BUCKET", "bucket"),
+            ("EVENT_BUS_NAME", "bus"),
+            ("POLL_OVERLAP_SECONDS", self.overlap),
+        ];
+        let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();
+        Worker { life, app: Fetch::new(config, &aws, self.bench.outbound.clone(), self.clock.clone()) }
+    }
+
+    fn advance(&self, millis: i64) {
+        self.clock.advance(SignedDuration::from_millis(millis));
+        self.bench.sim.clock().freeze(self.clock.now());
+    }
+
+    fn note(&self, incident: &str) {
+        note(&self.bench.sim, &self.id, incident, &self.ledger);
+    }
+
+    fn covered_until(&self) -> Option<Timestamp> {
+        let world = self.bench.aws.world();
+        world.items("FEED").first()?.get("covered_until")?["S"].as_str()?.parse().ok()
+    }
+
+    /// Something is shown from `at` on that was last updated at `last_update`.
+    fn shown(&mut self, last_update: Timestamp, at: Timestamp) {
+        let begun = self.covered_until().is_some() || at > self.clock.now();
+        if begun && last_update < at - OVERLAP {
+            self.for_sweeps = self.for_sweeps.map(|count| count + 1);
+        }
+    }
+
+    fn pick(&self, pick: usize) -> Option<String> {
+        (!self.ids.is_empty()).then(|| self.ids[pick % self.ids.len()].clone())
+    }
+
+    async fn step(&mut self, step: &Step) {
+        let (sim, id) = (self.bench.sim.clone(), self.id.clone());
+        let now = self.clock.now();
+        match step {
+            Step::Create { count, ago, nanos, apart, created_apart, alerts, alerts_in } => {
+                for number in 0..i64::try_from(*count).unwrap() {
+                    let last_update =
+                        now - SignedDuration::from_secs(ago + number * apart) - SignedDuration::from_nanos(*nanos);
+                    let created = last_update - SignedDuration::from_secs(number * created_apart);
+                    let alerts_visible_from = alerts_in.map(|after| now + SignedDuration::from_secs(after));
+                    let seed = IncidentSeed {
+                        last_update: Some(last_update),
+                        created: Some(created),
+                        alerts: *alerts,
+                        alerts_visible_from,
+                        ..IncidentSeed::default()
+                    };
+                    self.created(seed);
+                }
+            }
+            Step::CreateFirst => {
+                let first = start_of_test() - SignedDuration::from_hours(24);
+                self.created(IncidentSeed {
+                    last_update: Some(first),
+                    created: Some(first),
+                    ..IncidentSeed::default()
+                });
+            }
+            Step::Update { pick, what } => {
+                if let Some(incident) = self.pick(*pick) {
+                    sim.update_incident(&id, &incident, |incident| what.change(incident, now));
+                    self.note(&incident);
+                }
+            }
+            Step::Silent { pick, what } => {
+                if let Some(incident) = self.pick(*pick) {
+                    sim.change_incident_silently(&id, &incident, |incident| what.change(incident, now));
+                    self.note(&incident);
+                    self.silent = true;
+                    self.shown(sim.incident(&id, &incident).unwrap().last_update, now);
+                }
+            }
+            Step::Merge { pick, into } => {
+                if let Some((from, into)) = self.pick(*pick).zip(self.pick(*into))
+                    && sim.incident(&id, &from).unwrap().redirect_incident_id.is_none()
+                    && sim.merge_incident(&id, &from, &into)
+                {
+                    self.note(&from);
+                    self.note(&into);
+                }
+            }
+            Step::Hide { pick } => {
+                if let Some(incident) = self.pick(*pick) {
+                    sim.hide_incident(&id, &incident);
+                }
+            }
+            Step::Microsoft(fault) => {
+                let untrue = match &fault.kind {
+                    FaultKind::SilentCap { .. } | FaultKind::Stale { .. } => true,
+                    FaultKind::DateSkew { seconds } => *seconds > 0,
+                    _ => false,
+                };
+                if untrue {
+                    self.for_sweeps = None;
+                }
+                sim.fault((**fault).clone());
+            }
+            Step::Poison { pick, expand } => {
+                if let Some(incident) = self.pick(*pick) {
+                    let mut fault = sim::Fault::poison(&id, &incident);
+                    fault.expand = *expand;
+                    sim.fault(fault);
+                }
+            }
+            Step::Heal => sim.clear_faults(),
+            Step::Switch => self.switch().await,
+            Step::Tick { millis, how, aws, dispatch } => {
+                self.advance(*millis);
+                self.tick("poll", *how, aws, dispatch.as_deref()).await;
+            }
+            Step::Sweep => self.tick("sweep", How::One, &[], None).await,
+        }
+    }
+
+    fn created(&mut self, seed: IncidentSeed) {
+        let (last_update, alerts_from) = (seed.last_update.unwrap(), seed.alerts_visible_from);
+        let incident = self.bench.sim.put_incident(&self.id, seed);
+        self.note(&incident);
+        self.ids.push(incident);
+        self.shown(last_update, self.clock.now());
+        if let Some(from) = alerts_from {
+            self.silent = true;
+            self.shown(last_update, from);
+        }
+    }
+
+    async fn switch(&mut self) {
+        self.surface = match self.surface {
+            Surface::Graph => Surface::Defender,
+            Surface::Defender => Surface::Graph,
+        };
+        self.switched = true;
+        let (_, config) = self.bench.life(1);
+        let api = self.surface;
+        let change = |tenant: &mut shared::registry::tenants::Tenant| {
+            tenant.api = api;
+            Ok(())
+        };
+        Registry::new(&config, "table".into()).change_tenant(&self.tenant, change).await.unwrap();
+    }
+
+    /// The schedule ticks, and what lies on the queue is worked on. With `dispatch` it ticks for the function; without, for
+    /// a stand-in of it, which needs no request.
+    async fn tick(&mut self, kind: &str, mut how: How, aws: &[(Spot, Strike)], dispatch: Option<&[(Spot, Strike)]>) {
+        match dispatch {
+            Some(plan) => self.dispatch(kind, plan).await,
+            None => self.bench.aws.world().dispatch(&self.id, kind),
+        }
+        self.turn += 1;
+        self.bench.aws.plan(self.workers[self.turn % 2].life, aws.to_vec());
+        for _ in 0..8 {
+            let mut messages: Vec<(String, String)> = {
+                let received = self.bench.aws.world().receive();
+                received.into_iter().map(|message| (message.id, message.body)).collect()
+            };
+            if messages.is_empty() && matches!(how, How::Two | How::Overtaken(..)) {
+                messages.push(("extra".into(), self.poll()));
+            }
+            if messages.is_empty() {
+                break;
+            }
+            for (id, body) in messages {
+                match std::mem::replace(&mut how, How::One) {
+                    How::One => {
+                        let answer = hand_over(&self.workers[self.turn % 2].app, &id, &body).await;
+                        self.ended(self.turn % 2, &id, &answer);
+                    }
+                    How::Two => {
+                        let (one, two) = tokio::join!(
+                            hand_over(&self.workers[0].app, &id, &body),
+                            hand_over(&self.workers[1].app, &id, &body)
+                        );
+                        self.ended(0, &id, &one);
+                        self.ended(1, &id, &two);
+                    }
+                    How::Overtaken(request, strike) => self.overtaken(&id, &body, request, strike).await,
+                }
+            }
+        }
+        self.look();
+    }
+
+    async fn dispatch(&mut self, kind: &str, plan: &[(Spot, Strike)]) {
+        self.bench.aws.plan(self.dispatch.0, plan.to_vec());
+        // What fails is made up for at the next tick.
+        let _ = self.dispatch.1.handle(json!({"kind": kind}), invocation(Duration::from_secs(20))).await;
+        if !self.bench.aws.ended(self.dispatch.0) {
+            let (life, config) = self.bench.life(1);
+            self.dispatch = (life, dispatcher(&config, &self.clock));
+        }
+    }
+
+    fn poll(&self) -> String {
+        json!({"tenant_id": self.id, "kind": "poll"}).to_string()
+    }
+
+    /// One worker sleeps until its lease has passed to the other, which does all that is to do; then the first goes on.
+    async fn overtaken(&mut self, id: &str, body: &str, request: u32, strike: Strike) {
+        let sleeper = self.turn % 2;
+        let (app, aws) = (self.workers[sleeper].app.clone(), self.bench.aws.clone());
+        aws.plan(self.workers[sleeper].life, vec![(Spot::Request(request), strike)]);
+        let mut sleeping = std::pin::pin!(hand_over(&app, id, body));
+        let answer = tokio::select! {
+            answer = &mut sleeping => answer,
+            () = aws.reached.notified() => {
+                self.advance(45_000);
+                let other = hand_over(&self.workers[1 - sleeper].app, "other", &self.poll()).await;
+                self.ended(1 - sleeper, "other", &other);
+                aws.release.notify_one();
+                sleeping.await
+            }
+        };
+        self.ended(sleeper, id, &answer);
+    }
+
+    fn ended(&mut self, worker: usize, id: &str, answer: &Value) {
+        if !self.bench.aws.ended(self.workers[worker].life) {
+            self.workers[worker] = self.worker();
+            return;
+        }
+        if answer["batchItemFailures"] == json!([]) {
+            self.bench.aws.world().delete(id);
+        } else if self.history.profile == Profile::Calm {
+            self.wrong.push(format!("message {id} failed although nothing was wrong"));
+        }
+    }
+
+    /// What must hold at any time.
+    fn look(&mut self) {
+        let world = self.bench.aws.world();
+        let sweep = world.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
+        let missing = sweep.and_then(|sweep| sweep["M"]["missing"]["N"].as_str()?.parse::<u64>().ok()).unwrap_or(0);
+        let set_aside = world.objects.iter().any(|object| object.key.starts_with("quarantine/"));
+        let interrupted = world.items("FEED").first().is_some_and(|feed| feed.contains_key("resume_at"));
+        drop(world);
+        let now = self.clock.now();
+        self.interrupted_since = interrupted.then(|| self.interrupted_since.unwrap_or(now));
+        if self.interrupted_since.is_some_and(|since| now > since + OVERLAP) {
+            // Behind a poll that stands still for so long, what arrives late is left to the sweep.
+            self.for_sweeps = None;
+        }
+        if !set_aside && self.for_sweeps.is_some_and(|most| missing > most) {
+            self.wrong
+                .push(format!("a sweep had to deliver {missing} versions, and polls should have found most of them"));
+        }
+    }
+
+    /// The faults end, and enough time passes.
+    async fn settle(&mut self) {
+        self.bench.sim.clear_faults();
+        let pauses = [61, 1_000, 1_000, 60, 1_000, 3_700, 7_200, 7_200, 22_000, 22_000];
+        for (turn, pause) in pauses.into_iter().chain(std::iter::repeat_n(22_000, 10)).enumerate() {
+            self.advance(pause * 1_000);
+            self.tick("poll", How::One, &[], None).await;
+            if turn > 0 && self.is_quiet() {
+                break;
+            }
+        }
+        self.tick("sweep", How::One, &[], None).await;
+        for _ in 0..12 {
+            if self.is_quiet() {
+                break;
+            }
+            self.advance(61_000);
+            self.tick("poll", How::One, &[], None).await;
+        }
+        if !self.is_quiet() {
+            let feed =
+                format!("{:?} {:?}", self.bench.aws.world().items("FEED"), self.bench.aws.world().items("QUARANTINE"));
+            self.wrong.push(format!("it never comes to rest: {feed}"));
+        }
+        let lag = self.covered_until().map(|covered| self.clock.now().duration_since(covered));
+        if lag.is_none_or(|lag| lag > SignedDuration::from_secs(10)) {
+            self.wrong.push(format!("the feed lags behind by {lag:?}"));
+        }
+    }
+
+    /// Whether nothing is left to do.
+    fn is_quiet(&self) -> bool {
+        let world = self.bench.aws.world();
+        let feeds = world.items("FEED");
+        let [feed] = feeds[..] else { return false };
+        let profile = world.items("PROFILE")[0];
+        !feed.contains_key("resume_at")
+            && !feed.contains_key("open_jobs")
+            && feed["quarantined"]["N"] == "0"
+            && world.items("QUARANTINE").is_empty()
+            && feed["failures"]["N"] == "0"
+            && profile["status"]["S"] == "active"
+            && world.queue.is_empty()
+    }
+
+    fn outcome(mut self) -> Outcome {
+        self.ask_in_time();
+        let sim = &self.bench.sim;
+        let mut present = BTreeMap::new();
+        for incident in sim.incidents(&self.id) {
+            let shown = !incident.hidden && incident.last_update >= start_of_test() - SignedDuration::from_hours(24);
+            if shown {
+                present.insert(incident.id.to_string(), Version::of(&incident));
+            }
+        }
+        sim.remove_tenant(&self.id);
+        let mut world = self.bench.aws.world();
+        self.wrong.append(&mut world.wrong);
+        Outcome {
+            tenant: self.id.clone(),
+            ledger: self.ledger.lock().unwrap().clone(),
+            present,
+            objects: world.objects.iter().map(|object| (object.key.clone(), object.body.to_vec())).collect(),
+            events: std::mem::take(&mut world.events),
+            wrong: self.wrong,
+            struck: std::mem::take(&mut world.struck),
+            switched: self.switched,
+            silent: self.silent,
+            history: self.history,
+        }
+    }
+
+    /// After a 429 nobody asks before the time named. Where AWS fails, that cannot be remembered.
+    fn ask_in_time(&mut self) {
+        if self.bench.aws.world().struck.iter().any(|_| true) {
+            return;
+        }
+        let calls = self.bench.sim.calls();
+        for (index, call) in calls.iter().enumerate() {
+            let pause = SignedDuration::from_secs(i64::try_from(PAUSE).unwrap());
+            let until = call.at + pause;
+            let mut later = calls[index..].iter().filter(|later| later.surface == call.surface);
+            let early = later.find(|later| call.at < later.at && later.at < until);
+            if let Some(early) = early.filter(|_| call.status == 429) {
+                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.surface, early.at, call.at));
+            }
+        }
+    }
+}
+
+impl What {
+    fn change(self, incident: &mut sim::Incident, now: Timestamp) {
+        match self {
+            Self::Status(_) if incident.redirect_incident_id.is_some() => {}
+            Self::Status(status) => incident.status = status.into(),
+            Self::Alert => {
+                incident.add_alert(now);
+            }
+            Self::Assign => incident.assigned_to = Some("ada@contoso.example".into()),
+        }
+    }
+}
+
+impl Version {
+    fn of(incident: &sim::Incident) -> Self {
+        Self {
+            last_update: incident.last_update,
+            status: incident.status.to_ascii_lowercase(),
+            redirect: incident.redirect_incident_id,
+            alerts: incident.alerts.iter().map(|alert| alert.id.clone()).collect(),
+        }
+    }
+}
+
+fn note(sim: &Sim, tenant: &str, incident: &str, ledger: &Mutex<Ledger>) {
+    let known = sim.incident(tenant, incident).unwrap();
+    let mut ledger = ledger.lock().unwrap();
+    let versions = ledger.entry(incident.to_owned()).or_default();
+    let version = Version::of(&known);
+    if known.alerts_visible_from.is_some_and(|from| from > sim.clock().now()) {
+        versions.push(Version { alerts: BTreeSet::new(), ..version.clone() });
+    }
+    versions.push(version);
+}
+
+fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
+    let lookup = |name: &str| match name {
+        "TABLE_NAME" => Some("table".to_owned()),
+        "SYNC_QUEUE_URL" => Some(QUEUE.to_owned()),
+        _ => None,
+    };
+    Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), aws, clock.clone())
+}
+
+async fn hand_over(app: &Fetch, id: &str, body: &str) -> Value {
+    let records = json!({"Records": [{"messageId": id, "body": body, "eventSource": "aws:sqs"}]});
+    app.handle(records, invocation(Duration::from_secs(20))).await.unwrap()
+}

@@ -16,9 +16,9 @@ use history::{History, How, Profile, Step, What};
 use run::{Bench, Planted};
 use shared::incidents::Surface;
 
-/// Histories of each profile in every run of the tests, and in the long round.
-const FEW: u64 = 12;
-const MANY: u64 = 240;
+/// Histories of each profile in every run of the tests: two hundred and ten in all; and in the long round: 2,100 in all.
+const FEW: u64 = 70;
+const MANY: u64 = 700;
 
 /// How often a history is run again to make it smaller.
 const TRIES: usize = 60;

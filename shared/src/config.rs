@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use jiff::SignedDuration;
 use url::Url;
 
 use crate::{
@@ -123,6 +124,12 @@ impl Variables<'_> {
     /// `INCIDENT_API`.
     pub fn incident_api(&mut self) -> SurfaceChoice {
         self.parsed("INCIDENT_API", SurfaceChoice::Auto, "must be auto, graph or defender")
+    }
+
+    /// `SWEEP_DAYS`: how far back a sweep looks that names no beginning.
+    pub fn sweep(&mut self) -> SignedDuration {
+        let days = self.at_least("SWEEP_DAYS", 3, 1);
+        SignedDuration::from_hours(i64::from(days) * 24)
     }
 }
 

@@ -237,6 +237,29 @@ impl Onboarding {
         }
     }
 
+    /// One try of a tenant that was paused by a reason before it ever was active: Microsoft may accept it by now, on either
+    /// surface. Returns how the tenant stands then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Internal`], [`Error::DeadlineExceeded`]. What Microsoft answers is no error here.
+    pub async fn try_again(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
+        let verdict = self.examine(tenant, deadline).await?;
+        let now = self.clock.now();
+        let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
+            if tenant.status != Status::Paused || tenant.reason == Some(Reason::Operator) {
+                return Ok(());
+            }
+            settle(tenant, &verdict, now);
+            if let Verdict::NotYet { reason, .. } = &verdict {
+                tenant.reason = Some(*reason);
+            }
+            Ok(())
+        });
+        let (before, after) = changed.await?;
+        self.tell(Some(&before), &after).await?;
+        Ok(after)
+    }
+
     /// Asks for a token and a live read of each surface in question, until one works.
     async fn examine(&self, tenant: &Tenant, deadline: Deadline) -> Result<Verdict> {
         let mut roles = Vec::new();

@@ -11,14 +11,11 @@ use shared::{
 
 use crate::{
     App,
-    live::{Listed, Part, Row, Wanted, failure},
+    live::{LARGEST_ANSWER, Listed, Part, Row, Wanted, failure},
 };
 
-/// Tenants that are asked at the same time.
-const AT_ONCE: usize = 8;
-
-/// What one answer may hold.
-const LARGEST_ANSWER: usize = 4_000_000;
+/// Tenants that are asked at the same time while somebody waits.
+pub(crate) const AT_ONCE: usize = 8;
 
 impl App {
     /// `GET /incidents`.

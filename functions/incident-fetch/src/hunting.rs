@@ -12,13 +12,11 @@ use shared::{
     registry::tenants::Tenant,
 };
 
-use crate::{App, live::failure};
-
-/// Tenants that are asked at the same time.
-const AT_ONCE: usize = 8;
-
-/// What one answer may hold.
-const LARGEST_ANSWER: usize = 4_000_000;
+use crate::{
+    App,
+    fleet::AT_ONCE,
+    live::{LARGEST_ANSWER, failure},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

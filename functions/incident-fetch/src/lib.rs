@@ -66,7 +66,7 @@ impl Config {
         let poll_max_interval = variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
         let overlap = variables.at_least("POLL_OVERLAP_SECONDS", 900, 0);
         let first_lookback = variables.at_least("FIRST_LOOKBACK_HOURS", 24, 0);
-        let sweep_days = variables.at_least("SWEEP_DAYS", 3, 1);
+        let sweep = variables.sweep();
         let seconds = |seconds: u32| SignedDuration::from_secs(seconds.into());
         let hours = |hours: u32| SignedDuration::from_hours(hours.into());
         Some(Self {
@@ -81,7 +81,7 @@ impl Config {
             poll_max_interval: seconds(poll_max_interval),
             overlap: seconds(overlap),
             first_lookback: hours(first_lookback),
-            sweep: hours(sweep_days.saturating_mul(24)),
+            sweep,
         })
     }
 }

@@ -31,7 +31,7 @@ const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
 const NEXT_LIVES: SignedDuration = SignedDuration::from_hours(1);
 
 /// What one answer may hold: Lambda gives 6 MB, and the rest of the answer needs some.
-const LARGEST_ANSWER: usize = 4_000_000;
+pub(crate) const LARGEST_ANSWER: usize = 4_000_000;
 
 /// The most requests to Microsoft for one page of one tenant.
 const MOST_CALLS: u32 = 20;

@@ -11,7 +11,7 @@ use shared::{
     queue::{Kind, SyncMessage},
     registry::{
         feed::{Acquired, Feed, Lease},
-        jobs::{Job, JobKind},
+        jobs::{Job, JobKind, LONGEST_JOB},
         tenants::{Status, Tenant},
     },
     telemetry,
@@ -41,9 +41,6 @@ const ABANDONED: SignedDuration = SignedDuration::from_mins(5);
 /// What the names of the schedule's sweeps begin with.
 const SCHEDULED: &str = "scheduled-";
 
-/// How far back a backfill goes at most: as long as Defender keeps data.
-const LONGEST_BACKFILL: SignedDuration = SignedDuration::from_hours(180 * 24);
-
 impl App {
     /// Works on all messages of a batch at once; those that failed are named in the answer.
     pub(crate) async fn take_messages(&self, messages: Vec<Message>, deadline: Deadline) -> Value {
@@ -52,7 +49,7 @@ impl App {
             .map(|message| {
                 let (app, id) = (self.clone(), message.message_id.clone());
                 // A task of its own: a panic over one tenant's data must not take the batch with it.
-                let work = async move { app.take_message(message, deadline).await }.in_current_span();
+                let work = async move { Box::pin(app.take_message(message, deadline)).await }.in_current_span();
                 (id, tokio::spawn(work))
             })
             .collect();
@@ -138,6 +135,16 @@ impl App {
                 tracing::info!(outcome = "pending", "tenant is not usable yet");
                 Ok(None)
             }
+            // Never active: what may be read, and where, is yet to be found out.
+            (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
+                let tenant = self.onboarding.try_again(&tenant, deadline).await?;
+                if tenant.status == Status::Active {
+                    return Ok(Some(tenant));
+                }
+                self.registry.set_due(tenant_id, self.clock.now() + PROBE_EVERY).await?;
+                tracing::info!(outcome = "refused", "tenant is not usable yet");
+                Ok(None)
+            }
             // Paused by a reason that Microsoft gave: each poll is a probe.
             (Status::Paused, Some(reason)) if reason != Reason::Operator => Ok(Some(tenant)),
             (Status::Paused | Status::Offboarded, _) => {
@@ -170,10 +177,10 @@ impl App {
             let now = self.clock.now();
             let to = message.to.map_or(now, |to| to.min(now));
             let longest = match kind {
-                JobKind::Backfill => LONGEST_BACKFILL,
+                JobKind::Backfill => LONGEST_JOB,
                 JobKind::Sweep => self.sweep,
             };
-            let from = message.from.unwrap_or(to - longest).max(now - LONGEST_BACKFILL).min(to);
+            let from = message.from.unwrap_or(to - longest).max(now - LONGEST_JOB).min(to);
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
         }
         Ok(job_id)
@@ -261,7 +268,10 @@ impl App {
             }
             Err(Error::DeadlineExceeded) => After { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" },
             Err(error @ (Error::Upstream { .. } | Error::Unreachable { .. })) => {
-                lease.feed.failures = lease.feed.failures.saturating_add(1);
+                // The search for what fails goes on at the usual pace; an outage is met less and less often.
+                if !tally.narrowed {
+                    lease.feed.failures = lease.feed.failures.saturating_add(1);
+                }
                 tracing::warn!(code = error.code().0, cause = %error, failures = lease.feed.failures, "Microsoft could not be read");
                 After { stop: None, due_at: Some(now + self.backoff(lease.feed.failures)), outcome: "upstream_failed" }
             }

@@ -10,7 +10,7 @@ use shared::{
     queue::{Kind, SyncMessage},
     registry::{
         invitations::random_id,
-        jobs::{Job, JobKind, JobStatus},
+        jobs::{Job, JobKind, JobStatus, LONGEST_JOB},
         tenants::Status,
     },
     telemetry::RECORD,
@@ -20,12 +20,6 @@ use crate::{
     App, Call,
     input::{Body, bare, invalid},
 };
-
-/// How far back Microsoft keeps incidents, and so the most that a job spans.
-const MOST_DAYS: u32 = 180;
-
-/// How far back a sweep looks that names no beginning.
-const SWEEP_DAYS: u32 = 3;
 
 #[derive(Serialize)]
 struct Progress<'a> {
@@ -48,10 +42,11 @@ struct Order {
 }
 
 impl Order {
-    fn read(body: &Body, now: Timestamp) -> Result<Self> {
-        let (kind, default_days) = match body.text("kind")? {
-            Some("backfill") => (JobKind::Backfill, MOST_DAYS),
-            Some("sweep") => (JobKind::Sweep, SWEEP_DAYS),
+    /// A sweep that names no beginning looks back as far as `sweep`.
+    fn read(body: &Body, now: Timestamp, sweep: SignedDuration) -> Result<Self> {
+        let (kind, usual) = match body.text("kind")? {
+            Some("backfill") => (JobKind::Backfill, LONGEST_JOB),
+            Some("sweep") => (JobKind::Sweep, sweep),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
         let to = match body.instant("to")? {
@@ -61,20 +56,17 @@ impl Order {
         };
         let from = match body.instant("from")? {
             Some(from) => from,
-            None => to.checked_sub(days(default_days)).map_err(|_| invalid("`to` lies too far back."))?,
+            None => to.checked_sub(usual).map_err(|_| invalid("`to` lies too far back."))?,
         };
         if from >= to {
             return Err(invalid("`from` must lie before `to`, which is now where it is not given."));
         }
-        if to.duration_since(from) > days(MOST_DAYS) {
-            return Err(invalid(format!("`from` must lie at most {MOST_DAYS} days before `to`.")));
+        if to.duration_since(from) > LONGEST_JOB {
+            let days = LONGEST_JOB.as_hours() / 24;
+            return Err(invalid(format!("`from` must lie at most {days} days before `to`.")));
         }
         Ok(Self { kind, from, to })
     }
-}
-
-fn days(days: u32) -> SignedDuration {
-    SignedDuration::from_hours(24 * i64::from(days))
 }
 
 impl App {
@@ -83,7 +75,7 @@ impl App {
         let known = self.registry.known_tenant(&tenant).await?;
         call.request.parameters(&[])?;
         let body = Body::read(call.request, &["kind", "from", "to"])?.without_nulls();
-        let Order { kind, from, to } = Order::read(&body, self.clock.now())?;
+        let Order { kind, from, to } = Order::read(&body, self.clock.now(), self.config.sweep)?;
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
@@ -101,7 +93,7 @@ impl App {
         };
         if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
             // Nobody knows its name, so nobody could cancel it.
-            self.registry.cancel_job(&tenant, &job.job_id).await?;
+            self.registry.cancel_job(&tenant, &job.job_id, self.clock.now()).await?;
             return Err(error);
         }
         tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id = job.job_id, kind = ?kind, from = %from, to = %to,
@@ -125,7 +117,7 @@ impl App {
         self.onboarded(&tenant).await?;
         let before = self.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
         bare(call.request)?;
-        let after = self.registry.cancel_job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
+        let after = self.registry.cancel_job(&tenant, job_id, self.clock.now()).await?.ok_or(Error::NotFound)?;
         if before.status != after.status {
             tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id, "job cancelled");
         }
@@ -162,7 +154,7 @@ mod tests {
     fn order(body: &Value) -> Result<Order> {
         let request = HttpRequest { body: body.to_string().into_bytes(), ..HttpRequest::default() };
         let body = Body::read(&request, &["kind", "from", "to"])?.without_nulls();
-        Order::read(&body, "2026-11-22T10:00:00.5Z".parse().unwrap())
+        Order::read(&body, "2026-11-22T10:00:00.5Z".parse().unwrap(), SignedDuration::from_hours(72))
     }
 
     fn span(order: &Order) -> (String, String) {

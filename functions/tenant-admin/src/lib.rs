@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use aws_lc_rs::rand::SecureRandom;
+use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
     clock::Clock,
@@ -39,6 +40,8 @@ pub struct Config {
     pub event_bus_name: Option<String>,
     /// Where consent links lead; none: to the host that the request came to.
     pub public_base_url: Option<PublicBaseUrl>,
+    /// How far back a sweep looks that names no beginning.
+    pub sweep: SignedDuration,
 }
 
 impl Config {
@@ -50,6 +53,7 @@ impl Config {
         let incident_bucket = variables.required("INCIDENT_BUCKET");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let public_base_url = variables.public_base_url();
+        let sweep = variables.sweep();
         Some(Self {
             microsoft: microsoft?,
             table_name: table_name?,
@@ -57,6 +61,7 @@ impl Config {
             incident_bucket: incident_bucket?,
             event_bus_name,
             public_base_url,
+            sweep,
         })
     }
 }

@@ -22,6 +22,9 @@ pub enum Surface {
 }
 
 impl Surface {
+    /// Both, the preferred one first.
+    pub const ALL: [Self; 2] = [Self::Graph, Self::Defender];
+
     /// The word of the interface.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +86,7 @@ impl SurfaceChoice {
     /// The surfaces to try, the preferred one first.
     pub fn candidates(self) -> &'static [Surface] {
         match self {
-            Self::Auto => &[Surface::Graph, Surface::Defender],
+            Self::Auto => &Surface::ALL,
             Self::Only(Surface::Graph) => &[Surface::Graph],
             Self::Only(Surface::Defender) => &[Surface::Defender],
         }

@@ -39,8 +39,30 @@ struct Rest {
 const PK: &str = "CREDENTIAL";
 const SK: &str = "BREAKER";
 
-/// What rests of a tenant's tokens are called in its partition, before the surface.
-pub(super) const REST: &str = "TOKEN_REST";
+/// What a tenant is given a rest from; in its partition the surface follows.
+#[derive(Clone, Copy, Debug)]
+enum RestFrom {
+    /// From being asked for tokens.
+    Tokens,
+    /// From being read, where there is no feed that would know.
+    Reads,
+}
+
+impl RestFrom {
+    const ALL: [Self; 2] = [Self::Tokens, Self::Reads];
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Tokens => "TOKEN_REST",
+            Self::Reads => "SURFACE_REST",
+        }
+    }
+}
+
+/// Whether this sort key is that of a rest.
+pub(super) fn is_rest(sk: &str) -> bool {
+    RestFrom::ALL.iter().any(|from| sk.split('#').next() == Some(from.kind()))
+}
 
 impl Registry {
     /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`Permit::Probe`].
@@ -110,19 +132,48 @@ impl Registry {
 
     /// Until when no token may be asked for, for this tenant and surface; `None` when one may.
     pub async fn token_rest(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<Option<Timestamp>> {
-        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(surface)).await?;
-        let until = rest.and_then(|rest| Timestamp::from_millisecond(rest.until).ok());
-        Ok(until.filter(|until| *until > now))
+        self.rest(tenant, RestFrom::Tokens, surface, now).await
     }
 
     /// Keeps all functions from asking for this tenant's tokens until then. A longer rest that is there stays.
     pub async fn rest_tokens(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
+        self.give_rest(tenant, RestFrom::Tokens, surface, until).await
+    }
+
+    /// Until when a tenant without a feed must not be read; `None` when it may.
+    pub(super) async fn surface_rest(
+        &self,
+        tenant: &TenantId,
+        surface: Surface,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        self.rest(tenant, RestFrom::Reads, surface, now).await
+    }
+
+    /// Keeps all functions from reading a tenant without a feed until then. A longer rest that is there stays.
+    pub(super) async fn rest_surface(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
+        self.give_rest(tenant, RestFrom::Reads, surface, until).await
+    }
+
+    async fn rest(
+        &self,
+        tenant: &TenantId,
+        from: RestFrom,
+        surface: Surface,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(from, surface)).await?;
+        let until = rest.and_then(|rest| Timestamp::from_millisecond(rest.until).ok());
+        Ok(until.filter(|until| *until > now))
+    }
+
+    async fn give_rest(&self, tenant: &TenantId, from: RestFrom, surface: Surface, until: Timestamp) -> Result<()> {
         let written = self
             .client
             .update_item()
             .table_name(&self.table)
             .key("pk", text(tenant_pk(tenant)))
-            .key("sk", text(rest_sk(surface)))
+            .key("sk", text(rest_sk(from, surface)))
             .update_expression("SET #until = :until, expires_at = :expires")
             .condition_expression("attribute_not_exists(pk) OR #until < :until")
             .expression_attribute_names("#until", "until")
@@ -143,8 +194,8 @@ impl Registry {
     }
 }
 
-fn rest_sk(surface: Surface) -> String {
-    format!("{REST}#{surface}")
+fn rest_sk(from: RestFrom, surface: Surface) -> String {
+    format!("{}#{surface}", from.kind())
 }
 
 fn truth(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {

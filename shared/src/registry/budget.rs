@@ -59,6 +59,13 @@ impl Budget {
         self.paid_until = Some(paid_until);
         Ok(())
     }
+
+    /// Pays for `calls` on top of what others have paid up to `theirs` meanwhile. Where they were made at the same time
+    /// that is what all of them cost together, else a little more.
+    pub fn add_to(&mut self, theirs: Option<Timestamp>, calls: u32) {
+        let calls = i32::try_from(calls).unwrap_or(BURST);
+        self.paid_until = self.paid_until.max(theirs.map(|theirs| theirs + COST * calls));
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +83,23 @@ mod tests {
         let mut budget = Budget { paid_until: None, not_before: Some(at(60_000)) };
         assert_eq!(budget.take(Purpose::Poll, at(59_999)), Err(at(60_000)));
         assert_eq!(budget.take(Purpose::Poll, at(60_000)), Ok(()));
+    }
+
+    #[test]
+    fn what_two_take_at_once_is_paid_by_both() {
+        let (mut one, mut other) = (Budget::default(), Budget::default());
+        let mut together = Budget::default();
+        for number in 0..6 {
+            let taker = if number < 2 { &mut one } else { &mut other };
+            taker.take(Purpose::Poll, at(0)).unwrap();
+            together.take(Purpose::Poll, at(0)).unwrap();
+        }
+        one.add_to(other.paid_until, 2);
+        assert_eq!(one, together);
+        // What was paid long ago costs nothing now.
+        let mut later = Budget { paid_until: Some(at(900_000)), not_before: None };
+        later.add_to(other.paid_until, 2);
+        assert_eq!(later.paid_until, Some(at(900_000)));
     }
 
     #[test]

@@ -2,11 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
+use aws_sdk_dynamodb::{
+    operation::update_item::builders::UpdateItemFluentBuilder,
+    types::{AttributeValue, KeysAndAttributes, ReturnValue},
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Registry, budget::Budget, from_item, number, tenant_pk, text, unless_condition_failed};
+use super::{
+    Registry,
+    budget::{Budget, Purpose},
+    from_item, number, tenant_pk, text, unless_condition_failed,
+};
 use crate::{
     entra::TenantId,
     error::{Error, Result},
@@ -14,6 +21,9 @@ use crate::{
 };
 
 const FEED: &str = "FEED";
+
+/// How often a write is tried while others take calls out of the same budget.
+const BUDGET_TRIES: u32 = 6;
 
 /// Over how many partitions of the `due` index the tenants are spread.
 pub const DUE_SHARDS: u32 = 16;
@@ -103,8 +113,7 @@ impl Feed {
         }
     }
 
-    /// Notes what was taken out of a surface's budget.
-    pub fn set_paid_until(&mut self, surface: Surface, paid_until: Option<Timestamp>) {
+    fn set_paid_until(&mut self, surface: Surface, paid_until: Option<Timestamp>) {
         match surface {
             Surface::Graph => self.graph_paid_until = paid_until,
             Surface::Defender => self.defender_paid_until = paid_until,
@@ -119,6 +128,32 @@ pub struct Lease {
     pub tenant: TenantId,
     /// The feed as it was when the lease was taken, and then as this worker wrote it.
     pub feed: Feed,
+    /// What was taken out of a budget and is not written yet.
+    taken: Option<Taken>,
+}
+
+/// Calls taken out of a surface's budget.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    surface: Surface,
+    /// What the registry held before.
+    before: Option<Timestamp>,
+    calls: u32,
+}
+
+impl Lease {
+    /// Takes one call out of a surface's budget, which is written with the feed.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] when the budget or a pause forbids it.
+    pub fn take_call(&mut self, surface: Surface, purpose: Purpose, now: Timestamp) -> Result<()> {
+        let mut budget = self.feed.budget(surface);
+        let before = budget.paid_until;
+        budget.take(purpose, now).map_err(|until| Error::Throttled { until })?;
+        self.feed.set_paid_until(surface, budget.paid_until);
+        self.taken.get_or_insert(Taken { surface, before, calls: 0 }).calls += 1;
+        Ok(())
+    }
 }
 
 /// What came of asking for a lease.
@@ -146,8 +181,18 @@ fn shard_of(tenant: &TenantId) -> String {
     tenant.to_string().chars().take(1).collect()
 }
 
-fn attribute(surface: Surface, name: &str) -> String {
-    format!("{surface}_{name}")
+fn paid_attribute(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Graph => "graph_paid_until",
+        Surface::Defender => "defender_paid_until",
+    }
+}
+
+fn pause_attribute(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Graph => "graph_not_before",
+        Surface::Defender => "defender_not_before",
+    }
 }
 
 impl Registry {
@@ -161,6 +206,22 @@ impl Registry {
             .send()
             .await
             .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
+        for surface in Surface::ALL {
+            if let Some(until) = self.surface_rest(tenant, surface, now).await? {
+                self.hold_surface(tenant, surface, until).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what Microsoft asked for when a tenant's feed goes: its pauses outlast it.
+    pub(super) async fn keep_pauses(&self, tenant: &TenantId) -> Result<()> {
+        let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
+        for surface in Surface::ALL {
+            if let Some(until) = feed.budget(surface).not_before {
+                self.rest_surface(tenant, surface, until).await?;
+            }
+        }
         Ok(())
     }
 
@@ -246,14 +307,16 @@ impl Registry {
         let mut item = None;
         let acquired = unless_condition_failed("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
         match item {
-            Some(item) if acquired => Ok(Acquired::Lease(Box::new(Lease { tenant: *tenant, feed: from_item(item)? }))),
+            Some(item) if acquired => {
+                Ok(Acquired::Lease(Box::new(Lease { tenant: *tenant, feed: from_item(item)?, taken: None })))
+            }
             _ if self.feed(tenant).await?.is_some() => Ok(Acquired::Busy),
             _ => Ok(Acquired::NoFeed),
         }
     }
 
     /// Writes what a worker has changed of a feed, on condition that its lease is still the newest. `false`: it is not,
-    /// and nothing was written. Budgets and pauses that others wrote meanwhile are read back.
+    /// and nothing was written. What others took out of the budget meanwhile is paid, too; pauses are read back.
     pub async fn commit_feed(&self, lease: &mut Lease) -> Result<bool> {
         self.write_feed(lease, false).await
     }
@@ -264,9 +327,35 @@ impl Registry {
     }
 
     async fn write_feed(&self, lease: &mut Lease, release: bool) -> Result<bool> {
+        for _ in 0..BUDGET_TRIES {
+            let outcome = self.put_feed(lease, release)?.send().await;
+            let mut item = None;
+            let outcome = outcome.map(|answer| item = answer.attributes);
+            if unless_condition_failed("dynamodb:UpdateItem", outcome)? {
+                lease.taken = None;
+                if let Some(item) = item {
+                    lease.feed = from_item(item)?;
+                }
+                return Ok(true);
+            }
+            // Either the lease has passed to another, or somebody who waits for an answer has taken a call meanwhile.
+            let Some(now) = self.feed(&lease.tenant).await?.filter(|now| now.fence == lease.feed.fence) else {
+                return Ok(false);
+            };
+            let Some(taken) = &mut lease.taken else { return Ok(false) };
+            let theirs = now.budget(taken.surface).paid_until;
+            let mut budget = lease.feed.budget(taken.surface);
+            budget.add_to(theirs, taken.calls);
+            taken.before = theirs;
+            lease.feed.set_paid_until(taken.surface, budget.paid_until);
+        }
+        Err(Error::Internal("a feed changed at each try to write it".into()))
+    }
+
+    fn put_feed(&self, lease: &Lease, release: bool) -> Result<UpdateItemFluentBuilder> {
         let feed = &lease.feed;
         let time = |value: Option<Timestamp>| value.map(|value| text(value.to_string()));
-        let fields = [
+        let mut fields: Vec<(&str, Option<AttributeValue>)> = vec![
             ("started_at", time(feed.started_at)),
             ("covered_until", time(feed.covered_until)),
             ("resume_at", time(feed.resume_at)),
@@ -277,8 +366,6 @@ impl Registry {
             ("last_news_at", time(feed.last_news_at)),
             ("jobs_driven_at", time(feed.jobs_driven_at)),
             ("resume_width", feed.resume_width.map(number)),
-            ("graph_paid_until", time(feed.graph_paid_until)),
-            ("defender_paid_until", time(feed.defender_paid_until)),
             ("incidents_total", Some(number(feed.incidents_total))),
             ("quarantined", Some(number(feed.quarantined))),
             ("failures", Some(number(feed.failures))),
@@ -287,9 +374,20 @@ impl Registry {
         ];
         let mut update = self
             .update_feed(&lease.tenant)
-            .condition_expression("fence = :fence")
             .expression_attribute_values(":fence", number(feed.fence))
             .return_values(ReturnValue::AllNew);
+        let mut condition = "fence = :fence".to_owned();
+        if let Some(Taken { surface, before, .. }) = lease.taken {
+            let paid = paid_attribute(surface);
+            match before {
+                Some(before) => {
+                    condition = format!("{condition} AND {paid} = :before");
+                    update = update.expression_attribute_values(":before", text(before.to_string()));
+                }
+                None => condition = format!("{condition} AND attribute_not_exists({paid})"),
+            }
+            fields.push((paid, time(feed.budget(surface).paid_until)));
+        }
         let (mut set, mut remove) = (Vec::new(), Vec::new());
         for (name, value) in fields {
             if let Some(value) = value {
@@ -306,13 +404,7 @@ impl Registry {
         if !remove.is_empty() {
             expression = format!("{expression} REMOVE {}", remove.join(", "));
         }
-        let outcome = update.update_expression(expression).send().await;
-        let mut item = None;
-        let written = unless_condition_failed("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
-        if let Some(item) = item {
-            lease.feed = from_item(item)?;
-        }
-        Ok(written)
+        Ok(update.condition_expression(condition).update_expression(expression))
     }
 
     /// Notes that a surface must not be asked before `until`. A later time that is noted already stays.
@@ -323,12 +415,15 @@ impl Registry {
             .condition_expression(
                 "attribute_exists(pk) AND (attribute_not_exists(#not_before) OR #not_before < :until)",
             )
-            .expression_attribute_names("#not_before", attribute(surface, "not_before"))
+            .expression_attribute_names("#not_before", pause_attribute(surface))
             // One width for all, so that DynamoDB compares them in the order of time.
             .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+        if !unless_condition_failed("dynamodb:UpdateItem", outcome)? && self.feed(tenant).await?.is_none() {
+            self.rest_surface(tenant, surface, until).await?;
+        }
+        Ok(())
     }
 
     /// Takes one call of a person who waits out of a tenant's budget.
@@ -337,15 +432,18 @@ impl Registry {
     /// [`Error::Throttled`] when the budget or a pause forbids it.
     pub async fn take_call(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<()> {
         for _ in 0..4 {
-            let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
+            let Some(feed) = self.feed(tenant).await? else {
+                let rest = self.surface_rest(tenant, surface, now).await?;
+                return rest.map_or(Ok(()), |until| Err(Error::Throttled { until }));
+            };
             let mut budget = feed.budget(surface);
             let before = budget.paid_until;
-            budget.take(super::budget::Purpose::Poll, now).map_err(|until| Error::Throttled { until })?;
+            budget.take(Purpose::Poll, now).map_err(|until| Error::Throttled { until })?;
             let Some(paid_until) = budget.paid_until else { return Ok(()) };
             let update = self
                 .update_feed(tenant)
                 .update_expression("SET #paid = :paid")
-                .expression_attribute_names("#paid", attribute(surface, "paid_until"))
+                .expression_attribute_names("#paid", paid_attribute(surface))
                 .expression_attribute_values(":paid", text(paid_until.to_string()));
             let update = match before {
                 Some(before) => update
@@ -414,10 +512,7 @@ impl Registry {
         Ok((due.collect(), answer.last_evaluated_key))
     }
 
-    pub(super) fn update_feed(
-        &self,
-        tenant: &TenantId,
-    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
+    pub(super) fn update_feed(&self, tenant: &TenantId) -> UpdateItemFluentBuilder {
         self.client.update_item().table_name(&self.table).key("pk", text(tenant_pk(tenant))).key("sk", text(FEED))
     }
 }

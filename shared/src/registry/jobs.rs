@@ -1,6 +1,6 @@
 //! Jobs: backfills and sweeps, with their progress.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -10,6 +10,16 @@ use crate::{
     entra::TenantId,
     error::{Error, Result},
 };
+
+/// The most that a job spans: Defender XDR keeps its data for 180 days.
+/// <https://learn.microsoft.com/defender-xdr/data-privacy>
+pub const LONGEST_JOB: SignedDuration = SignedDuration::from_hours(180 * 24);
+
+/// How long a job can be looked up once it has ended.
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// After how many failures in a row, none of them Microsoft's, a job is given up.
+const MOST_FAILURES: u32 = 20;
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +43,7 @@ pub enum JobStatus {
     Done,
     /// Stopped by the operator.
     Cancelled,
-    /// It cannot be done.
+    /// Given up: something of ours failed again and again. Polls are not held up by it.
     Failed,
 }
 
@@ -70,6 +80,9 @@ pub struct Job {
     pub checked: u64,
     /// Versions delivered.
     pub delivered: u64,
+    /// Failures in a row that are neither Microsoft's nor the tenant's.
+    #[serde(default)]
+    pub failures: u32,
 }
 
 impl Job {
@@ -86,6 +99,15 @@ impl Job {
             width: None,
             checked: 0,
             delivered: 0,
+            failures: 0,
+        }
+    }
+
+    /// Notes a failure of ours; after too many in a row the job has failed.
+    pub fn failed_once_more(&mut self) {
+        self.failures += 1;
+        if self.failures >= MOST_FAILURES {
+            self.status = JobStatus::Failed;
         }
     }
 
@@ -132,13 +154,14 @@ impl Registry {
     }
 
     /// Cancels a job that is not finished; tells how it then stands, or `None` if there is none.
-    pub async fn cancel_job(&self, tenant: &TenantId, job_id: &str) -> Result<Option<Job>> {
+    pub async fn cancel_job(&self, tenant: &TenantId, job_id: &str, now: Timestamp) -> Result<Option<Job>> {
         let outcome = self
             .update_job(tenant, job_id)
-            .update_expression("SET #status = :cancelled")
+            .update_expression("SET #status = :cancelled, expires_at = :expires")
             .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":cancelled", text("cancelled"))
+            .expression_attribute_values(":expires", number((now + KEPT_FOR).as_second()))
             .expression_attribute_values(":queued", text("queued"))
             .expression_attribute_values(":running", text("running"))
             .send()
@@ -150,12 +173,16 @@ impl Registry {
     }
 
     /// Writes a job's progress, unless it was cancelled meanwhile: `false` then, and nothing was written.
-    pub async fn commit_job(&self, job: &Job) -> Result<bool> {
+    pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<bool> {
         let status = to_item(job)?.remove("status").ok_or_else(|| Error::Internal("a job without a status".into()))?;
+        // What is not a number is no time to live.
+        let ended = !job.status.is_open();
+        let expires = if ended { number((now + KEPT_FOR).as_second()) } else { AttributeValue::Null(true) };
         let outcome = self
             .update_job(&job.tenant_id, &job.job_id)
             .update_expression(
-                "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, #width = :width",
+                "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, \
+                 #width = :width, failures = :failures, expires_at = :expires",
             )
             .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
             .expression_attribute_names("#status", "status")
@@ -163,6 +190,8 @@ impl Registry {
             .expression_attribute_values(":covered", text(job.covered_until.to_string()))
             .expression_attribute_values(":checked", number(job.checked))
             .expression_attribute_values(":delivered", number(job.delivered))
+            .expression_attribute_values(":failures", number(job.failures))
+            .expression_attribute_values(":expires", expires)
             .expression_attribute_names("#width", "width")
             .expression_attribute_values(":width", job.width.map_or(AttributeValue::Null(true), number))
             .expression_attribute_values(":queued", text("queued"))
@@ -198,5 +227,23 @@ impl Registry {
             .table_name(&self.table)
             .key("pk", text(tenant_pk(tenant)))
             .key("sk", text(sort_key(job_id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_fails_only_after_many_failures_in_a_row() {
+        let at: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
+        let mut job = Job::new("j".into(), tenant, JobKind::Backfill, at, at);
+        for _ in 1..MOST_FAILURES {
+            job.failed_once_more();
+            assert!(job.status.is_open());
+        }
+        job.failed_once_more();
+        assert_eq!(job.status, JobStatus::Failed);
     }
 }

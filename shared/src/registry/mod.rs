@@ -130,6 +130,9 @@ impl Registry {
     }
 }
 
+/// No position that was given out is as long; DynamoDB refuses keys of over a thousand bytes.
+const LONGEST_NEXT: usize = 1_000;
+
 /// The keys that a query on `listing` goes on from.
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 
@@ -144,6 +147,9 @@ fn encode_next(position: &HashMap<String, String>) -> Result<String> {
 
 fn decode_next(listing: &str, next: &str) -> Result<Item> {
     let invalid = || Error::InvalidRequest("`next` is not one that this API gave.".into());
+    if next.len() > LONGEST_NEXT {
+        return Err(invalid());
+    }
     let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
     let position: HashMap<String, String> = serde_json::from_slice(&json).map_err(|_| invalid())?;
     let whole = position.len() == POSITION.len()

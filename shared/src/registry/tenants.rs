@@ -6,7 +6,7 @@ use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Page, Registry, tenant_pk, text, to_item};
+use super::{Page, Registry, breaker::is_rest, tenant_pk, text, to_item};
 use crate::{
     entra::TenantId,
     error::{Error, Reason, Result},
@@ -159,6 +159,7 @@ impl Registry {
     /// Deletes everything that is kept of a tenant, and tells how many items of which kind; but not its profile, and not
     /// until when Microsoft must not be asked for it, which stays true and expires by itself.
     pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
+        self.keep_pauses(tenant).await?;
         let mut purged = BTreeMap::new();
         let mut start = None;
         loop {
@@ -179,8 +180,7 @@ impl Registry {
                 .unwrap_or_default()
                 .into_iter()
                 .filter_map(|mut item| item.remove("sk")?.as_s().ok().cloned());
-            let doomed: Vec<String> =
-                keys.filter(|sk| sk != PROFILE && !sk.starts_with(super::breaker::REST)).collect();
+            let doomed: Vec<String> = keys.filter(|sk| sk != PROFILE && !is_rest(sk)).collect();
             for sk in &doomed {
                 let kind = sk.split('#').next().unwrap_or_default().to_ascii_lowercase();
                 *purged.entry(kind).or_insert(0) += 1;

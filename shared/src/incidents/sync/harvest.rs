@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{RECHECK_AFTER, Worker};
+use super::{RECHECK_AFTER, Worker, is_transient};
 use crate::{
     error::{Error, Result},
     incidents::{
@@ -20,6 +20,9 @@ const LARGEST_BATCH: usize = 4 << 20;
 
 /// The most incidents without alerts that are remembered for another look.
 const MOST_RECHECKS: usize = 100;
+
+/// After how many failures in one poll the others wait: an outage is met with few requests.
+const MOST_FAILED_RECHECKS: u32 = 2;
 
 /// What an answer showed.
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ impl Reading {
 impl Worker<'_> {
     /// Asks once and takes what comes. Rows that came before a failure are taken, too; `reading` tells of them.
     pub(super) async fn read(&mut self, question: &Question, reading: &mut Reading) -> Result<()> {
-        self.take_call()?;
+        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
         let listing = self.sync.incidents.list(&tenant, self.surface, question, self.deadline).await;
         let mut listing = self.heed(listing)?;
@@ -91,7 +94,7 @@ impl Worker<'_> {
 
     /// Whether a list ends after `rows` rows, whatever a next link says, which is never followed: it may lead anywhere.
     async fn nothing_after(&mut self, question: &Question, rows: u32) -> Result<bool> {
-        self.take_call()?;
+        self.take_call().await?;
         let question = Question { top: 1, skip: question.skip + rows, alerts: false, ..question.clone() };
         let tenant = self.tenant.tenant_id;
         let listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await;
@@ -194,31 +197,43 @@ impl Worker<'_> {
         }
     }
 
-    /// Reads incidents again that came without alerts a while ago. `false`: time or budget ran out before the end.
+    /// Reads incidents again that came without alerts a while ago. `false`: time ran out before the end.
     pub(super) async fn recheck(&mut self) -> Result<bool> {
         let now = self.sync.clock.now();
-        while let Some(index) = self.lease.feed.rechecks.iter().position(|recheck| recheck.at <= now) {
+        let mut read = Vec::new();
+        let outcome = self.read_due(now, &mut read).await;
+        // However it ended: only what is delivered is done.
+        self.flush().await?;
+        self.lease.feed.rechecks.retain(|recheck| recheck.at > now || !read.contains(&recheck.incident_id));
+        outcome
+    }
+
+    async fn read_due(&mut self, now: Timestamp, read: &mut Vec<String>) -> Result<bool> {
+        let due: Vec<Recheck> = self.lease.feed.rechecks.iter().filter(|recheck| recheck.at <= now).cloned().collect();
+        let mut failures = 0;
+        for Recheck { incident_id, .. } in due {
             if self.out_of_time() {
                 return Ok(false);
             }
-            let incident_id = self.lease.feed.rechecks[index].incident_id.clone();
             match self.read_one(&incident_id, true).await {
-                Ok(_) | Err(Error::NotFound) => {
-                    self.lease.feed.rechecks.remove(index);
-                }
-                Err(Error::Upstream { .. } | Error::Unreachable { .. }) => {
-                    self.lease.feed.rechecks[index].at = now + RECHECK_AFTER;
+                Ok(_) | Err(Error::NotFound) => read.push(incident_id),
+                Err(error) if is_transient(&error) => {
+                    let rechecks = self.lease.feed.rechecks.iter_mut();
+                    rechecks.filter(|one| one.incident_id == incident_id).for_each(|one| one.at = now + RECHECK_AFTER);
+                    failures += 1;
+                    if failures >= MOST_FAILED_RECHECKS {
+                        return Ok(true);
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.flush().await?;
         Ok(true)
     }
 
     /// Reads one incident by its id and takes it.
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: bool) -> Result<Record> {
-        self.take_call()?;
+        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
         let raw = self.sync.incidents.one(&tenant, self.surface, incident_id, alerts, self.deadline).await;
         let raw = self.heed(raw)?;

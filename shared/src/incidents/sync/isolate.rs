@@ -3,7 +3,13 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::{Worker, harvest::Reading, is_transient, pass::Second};
+use super::{
+    Worker,
+    harvest::Reading,
+    is_transient,
+    pass::{LARGEST_SKIP, Second},
+    window::{length, narrowed, next_span},
+};
 use crate::{
     error::{Error, Result},
     incidents::{
@@ -15,23 +21,26 @@ use crate::{
     registry::quarantine::SetAside,
 };
 
-/// The most rows of one second that are read one by one.
-const MOST_ROWS: u32 = 200;
+/// Calls after which more budget would not help: it was all but whole.
+const MOST_OF_A_BUDGET: u32 = 16;
 
 /// How many of the things set aside one poll tries again.
 const RETRIES: usize = 2;
 
 impl Worker<'_> {
-    /// Reads a second of which no list can be had, an incident at a time; what cannot be read even so is set aside.
-    pub(super) async fn one_by_one(&mut self, second: Span) -> Result<()> {
-        let outcome = match self.surface {
-            Surface::Graph => self.one_by_one_by_id(second).await,
-            Surface::Defender => self.one_by_one_by_row(second).await,
+    /// Reads a second of which no list can be had with alerts, an incident at a time; what cannot be read even so is set
+    /// aside. `lists_ids`: a list without alerts may be had.
+    pub(super) async fn one_by_one(&mut self, second: Span, lists_ids: bool) -> Result<()> {
+        let before = self.tally.calls;
+        let outcome = if lists_ids && self.surface == Surface::Graph {
+            self.one_by_one_by_id(second).await
+        } else {
+            self.one_by_one_by_row(second).await
         };
         self.flush().await?;
         match outcome {
-            // It would begin from the first row again and again.
-            Err(Error::Throttled { until }) => {
+            // The budget does not hold it: it would begin from the first row again and again.
+            Err(Error::Throttled { until }) if self.tally.calls - before >= MOST_OF_A_BUDGET => {
                 self.set_span_aside(second, "not_read_to_its_end").await?;
                 Err(Error::Throttled { until })
             }
@@ -43,7 +52,7 @@ impl Worker<'_> {
     async fn one_by_one_by_id(&mut self, second: Span) -> Result<()> {
         let question = Question { alerts: false, ..Question::of(second, self.surface) };
         let mut ids = Vec::new();
-        self.take_call()?;
+        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
         let listed = async {
             let mut listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await?;
@@ -87,23 +96,39 @@ impl Worker<'_> {
             };
             self.set_incident_aside(&id, second, reason).await?;
         }
-        if whole { Ok(()) } else { self.set_span_aside(second, "unreadable_list").await }
+        // What is not in the list, or where there is none, is found row by row.
+        if whole { Ok(()) } else { self.one_by_one_by_row(second).await }
     }
 
-    /// Defender always sends alerts along, and so a list of one row is the smallest question.
+    /// Where no list can be had (on Defender, whose alerts always come along, there is none without): the second's rows are
+    /// read in runs that grow, and a run that fails is halved until the row that fails stands alone.
     async fn one_by_one_by_row(&mut self, second: Span) -> Result<()> {
-        for skip in 0..MOST_ROWS {
+        let mut question = Question::of(second, self.surface);
+        let most = std::mem::replace(&mut question.top, 1);
+        // Before which row the next one lies that fails, as far as is known.
+        let mut fails_before = None;
+        while question.skip <= LARGEST_SKIP {
             if self.out_of_time() {
                 return Err(Error::DeadlineExceeded);
             }
-            let question = Question { top: 1, skip, ..Question::of(second, self.surface) };
             let mut reading = Reading::default();
             match self.read(&question, &mut reading).await {
                 Ok(()) if reading.rows == 0 => return Ok(()),
-                Ok(()) => {}
+                Ok(()) => {
+                    question.skip += reading.rows;
+                    let left = fails_before.map_or(0, |end: u32| end.saturating_sub(question.skip));
+                    question.top = if left > 0 { (left / 2).max(1) } else { (question.top * 2).min(most) };
+                }
                 Err(error) if is_transient(&error) => {
                     self.alive().await?;
-                    self.set_span_aside(second, "unreadable").await?;
+                    if question.top == 1 {
+                        self.set_span_aside(second, "unreadable").await?;
+                        question.skip += 1;
+                        fails_before = None;
+                    } else {
+                        fails_before = Some(question.skip + question.top);
+                        question.top /= 2;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -128,6 +153,9 @@ impl Worker<'_> {
                     tracing::info!(name = one.name, "what was set aside could be read");
                 }
                 Ok(false) => {
+                    // It may have been met again within a narrower span.
+                    let met = self.set_aside.iter_mut().find(|other| other.name == one.name);
+                    one = SetAside { tries: one.tries, ..met.as_deref().cloned().unwrap_or(one) };
                     one.tried_in_vain(now);
                     self.sync.registry.update_set_aside(&self.tenant.tenant_id, &one).await?;
                 }
@@ -139,35 +167,45 @@ impl Worker<'_> {
 
     /// Whether what was set aside can be read now.
     async fn retry(&mut self, one: &SetAside) -> Result<bool> {
-        let readable = match &one.incident_id {
-            Some(id) => match self.read_one(id, true).await {
-                Ok(_) | Err(Error::NotFound) => true,
-                Err(error) if is_transient(&error) => false,
+        if let Some(id) = &one.incident_id {
+            match self.read_one(id, true).await {
+                Ok(_) | Err(Error::NotFound) => {}
+                Err(error) if is_transient(&error) => {
+                    // Others may have come into its second since.
+                    self.one_by_one(one.span(), true).await?;
+                    return Ok(false);
+                }
                 Err(error) => return Err(error),
-            },
-            None => true,
-        };
-        if !readable {
-            // Others may have come into its second since.
-            self.one_by_one(one.span()).await?;
-            return Ok(false);
-        }
-        let question = Question::of(one.span(), self.surface);
-        let mut reading = Reading::default();
-        let before = self.tally.set_aside;
-        let outcome = self.read(&question, &mut reading).await;
-        self.flush().await?;
-        match outcome {
-            Ok(()) if !self.is_whole(&reading, &question) && one.span().seconds() == Some(1) => {
-                let second = self.read_second(one.span(), &reading, None).await?;
-                Ok(matches!(second, Second::Whole) && self.tally.set_aside == before)
             }
-            Ok(()) => {
-                Ok(self.is_whole(&reading, &question) && self.tally.set_aside == before && !shows_unreadable(&reading))
-            }
-            Err(error) if is_transient(&error) => Ok(false),
-            Err(error) => Err(error),
         }
+        let met = self.met;
+        let (mut at, mut width) = (one.from, None);
+        while let Some(span) = next_span(at, width, Some(one.to), one.to, &[]) {
+            if self.out_of_time() {
+                return Err(Error::DeadlineExceeded);
+            }
+            let question = Question::of(span, self.surface);
+            let mut reading = Reading::default();
+            let outcome = self.read(&question, &mut reading).await;
+            self.flush().await?;
+            match outcome {
+                Ok(()) if self.is_whole(&reading, &question) => {}
+                Ok(()) if length(span, one.to) > 1 => {
+                    width = Some(narrowed(span, one.to, &reading.times(), question.top));
+                    continue;
+                }
+                Ok(()) => match self.read_second(span, &reading, None).await? {
+                    Second::Whole => {}
+                    Second::OutOfTime => return Err(Error::DeadlineExceeded),
+                    Second::Failing(_) => return Ok(false),
+                },
+                Err(error) if is_transient(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            let Some(to) = span.to else { break };
+            at = to;
+        }
+        Ok(self.met == met)
     }
 
     /// Sets a row aside that is no record. One of another tenant is not kept: it is nobody's business here.
@@ -217,10 +255,12 @@ impl Worker<'_> {
         let to = span.to.unwrap_or(now);
         let mut one = SetAside::new(name, reason, incident_id, (span.from, to), now);
         one.blocks = blocks;
-        let known = self.set_aside.iter().any(|other| other.name == one.name && other.span() == one.span());
-        if known {
+        self.met += 1;
+        let known = self.set_aside.iter().find(|other| other.name == one.name);
+        if known.is_some_and(|known| known.span() == one.span()) {
             return Ok(());
         }
+        let is_new = known.is_none();
         let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.surface, "reason": reason,
                           "from": span.from, "to": to, "set_aside_at": now, "record": record});
         self.sync.bucket.set_aside(&tenant, &one.name, &told).await?;
@@ -231,12 +271,8 @@ impl Worker<'_> {
         tracing::warn!(name = one.name, reason, incident_id = one.incident_id, "set aside");
         self.set_aside.retain(|other| other.name != one.name);
         self.set_aside.push(one);
-        self.tally.set_aside += 1;
+        self.tally.set_aside += u64::from(is_new);
         self.lease.feed.quarantined = self.set_aside.len() as u64;
         Ok(())
     }
-}
-
-fn shows_unreadable(reading: &Reading) -> bool {
-    (reading.shown.len() as u64) < u64::from(reading.rows)
 }

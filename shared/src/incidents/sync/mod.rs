@@ -43,6 +43,9 @@ const WHOLE_OVERLAP_EVERY: SignedDuration = SignedDuration::from_mins(5);
 /// The overlap in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
 
+/// How old a worker's knowledge of pauses may be that others were asked for.
+const NEWS_OF_PAUSES: SignedDuration = SignedDuration::from_secs(2);
+
 /// When an incident is read again that came without alerts.
 const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
@@ -102,6 +105,8 @@ pub struct Tally {
     pub set_aside: u64,
     /// Whether the cursor, or a job's progress, moved.
     pub moved: bool,
+    /// Whether a failing window is less wide now: what fails is being found.
+    pub narrowed: bool,
 }
 
 /// One worker on one tenant, for one invocation.
@@ -122,6 +127,10 @@ pub struct Worker<'a> {
     /// Whether an answer said that it was not all (206).
     partial_answers: bool,
     set_aside: Vec<SetAside>,
+    /// How often something was met that has to be set aside, new or not.
+    met: u64,
+    /// When it was looked last what others wrote about pauses.
+    seen_at: Timestamp,
     /// Whether the first answer of the pass held all of its window.
     first_was_whole: Option<bool>,
     /// What has been done so far.
@@ -144,6 +153,8 @@ impl<'a> Worker<'a> {
             cap: u32::MAX,
             partial_answers: false,
             set_aside: Vec::new(),
+            met: 0,
+            seen_at: sync.clock.now(),
             first_was_whole: None,
             tally: Tally::default(),
         }
@@ -210,20 +221,20 @@ impl<'a> Worker<'a> {
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
         }
+        let (delivered, counted) = (job.delivered, self.tally.delivered);
         let stop = if from < to { self.pass(from, job.width, Some(to), Some(job)).await } else { Ok(Stop::Done) };
-        if !matches!(stop, Ok(Stop::Done)) {
-            // How wide to ask next is progress, too: without it each run would begin with the same vain question.
-            self.sync.registry.commit_job(job).await?;
+        job.delivered = delivered + self.tally.delivered - counted;
+        let now = self.sync.clock.now();
+        match &stop {
+            Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
+            Err(error) if error.fails_message() => job.failed_once_more(),
+            Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
+        // How wide to ask next is progress, too: without it each run would begin with the same vain question.
+        self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
-        if stop == Stop::Done {
-            job.status = JobStatus::Done;
-            job.covered_until = job.to;
-            self.sync.registry.commit_job(job).await?;
-            if job.kind == JobKind::Sweep {
-                let at = self.sync.clock.now();
-                self.lease.feed.last_sweep = Some(LastSweep { at, checked: job.checked, missing: job.delivered });
-            }
+        if stop == Stop::Done && job.kind == JobKind::Sweep {
+            self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
         }
         Ok(stop)
     }
@@ -249,12 +260,24 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes one request out of the tenant's budget.
-    fn take_call(&mut self) -> Result<()> {
-        let mut budget = self.lease.feed.budget(self.surface);
-        budget.take(self.purpose, self.sync.clock.now()).map_err(|until| Error::Throttled { until })?;
-        self.lease.feed.set_paid_until(self.surface, budget.paid_until);
+    async fn take_call(&mut self) -> Result<()> {
+        let now = self.sync.clock.now();
+        if now >= self.seen_at + NEWS_OF_PAUSES {
+            // A live read may have met a pause meanwhile.
+            let feed = self.sync.registry.feed(&self.tenant.tenant_id).await?;
+            if let Some(until) = feed.and_then(|feed| feed.budget(self.surface).not_before) {
+                self.lease.feed.hold(self.surface, until);
+            }
+            self.seen_at = now;
+        }
+        self.lease.take_call(self.surface, self.purpose, now)?;
         self.tally.calls += 1;
         Ok(())
+    }
+
+    /// Whether a failure just now may be nothing but our own deadline's.
+    fn little_time_left(&self) -> bool {
+        self.deadline.left() < Duration::from_secs(1)
     }
 
     fn out_of_time(&self) -> bool {

@@ -25,7 +25,14 @@ use crate::{
 const READINGS: usize = 3;
 
 /// The most requests of a pass, from the first failure on, while nothing at all could be read.
-const MOST_IN_VAIN: u32 = 7;
+const MOST_IN_VAIN: u32 = 8;
+
+/// After how many failed polls in a row a second is read incident by incident although nothing else can be read: what
+/// lasts so long, while the tenant answers, is no outage.
+const PATIENCE: u32 = 8;
+
+/// After how many failures in a row it is asked anew whether the tenant can be asked at all.
+const DOUBTFUL: u32 = 3;
 
 /// What is known while windows fail.
 #[derive(Debug, Default)]
@@ -36,6 +43,10 @@ struct Trouble {
     anything_read: bool,
     /// Requests since then.
     asked: u32,
+    /// Failures since something could be read, or since the tenant was found to be there.
+    in_a_row: u32,
+    /// How wide it was asked before.
+    width: Option<i64>,
     /// What failed last.
     last: Option<Error>,
     /// The window that is known to fail and begins where the pass stands.
@@ -98,7 +109,7 @@ impl Worker<'_> {
         let end = end.map(ceil);
         let mut trouble: Option<Trouble> = None;
         let counted = self.tally.delivered;
-        let job_delivered = job.as_ref().map_or(0, |job| job.delivered);
+        let delivered_before = job.as_ref().map_or(0, |job| job.delivered);
         loop {
             let now = self.sync.clock.now();
             let Some(span) = next_span(at, width, end, now, &self.blocked()) else { return Ok(Stop::Done) };
@@ -118,6 +129,7 @@ impl Worker<'_> {
                     if let Some(trouble) = &mut trouble {
                         trouble.anything_read |= reading.rows > 0;
                         trouble.asked += 1;
+                        trouble.in_a_row = 0;
                     }
                     let mut span = span;
                     if !whole && length(span, now) > 1 {
@@ -136,7 +148,7 @@ impl Worker<'_> {
                     let covered = reached(span, self.answered_at(&reading));
                     if let Some(job) = &mut job {
                         job.checked += u64::from(reading.rows);
-                        job.delivered = job_delivered + self.tally.delivered - counted;
+                        job.delivered = delivered_before + self.tally.delivered - counted;
                         job.covered_until = span.to.unwrap_or(covered);
                     } else {
                         self.covered(covered);
@@ -157,23 +169,25 @@ impl Worker<'_> {
                         return Ok(Stop::Overtaken);
                     }
                     if let Some(error) = trouble.as_ref().and_then(Trouble::in_vain) {
+                        self.tally.narrowed = true;
                         return Err(error);
                     }
                 }
                 Err(error) if is_transient(&error) => {
                     self.flush().await?;
-                    if self.out_of_time() || self.deadline.left() < std::time::Duration::from_secs(1) {
+                    if self.little_time_left() {
                         // Too much for what was left: ask for less when there is time again.
                         let less = narrowed(span, now, &reading.times(), question.top);
                         return Ok(self.pause(at, Some(less), &mut job));
                     }
-                    let trouble = trouble.get_or_insert_default();
+                    let trouble = trouble.get_or_insert_with(|| Trouble { width, ..Trouble::default() });
                     trouble.last = Some(error.clone());
                     match self.descend(span, now, trouble).await? {
                         Descent::Again => {}
                         Descent::Narrower(narrower) => width = Some(narrower),
-                        Descent::Past(to) => (at, width) = (to, span.seconds()),
+                        Descent::Past(to) => (at, width) = (to, trouble.width),
                         Descent::GiveUp(narrower) => {
+                            self.tally.narrowed = narrower.is_some_and(|narrower| length(span, now) > narrower);
                             self.pause(at, narrower, &mut job);
                             return Err(error);
                         }
@@ -218,8 +232,12 @@ impl Worker<'_> {
         self.tally.moved = true;
         self.pause(at, width, job);
         match job {
-            Some(job) if !self.sync.registry.commit_job(job).await? => return Ok(false),
-            Some(_) => {}
+            Some(job) => {
+                job.failures = 0;
+                if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
+                    return Ok(false);
+                }
+            }
             None => self.lease.feed.resume_created = None,
         }
         self.sync.registry.commit_feed(self.lease).await
@@ -236,38 +254,57 @@ impl Worker<'_> {
         let closed = Span { from: span.from, to: Some(end) };
         trouble.add(span);
         trouble.bad = Some(closed);
-        if trouble.asked == 2 {
+        trouble.in_a_row += 1;
+        let first = trouble.asked == 2;
+        if first || trouble.in_a_row >= DOUBTFUL {
+            trouble.asked += 1;
             if self.alive().await.is_err() {
                 return Ok(Descent::GiveUp(span.seconds()));
             }
+            trouble.in_a_row = 0;
+        }
+        if first {
             trouble.rows = self.seconds_of_new_rows(span).await?;
             trouble.asked += 1;
         }
         let Some(cut) = trouble.cut() else {
-            if trouble.is_outage() {
-                return Ok(Descent::GiveUp(Some(1)));
+            if !trouble.anything_read && self.lease.feed.failures < PATIENCE {
+                self.read_other(Span { from: end, to: None }, trouble).await?;
+                if !trouble.failing.iter().all(|failing| failing.from < end) {
+                    // Nothing else can be read, either. If that goes on for polls and polls, it is no outage.
+                    return Ok(Descent::GiveUp(Some(1)));
+                }
             }
-            self.one_by_one(closed).await?;
+            self.one_by_one(closed, trouble.rows.is_some()).await?;
             trouble.bad = None;
             return Ok(Descent::Past(end));
         };
         if !trouble.anything_read {
             // The other part tells one bad record from an outage.
-            let other = Span { from: span.from + SignedDuration::from_secs(cut), to: span.to };
-            trouble.asked += 1;
-            let mut reading = Reading::default();
-            match self.read(&Question::of(other, self.surface), &mut reading).await {
-                Ok(()) => {}
-                Err(failure) if is_transient(&failure) => trouble.add(other),
-                Err(failure) => return Err(failure),
-            }
-            trouble.anything_read |= reading.rows > 0;
-            self.flush().await?;
+            self.read_other(Span { from: span.from + SignedDuration::from_secs(cut), to: span.to }, trouble).await?;
             if trouble.is_outage() || trouble.in_vain().is_some() {
                 return Ok(Descent::GiveUp(Some(cut)));
             }
         }
         Ok(Descent::Narrower(cut))
+    }
+
+    /// Reads another window, to see whether anything can be read.
+    async fn read_other(&mut self, other: Span, trouble: &mut Trouble) -> Result<()> {
+        trouble.asked += 1;
+        let mut reading = Reading::default();
+        let outcome = self.read(&Question::of(other, self.surface), &mut reading).await;
+        self.flush().await?;
+        trouble.anything_read |= reading.rows > 0;
+        match outcome {
+            Ok(()) => trouble.in_a_row = 0,
+            Err(failure) if is_transient(&failure) => {
+                trouble.in_a_row += 1;
+                trouble.add(other);
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
     }
 
     /// The seconds of last update of what is not delivered yet, where the surface lists without alerts and does so now.
@@ -276,10 +313,13 @@ impl Worker<'_> {
             return Ok(None);
         }
         let question = Question { alerts: false, ..Question::of(span, self.surface) };
-        self.take_call()?;
+        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
-        let Ok(mut listing) = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await else {
-            return Ok(None);
+        let listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await;
+        let mut listing = match self.heed(listing) {
+            Ok(listing) => listing,
+            Err(error) if is_transient(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = listing.next().await {
@@ -348,13 +388,17 @@ impl Worker<'_> {
                     }
                     outcome.map(|()| created.to)
                 }
-                Part::Shared(created) => {
-                    self.read_shared(second, created).await.map(|()| created.and_then(|created| created.to))
-                }
+                Part::Shared(created) => match self.read_shared(second, created).await {
+                    Ok(true) => Ok(created.and_then(|created| created.to)),
+                    Ok(false) => return Ok(Second::OutOfTime),
+                    Err(error) => Err(error),
+                },
             };
             match outcome {
                 Ok(until) if self.purpose == Purpose::Poll => self.lease.feed.resume_created = until,
                 Ok(_) => {}
+                // Too much for what was left.
+                Err(error) if is_transient(&error) && self.little_time_left() => return Ok(Second::OutOfTime),
                 Err(error) if is_transient(&error) => return Ok(Second::Failing(error)),
                 Err(error) => return Err(error),
             }
@@ -362,8 +406,9 @@ impl Worker<'_> {
         Ok(Second::Whole)
     }
 
-    /// Pages through rows that share their second of last update and of creation, until two readings agree.
-    async fn read_shared(&mut self, second: Span, created: Option<Span>) -> Result<()> {
+    /// Pages through rows that share their second of last update and of creation, until two readings agree. `false`: time
+    /// ran out before.
+    async fn read_shared(&mut self, second: Span, created: Option<Span>) -> Result<bool> {
         let mut before: Option<BTreeSet<Shown>> = None;
         for _ in 0..READINGS {
             let mut seen = BTreeSet::new();
@@ -371,7 +416,10 @@ impl Worker<'_> {
             loop {
                 let question = Question { created, skip, ..Question::of(second, self.surface) };
                 if skip > LARGEST_SKIP {
-                    return self.set_span_aside(second, "inseparable").await;
+                    return self.set_span_aside(second, "inseparable").await.map(|()| true);
+                }
+                if self.out_of_time() {
+                    return Ok(false);
                 }
                 let mut reading = Reading::default();
                 self.read(&question, &mut reading).await?;
@@ -383,16 +431,16 @@ impl Worker<'_> {
                 skip += reading.rows;
             }
             if before.as_ref() == Some(&seen) {
-                return Ok(());
+                return Ok(true);
             }
             before = Some(seen);
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 /// The most rows that may be skipped: what Graph refuses beyond.
-const LARGEST_SKIP: u32 = 500;
+pub(super) const LARGEST_SKIP: u32 = 500;
 
 /// What to do next about a window that cannot be read.
 enum Descent {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
@@ -51,6 +52,7 @@ impl Admin {
             incident_bucket: local.bucket.clone(),
             event_bus_name: Some(local.bus.clone()),
             public_base_url: None,
+            sweep: SignedDuration::from_hours(7 * 24),
         };
         let random = Arc::new(SystemRandom::new());
         let app = App::new(config, &local.aws, Outbound::new().unwrap(), clock.clone(), random);
@@ -172,7 +174,11 @@ async fn invitations_are_listed_newest_first_page_by_page() {
     assert_eq!((seen, pages), (made, 3));
     // A position in one list is none in another, nor is text of somebody's own.
     let next = path.split_once("next=").unwrap().1;
-    for path in [format!("/tenants?next={next}"), "/invitations?next=e30".into(), "/invitations?next=%C3%BC".into()] {
+    let position = json!({"pk": "x".repeat(3_000), "sk": "x", "listing": "invitations", "listed_at": "x"}).to_string();
+    let overlong = format!("/invitations?next={}", BASE64_URL_SAFE_NO_PAD.encode(position));
+    for path in
+        [format!("/tenants?next={next}"), "/invitations?next=e30".into(), "/invitations?next=%C3%BC".into(), overlong]
+    {
         assert_eq!(admin.refused("GET", &path, None).await.0, "invalid_request", "{path}");
     }
 }
@@ -439,6 +445,11 @@ async fn a_job_is_queued_shown_and_cancelled() {
         "invalid_request"
     );
     assert_eq!(admin.local.messages().await, []);
+
+    let (_, started) = admin.call("POST", &jobs, Some(json!({"kind": "sweep"}))).await;
+    let (_, sweep) = admin.call("GET", &format!("{jobs}/{}", started["job_id"].as_str().unwrap()), None).await;
+    let time = |name: &str| sweep[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(time("to").duration_since(time("from")), SignedDuration::from_hours(7 * 24));
 }
 
 #[tokio::test]

@@ -36,11 +36,14 @@ fn formed(binary: &str) -> Vec<&'static str> {
     if ["consent-callback", "tenant-admin"].contains(&binary) {
         names.push("PUBLIC_BASE_URL");
     }
+    if ["incident-fetch", "tenant-admin"].contains(&binary) {
+        names.push("SWEEP_DAYS");
+    }
     if ["incident-dispatch", "incident-fetch"].contains(&binary) {
         names.extend(["POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS"]);
     }
     if binary == "incident-fetch" {
-        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "SWEEP_DAYS", "DELIVERY_FORMAT"]);
+        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "DELIVERY_FORMAT"]);
     }
     if binary == "secret-rotation" {
         names.push("HOME_TENANT_ID");

@@ -134,6 +134,88 @@ async fn an_outage_costs_few_requests_and_sets_nothing_aside() {
 }
 
 #[tokio::test]
+async fn an_outage_that_begins_after_a_hiccup_sets_nothing_aside() {
+    for surface in SURFACES {
+        for after in 2..7 {
+            let feed = Feed::start(surface).await;
+            for number in 0..20 {
+                feed.put(60 + number * 40);
+            }
+            feed.local.sim.fault(Fault::new(FaultKind::status(500)).on(on(surface)).times(2));
+            feed.local.sim.fault(Fault::new(FaultKind::status(503)).on(on(surface)).after(after));
+            for _ in 0..3 {
+                let before = feed.calls();
+                feed.poll().await;
+                feed.advance(60);
+                let calls = feed.calls() - before;
+                assert!(calls <= 10 + after as usize, "{calls} calls on {surface}, after {after}");
+            }
+            assert_eq!(feed.feed().await.quarantined, 0, "{surface}, after {after}");
+            feed.local.sim.clear_faults();
+            feed.advance(900);
+            feed.poll().await;
+            feed.assert_complete().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_poison_row_in_a_crowded_second_keeps_none_of_the_others_back() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let ids: Vec<String> = (0..45).map(|_| feed.put(300)).collect();
+        feed.local.sim.fault(Fault::poison(TENANT, &ids[40]));
+        for _ in 0..12 {
+            feed.poll().await;
+            feed.advance(60);
+        }
+        assert_eq!(feed.keys().await.len(), 44, "{surface}: {:?}", feed.feed().await);
+        assert_eq!(feed.feed().await.quarantined, 1);
+        feed.local.sim.clear_faults();
+        feed.advance(7 * 3600);
+        feed.poll().await;
+        feed.assert_complete().await;
+        assert_eq!(feed.feed().await.quarantined, 0, "{surface}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_is_no_record_is_set_aside_until_it_is_one() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        // More than one answer holds lie in the window in which it is met first.
+        for number in 0..180 {
+            feed.put(7_200 + number * 300);
+        }
+        let member = match surface {
+            Surface::Graph => "lastUpdateDateTime",
+            Surface::Defender => "lastUpdateTime",
+        };
+        let nonsense = serde_json::Map::from_iter([(member.to_owned(), "yesterday".into())]);
+        let last_update = feed.clock.now() - SignedDuration::from_secs(20_010);
+        let id = feed.put_seed(sim::IncidentSeed {
+            last_update: Some(last_update),
+            created: Some(last_update),
+            extra: nonsense,
+            ..sim::IncidentSeed::default()
+        });
+        for _ in 0..10 {
+            feed.poll().await;
+            feed.advance(60);
+        }
+        assert_eq!(feed.keys().await.len(), 180, "{surface}: {:?}", feed.feed().await);
+        assert_eq!(feed.feed().await.quarantined, 1, "{surface}");
+        feed.local.sim.change_incident_silently(TENANT, &id, |incident| incident.extra.clear());
+        for _ in 0..3 {
+            feed.advance(3_600);
+            feed.poll().await;
+        }
+        feed.assert_complete().await;
+        assert_eq!(feed.feed().await.quarantined, 0, "{surface}");
+    }
+}
+
+#[tokio::test]
 async fn an_outage_of_data_alone_is_an_outage_too() {
     for surface in SURFACES {
         let feed = Feed::start(surface).await;
@@ -253,6 +335,29 @@ async fn f5_next_links_are_never_followed_and_silent_caps_are_found_by_the_sweep
         feed.message(serde_json::json!({"tenant_id": TENANT, "kind": "sweep"})).await;
         feed.assert_complete().await;
         assert_eq!(feed.feed().await.last_sweep.unwrap().missing, 20, "{surface}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_always_odd_hold_nothing_up() {
+    let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
+    let partial = FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] };
+    for surface in SURFACES {
+        for kind in [&foreign, &FaultKind::LoopingNextLink, &partial] {
+            let feed = Feed::start(surface).await;
+            for number in 0..30 {
+                feed.put(60 + number * 60);
+            }
+            feed.local.sim.fault(Fault::new(kind.clone()).on(on(surface)));
+            for _ in 0..3 {
+                feed.poll().await;
+                feed.advance(60);
+            }
+            feed.assert_complete().await;
+            let covered = feed.feed().await.covered_until.unwrap();
+            assert!(covered > feed.clock.now() - SignedDuration::from_secs(90), "{surface} {kind:?}: {covered}");
+            assert_eq!(feed.feed().await.quarantined, 0, "{surface} {kind:?}");
+        }
     }
 }
 

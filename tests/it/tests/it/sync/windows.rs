@@ -116,6 +116,57 @@ async fn f1_rows_that_share_all_instants_are_paged_until_two_readings_agree() {
 }
 
 #[tokio::test]
+async fn f1_a_crowded_second_that_the_budget_does_not_hold_is_gone_on_with_where_it_stopped() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let instant = feed.clock.now() - SignedDuration::from_secs(600);
+        let count = 16 * i64::from(surface.largest_page());
+        for number in 0..count {
+            feed.put_seed(IncidentSeed {
+                last_update: Some(instant),
+                created: Some(instant - SignedDuration::from_secs(number)),
+                alerts: 0,
+                ..IncidentSeed::default()
+            });
+        }
+        let mut polls = 0;
+        while feed.feed().await.last_success_at.is_none() {
+            feed.poll().await;
+            feed.advance(60);
+            polls += 1;
+            assert!(polls < 8, "{surface}: {:?}", feed.feed().await);
+        }
+        feed.assert_complete().await;
+        assert_eq!(feed.feed().await.quarantined, 0, "{surface}");
+        assert!(polls > 1, "the budget held all of it: the test shows nothing");
+        assert!(feed.calls() <= 16 * 6, "{} calls on {surface}", feed.calls());
+    }
+}
+
+#[tokio::test]
+async fn f1_more_rows_than_can_be_told_apart_are_set_aside_with_growing_pauses_and_the_rest_goes_on() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let instant = feed.clock.now() - SignedDuration::from_secs(600);
+        let seed = || IncidentSeed { last_update: Some(instant), created: Some(instant), ..IncidentSeed::default() };
+        for _ in 0..720 {
+            feed.put_seed(IncidentSeed { alerts: 0, ..seed() });
+        }
+        let later = feed.put(30);
+        for _ in 0..40 {
+            feed.poll().await;
+            feed.advance(60);
+        }
+        let told = feed.delivered().await;
+        assert!(told.iter().any(|line| line.told().0 == later), "{surface}: {:?}", feed.feed().await);
+        let aside = feed.registry.all_set_aside(&tenant()).await.unwrap();
+        let aside: Vec<_> = aside.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
+        assert_eq!(aside, [("inseparable", true, 2)], "{surface}");
+        assert!(feed.feed().await.covered_until.unwrap() > feed.clock.now() - SignedDuration::from_secs(90));
+    }
+}
+
+#[tokio::test]
 async fn a_busy_day_arrives_whole_and_with_few_calls() {
     for surface in SURFACES {
         let feed = Feed::start(surface).await;
@@ -235,6 +286,41 @@ async fn what_is_older_than_the_feed_comes_by_backfill_alone() {
         feed.assert_complete().await;
         let fewest = 130 / usize::try_from(surface.largest_page()).unwrap() + 1;
         assert!(feed.calls() <= fewest * 3 + 12, "{} calls on {surface}", feed.calls());
+    }
+}
+
+#[tokio::test]
+async fn a_backfill_that_the_budget_does_not_hold_goes_on_until_it_is_done() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let pages = 30;
+        let count = pages * i64::from(surface.largest_page());
+        for number in 0..count {
+            let at = feed.clock.now() - SignedDuration::from_hours(48) - SignedDuration::from_mins(number * 20);
+            feed.put_seed(IncidentSeed {
+                last_update: Some(at),
+                created: Some(at),
+                alerts: 0,
+                ..IncidentSeed::default()
+            });
+        }
+        feed.poll().await;
+        let message = json!({"tenant_id": TENANT, "kind": "backfill", "job_id": "job-1"}).to_string();
+        let mut minutes = 0;
+        let done = loop {
+            // What goes on with it waits on the queue for a while; time here is moved by hand.
+            feed.hand_over(std::slice::from_ref(&message)).await;
+            let job = feed.registry.job(&tenant(), "job-1").await.unwrap().unwrap();
+            if !job.status.is_open() {
+                break job;
+            }
+            feed.advance(60);
+            minutes += 1;
+            assert!(minutes < 15, "{surface}: {job:?}");
+        };
+        assert_eq!((done.delivered, done.fraction()), (u64::try_from(count).unwrap(), 1.0), "{surface}");
+        let calls = i64::try_from(feed.calls()).unwrap();
+        assert!(calls <= pages * 2 + 30, "{calls} calls on {surface}");
     }
 }
 

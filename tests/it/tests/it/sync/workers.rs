@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_json::json;
+use shared::registry::budget::Purpose;
 use sim::{Fault, FaultKind};
 
 use super::feed::{Feed, SURFACES, TENANT, active, hand_over, tenant};
@@ -60,6 +61,26 @@ async fn a_worker_whose_lease_has_passed_to_another_moves_no_cursor() {
     old.feed.covered_until = Some(now + SignedDuration::from_hours(1));
     assert!(!feed.registry.commit_feed(&mut old).await.unwrap());
     assert_eq!(feed.feed().await.covered_until, covered);
+}
+
+#[tokio::test]
+async fn what_somebody_reads_live_while_a_worker_is_at_work_counts_in_one_budget() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let now = feed.clock.now();
+        let until = now + SignedDuration::from_secs(30);
+        let acquired = feed.registry.acquire_lease(&tenant(), now, until).await.unwrap();
+        let shared::registry::feed::Acquired::Lease(mut lease) = acquired else { panic!("the lease is free") };
+        for _ in 0..5 {
+            lease.take_call(surface, Purpose::Poll, now).unwrap();
+            feed.registry.take_call(&tenant(), surface, now).await.unwrap();
+        }
+        assert!(feed.registry.commit_feed(&mut lease).await.unwrap());
+        lease.take_call(surface, Purpose::Poll, now).unwrap();
+        assert!(feed.registry.release_lease(&mut lease).await.unwrap());
+        let paid_until = feed.feed().await.budget(surface).paid_until.unwrap();
+        assert_eq!(paid_until, now + SignedDuration::from_millis(2_500) * 11, "{surface}");
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use shared::clock::Clock;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Failed;
@@ -25,6 +26,8 @@ use crate::counts::{Counts, float};
 
 /// The largest request that a function makes: an object.
 const LARGEST: usize = 64 << 20;
+/// Calls that the local AWS has in hand at a time: one process of Python does not get faster by more.
+const AT_ONCE: usize = 4;
 /// How many writes of different items may pass at once, at most.
 const TURNS: usize = 64;
 
@@ -53,6 +56,7 @@ struct Shared {
     target: OnceLock<String>,
     client: reqwest::Client,
     clock: Clock,
+    slots: Semaphore,
     turns: [tokio::sync::Mutex<()>; TURNS],
     book: Mutex<Book>,
 }
@@ -72,6 +76,7 @@ impl Relay {
             target: OnceLock::new(),
             client,
             clock: Clock::system(),
+            slots: Semaphore::new(AT_ONCE),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             book: Mutex::default(),
         });
@@ -198,6 +203,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         None => None,
     };
     let (sent, began) = (body.len(), Instant::now());
+    // It is never closed.
+    let _slot = shared.slots.acquire().await;
     match shared.forward(&parts, body).await {
         Ok((status, headers, answer)) => {
             shared.note(&call, &json, status, &answer, sent, began.elapsed().as_secs_f64());

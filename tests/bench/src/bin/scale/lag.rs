@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bench::Failed;
 use bench::cost::Lag;
-use bench::counts::float;
 use bench::fleet;
 use bench::relay::Written;
 use devstack::{Console, Progress as _};
@@ -47,8 +46,6 @@ pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut 
 
     console.step("waiting for everyone's first poll");
     warm_up(setting, healthy, options.interval).await?;
-    // The next interval begins without the work of the first.
-    sleep(Duration::from_secs(options.interval.into())).await;
 
     console.step(&format!("changing {} incidents a second for {} minutes", options.rate, options.minutes));
     let (known, before, began) = (setting.relay.written_after(0).len(), setting.counts().await, Clock::system().now());
@@ -267,6 +264,8 @@ fn tell(lag: &Lag, setting: &Setting, options: &Options, console: &mut Console) 
 
 #[cfg(test)]
 mod tests {
+    use bench::counts::float;
+
     use super::*;
 
     #[test]

@@ -165,6 +165,8 @@ const POLLERS: f64 = 5.0;
 const LONG_POLL: f64 = 20.0;
 /// X-Ray's default rule: one trace a second, and five in a hundred of what is more.
 const TRACED: f64 = 0.05;
+/// How long a call to AWS takes in AWS, in seconds. Assumed: it takes the place of moto's time, which is much longer.
+const AWS_LATENCY: f64 = 0.01;
 /// The partitions of the index of what is due, and what one takes in a second.
 const DUE_PARTITIONS: f64 = 16.0;
 const PARTITION_WRITES: f64 = 1000.0;
@@ -257,7 +259,10 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
 
     let batches = counts.get("fetch.invocations");
     let invocations = batches + ticks;
-    let gigabyte_seconds = (counts.get("fetch.seconds") * deployment.fetch_memory
+    let fetch_seconds = changes * seconds_of(&measured.delivering_poll)
+        + known * seconds_of(&measured.known_poll)
+        + (polls - changes - known) * seconds_of(&measured.quiet_poll);
+    let gigabyte_seconds = (fetch_seconds * deployment.fetch_memory
         + counts.get("dispatch.seconds") * deployment.dispatch_memory)
         / 1024.0;
     let idle_receives = POLLERS * MONTH / LONG_POLL;
@@ -291,7 +296,7 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     line("KMS key", "kms_key", 1.0, "", 1.0)?;
     line("secret", "secret", 1.0, "", 1.0)?;
 
-    let seconds_a_poll = measured.quiet_poll.get("fetch.seconds");
+    let seconds_a_poll = seconds_of(&measured.quiet_poll);
     Ok(Bill {
         load,
         lines,
@@ -301,13 +306,22 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     })
 }
 
+/// Lambda's time for one poll: what was measured, without the time that moto kept it waiting and with that of AWS instead.
+///
+/// The polls of a batch run side by side, and the calls of a poll one after the other, so that a batch waits for moto as
+/// long as one of its polls.
+fn seconds_of(poll: &Counts) -> f64 {
+    let waiting = poll.get("aws.seconds") - AWS_LATENCY * poll.calls_to_aws();
+    (poll.get("fetch.seconds") - waiting * poll.get("fetch.invocations")).max(0.0)
+}
+
 fn stored_by_a_change(measured: &Measured) -> f64 {
     measured.delivering_poll.get("s3.bytes")
 }
 
 /// How many tenants a concurrency serves within the interval.
 pub fn served(concurrency: f64, interval: f64, measured: &Measured) -> f64 {
-    concurrency * interval / measured.quiet_poll.get("fetch.seconds").max(1.0 / float(usize::MAX))
+    concurrency * interval / seconds_of(&measured.quiet_poll).max(1.0 / float(usize::MAX))
 }
 
 #[cfg(test)]
@@ -377,6 +391,17 @@ mod tests {
         assert!(is_close(served(10.0, 60.0, &measured), 6000.0));
         let sum: f64 = bill.lines.iter().map(|line| line.usd).sum();
         assert!(is_close(bill.total(), sum) && sum > 0.0);
+    }
+
+    #[test]
+    fn lambda_is_not_billed_for_the_time_of_the_stand_in() {
+        let poll = counts(&[
+            ("aws.seconds", 1.5),
+            ("dynamodb:GetItem", 5.0),
+            ("fetch.invocations", 0.1),
+            ("fetch.seconds", 0.25),
+        ]);
+        assert!(is_close(seconds_of(&poll), 0.25 - 0.1 * (1.5 - 0.05)));
     }
 
     #[test]

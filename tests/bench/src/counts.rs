@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// The services that the functions call.
+const AWS: [&str; 6] = ["dynamodb", "sqs", "s3", "events", "secretsmanager", "kms"];
+
 /// Amounts by name. An operation of a service is `{service}:{operation}`, e.g. `dynamodb:GetItem`; a quantity that is no
 /// call is `{service}.{quantity}`, e.g. `dynamodb.write_units`. Averages have fractions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,11 @@ impl Counts {
     pub fn calls(&self, service: &str) -> f64 {
         let of_service = |name: &str| name.strip_prefix(service).is_some_and(|rest| rest.starts_with(':'));
         self.0.iter().filter(|(name, _)| of_service(name)).map(|(_, amount)| amount).sum()
+    }
+
+    /// All calls to AWS.
+    pub fn calls_to_aws(&self) -> f64 {
+        AWS.iter().map(|service| self.calls(service)).sum()
     }
 
     /// Name and amount, in the order of names.
@@ -76,6 +84,7 @@ mod tests {
         let since = after.since(&before);
         assert_eq!(since.iter().count(), 3);
         assert_eq!(since.calls("dynamodb").to_bits(), 4.0_f64.to_bits());
+        assert_eq!(since.calls_to_aws().to_bits(), 4.0_f64.to_bits());
         assert_eq!(since.per(4).get("dynamodb:GetItem").to_bits(), 0.75_f64.to_bits());
         assert_eq!(since.get("sqs:SendMessage").to_bits(), 0.0_f64.to_bits());
     }

@@ -107,7 +107,7 @@ fn run(options: &Options, console: &mut Console) -> Result<(), String> {
 
 fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices) -> Vec<String> {
     let of_each = |value: &dyn Fn(&Bill) -> String| -> String {
-        bills.iter().map(|bill| format!("{:>24}", value(bill))).collect()
+        bills.iter().fold(String::new(), |row, bill| format!("{row}{:>24}", value(bill)))
     };
     let row = |name: &str, value: &dyn Fn(&Bill) -> String| format!("{name:<32}{}", of_each(value));
     let conditions = &measured.conditions;
@@ -167,7 +167,7 @@ fn amount(value: f64) -> String {
         grouped(value.round())
     } else if value >= 10.0 {
         format!("{value:.1}")
-    } else if value == value.round() {
+    } else if value.fract().abs() < f64::EPSILON {
         format!("{value}")
     } else {
         format!("{value:.3}")

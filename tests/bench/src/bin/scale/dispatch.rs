@@ -1,6 +1,7 @@
 //! One tick over many due tenants, and two at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bench::Failed;
 use bench::cost::Dispatch;
@@ -13,6 +14,9 @@ use shared::entra::TenantId;
 use tokio::time::Instant;
 
 use crate::setting::Setting;
+
+/// For one tick, on a machine that does other things too.
+const ENOUGH: Duration = Duration::from_mins(5);
 
 /// Ticks with nothing due, with `number` tenants due, and twice at once.
 ///
@@ -31,18 +35,18 @@ pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Cons
     console.step("dispatching them");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
     let (before, began) = (setting.counts().await, Instant::now());
-    let answer = setting.stack.tick("poll").await?;
+    let answer = tick(setting).await?;
     let seconds = began.elapsed().as_secs_f64();
     let counts = setting.counts().await.since(&before);
     dispatched_once(setting, &tenants, "one tick").await?;
 
     let before = setting.counts().await;
-    setting.stack.tick("poll").await?;
+    tick(setting).await?;
     let idle = setting.counts().await.since(&before);
 
     console.step("dispatching them by two ticks at once");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (one, other) = tokio::join!(setting.stack.tick("poll"), setting.stack.tick("poll"));
+    let (one, other) = tokio::join!(tick(setting), tick(setting));
     let (one, other) = (queued(&one?), queued(&other?));
     dispatched_once(setting, &tenants, "two ticks at once").await?;
 
@@ -55,6 +59,12 @@ pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Cons
     }
     console.line(&format!("two dispatches at once: {one} + {other} queued, each tenant once"));
     Ok(Dispatch { tenants: number, counts, idle })
+}
+
+/// What the schedule does, with more time than it gives: how long it takes is for the reader to judge.
+async fn tick(setting: &Setting) -> Result<Value, Failed> {
+    let input = serde_json::json!({ "kind": "poll" });
+    Ok(setting.stack.invoke_with_deadline("incident-dispatch", input, ENOUGH).await?)
 }
 
 fn queued(answer: &Value) -> u64 {

@@ -80,8 +80,8 @@ pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut 
         longest: percentile(&delivered, 100),
         tick_p50: 0.0,
         tick_longest: 0.0,
-        aws_calls_a_second: calls_to_aws(&counts) / seconds,
-        aws_millis_a_call: 1000.0 * counts.get("aws.seconds") / calls_to_aws(&counts).max(1.0),
+        aws_calls_a_second: counts.calls_to_aws() / seconds,
+        aws_millis_a_call: 1000.0 * counts.get("aws.seconds") / counts.calls_to_aws().max(1.0),
     };
     let lag = with_ticks(lag, setting, began, ended).await;
     tell(&lag, setting, options, console);
@@ -215,10 +215,6 @@ fn times(lines: &[String], message: &str) -> Vec<Timestamp> {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-fn calls_to_aws(counts: &bench::counts::Counts) -> f64 {
-    ["dynamodb", "sqs", "s3", "events", "secretsmanager", "kms"].iter().map(|service| counts.calls(service)).sum()
 }
 
 /// The value below which so many in a hundred lie (nearest rank).

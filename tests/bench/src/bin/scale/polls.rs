@@ -63,8 +63,9 @@ async fn round(setting: &Setting, tenants: &[TenantId], is_later: bool) -> Resul
     fleet::make_due(&registry, tenants, Clock::system().now()).await?;
     setting.stack.tick("poll").await?;
     let before = setting.counts().await;
+    // A message may come twice, as in SQS; the second finds the tenant busy.
     let messages = setting.stack.drain_queue().await?;
-    if messages != tenants.len() {
+    if messages < tenants.len() {
         return Err(Failed(format!("{messages} messages were delivered for {} tenants", tenants.len())));
     }
     Ok(setting.counts().await.since(&before).per(tenants.len()))

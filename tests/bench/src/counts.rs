@@ -26,7 +26,7 @@ impl Counts {
     /// All calls to a service.
     pub fn calls(&self, service: &str) -> f64 {
         let of_service = |name: &str| name.strip_prefix(service).is_some_and(|rest| rest.starts_with(':'));
-        self.0.iter().filter(|(name, _)| of_service(name)).map(|(_, amount)| amount).sum()
+        self.0.iter().filter(|(name, _)| of_service(name)).fold(0.0, |sum, (_, amount)| sum + amount)
     }
 
     /// All calls to AWS.

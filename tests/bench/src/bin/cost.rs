@@ -148,17 +148,17 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
             grouped(served(TEMPLATE.maximum_concurrency, TEMPLATE.tick, measured).round())
         ),
     ]);
-    lines.extend(unverified(prices));
+    lines.push(format!(
+        "Prices that were not seen on AWS's own page (prices.json tells where): {}.",
+        unverified(prices)
+    ));
     lines
 }
 
 /// The prices that AWS's own page was not seen to say.
-fn unverified(prices: &Prices) -> Vec<String> {
-    let lines = prices.prices.iter().filter_map(|(name, price)| {
-        let seen = price.unverified.as_ref()?;
-        Some(format!("Not verified on AWS's page: {name}, {} USD for {} {}; {seen}.", price.usd, price.per, price.unit))
-    });
-    lines.collect()
+fn unverified(prices: &Prices) -> String {
+    let names = prices.prices.iter().filter(|(_, price)| price.unverified.is_some()).map(|(name, _)| name.as_str());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Three significant digits, more where they are whole.

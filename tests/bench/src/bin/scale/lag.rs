@@ -150,10 +150,10 @@ async fn change(setting: &Setting, tenants: &[TenantId], options: &Options) -> C
         *turn += 1;
         let (tenant_id, mut id) = (tenant.to_string(), turn.to_string());
         let now = sim.clock().now();
-        let changed = sim.update_incident(&tenant_id, &id, |incident| {
+        let is_known = sim.update_incident(&tenant_id, &id, |incident| {
             incident.add_alert(now);
         });
-        if !changed {
+        if !is_known {
             id = sim.put_incident(&tenant_id, fleet::incident(None));
         }
         if let Some(incident) = sim.incident(&tenant_id, &id) {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_percentile_is_a_value_that_was_met() {
-        let values: Vec<f64> = (1..=200).rev().map(|n| float(n)).collect();
+        let values: Vec<f64> = (1..=200).rev().map(float).collect();
         let met = [50, 99, 100].map(|percent| percentile(&values, percent).to_bits());
         assert_eq!(met, [100.0_f64, 198.0, 200.0].map(f64::to_bits));
         assert_eq!(percentile(&[], 99).to_bits(), 0.0_f64.to_bits());

@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measure(&options, &mut console).await {
+    match Box::pin(measure(&options, &mut console)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             console.error(&failed.to_string());

@@ -20,7 +20,7 @@ pub(crate) fn request_id() -> uuid::Uuid {
 
 /// A client that follows no redirect and uses no proxy: it speaks to loopback only.
 #[expect(clippy::disallowed_methods, reason = "the caller's side of our HTTP API; nothing of ours goes out by it")]
-pub(crate) fn http_client() -> Result<reqwest::Client, reqwest::Error> {
+pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // Another part of the process may have installed one; either will do.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -141,15 +141,19 @@ impl EventSource {
         let answer = self.function.invoke(&self.event(&messages)).await;
         let ids: Vec<_> = messages.iter().map(|message| message.message_id().unwrap_or_default()).collect();
         let failing = failing(&ids, &answer, self.declared.report_batch_item_failures);
-        let mut returned = Vec::new();
+        let (mut returned, mut done) = (Vec::new(), Vec::new());
         for (index, message) in messages.iter().enumerate() {
             let receipt = message.receipt_handle().unwrap_or_default();
             if failing.contains(&index) {
                 returned.push(receipt.to_owned());
             } else {
-                let delete = self.sqs.delete_message().queue_url(&self.declared.queue_url).receipt_handle(receipt);
-                delete.send().await.map_err(|error| failed("deleting a message", &error))?;
+                let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt);
+                done.push(entry.build().map_err(|error| failed("deleting messages", &error))?);
             }
+        }
+        if !done.is_empty() {
+            let delete = self.sqs.delete_message_batch().queue_url(&self.declared.queue_url).set_entries(Some(done));
+            delete.send().await.map_err(|error| failed("deleting messages", &error))?;
         }
         Ok(Delivered { messages: messages.len(), returned, error: answer.err() })
     }

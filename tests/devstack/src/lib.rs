@@ -26,12 +26,14 @@ mod runtime_api;
 mod schedule;
 mod stack;
 
+pub use ambient::http_client;
 pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
 pub use error::{FunctionError, StackError};
 pub use functions::build;
 pub use log_book::LogLine;
+pub use pool::Usage;
 pub use python::interpreter;
 pub use stack::{ApiReply, CLIENT_ID, Ports, Stack, StackOptions};
 

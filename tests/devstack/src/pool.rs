@@ -34,6 +34,17 @@ pub(crate) struct FunctionSpec {
     pub(crate) max_processes: usize,
 }
 
+/// What a function was used for so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Events that a process took.
+    pub invocations: u64,
+    /// From the taking of an event to its end, added up: what Lambda would bill, without the starts of processes.
+    pub busy: Duration,
+    /// The longest of these.
+    pub longest: Duration,
+}
+
 /// A function and its processes.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -44,6 +55,7 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Arc<Worker>>>,
     alive: Mutex<Vec<Weak<Worker>>>,
     next_process: AtomicU64,
+    usage: Mutex<Usage>,
 }
 
 /// One process. Dropping the last handle kills it.
@@ -94,11 +106,16 @@ impl Pool {
             idle: Mutex::default(),
             alive: Mutex::default(),
             next_process: AtomicU64::new(1),
+            usage: Mutex::default(),
         })
     }
 
     pub(crate) fn spec(&self) -> &FunctionSpec {
         &self.spec
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Invokes the function with its own timeout. The invocation goes on when the caller stops waiting, as in Lambda.
@@ -193,20 +210,29 @@ impl Pool {
                 return Attempt::NotTaken(FunctionError::new(TIMED_OUT, message));
             }
         };
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
             Ok(answer) = &mut answered => {
                 self.give_back(worker);
-                Attempt::Answered(answer)
+                answer
             }
-            status = worker.exited() => Attempt::Answered(Err(exit_error(&request_id, &status))),
+            status = worker.exited() => Err(exit_error(&request_id, &status)),
             () = tokio::time::sleep_until(taken_at + timeout) => {
                 worker.kill.notify_one();
                 let seconds = timeout.as_secs_f64();
                 let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
-                Attempt::Answered(Err(FunctionError::new(TIMED_OUT, message)))
+                Err(FunctionError::new(TIMED_OUT, message))
             }
-        }
+        };
+        self.note_use(taken_at.elapsed());
+        Attempt::Answered(answer)
+    }
+
+    fn note_use(&self, busy: Duration) {
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.invocations += 1;
+        usage.busy += busy;
+        usage.longest = usage.longest.max(busy);
     }
 
     fn take_idle(&self) -> Option<Arc<Worker>> {

@@ -21,7 +21,7 @@ use crate::failures::Failures;
 use crate::gateway::Gateway;
 use crate::log_book::{LogBook, LogLine};
 use crate::microsoft::{self, HOME_TENANT_ID, Microsoft, Registered};
-use crate::pool::{FunctionSpec, Pool};
+use crate::pool::{FunctionSpec, Pool, Usage};
 use crate::rotation::Rotation;
 use crate::runtime_api::RuntimeApi;
 use crate::schedule::Schedule;
@@ -362,6 +362,11 @@ impl Stack {
     /// The invocations from the queue and the schedules that failed since the last call, in one line each.
     pub fn take_failures(&self) -> Vec<String> {
         self.failures.take()
+    }
+
+    /// What a function was used for since the start, by events of all kinds.
+    pub fn usage(&self, binary: &str) -> Usage {
+        self.functions.get(binary).map(|function| function.usage()).unwrap_or_default()
     }
 
     /// Kills a function's processes at once, those at work too. The next event starts another.

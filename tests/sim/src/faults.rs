@@ -208,6 +208,13 @@ pub enum FaultKind {
         /// How late.
         millis: u64,
     },
+    /// The answer takes its time, as answers do: evenly spread between two durations, and the same in each run.
+    Latency {
+        /// The shortest.
+        least_millis: u64,
+        /// The longest.
+        most_millis: u64,
+    },
     /// The body ends early, in a well-formed HTTP message.
     Truncate {
         /// After this many bytes; half of it if not given.
@@ -309,6 +316,7 @@ impl FaultKind {
             | Self::BadGateway
             | Self::Reset
             | Self::Hang { .. }
+            | Self::Latency { .. }
             | Self::Truncate { .. }
             | Self::Cut
             | Self::SlowBody { .. }

@@ -214,6 +214,11 @@ impl Journey {
                 });
             }
             FaultKind::Hang { millis } => self.delivery.delay += Duration::from_millis(millis),
+            FaultKind::Latency { least_millis, most_millis } => {
+                let spread = most_millis.saturating_sub(least_millis).saturating_add(1);
+                let millis = least_millis.saturating_add(world.scattered() % spread);
+                self.delivery.delay += Duration::from_millis(millis);
+            }
             FaultKind::Truncate { at } => self.delivery.truncate = Some(at.map_or(Length::Half, Length::Bytes)),
             FaultKind::Cut => self.delivery.cut = true,
             FaultKind::SlowBody { chunk, millis } => self.delivery.slow = Some((chunk, Duration::from_millis(millis))),
@@ -340,6 +345,20 @@ mod tests {
         rig.sim.fault(Fault::new(FaultKind::Hang { millis: 60_000 }).times(1));
         let late = tokio::time::timeout(std::time::Duration::from_millis(100), request().send()).await;
         assert!(late.is_err());
+    }
+
+    #[tokio::test]
+    async fn answers_take_their_time() {
+        let rig = rig().await;
+        rig.sim.fault(Fault::new(FaultKind::Latency { least_millis: 20, most_millis: 60 }));
+        rig.sim.fault(Fault::new(FaultKind::status(503)).times(1));
+        let mut took = Vec::new();
+        for status in [503, 200, 200, 200] {
+            let began = std::time::Instant::now();
+            assert_eq!(rig.get(LIST).await.status, status);
+            took.push(began.elapsed());
+        }
+        assert!(took.iter().all(|took| took.as_millis() >= 20), "{took:?}");
     }
 
     #[tokio::test]

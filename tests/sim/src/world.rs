@@ -215,6 +215,12 @@ impl World {
         &self.urls[surface as usize]
     }
 
+    /// A number that differs from request to request without order, and is the same in each run.
+    pub(crate) fn scattered(&self) -> u64 {
+        let number = u64::try_from(self.calls.len()).unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (number ^ (number >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 16
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }

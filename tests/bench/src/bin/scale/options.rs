@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+/// What `--help` prints.
+pub(crate) const HELP: &str = "\
+Measures how the local stack bears many tenants. Exits 1 when a promise does not hold; times are printed, not judged.
+
+    cargo run --package bench --bin scale -- [PART] [OPTIONS]
+
+PART is one of these; all of them without one
+    polls           what one poll calls: a quiet one, one that delivers, one that meets what was delivered
+    dispatch        one tick, and two at once, over many due tenants
+    lag             many tenants on schedule, some throttled and some broken, while incidents change
+
+OPTIONS
+    --tenants N     for lag (1000); one in a hundred is throttled, one in a hundred broken
+    --interval S    for lag: the poll interval in seconds (60, as deployed)
+    --minutes M     for lag: how long incidents change (5)
+    --rate R        for lag: changes a second (2)
+    --due N         for dispatch: tenants that are due (2000)
+    --sample N      for polls: tenants (100)
+    --write FILE    where the measured counts go, for `cost`; needs all parts
+    --help          this
+";
+
+/// A part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Polls,
+    Dispatch,
+    Lag,
+}
+
+/// What is to be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) part: Option<Part>,
+    pub(crate) tenants: usize,
+    pub(crate) interval: u32,
+    pub(crate) minutes: u32,
+    pub(crate) rate: u32,
+    pub(crate) due: usize,
+    pub(crate) sample: usize,
+    pub(crate) write: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { part: None, tenants: 1000, interval: 60, minutes: 5, rate: 2, due: 2000, sample: 100, write: None }
+    }
+}
+
+impl Options {
+    /// Whether a part is wanted.
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        self.part.is_none_or(|wanted| wanted == part)
+    }
+}
+
+/// Reads the arguments; `None` asks for help.
+pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+    let mut options = Options::default();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "polls" => options.part = Some(Part::Polls),
+            "dispatch" => options.part = Some(Part::Dispatch),
+            "lag" => options.part = Some(Part::Lag),
+            "--tenants" => options.tenants = number(&argument, arguments.next())?,
+            "--interval" => options.interval = number(&argument, arguments.next())?,
+            "--minutes" => options.minutes = number(&argument, arguments.next())?,
+            "--rate" => options.rate = number(&argument, arguments.next())?,
+            "--due" => options.due = number(&argument, arguments.next())?,
+            "--sample" => options.sample = number(&argument, arguments.next())?,
+            "--write" => {
+                options.write = Some(arguments.next().ok_or("--write needs a file")?.into());
+            }
+            "--help" => return Ok(None),
+            _ => return Err(format!("{argument} is not understood; see --help")),
+        }
+    }
+    if options.write.is_some() && options.part.is_some() {
+        return Err("--write needs all parts".to_owned());
+    }
+    Ok(Some(options))
+}
+
+fn number<N: std::str::FromStr + PartialOrd + From<u8>>(option: &str, value: Option<String>) -> Result<N, String> {
+    let number = value.and_then(|value| value.parse().ok()).filter(|number| *number >= N::from(1));
+    number.ok_or_else(|| format!("{option} needs a whole number, at least 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Option<Options>, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn options_have_defaults_and_are_whole_numbers() {
+        assert_eq!(parsed(""), Ok(Some(Options::default())));
+        let options = parsed("lag --tenants 50 --interval 120").unwrap().unwrap();
+        assert_eq!((options.tenants, options.interval), (50, 120));
+        assert!(options.wants(Part::Lag) && !options.wants(Part::Polls));
+        assert_eq!(parsed("--help"), Ok(None));
+        for wrong in ["--tenants", "--tenants 0", "--rate x", "more", "lag --write f"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
+    }
+}

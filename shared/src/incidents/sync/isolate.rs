@@ -264,6 +264,15 @@ impl Worker<'_> {
         let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.surface, "reason": reason,
                           "from": span.from, "to": to, "set_aside_at": now, "record": record});
         self.sync.bucket.set_aside(&tenant, &one.name, &told).await?;
+        if is_new {
+            // Counted first: what is counted and not noted is put right by the next run, but nobody looks for a note that
+            // is not counted.
+            self.lease.feed.quarantined = self.set_aside.len() as u64 + 1;
+            if !self.sync.registry.commit_feed(self.lease).await? {
+                // The lease has passed to another, who meets the same.
+                return Err(Error::DeadlineExceeded);
+            }
+        }
         if !self.sync.registry.set_aside(&tenant, &one).await? {
             // It was met before, elsewhere or by a worker that died before it counted it.
             self.sync.registry.update_set_aside(&tenant, &one).await?;

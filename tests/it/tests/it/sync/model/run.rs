@@ -503,8 +503,9 @@ impl<'a> Run<'a> {
             self.tick("poll", How::One, &[], None).await;
         }
         if !self.is_quiet() {
-            let feed =
-                format!("{:?} {:?}", self.bench.aws.world().items("FEED"), self.bench.aws.world().items("QUARANTINE"));
+            let world = self.bench.aws.world();
+            let feed = format!("{:?} {:?}", world.items("FEED"), world.items("QUARANTINE"));
+            drop(world);
             self.wrong.push(format!("it never comes to rest: {feed}"));
         }
         let lag = self.covered_until().map(|covered| self.clock.now().duration_since(covered));

@@ -32,6 +32,11 @@ impl Clock {
         }
     }
 
+    /// Whole milliseconds since an instant, for log lines.
+    pub fn milliseconds_since(&self, begun: Timestamp) -> i64 {
+        i64::try_from(self.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// Moves a clock that is set by hand; the system's clock is not moved.
     pub fn advance(&self, by: SignedDuration) {
         if let Some(micros) = &self.by_hand {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -178,11 +179,42 @@ impl HttpRequest {
         Ok(parameters)
     }
 
-    /// The body as JSON of a known shape. `shape` says in words what is expected.
+    /// The body as a JSON object of a known shape. `shape` says in words what is expected.
     pub fn json<T: DeserializeOwned>(&self, shape: &str) -> Result<T> {
-        serde_json::from_slice(&self.body)
-            .map_err(|_| Error::InvalidRequest(format!("The body must be a JSON object with {shape}.")))
+        let object = self.body.trim_ascii_start().starts_with(b"{");
+        let body = if object { serde_json::from_slice(&self.body).ok() } else { None };
+        body.ok_or_else(|| Error::InvalidRequest(format!("The body must be a JSON object with {shape}.")))
     }
+}
+
+/// A JSON object as what it stands for. An array is none, though a derived `Deserialize` would take its elements for the
+/// members of a struct in their order.
+pub fn object<T: DeserializeOwned>(value: Value) -> Option<T> {
+    if value.is_object() { serde_json::from_value(value).ok() } else { None }
+}
+
+/// A time as this API writes it: RFC 3339, in UTC with `Z`.
+pub fn instant(text: &str) -> Option<Timestamp> {
+    let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;
+    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let in_form = whole.bytes().enumerate().all(|(at, byte)| match marks.iter().find(|(place, _)| *place == at) {
+        Some((_, mark)) => byte == *mark,
+        None => byte.is_ascii_digit(),
+    });
+    let fraction = rest.strip_suffix('Z')?;
+    let fraction_in_form = fraction.is_empty()
+        || fraction
+            .strip_prefix('.')
+            .is_some_and(|digits| (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
+    if in_form && fraction_in_form { text.parse().ok() } else { None }
+}
+
+/// How many things a page of a list is to hold: 50 where `text` is none.
+pub fn page_limit(text: Option<&str>) -> Result<u32> {
+    let Some(text) = text else { return Ok(50) };
+    let number = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let wrong = || Error::InvalidRequest("`limit` must be a whole number from 1 to 100.".into());
+    number.filter(|number| (1..=100).contains(number)).ok_or_else(wrong)
 }
 
 /// What goes back to the gateway.
@@ -214,7 +246,7 @@ impl HttpResponse {
     }
 
     /// The problem document of an error.
-    pub fn problem(error: &Error, invocation: &Invocation, now: jiff::Timestamp) -> Self {
+    pub fn problem(error: &Error, invocation: &Invocation, now: Timestamp) -> Self {
         let mut response = Self::json(error.code().1, &error.problem(&invocation.request_id));
         response.headers.insert("content-type", "application/problem+json".into());
         if let Some(seconds) = error.retry_after(now) {
@@ -262,6 +294,21 @@ mod tests {
         assert_eq!(request.caller().unwrap().user_arn, "arn:aws:iam::1:user/u");
         assert_eq!(request.headers["content-type"], "text/plain");
         assert!(request.parameters(&["a", "b"]).is_err(), "a parameter that comes twice is refused");
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Named {
+            name: Option<String>,
+        }
+        let read = |body: &str| {
+            HttpRequest { body: body.into(), ..HttpRequest::default() }.json::<Named>("at most a `name`").ok()
+        };
+        assert_eq!(read(r#"{"name": "x"}"#), Some(Named { name: Some("x".into()) }));
+        for body in [r#"["x"]"#, "[]", "[null]", "null", "7", "", r#"{"name": 7}"#] {
+            assert_eq!(read(body), None, "{body}");
+        }
     }
 
     #[test]

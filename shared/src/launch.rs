@@ -68,7 +68,25 @@ pub async fn guarded<T>(
     handler: impl Future<Output = std::result::Result<T, Failure>>,
 ) -> std::result::Result<T, Failure> {
     let outcome = AssertUnwindSafe(Box::pin(handler)).catch_unwind().await;
-    outcome.unwrap_or_else(|_| Err(Error::Internal("panicked".into()).into()))
+    outcome.unwrap_or_else(|_| Err(panicked().into()))
+}
+
+/// The work of one request, whose panic is an error like any other: whoever asked gets the answer of their route.
+///
+/// # Errors
+/// The work's own, or [`Error::Internal`].
+pub async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    Error::Internal("panicked".into())
+}
+
+/// The span that gives the lines of work for a tenant its id.
+pub fn tenant_span(tenant: &TenantId) -> Span {
+    tracing::info_span!("tenant", tenant_id = %tenant)
 }
 
 /// The AWS SDK's configuration, from its own variables.
@@ -105,7 +123,7 @@ impl Invocation {
             ["tenants", tenant, ..] => tenant.parse::<TenantId>().ok(),
             _ => None,
         };
-        let span = tenant.map_or_else(Span::none, |tenant| tracing::info_span!("tenant", tenant_id = %tenant));
+        let span = tenant.as_ref().map_or_else(Span::none, tenant_span);
         self.answer(clock, request, work).instrument(span).await
     }
 
@@ -117,11 +135,10 @@ impl Invocation {
     ) -> HttpResponse {
         let begun = clock.now();
         let outcome = match request.caller() {
-            Ok(_) => self.deadline.run(Box::pin(work)).await,
+            Ok(_) => self.deadline.run(caught(Box::pin(work))).await,
             Err(error) => Err(error),
         };
-        let duration_ms = clock.now().duration_since(begun).as_millis();
-        let duration_ms = i64::try_from(duration_ms).unwrap_or(i64::MAX);
+        let duration_ms = clock.milliseconds_since(begun);
         match outcome {
             Ok(response) => {
                 tracing::info!(method = request.method, status = response.status, duration_ms, "request answered");
@@ -144,6 +161,7 @@ impl Invocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Caller;
 
     #[tokio::test]
     async fn a_panic_is_told_as_internal_and_without_its_text() {
@@ -151,5 +169,16 @@ mod tests {
         assert_eq!(failure.code, "internal");
         assert!(!failure.detail.contains("a token"));
         assert_eq!(guarded(async { Ok(7) }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_a_json_route_is_a_problem_document() {
+        let caller = Caller { user_arn: "arn:aws:iam::1:user/u".into() };
+        let request = HttpRequest { caller: Some(caller), ..HttpRequest::default() };
+        let invocation = Invocation { request_id: "r-1".into(), deadline: Deadline::within(Duration::from_secs(5)) };
+        let answer = invocation.json_route(&Clock::system(), &request, async { panic!("a token") }).await;
+        assert_eq!((answer.status, answer.headers["content-type"].as_str()), (500, "application/problem+json"));
+        assert!(answer.body.contains(r#""instance":"r-1""#) && answer.body.contains(r#""code":"internal""#));
+        assert!(!answer.body.contains("a token"));
     }
 }

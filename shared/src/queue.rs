@@ -2,7 +2,8 @@
 
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::{Map, Value};
 
 use crate::{
     entra::TenantId,
@@ -29,6 +30,7 @@ pub enum Kind {
 
 /// A message: which tenant, and what to do. All else is read from the registry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct SyncMessage {
     /// The tenant.
     pub tenant_id: TenantId,
@@ -43,6 +45,20 @@ pub struct SyncMessage {
     /// The job that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
+}
+
+// Both by hand, so that only an object is a message: `remote` makes what is derived the type's own functions.
+impl<'de> Deserialize<'de> for SyncMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = Value::Object(Map::deserialize(deserializer)?);
+        Self::deserialize(members).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for SyncMessage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 impl SyncMessage {
@@ -144,6 +160,7 @@ mod tests {
             r#"{"tenant_id":"common","kind":"poll"}"#,
             r#"{"tenant_id":"T","kind":"other"}"#,
             r#"{"kind":"poll"}"#,
+            r#"["T","poll"]"#,
             "7",
             "null",
         ] {

@@ -28,15 +28,17 @@ use shared::{
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::{Deadline, Outbound},
     incidents::{SurfaceChoice, read::Incidents},
+    launch::{caught, tenant_span},
     onboarding::{Consent, Onboarding, Recorded},
     registry::{
         Registry,
         attempts::{Attempt, BrowserSecret, Ending, Stage, Step},
         invitations::{Invitation, InvitationStatus, InvitationToken},
-        tenants::Status,
+        tenants::{Status, Tenant},
     },
     telemetry::RECORD,
 };
+use tracing::Instrument;
 
 use crate::{
     pages::{Beside, Pages, redirect},
@@ -157,7 +159,7 @@ impl App {
             deadline: invocation.deadline,
             now: begun,
         };
-        let response = match invocation.deadline.run(Box::pin(call.route())).await {
+        let response = match invocation.deadline.run(caught(Box::pin(call.route()))).await {
             Ok(response) => response,
             Err(error) => {
                 let (code, status) = error.code();
@@ -165,7 +167,7 @@ impl App {
                 pages.plain(status.max(500), Message::Failed)
             }
         };
-        let duration_ms = i64::try_from(self.clock.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX);
+        let duration_ms = self.clock.milliseconds_since(begun);
         tracing::info!(method = request.method, status = response.status, duration_ms, "request answered");
         let mut response = response;
         if request.method == "HEAD" {
@@ -351,7 +353,7 @@ impl Call<'_> {
         let surface = self.app.config.incident_api.preferred();
         let vouched_for = invitation.expected_tenant.is_some()
             || person.may_consent_to(surface)
-            || !self.app.onboarding.had_consent(&tenant_id, self.deadline).await?;
+            || !self.had_consent(&tenant_id).await?;
         let location = self.consent_url(browser, &tenant_id).await?;
         let name = person.name.unwrap_or(person.object_id);
         tracing::info!(
@@ -394,7 +396,8 @@ impl Call<'_> {
         let Stage::Consented { tenant_id, person, vouched_for, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();
         let consent = Consent { invitation_id, tenant_id, person, at, vouched_for };
-        match self.app.onboarding.record(&consent).await? {
+        let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
+        match record.await? {
             Recorded::Refused(ending) => self.end(attempt, ending, Some(tenant_id)).await.map(Some),
             Recorded::Linked(tenant) => {
                 self.app.registry.move_attempt(attempt, Stage::Settled { tenant_id }).await?;
@@ -403,13 +406,22 @@ impl Call<'_> {
                     status = tenant.status.as_str(), "consent recorded"
                 );
                 if tenant.status == Status::Active {
-                    self.app.onboarding.refresh_roles(&tenant, self.deadline).await?;
+                    let refresh = self.app.onboarding.refresh_roles(&tenant, self.deadline);
+                    refresh.instrument(tenant_span(&tenant_id)).await?;
                 } else {
-                    self.app.onboarding.advance(&tenant_id, self.deadline).await?;
+                    self.advance(&tenant_id).await?;
                 }
                 Ok(None)
             }
         }
+    }
+
+    async fn had_consent(&self, tenant: &TenantId) -> Result<bool> {
+        self.app.onboarding.had_consent(tenant, self.deadline).instrument(tenant_span(tenant)).await
+    }
+
+    async fn advance(&self, tenant: &TenantId) -> Result<Tenant> {
+        self.app.onboarding.advance(tenant, self.deadline).instrument(tenant_span(tenant)).await
     }
 
     /// Ends an attempt for good; the same page again for whoever asks again.
@@ -447,7 +459,7 @@ impl Call<'_> {
             Stage::Consented { tenant_id, .. } | Stage::Settled { tenant_id } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
                 if tenant.status == Status::Pending && !looks_only {
-                    tenant = self.app.onboarding.advance(tenant_id, self.deadline).await?;
+                    tenant = self.advance(tenant_id).await?;
                 }
                 Ok(self.pages.tenant(&tenant, self.base.join(RESULT), self.app.clock.now()))
             }

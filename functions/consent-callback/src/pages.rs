@@ -29,6 +29,9 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'")
 });
 
+/// Seconds until a page is asked for again that waits for a person.
+const SLOW_REFRESH: i64 = 60;
+
 /// The app role that lets hunt.
 fn hunting_role(surface: Surface) -> &'static str {
     match surface {
@@ -230,6 +233,7 @@ impl<'a> Pages<'a> {
                 beside.refresh = Some((next.duration_since(now).as_secs() + 1).clamp(2, 61));
                 beside.link = Some(again);
             }
+            Message::WaitingForPartner => beside.refresh = Some(SLOW_REFRESH),
             _ => {}
         }
         self.message(200, message, beside)
@@ -369,6 +373,17 @@ mod tests {
             assert!(!page.contains(raw), "{raw} in {page}");
         }
         assert!(page.contains("&#60;script&#62;") || page.contains("&lt;script&gt;"));
+    }
+
+    #[test]
+    fn whatever_is_pending_renews_itself() {
+        for (reason, seconds) in [(None, "2"), (Some(Reason::Throttled), "2"), (Some(Reason::Operator), "60")] {
+            let page = pages().tenant(&tenant(Status::Pending, reason, &[]), "/x".into(), now());
+            assert_eq!(page.headers.get("refresh").map(String::as_str), Some(seconds), "{reason:?}");
+            assert!(page.body.contains(&format!("in {seconds} seconds")), "{}", page.body);
+        }
+        let page = pages().tenant(&tenant(Status::Paused, Some(Reason::Operator), &[]), "/x".into(), now());
+        assert_eq!(page.headers.get("refresh"), None);
     }
 
     #[test]

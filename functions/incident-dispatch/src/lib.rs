@@ -11,7 +11,7 @@ use shared::{
     clock::Clock,
     config::Variables,
     error::{Error, Result},
-    event::{Event, Failure, Invocation},
+    event::{Event, Failure, Invocation, object},
     queue::{Kind, SyncMessage, SyncQueue},
     registry::{
         Registry,
@@ -82,12 +82,12 @@ impl App {
             let Event::Direct(input) = Event::recognise(event) else {
                 return Err(Error::InvalidRequest("This function is started by a schedule.".into()));
             };
-            let input: Input = serde_json::from_value(input).map_err(|_| {
+            let input: Input = object(input).ok_or_else(|| {
                 Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into())
             })?;
             let begun = self.clock.now();
             let (due, queued) = invocation.deadline.run(self.dispatch(input.kind, begun)).await?;
-            let duration_ms = i64::try_from(self.clock.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX);
+            let duration_ms = self.clock.milliseconds_since(begun);
             tracing::info!(kind = ?input.kind, due, queued, duration_ms, "tenants dispatched");
             Ok(json!({"due": due, "queued": queued}))
         };

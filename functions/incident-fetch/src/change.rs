@@ -1,6 +1,5 @@
 //! Changes an incident: the caller's words become those of the tenant's surface.
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use shared::{
@@ -8,7 +7,10 @@ use shared::{
     error::{Error, Reason, Result},
     event::{HttpRequest, HttpResponse},
     http::Deadline,
-    incidents::Surface,
+    incidents::{
+        Surface,
+        read::{CHANGE, COMMENT, CONFIRMED},
+    },
     registry::tenants::Tenant,
 };
 
@@ -116,16 +118,14 @@ impl App {
     ) -> Result<HttpResponse> {
         let tenant = self.registry.active_tenant(&id).await?;
         let changes = Changes::read(request)?;
-        // Consent to writing may be as fresh as this request.
-        let lately = SignedDuration::from_secs(25);
-        let token = self.tokens.confirmed_access_token(&id, tenant.api, lately, deadline).await?;
+        let token = self.tokens.confirmed_access_token(&id, tenant.api, CONFIRMED, deadline).await?;
         let role = tenant.api.write_role();
         if token.roles().is_some_and(|roles| !roles.iter().any(|has| has == role)) {
             return Err(read_only());
         }
         self.apply(&tenant, incident_id, &changes, deadline).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => read_only(),
-            Error::Upstream { status: 400, .. } => Error::InvalidRequest(
+            Error::Upstream { status: 400, call: CHANGE | COMMENT } => Error::InvalidRequest(
                 "Microsoft does not accept this change. A `determination` must go with its `classification`.".into(),
             ),
             other => other,

@@ -6,12 +6,14 @@ use shared::{
     error::Result,
     event::{HttpRequest, HttpResponse},
     http::Deadline,
+    launch::tenant_span,
     registry::tenants::{Status, Tenant},
 };
+use tracing::Instrument;
 
 use crate::{
     App,
-    live::{LARGEST_ANSWER, Listed, Part, Row, Wanted, failure},
+    live::{LARGEST_ANSWER, Listed, Part, RESERVE, Row, Wanted, failure, length},
 };
 
 /// Tenants that are asked at the same time while somebody waits.
@@ -23,33 +25,31 @@ impl App {
         let now = self.clock.now();
         let wanted = Wanted::read(request, None, now)?;
         let tenants = self.active_tenants().await?;
-        let wanted_by_all = &wanted;
         let parts = futures_util::stream::iter(tenants)
-            .map(|tenant| async move {
-                // Time is left to answer with those that were read.
-                let own = deadline.reserving(std::time::Duration::from_millis(1500));
-                let part = own.run(Box::pin(self.part(&tenant, wanted_by_all, own))).await;
-                (tenant.tenant_id, part)
-            })
+            .map(|tenant| self.part_of_all(tenant, &wanted, deadline))
             .buffer_unordered(AT_ONCE);
         let mut parts = Box::pin(parts);
-        let (mut rows, mut failures, mut more): (Vec<Row>, Vec<Value>, bool) = (Vec::new(), Vec::new(), false);
-        while let Some((tenant, part)) = parts.next().await {
+        let (mut page, mut failures) = (Part::default(), Vec::new());
+        while let Some(part) = parts.next().await {
             match part {
-                Ok(Part { rows: some, more: beyond }) => {
-                    rows.extend(some);
-                    more |= beyond;
-                    more |= keep_newest(&mut rows, wanted.limit);
-                }
-                Err(error) => failures.push(failure(&tenant, &error)),
+                Ok(part) => join(&mut page, part, wanted.limit as usize),
+                Err(failure) => failures.push(failure),
             }
         }
-        let next = match rows.last() {
-            Some(last) if more => Some(wanted.next(&last.position, now)?),
-            _ => None,
-        };
-        let incidents = rows.into_iter().map(|row| row.incident).collect();
+        let next = page.until.map(|until| wanted.next(until, now)).transpose()?;
+        let incidents = page.rows.into_iter().map(|row| row.incident).collect();
         Ok(HttpResponse::json(200, &Listed { incidents, failures: Some(failures), next }))
+    }
+
+    /// A tenant's part of the list, or the entry of one that could not be read.
+    async fn part_of_all(&self, tenant: Tenant, wanted: &Wanted, deadline: Deadline) -> Result<Part, Value> {
+        let work = async {
+            // Half of what is left to answer is left to come to an end here, and the other half to answer in.
+            let (asking, all) = (deadline.reserving(RESERVE), deadline.reserving(RESERVE / 2));
+            let part = all.run(Box::pin(self.part(&tenant, wanted, asking))).await;
+            part.map_err(|error| failure(&tenant.tenant_id.to_string(), &error))
+        };
+        work.instrument(tenant_span(&tenant.tenant_id)).await
     }
 
     /// All tenants that are active.
@@ -67,16 +67,72 @@ impl App {
     }
 }
 
-/// Keeps the newest rows, as many as are wanted and as fit into an answer; tells whether any were dropped.
-fn keep_newest(rows: &mut Vec<Row>, limit: usize) -> bool {
-    rows.sort_by(|one, other| one.position.cmp(&other.position));
+/// Joins a tenant's part to a page: as many of the newest rows as are wanted and as fit into an answer, and none from
+/// where on not all are known.
+fn join(page: &mut Part, part: Part, limit: usize) {
+    page.rows.extend(part.rows);
+    page.rows.sort_by(|one, other| one.position.cmp(&other.position));
+    page.until = [page.until.take(), part.until].into_iter().flatten().min();
+    let known = |row: &Row| page.until.as_ref().is_none_or(|until| row.position <= *until);
     let mut size = 0;
-    let fitting = rows.iter().take_while(|row| {
-        size += row.incident.get().len();
-        size <= LARGEST_ANSWER
+    let fitting = page.rows.iter().take(limit).take_while(|row| {
+        size += length(row.incident.get());
+        size <= LARGEST_ANSWER && known(row)
     });
-    let kept = fitting.count().max(1).min(limit);
-    let dropped = rows.len() > kept;
-    rows.truncate(kept);
-    dropped
+    let kept = fitting.count();
+    if page.rows.get(kept).is_some_and(known)
+        && let Some(last) = kept.checked_sub(1).and_then(|last| page.rows.get(last))
+    {
+        page.until = Some(last.position.clone());
+    }
+    page.rows.truncate(kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+    use shared::{entra::TenantId, incidents::record::Record};
+
+    use super::*;
+    use crate::live::Position;
+
+    fn tenant(number: u32) -> TenantId {
+        format!("{number:08}-2222-4333-8444-abcdefabcdef").parse().unwrap()
+    }
+
+    fn position(tenant: TenantId, second: u32) -> Position {
+        let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T10:00:{second:02}Z"}}"#);
+        Position::of(tenant, &Record::read(json.as_bytes(), &tenant, true).unwrap())
+    }
+
+    /// A tenant's part: rows of so many bytes at these seconds, all that there are until one.
+    fn part(number: u32, bytes: usize, seconds: &[u32], until: Option<u32>) -> Part {
+        let row = |second: &u32| Row {
+            position: position(tenant(number), *second),
+            incident: RawValue::from_string("1".repeat(bytes)).unwrap(),
+        };
+        Part { rows: seconds.iter().map(row).collect(), until: until.map(|second| position(tenant(number), second)) }
+    }
+
+    fn joined(parts: Vec<Part>, limit: usize) -> (usize, Option<Position>) {
+        let mut page = Part::default();
+        for part in parts {
+            join(&mut page, part, limit);
+        }
+        (page.rows.len(), page.until)
+    }
+
+    #[test]
+    fn a_page_ends_where_the_first_of_its_parts_does() {
+        let small = || part(1, 10, &[50, 40, 30, 20, 10], None);
+        assert_eq!(joined(vec![small(), part(2, 10, &[45], None)], 10), (6, None));
+        let short = || part(2, 10, &[45, 35], Some(35));
+        for parts in [vec![small(), short()], vec![short(), small()]] {
+            assert_eq!(joined(parts, 10), (4, Some(position(tenant(2), 35))), "what is beyond is not all there is");
+        }
+        assert_eq!(joined(vec![small(), short()], 3), (3, Some(position(tenant(1), 40))));
+        assert_eq!(joined(vec![small(), part(2, 10, &[], Some(55))], 10), (0, Some(position(tenant(2), 55))));
+        let large = part(2, LARGEST_ANSWER, &[45], None);
+        assert_eq!(joined(vec![small(), large], 10), (1, Some(position(tenant(1), 50))));
+    }
 }

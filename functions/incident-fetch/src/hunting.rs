@@ -8,21 +8,25 @@ use shared::{
     error::{Error, Reason, Result},
     event::{HttpRequest, HttpResponse},
     http::Deadline,
-    incidents::Surface,
+    incidents::{Surface, read::HUNT},
+    launch::tenant_span,
     registry::tenants::Tenant,
 };
+use tracing::{Instrument, Span};
 
 use crate::{
     App,
     fleet::AT_ONCE,
-    live::{LARGEST_ANSWER, failure},
+    live::{LARGEST_ANSWER, RESERVE, failure, length},
+    tenant_id,
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hunt {
     query: String,
-    tenants: Option<Vec<TenantId>>,
+    /// As the caller wrote them: what is no identifier is told like one that nobody knows.
+    tenants: Option<Vec<String>>,
     timespan: Option<String>,
 }
 
@@ -63,26 +67,16 @@ impl App {
         if let Some(timespan) = hunt.timespan {
             body["Timespan"] = json!(timespan);
         }
-        let tenants: Vec<Result<Tenant, (TenantId, Error)>> = match hunt.tenants {
-            None => self.active_tenants().await?.into_iter().map(Ok).collect(),
-            Some(mut ids) => {
-                ids.sort_unstable();
-                ids.dedup();
-                let mut tenants = Vec::new();
-                for id in ids {
-                    tenants.push(self.registry.active_tenant(&id).await.map_err(|error| (id, error)));
-                }
-                tenants
+        let tenants = match hunt.tenants {
+            None => self.active_tenants().await?.into_iter().map(|tenant| tenant.tenant_id.to_string()).collect(),
+            Some(mut named) => {
+                named.sort_unstable();
+                named.dedup();
+                named
             }
         };
-        let body = &body;
         let answers = futures_util::stream::iter(tenants)
-            .map(|tenant| async move {
-                let tenant = tenant?;
-                let own = deadline.reserving(std::time::Duration::from_millis(1500));
-                let table = own.run(self.hunt_in(&tenant, body, own)).await;
-                table.map(|table| (tenant.tenant_id, table)).map_err(|error| (tenant.tenant_id, error))
-            })
+            .map(|named| self.table_of(named, &body, deadline))
             .buffer_unordered(AT_ONCE);
         let mut answers = Box::pin(answers);
         let mut joined = Joined { schema: Vec::new(), results: Vec::new(), failures: Vec::new() };
@@ -90,7 +84,7 @@ impl App {
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok((tenant, table)) => size += joined.add(tenant, table),
-                Err((tenant, error)) => joined.failures.push(failure(&tenant, &error)),
+                Err(failure) => joined.failures.push(failure),
             }
             if size > LARGEST_ANSWER {
                 return Err(Error::InvalidRequest(
@@ -101,6 +95,21 @@ impl App {
         Ok(HttpResponse::json(200, &joined))
     }
 
+    /// What a tenant answers, or the entry of one that could not be asked.
+    async fn table_of(&self, named: String, body: &Value, deadline: Deadline) -> Result<(TenantId, Table), Value> {
+        let id = tenant_id(&named);
+        let span = id.as_ref().map_or_else(|_| Span::none(), tenant_span);
+        let work = async {
+            let own = deadline.reserving(RESERVE);
+            let asked = async {
+                let tenant = self.registry.active_tenant(&id?).await?;
+                Ok((tenant.tenant_id, self.hunt_in(&tenant, body, own).await?))
+            };
+            own.run(asked).await.map_err(|error| failure(&named, &error))
+        };
+        work.instrument(span).await
+    }
+
     async fn hunt_in(&self, tenant: &Tenant, body: &Value, deadline: Deadline) -> Result<Table> {
         let id = tenant.tenant_id;
         self.registry.take_call(&id, Surface::Graph, self.clock.now()).await?;
@@ -109,14 +118,16 @@ impl App {
                 detail: "The customer has not consented to hunting.".into(),
                 reason: Some(Reason::RoleMissing),
             },
-            Error::Upstream { status: 400, .. } => Error::InvalidRequest("Microsoft does not accept the query.".into()),
+            Error::Upstream { status: 400, call: HUNT } => {
+                Error::InvalidRequest("Microsoft does not accept the query.".into())
+            }
             other => other,
         })
     }
 }
 
 impl Joined {
-    /// Adds a tenant's rows; tells about how large they are.
+    /// Adds a tenant's rows; tells about how long they are on their way.
     fn add(&mut self, tenant: TenantId, table: Table) -> usize {
         for column in table.schema {
             if self.schema.iter().all(|known| known.name != column.name) {
@@ -127,7 +138,7 @@ impl Joined {
         for mut row in table.results {
             // Ours wins over a column of that name: whose row it is must never be in doubt.
             row.insert("tenant_id".into(), json!(tenant));
-            size += serde_json::to_string(&row).map_or(0, |text| text.len());
+            size += serde_json::to_string(&row).map_or(0, |text| length(&text));
             self.results.push(row);
         }
         size

@@ -186,6 +186,8 @@ fn tenant_id(text: &str) -> Result<TenantId> {
     text.parse().map_err(|_| Error::NotFound)
 }
 
+/// Each incident has one name here: Microsoft would answer to one with zeros before it, too.
 fn incident_id(text: &str) -> Result<&str> {
-    if is_incident_id(text) { Ok(text) } else { Err(Error::NotFound) }
+    let canonical = is_incident_id(text) && (text == "0" || !text.starts_with('0'));
+    if canonical { Ok(text) } else { Err(Error::NotFound) }
 }

@@ -18,7 +18,7 @@ use shared::{
     config::{Microsoft, Variables},
     entra::{PERSONAL_ACCOUNTS, TenantId, credential::AppCredential, endpoint::TokenEndpoint, secret::Secret},
     error::{Error, Reason, Result},
-    event::{Failure, Invocation},
+    event::{Failure, Invocation, object},
     http::{Deadline, Outbound},
     incidents::Surface,
     telemetry,
@@ -119,7 +119,7 @@ impl App {
     }
 
     async fn step(&self, event: Value, deadline: Deadline) -> Result<Value> {
-        let rotation: RotationBody = serde_json::from_value(event).map_err(|_| {
+        let rotation: RotationBody = object(event).ok_or_else(|| {
             Error::InvalidRequest("The event must be Secrets Manager's {Step, SecretId, ClientRequestToken}.".into())
         })?;
         let (step, secret, token) = (rotation.step, rotation.secret_id, rotation.client_request_token);

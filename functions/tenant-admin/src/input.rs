@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use shared::{
     error::{Error, Result},
-    event::HttpRequest,
+    event::{HttpRequest, instant, page_limit},
 };
 
 const LONGEST_CUSTOMER: usize = 120;
@@ -77,32 +77,9 @@ impl Body {
     }
 }
 
-/// RFC 3339, in UTC with `Z`, as this API writes it.
-fn instant(text: &str) -> Option<Timestamp> {
-    let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;
-    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    let in_form = whole.bytes().enumerate().all(|(at, byte)| match marks.iter().find(|(place, _)| *place == at) {
-        Some((_, mark)) => byte == *mark,
-        None => byte.is_ascii_digit(),
-    });
-    let fraction = rest.strip_suffix('Z')?;
-    let fraction_in_form = fraction.is_empty()
-        || fraction
-            .strip_prefix('.')
-            .is_some_and(|digits| (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
-    if in_form && fraction_in_form { text.parse().ok() } else { None }
-}
-
 /// What a listing is asked for: how many, and from where on.
 pub(crate) fn page<'a>(parameters: &BTreeMap<&'static str, &'a str>) -> Result<(u32, Option<&'a str>)> {
-    let limit = match parameters.get("limit") {
-        None => 50,
-        Some(text) => {
-            let number = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-            let wrong = || invalid("`limit` must be a whole number from 1 to 100.");
-            number.filter(|number| (1..=100).contains(number)).ok_or_else(wrong)?
-        }
-    };
+    let limit = page_limit(parameters.get("limit").copied())?;
     Ok((limit, parameters.get("next").copied()))
 }
 

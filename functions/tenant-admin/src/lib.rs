@@ -15,7 +15,10 @@ use serde_json::Value;
 use shared::{
     clock::Clock,
     config::{Microsoft, PublicBaseUrl, Variables},
-    delivery::events::Events,
+    delivery::{
+        bucket::{Bucket, Format},
+        events::Events,
+    },
     entra::{TenantId, tokens::Tokens},
     error::{Error, Result},
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
@@ -74,7 +77,7 @@ pub struct App {
     incidents: Incidents,
     events: Events,
     queue: SyncQueue,
-    bucket: aws_sdk_s3::Client,
+    bucket: Bucket,
     outbound: Outbound,
     clock: Clock,
     random: Arc<dyn SecureRandom + Send + Sync>,
@@ -108,7 +111,7 @@ impl App {
             clock.clone(),
         );
         let queue = SyncQueue::new(aws, config.sync_queue_url.clone());
-        let bucket = aws_sdk_s3::Client::new(aws);
+        let bucket = Bucket::new(aws, config.incident_bucket.clone(), Format::Envelope);
         Self { config, registry, tokens, incidents, events, queue, bucket, outbound, clock, random }
     }
 

@@ -83,18 +83,9 @@ impl App {
 
     /// Keeps the receipt beside what was delivered. It is an answer first, so that failing here fails nothing.
     async fn keep(&self, receipt: &Receipt) {
-        let key = format!("receipts/tenant_id={}/{:.3}.json", receipt.tenant_id, receipt.checked_at);
-        let kept = self
-            .bucket
-            .put_object()
-            .bucket(&self.config.incident_bucket)
-            .key(key)
-            .content_type("application/json")
-            .body(serde_json::to_vec(receipt).unwrap_or_default().into())
-            .send()
-            .await;
+        let kept = self.bucket.keep_receipt(&receipt.tenant_id, receipt.checked_at, receipt).await;
         if let Err(error) = kept {
-            tracing::error!(cause = %Error::aws("s3:PutObject", &error), "the receipt could not be kept");
+            tracing::error!(cause = %error, "the receipt could not be kept");
         }
     }
 }

@@ -15,12 +15,14 @@ use shared::{
         tokens::{AccessToken, Tokens},
     },
     error::{Error, Reason, Result},
-    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
+    event::{Event, Failure, HttpRequest, HttpResponse, Invocation, object},
     http::{Deadline, Outbound},
     incidents::{Surface, SurfaceChoice},
+    launch::tenant_span,
     registry::{Registry, tenants::Tenant},
     telemetry,
 };
+use tracing::{Instrument, Span};
 
 /// How old a token without the role that is needed may be, before Entra is asked whether that still holds.
 const ROLELESS: SignedDuration = SignedDuration::from_secs(30);
@@ -98,14 +100,14 @@ impl App {
             .frame(async {
                 match Event::recognise(event) {
                     Event::Http(request) => {
-                        let work = self.request(&request, &invocation);
+                        let work = Box::pin(self.request(&request, &invocation));
                         Ok(invocation.json_route(&self.clock, &request, work).await.into_value())
                     }
-                    Event::Direct(call) => self.direct(call, &invocation).await.map_err(|error| {
-                        let (code, _) = error.code();
-                        tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
-                        Failure::from(error)
-                    }),
+                    Event::Direct(call) => {
+                        let tenant = call.get("tenant_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+                        let span = tenant.as_ref().map_or_else(Span::none, tenant_span);
+                        self.direct(call, &invocation).instrument(span).await
+                    }
                     Event::Queue(_) => Err(Error::InvalidRequest("This function takes no messages.".into()).into()),
                 }
             })
@@ -118,41 +120,43 @@ impl App {
         let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), segments.as_slice()) else {
             return Err(Error::NotFound);
         };
-        let tenant = tenant.parse().map_err(|_| Error::NotFound)?;
+        let tenant = self.registry.active_tenant(&tenant_id(tenant)?).await?;
         request.parameters(&[])?;
         let body = if request.body.is_empty() {
             RequestBody::default()
         } else {
             request.json(r#"at most "resource": "graph" or "defender""#)?
         };
-        let token = self.issue(tenant, body.resource.as_deref(), &caller.user_arn, invocation.deadline).await?;
+        let token = self.issue(&tenant, body.resource.as_deref(), &caller.user_arn, invocation.deadline).await?;
         Ok(HttpResponse::json(200, &token))
     }
 
-    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value> {
-        let call: DirectBody = serde_json::from_value(call).map_err(|_| {
-            Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
-        })?;
-        let tenant = call.tenant_id.parse().map_err(|_| Error::NotFound)?;
-        let issue = self.issue(tenant, call.resource.as_deref(), "direct", invocation.deadline);
-        invocation.deadline.run(issue).await
+    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value, Failure> {
+        let outcome = invocation.deadline.run(self.called(call, invocation.deadline)).await;
+        outcome.map_err(|error| {
+            let (code, _) = error.code();
+            tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
+            Failure::from(error)
+        })
     }
 
-    async fn issue(
-        &self,
-        tenant_id: TenantId,
-        resource: Option<&str>,
-        caller: &str,
-        deadline: Deadline,
-    ) -> Result<Value> {
+    async fn called(&self, call: Value, deadline: Deadline) -> Result<Value> {
+        let call: DirectBody = object(call).ok_or_else(|| {
+            Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
+        })?;
+        let tenant = self.registry.active_tenant(&tenant_id(&call.tenant_id)?).await?;
+        self.issue(&tenant, call.resource.as_deref(), "direct", deadline).await
+    }
+
+    async fn issue(&self, tenant: &Tenant, resource: Option<&str>, caller: &str, deadline: Deadline) -> Result<Value> {
         let asked = resource.map(str::parse::<Surface>).transpose();
         let asked = asked.map_err(|()| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
-        let tenant = self.registry.active_tenant(&tenant_id).await?;
+        let tenant_id = tenant.tenant_id;
         let surface = asked.unwrap_or(tenant.api);
         if surface != tenant.api && !self.incident_api.candidates().contains(&surface) {
             return Err(Error::InvalidRequest("This deployment does not use that `resource`.".into()));
         }
-        let token = self.usable_token(&tenant, surface, deadline).await?;
+        let token = self.usable_token(tenant, surface, deadline).await?;
         let now = self.clock.now();
         let body = TokenBody {
             token_type: "Bearer",
@@ -194,6 +198,10 @@ impl App {
         let detail = format!("The tenant has not consented to a role of {surface}. Its `api` is {}.", tenant.api);
         Err(Error::Conflict { detail, reason: Some(Reason::RoleMissing) })
     }
+}
+
+fn tenant_id(text: &str) -> Result<TenantId> {
+    text.parse().map_err(|_| Error::NotFound)
 }
 
 fn whole_second(time: Timestamp) -> Timestamp {

@@ -227,6 +227,13 @@ impl Bucket {
         self.put(&object, what.to_string().into_bytes(), "application/json", None).await
     }
 
+    /// Keeps the receipt of an offboarding, as JSON under `receipts/`.
+    pub async fn keep_receipt(&self, tenant: &TenantId, at: Timestamp, receipt: &impl Serialize) -> Result<()> {
+        let object = format!("receipts/tenant_id={tenant}/{at:.3}.json");
+        let json = serde_json::to_vec(receipt).map_err(|_| Error::Internal("a receipt could not be written".into()))?;
+        self.put(&object, json, "application/json", None).await
+    }
+
     async fn put(&self, object: &str, body: Vec<u8>, content_type: &str, encoding: Option<&str>) -> Result<()> {
         let mut tries = 0;
         loop {

@@ -12,7 +12,7 @@ use url::Url;
 use super::{
     Surface,
     question::{Question, Span},
-    rows::{Envelope, Rows},
+    rows::{Envelope, LARGEST_ROW, Rows},
 };
 use crate::{
     clock::Clock,
@@ -28,6 +28,21 @@ use crate::{
 
 /// How long one answer may take from its first byte to its last.
 const LONGEST_ANSWER: Duration = Duration::from_secs(25);
+
+/// The largest incident that is read for somebody who waits: an answer to them is smaller still.
+const LARGEST_LIVE: usize = 16 << 20;
+
+const LIST: &str = "the list of incidents";
+const ONE: &str = "one incident";
+
+/// The call that changes an incident, as errors name it.
+pub const CHANGE: &str = "the change of an incident";
+
+/// The call that adds a comment, as errors name it.
+pub const COMMENT: &str = "the comment on an incident";
+
+/// The call that hunts, as errors name it.
+pub const HUNT: &str = "the hunting query";
 
 /// The pause after a 429 that names none.
 const DEFAULT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
@@ -52,8 +67,8 @@ enum Trust {
 }
 
 /// How old a token may be that a poll uses. Entra refuses the next one once consent is withdrawn, and the interface
-/// promises to notice within 30 seconds of polling.
-const CONFIRMED: SignedDuration = SignedDuration::from_secs(25);
+/// promises to notice within 30 seconds of polling. A change relies on it as well: consent to writing may be as fresh.
+pub const CONFIRMED: SignedDuration = SignedDuration::from_secs(25);
 
 /// A list as it arrives.
 pub struct Listing {
@@ -118,7 +133,7 @@ impl Incidents {
         self.registry.take_call(tenant, surface, now).await?;
         let question = Question { top: 1, alerts: false, ..Question::of(Span { from: now, to: None }, surface) };
         let request = self.outbound.get(question.url(self.endpoints.of(surface), surface));
-        let answer = self.send_with(request, token, "the list of incidents", deadline).await?;
+        let answer = self.send_with(request, token, LIST, deadline).await?;
         let answer = match answer.status() {
             StatusCode::UNAUTHORIZED => return Err(Error::Refused(Reason::RoleMissing)),
             _ => self.checked(tenant, surface, answer).await?,
@@ -159,7 +174,7 @@ impl Incidents {
         let url = question.url(self.endpoints.of(surface), surface);
         let deadline = deadline.at_most(LONGEST_ANSWER);
         let request = || self.outbound.get(url.clone());
-        let answer = self.ask(tenant, surface, request, "the list of incidents", trust, deadline).await?;
+        let answer = self.ask(tenant, surface, request, LIST, trust, deadline).await?;
         let partial = answer.status() == StatusCode::PARTIAL_CONTENT;
         Ok(Listing { answer, rows: Rows::default(), count: 0, partial })
     }
@@ -167,7 +182,8 @@ impl Incidents {
     /// One incident as it was sent.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the tenant has no such incident.
+    /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Upstream`] where it is larger than any row of
+    /// a list may be.
     pub async fn one(
         &self,
         tenant: &TenantId,
@@ -176,15 +192,41 @@ impl Incidents {
         alerts: bool,
         deadline: Deadline,
     ) -> Result<Vec<u8>> {
+        self.one_within(LARGEST_ROW, tenant, surface, (incident_id, alerts), deadline).await
+    }
+
+    /// One incident with its alerts, for a person who waits. [`Incidents::one`] takes in larger ones.
+    pub async fn one_live(
+        &self,
+        tenant: &TenantId,
+        surface: Surface,
+        incident_id: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>> {
+        self.one_within(LARGEST_LIVE, tenant, surface, (incident_id, true), deadline).await
+    }
+
+    async fn one_within(
+        &self,
+        most: usize,
+        tenant: &TenantId,
+        surface: Surface,
+        (incident_id, alerts): (&str, bool),
+        deadline: Deadline,
+    ) -> Result<Vec<u8>> {
         let mut url = self.incident_url(surface, incident_id);
         if alerts && surface == Surface::Graph {
             url.set_query(Some("$expand=alerts"));
         }
         let deadline = deadline.at_most(LONGEST_ANSWER);
         let request = || self.outbound.get(url.clone());
-        let mut answer = self.ask(tenant, surface, request, "one incident", Trust::Cached, deadline).await?;
+        let answer = self.ask(tenant, surface, request, ONE, Trust::Cached, deadline).await;
+        let mut answer = answer.map_err(no_such_incident)?;
         let mut body = Vec::new();
         while let Some(bytes) = answer.chunk().await? {
+            if body.len() + bytes.len() > most {
+                return Err(answer.unexpected());
+            }
             body.extend_from_slice(&bytes);
         }
         Ok(body)
@@ -201,7 +243,8 @@ impl Incidents {
     ) -> Result<()> {
         let url = self.incident_url(surface, incident_id);
         let request = || self.outbound.patch(url.clone()).json(body);
-        self.ask(tenant, surface, request, "the change of an incident", Trust::Cached, deadline).await.map(|_| ())
+        let answer = self.ask(tenant, surface, request, CHANGE, Trust::Cached, deadline).await;
+        answer.map(drop).map_err(no_such_incident)
     }
 
     /// Adds a comment to an incident where the surface has a call of its own for that (Graph).
@@ -209,9 +252,8 @@ impl Incidents {
         let path = format!("{}/{incident_id}/comments", Surface::Graph.incidents_path());
         let url = self.endpoints.graph.join(&path);
         let request = || self.outbound.post(url.clone()).json(body);
-        self.ask(tenant, Surface::Graph, request, "the comment on an incident", Trust::Cached, deadline)
-            .await
-            .map(|_| ())
+        let answer = self.ask(tenant, Surface::Graph, request, COMMENT, Trust::Cached, deadline).await;
+        answer.map(drop).map_err(no_such_incident)
     }
 
     /// Runs an advanced hunting query of one tenant.
@@ -223,8 +265,7 @@ impl Incidents {
     ) -> Result<T> {
         let url = self.endpoints.graph.join("/v1.0/security/runHuntingQuery");
         let request = || self.outbound.post(url.clone()).json(body);
-        let mut answer =
-            self.ask(tenant, Surface::Graph, request, "the hunting query", Trust::Cached, deadline).await?;
+        let mut answer = self.ask(tenant, Surface::Graph, request, HUNT, Trust::Cached, deadline).await?;
         let unexpected = answer.unexpected();
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
@@ -292,7 +333,6 @@ impl Incidents {
         let unexpected = answer.unexpected();
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::NOT_FOUND => Err(Error::NotFound),
             StatusCode::FORBIDDEN => {
                 let disabled = error_code(answer).await.is_some_and(|code| code == "DisabledFeature");
                 Err(Error::Refused(if disabled { Reason::ResourceAbsent } else { Reason::RoleMissing }))
@@ -319,6 +359,14 @@ impl Incidents {
             Ok(()) => Error::Throttled { until },
             Err(error) => error,
         }
+    }
+}
+
+/// What a 404 means where one incident was asked for. Elsewhere it is the API itself that is not there.
+fn no_such_incident(error: Error) -> Error {
+    match error {
+        Error::Upstream { status: 404, call: ONE | CHANGE | COMMENT } => Error::NotFound,
+        other => other,
     }
 }
 

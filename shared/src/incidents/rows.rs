@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::Result;
 
 /// The largest row that is taken in.
-const LARGEST_ROW: usize = 32 << 20;
+pub(super) const LARGEST_ROW: usize = 32 << 20;
 
 /// The most that may stand around the rows.
 const LARGEST_ENVELOPE: usize = 64 << 10;

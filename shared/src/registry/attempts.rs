@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{Registry, invitations::Invitation, to_item};
+use super::{Registry, invitations::Invitation, no_randomness, to_item};
 use crate::{
     entra::{TenantId, secret::Secret},
     error::{Error, Result},
@@ -105,7 +105,7 @@ impl BrowserSecret {
 
 fn random_bytes(random: &dyn SecureRandom) -> Result<[u8; SECRET_LENGTH]> {
     let mut bytes = [0; SECRET_LENGTH];
-    random.fill(&mut bytes).map_err(|_| Error::Internal("the system gave no randomness".into()))?;
+    random.fill(&mut bytes).map_err(|_| no_randomness())?;
     Ok(bytes)
 }
 

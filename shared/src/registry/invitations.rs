@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Page, Registry, to_item};
+use super::{Item, Page, Registry, Revised, no_randomness, to_item};
 use crate::{
     entra::TenantId,
     error::{Error, Result},
@@ -199,10 +199,6 @@ pub fn random_id(random: &dyn SecureRandom) -> Result<Uuid> {
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
-fn no_randomness() -> Error {
-    Error::Internal("the system gave no randomness".into())
-}
-
 /// The item: the invitation with its keys.
 #[derive(Serialize)]
 struct Stored<'a> {
@@ -216,16 +212,24 @@ struct Stored<'a> {
     invitation: &'a Invitation,
 }
 
-fn stored(invitation: &Invitation) -> Stored<'_> {
-    let kept_until = invitation.expires_at.checked_add(LISTED_FOR).unwrap_or(Timestamp::MAX);
-    Stored {
-        pk: invitation_pk(&invitation.invitation_id),
-        sk: SORT_KEY,
-        listing: LISTING,
-        // A fraction of fixed length: only then is the order of texts the order of times.
-        listed_at: format!("{:.6}#{}", invitation.created_at, invitation.invitation_id),
-        expires_at: kept_until.as_second(),
-        invitation,
+impl Revised for Invitation {
+    const NAME: &'static str = "invitation";
+
+    fn revision(&mut self) -> &mut u64 {
+        &mut self.revision
+    }
+
+    fn item(&self) -> Result<Item> {
+        let kept_until = self.expires_at.checked_add(LISTED_FOR).unwrap_or(Timestamp::MAX);
+        to_item(&Stored {
+            pk: invitation_pk(&self.invitation_id),
+            sk: SORT_KEY,
+            listing: LISTING,
+            // A fraction of fixed length: only then is the order of texts the order of times.
+            listed_at: format!("{:.6}#{}", self.created_at, self.invitation_id),
+            expires_at: kept_until.as_second(),
+            invitation: self,
+        })
     }
 }
 
@@ -244,8 +248,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Conflict`] when its identifier is taken.
     pub async fn create_invitation(&self, invitation: &Invitation) -> Result<()> {
-        let written = self.put_revised(to_item(&stored(invitation))?, None).await?;
-        if written { Ok(()) } else { Err(changed_meanwhile()) }
+        self.create(invitation).await
     }
 
     /// An invitation, read consistently. A malformed identifier is that of none, and nothing is asked then.
@@ -264,21 +267,12 @@ impl Registry {
     pub async fn change_invitation(
         &self,
         invitation_id: &str,
-        mut change: impl FnMut(&mut Invitation) -> Result<()>,
+        change: impl FnMut(&mut Invitation) -> Result<()>,
     ) -> Result<(Invitation, Invitation)> {
-        for _ in 0..8 {
-            let before = self.invitation(invitation_id).await?.ok_or(Error::NotFound)?;
-            let mut after = before.clone();
-            change(&mut after)?;
-            if after == before {
-                return Ok((before, after));
-            }
-            after.revision = before.revision + 1;
-            if self.put_revised(to_item(&stored(&after))?, Some(before.revision)).await? {
-                return Ok((before, after));
-            }
+        if !is_canonical(invitation_id) {
+            return Err(Error::NotFound);
         }
-        Err(changed_meanwhile())
+        self.change(&invitation_pk(invitation_id), SORT_KEY, change).await
     }
 
     /// Invitations, the newest first.
@@ -309,13 +303,6 @@ impl Registry {
                 return Ok(revoked);
             }
         }
-    }
-}
-
-fn changed_meanwhile() -> Error {
-    Error::Conflict {
-        detail: "The invitation was changed at the same moment. Read it again, then repeat.".into(),
-        reason: None,
     }
 }
 
@@ -386,7 +373,7 @@ mod tests {
     #[test]
     fn an_invitation_outlives_its_expiry_in_the_listing_and_comes_back_whole() {
         let (_, invitation) = invitation();
-        let item = to_item(&stored(&invitation)).unwrap();
+        let item = invitation.item().unwrap();
         let deleted_at: i64 = item["expires_at"].as_n().unwrap().parse().unwrap();
         assert_eq!(deleted_at - invitation.expires_at.as_second(), 90 * 24 * 3600);
         assert!(item["listed_at"].as_s().unwrap().starts_with("2026-11-22T10:00:00.500000Z#"));

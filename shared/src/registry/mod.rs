@@ -37,6 +37,21 @@ pub struct Registry {
 
 type Item = HashMap<String, AttributeValue>;
 
+/// How often a change is begun anew because somebody else was faster.
+const CHANGES: u32 = 8;
+
+/// An item that is always written as a whole, and only over the one that was read.
+trait Revised: Clone + PartialEq + DeserializeOwned {
+    /// What a caller reads that it is.
+    const NAME: &'static str;
+
+    /// Counts its writes.
+    fn revision(&mut self) -> &mut u64;
+
+    /// It with its keys.
+    fn item(&self) -> Result<Item>;
+}
+
 /// A page of a listing and where the next one begins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
@@ -82,6 +97,36 @@ impl Registry {
             None => put.condition_expression("attribute_not_exists(pk)"),
         };
         unless_condition_failed("dynamodb:PutItem", put.send().await)
+    }
+
+    /// Writes a new item that carries a `revision`.
+    async fn create<T: Revised>(&self, new: &T) -> Result<()> {
+        let written = self.put_revised(new.item()?, None).await?;
+        if written { Ok(()) } else { Err(changed_meanwhile::<T>()) }
+    }
+
+    /// Reads an item, changes it and writes it, again and again until nobody else wrote in between. Returns it before and
+    /// after. `change` may refuse with an error; nothing is written then, nor when it changes nothing.
+    async fn change<T: Revised>(
+        &self,
+        pk: &str,
+        sk: &str,
+        mut change: impl FnMut(&mut T) -> Result<()>,
+    ) -> Result<(T, T)> {
+        for _ in 0..CHANGES {
+            let mut before: T = self.get(pk, sk).await?.ok_or(Error::NotFound)?;
+            let mut after = before.clone();
+            change(&mut after)?;
+            if after == before {
+                return Ok((before, after));
+            }
+            let revision = *before.revision();
+            *after.revision() = revision + 1;
+            if self.put_revised(after.item()?, Some(revision)).await? {
+                return Ok((before, after));
+            }
+        }
+        Err(changed_meanwhile::<T>())
     }
 
     /// Reads one page of a query on the `listing` index.
@@ -158,6 +203,15 @@ fn decode_next(listing: &str, next: &str) -> Result<Item> {
         return Err(invalid());
     }
     Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
+}
+
+fn changed_meanwhile<T: Revised>() -> Error {
+    let detail = format!("The {} was changed at the same moment. Read it again, then repeat.", T::NAME);
+    Error::Conflict { detail, reason: None }
+}
+
+fn no_randomness() -> Error {
+    Error::Internal("the system gave no randomness".into())
 }
 
 fn tenant_pk(tenant: &TenantId) -> String {

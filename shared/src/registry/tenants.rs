@@ -6,7 +6,7 @@ use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Page, Registry, breaker::is_rest, tenant_pk, text, to_item};
+use super::{Item, Page, Registry, Revised, breaker::is_rest, tenant_pk, text, to_item};
 use crate::{
     entra::TenantId,
     error::{Error, Reason, Result},
@@ -124,8 +124,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Conflict`] when there is one already.
     pub async fn create_tenant(&self, tenant: &Tenant) -> Result<()> {
-        let written = self.put_revised(to_item(&stored(tenant))?, None).await?;
-        if written { Ok(()) } else { Err(changed_meanwhile()) }
+        self.create(tenant).await
     }
 
     /// Reads a tenant, changes it and writes it, again and again until nobody else wrote in between. Returns the tenant
@@ -133,21 +132,9 @@ impl Registry {
     pub async fn change_tenant(
         &self,
         tenant: &TenantId,
-        mut change: impl FnMut(&mut Tenant) -> Result<()>,
+        change: impl FnMut(&mut Tenant) -> Result<()>,
     ) -> Result<(Tenant, Tenant)> {
-        for _ in 0..8 {
-            let before = self.known_tenant(tenant).await?;
-            let mut after = before.clone();
-            change(&mut after)?;
-            if after == before {
-                return Ok((before, after));
-            }
-            after.revision = before.revision + 1;
-            if self.put_revised(to_item(&stored(&after))?, Some(before.revision)).await? {
-                return Ok((before, after));
-            }
-        }
-        Err(changed_meanwhile())
+        self.change(&tenant_pk(tenant), PROFILE, change).await
     }
 
     /// Tenants in the order of their identifiers, of one status or of all.
@@ -206,19 +193,20 @@ impl Registry {
     }
 }
 
-fn stored(tenant: &Tenant) -> Stored<'_> {
-    Stored {
-        pk: tenant_pk(&tenant.tenant_id),
-        sk: PROFILE,
-        listing: LISTING,
-        listed_at: tenant.tenant_id.to_string(),
-        tenant,
-    }
-}
+impl Revised for Tenant {
+    const NAME: &'static str = "tenant";
 
-fn changed_meanwhile() -> Error {
-    Error::Conflict {
-        detail: "The tenant was changed at the same moment. Read it again, then repeat.".into(),
-        reason: None,
+    fn revision(&mut self) -> &mut u64 {
+        &mut self.revision
+    }
+
+    fn item(&self) -> Result<Item> {
+        to_item(&Stored {
+            pk: tenant_pk(&self.tenant_id),
+            sk: PROFILE,
+            listing: LISTING,
+            listed_at: self.tenant_id.to_string(),
+            tenant: self,
+        })
     }
 }

@@ -111,7 +111,10 @@ impl World {
     }
 
     async fn step(&self, step: &str, token: &str) -> Result<Value, String> {
-        let event = json!({"Step": step, "SecretId": ARN, "ClientRequestToken": token, "RotationToken": "x"});
+        self.send(json!({"Step": step, "SecretId": ARN, "ClientRequestToken": token, "RotationToken": "x"})).await
+    }
+
+    async fn send(&self, event: Value) -> Result<Value, String> {
         let deadline = Deadline::within(Duration::from_secs(20));
         let invocation = Invocation { request_id: "r".into(), deadline };
         self.app.handle(event, invocation).await.map_err(|failure| failure.code.to_owned())
@@ -351,6 +354,8 @@ async fn events_that_secrets_manager_would_not_send_are_refused_without_a_change
     assert_eq!(world.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");
     assert_eq!(world.step("dropSecret", "token-1").await.unwrap_err(), "invalid_request");
     assert_eq!(world.step("createSecret", "version-0").await, Ok(json!({})), "what is current needs no step");
+    let list = json!(["createSecret", ARN, "version-0"]);
+    assert_eq!(world.send(list).await.unwrap_err(), "invalid_request", "nor is a list an event");
     let off = World::start(None, false).await;
     assert_eq!(off.rotate("token-1").await.unwrap_err(), "invalid_request");
     assert_eq!((world.registered().len(), off.registered().len()), (1, 1));

@@ -692,6 +692,10 @@ mod issuance {
             (path(A), r#"{"resource": "Graph"}"#, 400, "invalid_request"),
             (path(A), r#"{"scope": "x"}"#, 400, "invalid_request"),
             (path(A), "[", 400, "invalid_request"),
+            (path(A), r#"["graph"]"#, 400, "invalid_request"),
+            (path(unknown), r#"{"resource": "mail"}"#, 404, "not_found"),
+            (path("common"), "[", 404, "not_found"),
+            (path(B), "[", 409, "tenant_not_active"),
             (path(B), "", 409, "tenant_not_active"),
             (path(GONE), "", 409, "tenant_not_active"),
             (format!("/tenants/{A}"), "", 404, "not_found"),
@@ -711,6 +715,9 @@ mod issuance {
             (json!({"tenant_id": unknown}), "not_found"),
             (json!({"tenant_id": upper}), "not_found"),
             (json!({"tenant_id": B}), "tenant_not_active"),
+            (json!({"tenant_id": unknown, "resource": "x"}), "not_found"),
+            (json!([A]), "invalid_request"),
+            (json!([A, "graph"]), "invalid_request"),
             (json!({"tenant_id": A, "resource": "x"}), "invalid_request"),
             (json!({"tenant_id": A, "scope": "x"}), "invalid_request"),
             (json!({"tenant_id": 7}), "invalid_request"),
@@ -720,6 +727,8 @@ mod issuance {
         ] {
             assert_eq!(deployment.direct(call.clone()).await, Err(code), "{call}");
         }
+        let refused = lines_of(&deployment.request_id).into_iter().filter(|line| line["message"] == "call refused");
+        assert!(refused.into_iter().any(|line| line["tenant_id"] == B), "a direct call's lines name the tenant");
         assert_eq!(deployment.world.entra.count(), 0);
     }
 

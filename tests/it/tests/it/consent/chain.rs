@@ -232,7 +232,9 @@ async fn an_ordinary_user_cannot_bring_a_tenant_that_had_consented_before() {
     let tenant = world.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.reason), (Status::Pending, Some(Reason::Operator)));
     world.advance(3600);
-    browser.get("/consent/result").await.says(200, "has to confirm");
+    let page = browser.get("/consent/result").await;
+    page.says(200, "has to confirm");
+    assert_eq!(page.headers["refresh"], "60", "the operator may decide at any time");
     assert!(world.registry.feed(&tenant.tenant_id).await.unwrap().is_none());
 }
 

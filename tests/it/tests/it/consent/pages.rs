@@ -1,6 +1,8 @@
 //! Every page and redirect leaves with the strictest headers, in the reader's language.
 
-use super::world::{ADMIN, CONTOSO, Reply, World};
+use serde_json::Value;
+
+use super::world::{ADMIN, CONTOSO, Reply, World, request};
 
 fn is_strict(reply: &Reply) {
     let policy = &reply.headers["content-security-policy"];
@@ -80,4 +82,32 @@ async fn the_defender_surface_names_its_own_permission_and_roles() {
         page.body.contains("Incident.Read.All of Microsoft Defender")
             && page.body.contains("Cloud Application Administrator")
     );
+}
+
+#[tokio::test]
+async fn a_panic_is_a_page_like_any_other() {
+    let world = World::new().await;
+    let link = world.invite("Contoso", None).await;
+    let page = request(&world.panicking(), "POST", &link, None, &[]).await;
+    is_strict(&page);
+    assert_eq!((page.status, page.headers["content-type"].as_str()), (500, "text/html; charset=utf-8"));
+    assert!(page.body.contains("r-1") && page.cookies.is_empty(), "{}", page.body);
+    assert!(world.logged().contains("panicked"));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_a_tenant_is_logged_with_its_name() {
+    let world = World::new().await;
+    world.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
+    let link = world.invite("Contoso", None).await;
+    let mut browser = world.browser();
+    // Whether it had consented before, the first try, and one by the page.
+    browser.walk(&link, CONTOSO, ADMIN).await.says(200, "still spreading");
+    world.advance(60);
+    browser.get("/consent/result").await.says(200, "still spreading");
+    let logged = world.logged();
+    let lines = logged.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let refused: Vec<Value> = lines.filter(|line| line.get("aadsts").is_some()).collect();
+    assert!(refused.len() >= 3, "{refused:#?}");
+    assert!(refused.iter().all(|line| line["tenant_id"] == CONTOSO), "{refused:#?}");
 }

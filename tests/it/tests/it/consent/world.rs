@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::{
+    rand::{SecureRandom, SystemRandom},
+    test::rand::FixedSliceRandom,
+};
 use consent_callback::{App, Config};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -116,6 +119,12 @@ impl World {
         app(&self.local, &nowhere, &self.clock, &[])
     }
 
+    /// The same deployment where whatever wants randomness panics.
+    pub(crate) fn panicking(&self) -> App {
+        let random = Arc::new(FixedSliceRandom { bytes: b"no secret has this length" });
+        app_with(&self.local, &self.local.aws, &self.clock, &[], random)
+    }
+
     /// Lets time go by for us and for Microsoft.
     pub(crate) fn advance(&self, seconds: i64) {
         let by = SignedDuration::from_secs(seconds);
@@ -197,6 +206,16 @@ pub(crate) fn id(tenant: &str) -> TenantId {
 }
 
 fn app(local: &Local, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    app_with(local, aws, clock, variables, Arc::new(SystemRandom::new()))
+}
+
+fn app_with(
+    local: &Local,
+    aws: &aws_config::SdkConfig,
+    clock: &Clock,
+    variables: &[(&str, &str)],
+    random: Arc<dyn SecureRandom + Send + Sync>,
+) -> App {
     let microsoft = local.microsoft();
     let lookup = |name: &str| {
         let given = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
@@ -213,7 +232,7 @@ fn app(local: &Local, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(
         })
     };
     let read = config::load(&lookup, Config::read).unwrap();
-    App::new(read, aws, Outbound::new().unwrap(), clock.clone(), Arc::new(SystemRandom::new()))
+    App::new(read, aws, Outbound::new().unwrap(), clock.clone(), random)
 }
 
 /// Hands an app a request as API Gateway does.

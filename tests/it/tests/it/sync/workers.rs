@@ -182,7 +182,7 @@ async fn dispatch_claims_each_tenant_once_in_an_interval() {
     feed.advance(29);
     assert_eq!(tick("poll").await.unwrap()["due"], queued);
     assert_eq!(tick("sweep").await.unwrap()["queued"], queued);
-    for wrong in [json!({"kind": "dance"}), json!({}), json!(null), json!([]), json!({"Records": []})] {
+    for wrong in [json!({"kind": "dance"}), json!({}), json!(null), json!(["poll"]), json!({"Records": []})] {
         let refused = app.handle(wrong, super::feed::invocation(Duration::from_secs(20))).await.unwrap_err();
         assert_eq!(refused.code, "invalid_request");
     }

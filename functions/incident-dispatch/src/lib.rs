@@ -19,6 +19,9 @@ use shared::{
     },
 };
 
+/// Tenants of one shard that are claimed, and then queued, at a time: two batches of messages.
+const AT_ONCE: usize = 20;
+
 /// What the function needs of its environment.
 #[derive(Debug)]
 pub struct Config {
@@ -111,13 +114,16 @@ impl App {
         let (mut found, mut queued, mut next) = (0, 0, None);
         loop {
             let (due, more) = self.registry.due(shard, until, next).await?;
-            let claimed = match tick {
-                Tick::Poll => self.claim(due, now).await?,
-                Tick::Sweep => due,
-            };
-            let messages: Vec<SyncMessage> = claimed.iter().map(|due| SyncMessage::new(due.tenant, kind)).collect();
-            found += messages.len();
-            queued += self.queue.send_all(&messages).await?;
+            // A few at a time: what was claimed when time runs out would wait for a message until it is due again.
+            for some in due.chunks(AT_ONCE) {
+                let claimed = match tick {
+                    Tick::Poll => self.claim(some, now).await?,
+                    Tick::Sweep => some.to_vec(),
+                };
+                let messages: Vec<SyncMessage> = claimed.iter().map(|due| SyncMessage::new(due.tenant, kind)).collect();
+                found += messages.len();
+                queued += self.queue.send_all(&messages).await?;
+            }
             next = more;
             if next.is_none() {
                 return Ok((found, queued));
@@ -126,15 +132,11 @@ impl App {
     }
 
     /// Those of the tenants whose due time this run could move.
-    async fn claim(&self, due: Vec<Due>, now: Timestamp) -> Result<Vec<Due>> {
+    async fn claim(&self, due: &[Due], now: Timestamp) -> Result<Vec<Due>> {
         // Ticks do not come to the millisecond: a tenant claimed now must be due at the next tick, not just after it.
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
-        let mut claimed = Vec::new();
-        for some in due.chunks(16) {
-            let outcomes = try_join_all(some.iter().map(|due| self.registry.claim_due(due, next))).await?;
-            claimed.extend(some.iter().zip(outcomes).filter(|(_, claimed)| *claimed).map(|(due, _)| due.clone()));
-        }
-        Ok(claimed)
+        let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;
+        Ok(due.iter().zip(outcomes).filter(|(_, claimed)| *claimed).map(|(due, _)| due.clone()).collect())
     }
 }

@@ -167,10 +167,6 @@ impl App {
         };
         let duration_ms = i64::try_from(self.clock.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX);
         tracing::info!(method = request.method, status = response.status, duration_ms, "request answered");
-        let mut response = response;
-        if request.method == "HEAD" {
-            response.body.clear();
-        }
         Ok(response.into_value())
     }
 }
@@ -180,12 +176,11 @@ impl Call<'_> {
         let segments = self.request.segments();
         let (allowed, known) = match (self.request.method.as_str(), segments.as_slice()) {
             ("GET", ["consent", "callback"]) => return self.callback().await,
-            ("GET" | "HEAD", ["consent", "result"]) => return self.result().await,
-            ("GET" | "HEAD", ["consent", token]) if !RETURNS.contains(token) => return self.invitation(token).await,
+            ("GET", ["consent", "result"]) => return self.result().await,
+            ("GET", ["consent", token]) if !RETURNS.contains(token) => return self.invitation(token).await,
             ("POST", ["consent", token]) if !RETURNS.contains(token) => return self.begin(token).await,
-            (_, ["consent", "callback"]) => ("GET", true),
-            (_, ["consent", "result"]) => ("GET, HEAD", true),
-            (_, ["consent", _]) => ("GET, HEAD, POST", true),
+            (_, ["consent", "callback" | "result"]) => ("GET", true),
+            (_, ["consent", _]) => ("GET, POST", true),
             _ => ("", false),
         };
         if !known {
@@ -429,8 +424,7 @@ impl Call<'_> {
         if attempt.is_expired(self.now) {
             return Ok(self.pages.plain(410, Message::Expired));
         }
-        let looks_only = self.request.method == "HEAD";
-        if !looks_only && let Some(refusal) = self.finish(&mut attempt).await? {
+        if let Some(refusal) = self.finish(&mut attempt).await? {
             return Ok(refusal);
         }
         let next = |link| Beside { link: Some(link), ..Beside::default() };
@@ -446,7 +440,7 @@ impl Call<'_> {
             }
             Stage::Consented { tenant_id, .. } | Stage::Settled { tenant_id } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
-                if tenant.status == Status::Pending && !looks_only {
+                if tenant.status == Status::Pending {
                     tenant = self.app.onboarding.advance(tenant_id, self.deadline).await?;
                 }
                 Ok(self.pages.tenant(&tenant, self.base.join(RESULT), self.app.clock.now()))

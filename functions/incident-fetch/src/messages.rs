@@ -357,7 +357,7 @@ impl App {
     }
 
     async fn pause(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
-        self.tokens.forget(&tenant.tenant_id).await;
+        self.tokens.forget(&tenant.tenant_id);
         let change = |tenant: &mut Tenant| {
             // The operator's word, and an offboarding, outlast what Microsoft says.
             if matches!(tenant.status, Status::Active | Status::Paused) && tenant.reason != Some(Reason::Operator) {

@@ -138,8 +138,7 @@ impl Tokens {
     }
 
     /// Drops what is cached of a tenant: after a refusal by an API, a change of roles, an offboarding.
-    #[expect(clippy::unused_async, reason = "callers need not know that nothing is waited for")]
-    pub async fn forget(&self, tenant: &TenantId) {
+    pub fn forget(&self, tenant: &TenantId) {
         self.inner.slots().retain(|(kept, _), _| kept != tenant);
     }
 

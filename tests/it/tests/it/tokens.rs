@@ -319,7 +319,7 @@ async fn a_fresh_token_takes_the_place_of_the_old_and_a_forgotten_one_is_gone() 
     let fresh = tokens.fresh_access_token(&tenant(A), Surface::Graph, soon()).await.unwrap();
     assert_ne!(fresh.expose(), first);
     assert_eq!(ask(&tokens, A).await.unwrap(), fresh.expose());
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     assert_ne!(ask(&tokens, A).await.unwrap(), fresh.expose());
 }
 
@@ -333,7 +333,7 @@ async fn a_throttled_tenant_rests_in_all_functions_and_no_other_does() {
     let asked = world.entra.count();
     assert_eq!(ask(&one, A).await, Err(Error::Throttled { until }));
     assert_eq!(ask(&other, A).await, Err(Error::Throttled { until }));
-    one.forget(&tenant(A)).await;
+    one.forget(&tenant(A));
     let fresh = one.fresh_access_token(&tenant(A), Surface::Graph, soon()).await;
     assert_eq!(fresh.unwrap_err(), Error::Throttled { until });
     assert_eq!(world.entra.count(), asked);
@@ -488,7 +488,7 @@ async fn secrets_manager_may_be_down_while_a_value_is_kept() {
     world.aws.secrets_down(false);
     world.aws.rotate_secret(&json!({"client_id": CLIENT}));
     world.pass(31);
-    tokens.forget(&tenant(B)).await;
+    tokens.forget(&tenant(B));
     ask(&tokens, B).await.unwrap();
 }
 
@@ -521,11 +521,11 @@ async fn one_word_of_awss_serves_all_tenants_while_it_lives() {
     ask(&tokens, B).await.unwrap();
     assert_eq!(world.entra.last("client_assertion"), first);
     world.pass(241);
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     ask(&tokens, A).await.unwrap();
     assert_ne!(world.entra.last("client_assertion"), first);
     // One that came too late is made anew at once.
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     world.entra.script(A, refusal(700_024));
     ask(&tokens, A).await.unwrap();
     assert_eq!(world.aws.calls("sts"), 3);

@@ -35,7 +35,7 @@ use shared::{
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::Status,
     },
-    telemetry::RECORD,
+    telemetry::{self, RECORD},
 };
 
 use crate::{
@@ -124,7 +124,7 @@ impl App {
         let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
         let incidents =
             Incidents::new(endpoints.clone(), outbound.clone(), tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name.clone());
+        let events = Events::new(aws, config.event_bus_name.clone(), clock.clone());
         let onboarding =
             Onboarding::new(config.incident_api, tokens.clone(), incidents, registry.clone(), events, clock.clone());
         let sign_in = SignIn::new(endpoints, cloud, outbound, clock.clone());
@@ -161,8 +161,12 @@ impl App {
             Ok(response) => response,
             Err(error) => {
                 let (code, status) = error.code();
+                let status = status.max(500);
+                if status == 500 {
+                    telemetry::internal_failure(self.clock.now());
+                }
                 tracing::error!(code, status, cause = %error, "page failed");
-                pages.plain(status.max(500), Message::Failed)
+                pages.plain(status, Message::Failed)
             }
         };
         let duration_ms = i64::try_from(self.clock.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX);

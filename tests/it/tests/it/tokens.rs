@@ -447,6 +447,24 @@ async fn a_refused_credential_stops_all_functions_but_for_one_try_a_minute() {
 }
 
 #[tokio::test]
+async fn each_refused_try_is_counted_so_that_the_alarm_lasts() {
+    let world = World::start().await;
+    world.entra.forget("secret-1");
+    let tokens = world.process();
+    lines_of("");
+    let request_id = format!("refused-{}", world.aws.table);
+    for _ in 0..3 {
+        let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+        let outcome = invocation.frame(async { (ask(&tokens, A).await, ask(&tokens, B).await) }).await;
+        assert_eq!(outcome, (Err(Error::CredentialRejected), Err(Error::CredentialRejected)));
+        world.pass(61);
+    }
+    let lines = lines_of(&request_id);
+    let counted: Vec<_> = lines.iter().filter_map(|line| line["CredentialRejected"].as_f64()).collect();
+    assert_eq!(counted, [1.0, 1.0, 1.0], "one a minute, however many ask");
+}
+
+#[tokio::test]
 async fn many_callers_find_out_together_that_the_credential_is_refused() {
     let world = World::start().await;
     world.entra.forget("secret-1");
@@ -570,7 +588,12 @@ async fn futures(tokens: &Tokens, count: usize) -> Vec<Result<String, Error>> {
 }
 
 mod issuance {
+    use std::io::Write;
+
+    use shared::telemetry::JsonLines;
     use token_issuance::{App, Config};
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
@@ -677,6 +700,29 @@ mod issuance {
     }
 
     #[tokio::test]
+    async fn no_token_is_handed_out_when_the_line_of_the_audit_is_lost() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let deployment = deployment().await;
+        lines_of("");
+        let full = JsonLines::new(LevelFilter::INFO, deployment.world.clock.clone(), Arc::new(Mutex::new(Full)));
+        let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(full));
+        let (status, problem, _) = deployment.post(&format!("/tenants/{A}/token"), "").await;
+        assert_eq!((status, problem["code"].as_str()), (500, Some("internal")));
+        assert!(!problem.to_string().contains("access_token"));
+        assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
+        drop(logging);
+        assert_eq!(deployment.post(&format!("/tenants/{A}/token"), "").await.0, 200);
+    }
+
+    #[tokio::test]
     async fn strangers_of_every_shape_get_nothing_and_cost_no_call_outside() {
         let deployment = deployment().await;
         let path = |segment: &str| format!("/tenants/{segment}/token");
@@ -726,6 +772,7 @@ mod issuance {
     #[tokio::test]
     async fn what_goes_wrong_is_told_as_the_interface_says() {
         let deployment = deployment().await;
+        lines_of("");
         let entra = &deployment.world.entra;
         let path = format!("/tenants/{A}/token");
         entra.script(A, refusal(7_000_112));
@@ -750,5 +797,8 @@ mod issuance {
         let asked = entra.count();
         assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
         assert_eq!(entra.count(), asked);
+        let lines = lines_of(&deployment.request_id);
+        let failures = lines.iter().filter(|line| line["InternalFailure"] == 1.0).count();
+        assert_eq!(failures, 2, "what is Microsoft's or the caller's doing is no failure of ours");
     }
 }

@@ -24,6 +24,11 @@ ROLES = {
     "graph": ("SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All", "ThreatHunting.Read.All"),
     "defender": ("Incident.Read.All", "Incident.ReadWrite.All", "AdvancedHunting.Read.All"),
 }
+# What Entra wants as the audience of another provider's token, where it is not the worldwide one; by Graph's host.
+AUDIENCES = {
+    "graph.microsoft.us": "api://AzureADTokenExchangeUSGov",
+    "dod-graph.microsoft.us": "api://AzureADTokenExchangeUSGov",
+}
 
 
 class Refused(Exception):
@@ -78,7 +83,7 @@ def _message(body):
 
 
 def required_access(graph, surface, with_write, with_hunting):
-    """The permissions, looked up by name: names are what a person can check."""
+    """The permissions, looked up by name: names are what a person can check. Also all names of that resource, by id."""
     read, write, hunt = ROLES[surface]
     wanted = [read] + [write] * with_write + [hunt] * with_hunting
     app_id = RESOURCES[surface]
@@ -90,7 +95,8 @@ def required_access(graph, surface, with_write, with_hunting):
     missing = [name for name in wanted if name not in known]
     if missing:
         raise Refused(f"{found[0]['displayName']} offers no app role {', '.join(missing)}.")
-    return [{"resourceAppId": app_id, "resourceAccess": [{"id": known[name], "type": "Role"} for name in wanted]}]
+    access = [{"resourceAppId": app_id, "resourceAccess": [{"id": known[name], "type": "Role"} for name in wanted]}]
+    return access, {role: name for name, role in known.items()}
 
 
 def desired(options, access):
@@ -122,6 +128,15 @@ def holds(current, wanted):
         same_length = isinstance(current, list) and len(current) == len(wanted)
         return same_length and all(any(holds(one, value) for one in current) for value in wanted)
     return current == wanted
+
+
+def removed(current, wanted, names):
+    """The permissions that are asked for now and would not be any more, by name where it is known."""
+    asked = [
+        {(one["resourceAppId"], access["id"]) for one in several for access in one.get("resourceAccess", [])}
+        for several in (current.get("requiredResourceAccess") or [], wanted["requiredResourceAccess"])
+    ]
+    return sorted(names.get(permission, f"{permission} of {app_id}") for app_id, permission in asked[0] - asked[1])
 
 
 def find(graph, options):
@@ -160,25 +175,37 @@ def add_certificate(graph, client_id, path):
 
 
 def add_federation(graph, client_id, options):
-    """Lets tokens of another identity provider stand for the app."""
+    """Lets tokens of another identity provider stand for the app: one credential for each subject, beside those there."""
     path = f"/applications(appId='{client_id}')/federatedIdentityCredentials"
     known = graph.get(path).get("value", []) if client_id else []
-    wanted = (options.federated_issuer, options.federated_subject)
-    if any((credential["issuer"], credential["subject"]) == wanted for credential in known):
-        return []
-    name = "aws-" + hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
-    body = {"name": name, "issuer": wanted[0], "subject": wanted[1], "audiences": [options.federated_audience]}
-    graph.write("POST", path, body)
-    return ["federatedIdentityCredentials"]
+    audiences = {(credential["issuer"], credential["subject"]): credential["audiences"] for credential in known}
+    host = urllib.parse.urlsplit(options.graph).hostname
+    audience = options.federated_audience or AUDIENCES.get(host, "api://AzureADTokenExchange")
+    missing = []
+    for subject in dict.fromkeys(options.federated_subject):
+        wanted = (options.federated_issuer, subject)
+        if wanted not in audiences:
+            missing.append(wanted)
+        elif audiences[wanted] != [audience]:
+            there = ", ".join(audiences[wanted])
+            raise Refused(f"{subject} is there with the audience {there} instead of {audience}. Remove it first.")
+    for wanted in missing:
+        name = "aws-" + hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
+        graph.write("POST", path, {"name": name, "issuer": wanted[0], "subject": wanted[1], "audiences": [audience]})
+    return ["federatedIdentityCredentials"] if missing else []
 
 
 def register(graph, options):
-    access = required_access(graph, options.surface, options.with_write, options.with_hunting)
+    access, names = required_access(graph, options.surface, options.with_write, options.with_hunting)
     current, wanted = find(graph, options), desired(options, access)
     if current is None:
         current = graph.write("POST", "/applications", wanted)
         changed = ["created"]
     else:
+        lost = removed(current, wanted, names)
+        if lost and not options.remove_permissions:
+            advice = "Ask for them too (--with-write, --with-hunting), or say --remove-permissions"
+            raise Refused(f"This would remove the permissions {', '.join(lost)}. {advice}.")
         differing = {name: value for name, value in wanted.items() if not holds(current.get(name), value)}
         changed = sorted(differing)
         if differing:
@@ -223,11 +250,13 @@ def parse(arguments):
     parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help="whose permissions are asked for")
     parser.add_argument("--with-write", action="store_true", help="ask for changing incidents, too")
     parser.add_argument("--with-hunting", action="store_true", help="ask for hunting, too")
+    parser.add_argument("--remove-permissions", action="store_true", help="take away those that are not asked for here")
     parser.add_argument("--client-id", help="the registration to update, where its name does not tell")
     parser.add_argument("--certificate", help="PEM file to add as a credential")
     parser.add_argument("--federated-issuer", help="issuer of AWS tokens, e.g. https://….tokens.sts.global.api.aws")
-    parser.add_argument("--federated-subject", help="ARN of the role whose tokens stand for the app")
-    parser.add_argument("--federated-audience", default="api://AzureADTokenExchange")
+    subject = "ARN of a role whose tokens stand for the app; repeatable, adds to what is there"
+    parser.add_argument("--federated-subject", action="append", default=[], help=subject)
+    parser.add_argument("--federated-audience", help="where it is not the one of --graph's cloud")
     parser.add_argument("--graph", default="https://graph.microsoft.com", help="another cloud's host, or a simulator")
     parser.add_argument("--token-file", help="an access token for Graph, instead of the Azure CLI's")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")

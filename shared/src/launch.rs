@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     event::{Failure, HttpRequest, HttpResponse, Invocation},
     http::Deadline,
+    telemetry::{self, Origin},
 };
 
 /// Kept back from the runtime's deadline for the answer to travel.
@@ -26,15 +27,17 @@ pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::
     let configured = config::from_environment(|variables| {
         let rule = "must be error, warn, info, debug or trace";
         let LogLevel(level) = variables.parsed("LOG_LEVEL", LogLevel(LevelFilter::INFO), rule);
-        Some((level, read(variables)?))
+        let mut name = |variable| variables.optional(variable).unwrap_or_default();
+        let origin = Origin { table_name: name("TABLE_NAME"), function_name: name("AWS_LAMBDA_FUNCTION_NAME") };
+        Some((level, origin, read(variables)?))
     });
     match configured {
-        Ok((level, config)) => {
-            crate::telemetry::start(level);
+        Ok((level, origin, config)) => {
+            telemetry::start(level, origin);
             Ok(config)
         }
         Err(error) => {
-            crate::telemetry::start(LevelFilter::INFO);
+            telemetry::start(LevelFilter::INFO, Origin::default());
             tracing::error!("{error}");
             Err(ExitCode::FAILURE)
         }
@@ -148,6 +151,7 @@ impl Invocation {
                 let (code, status) = error.code();
                 let reason = error.reason().map(crate::error::Reason::as_str);
                 if status == 500 {
+                    telemetry::internal_failure(clock.now());
                     tracing::error!(method = request.method, status, code, reason, duration_ms, cause = %error, "request failed");
                 } else {
                     tracing::warn!(method = request.method, status, code, reason, duration_ms, "request refused");

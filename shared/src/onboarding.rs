@@ -27,6 +27,16 @@ const SCHEDULE: [i64; 5] = [5, 10, 20, 30, 60];
 /// How long a consent may need to spread before the reason counts.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
 
+/// The roles that the app registration may ask for (`infra/entra/register.py`), on both surfaces.
+const EXPECTED_ROLES: [&str; 6] = [
+    "SecurityIncident.Read.All",
+    "SecurityIncident.ReadWrite.All",
+    "ThreatHunting.Read.All",
+    "Incident.Read.All",
+    "Incident.ReadWrite.All",
+    "AdvancedHunting.Read.All",
+];
+
 /// Moves tenants from consent to use.
 #[derive(Clone)]
 pub struct Onboarding {
@@ -173,7 +183,9 @@ impl Onboarding {
         let mut roles = Vec::new();
         for surface in self.surfaces(tenant) {
             if let Ok(token) = self.tokens.fresh_access_token(&tenant.tenant_id, surface, deadline).await {
-                add(&mut roles, token.roles().unwrap_or_default());
+                let granted = token.roles().unwrap_or_default();
+                warn_of_more(&tenant.tenant_id, granted);
+                add(&mut roles, granted);
             }
         }
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
@@ -298,6 +310,7 @@ impl Onboarding {
             return Err(Error::Refused(Reason::ConsentMissing));
         }
         if let Some(granted) = token.roles() {
+            warn_of_more(tenant, granted);
             add(roles, granted);
             if !surface.readable_with(granted) {
                 return Err(Error::Refused(Reason::RoleMissing));
@@ -366,6 +379,20 @@ fn is_final(reason: Reason) -> bool {
         | Reason::Unavailable
         | Reason::Operator => false,
     }
+}
+
+/// A role that nobody here asks for makes a stolen credential worth more. It is the customer's to take back, and ours to
+/// say so.
+fn warn_of_more(tenant_id: &TenantId, granted: &[String]) {
+    let more = beyond_expected(granted);
+    if !more.is_empty() {
+        let roles = more.join(" ");
+        tracing::warn!(%tenant_id, roles, "the tenant granted roles that are not asked for");
+    }
+}
+
+fn beyond_expected(granted: &[String]) -> Vec<&str> {
+    granted.iter().map(String::as_str).filter(|role| !EXPECTED_ROLES.contains(role)).collect()
 }
 
 fn add(roles: &mut Vec<String>, more: &[String]) {
@@ -443,5 +470,19 @@ fn settle(tenant: &mut Tenant, verdict: &Verdict, now: Timestamp) {
                 tenant.verification = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roles_that_are_not_asked_for_are_warned_of() {
+        for surface in [Surface::Graph, Surface::Defender] {
+            assert!(beyond_expected(&[surface.read_role().into(), surface.write_role().into()]).is_empty());
+        }
+        let granted = ["ThreatHunting.Read.All", "Directory.ReadWrite.All", "AdvancedHunting.Read.All"];
+        assert_eq!(beyond_expected(&granted.map(str::to_owned)), ["Directory.ReadWrite.All"]);
     }
 }

@@ -3,6 +3,7 @@
 //! `lambda_runtime`'s own subscriber writes no timestamp, and Lambda then labels every line INFO; hence this one.
 
 use std::{
+    cell::Cell,
     fmt,
     io::Write,
     panic,
@@ -18,13 +19,24 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt, registry::LookupSpan};
 
-use crate::{clock::Clock, entra::TenantId};
+use crate::{
+    clock::Clock,
+    entra::TenantId,
+    error::{Error, Result},
+};
 
 /// The longest text of a field; longer ones are cut.
 const LONGEST: usize = 2048;
 
 /// CloudWatch namespace of all metrics.
 const NAMESPACE: &str = "Mandate";
+
+/// The dimension of what is true of a whole deployment. Each has one table of its own, and all its functions know the
+/// name; so the metrics of two deployments in one account stay apart, and those of one come together.
+const DEPLOYMENT: &str = "TableName";
+
+/// The dimension of what is true of one function.
+const FUNCTION: &str = "FunctionName";
 
 /// The target of events that are records, not remarks: audit and metrics. They are written at any level.
 pub const RECORD: &str = "record";
@@ -38,10 +50,24 @@ const RUNTIME_REPEATS: &str = "lambda_runtime::layers::panic";
 /// Where lines go.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
+/// Whose metrics these are: the values of their dimensions.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The deployment's table.
+    pub table_name: String,
+    /// The function, as Lambda calls it.
+    pub function_name: String,
+}
+
+thread_local! {
+    /// Whether the last line of this thread went out.
+    static WRITTEN: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Starts logging to standard output for the whole process.
-pub fn start(level: LevelFilter) {
+pub fn start(level: LevelFilter, origin: Origin) {
     let sink: Sink = Arc::new(Mutex::new(std::io::stdout()));
-    let lines = JsonLines { level, clock: Clock::system(), sink };
+    let lines = JsonLines::new(level, Clock::system(), sink).of(origin);
     if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).is_ok() {
         // The payload of a panic may hold anything; its place is enough to find the cause.
         panic::set_hook(Box::new(|info| {
@@ -56,20 +82,29 @@ pub struct JsonLines {
     level: LevelFilter,
     clock: Clock,
     sink: Sink,
+    origin: Origin,
 }
 
 impl JsonLines {
     /// Lines up to `level` into `sink`.
     pub fn new(level: LevelFilter, clock: Clock, sink: Sink) -> Self {
-        Self { level, clock, sink }
+        Self { level, clock, sink, origin: Origin::default() }
+    }
+
+    /// The same, with metrics that are `origin`'s.
+    #[must_use]
+    pub fn of(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     fn write(&self, line: &Map<String, Value>) {
-        let Ok(mut text) = serde_json::to_vec(line) else { return };
-        text.push(b'\n');
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody is left to tell when standard output is gone.
-        let _ = sink.write_all(&text).and_then(|()| sink.flush());
+        let written = serde_json::to_vec(line).map_err(std::io::Error::from).and_then(|mut text| {
+            text.push(b'\n');
+            let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+            sink.write_all(&text).and_then(|()| sink.flush())
+        });
+        // When standard output is gone, only those can be told who ask: see `audited`.
+        WRITTEN.set(written.is_ok());
     }
 }
 
@@ -155,6 +190,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
         line.extend(fields.0);
+        if line.contains_key(EMBEDDED_HEADER) {
+            line.insert(DEPLOYMENT.into(), json!(self.origin.table_name));
+            line.insert(FUNCTION.into(), json!(self.origin.function_name));
+        }
         self.write(&line);
     }
 }
@@ -186,16 +225,28 @@ fn level_name(level: Level) -> &'static str {
 /// The field that carries metrics through `tracing`.
 const EMBEDDED: &str = "embedded_metrics";
 
-/// Metrics in CloudWatch's embedded metric format (each name with its CloudWatch unit and value), for a log line's field
-/// `embedded_metrics`. The tenant is a property to search by, not a dimension: a dimension would be billed as a metric of
-/// its own for each tenant.
+/// What a line has that holds metrics.
+const EMBEDDED_HEADER: &str = "_aws";
+
+/// Metrics of the deployment in CloudWatch's embedded metric format (each name with its CloudWatch unit and value), for a
+/// log line's field `embedded_metrics`. The tenant is a property to search by, not a dimension: a dimension would be
+/// billed as a metric of its own for each tenant.
 pub fn embedded(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
+    embedded_by(DEPLOYMENT, now, tenant_id, values)
+}
+
+fn embedded_by(
+    dimension: &str,
+    now: jiff::Timestamp,
+    tenant_id: Option<&TenantId>,
+    values: &[(&str, &str, f64)],
+) -> String {
     let definitions: Vec<Value> = values.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit})).collect();
     let mut line = Map::new();
     line.insert(
-        "_aws".into(),
+        EMBEDDED_HEADER.into(),
         json!({"Timestamp": now.as_millisecond(),
-               "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": definitions}]}),
+               "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[dimension]], "Metrics": definitions}]}),
     );
     if let Some(tenant) = tenant_id {
         line.insert("tenant_id".into(), json!(tenant));
@@ -212,6 +263,23 @@ pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&s
     tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
+/// Counts a failure of our own that Lambda takes for a success: an answer with 500, a message that is handed back. By
+/// function, so that the deployment that brought it can be rolled back.
+pub fn internal_failure(now: jiff::Timestamp) {
+    let embedded_metrics = embedded_by(FUNCTION, now, None, &[("InternalFailure", "Count", 1.0)]);
+    tracing::info!(target: RECORD, embedded_metrics, "metrics");
+}
+
+/// Writes a line of the audit without which something must not be done.
+///
+/// # Errors
+/// [`Error::Internal`] when `line` wrote none that went out.
+pub fn audited(line: impl FnOnce()) -> Result<()> {
+    WRITTEN.set(false);
+    line();
+    if WRITTEN.get() { Ok(()) } else { Err(Error::Internal("a line of the audit could not be written".into())) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +287,8 @@ mod tests {
     fn lines(level: LevelFilter, work: impl FnOnce()) -> Vec<Value> {
         let buffer = Arc::new(Mutex::new(Vec::<u8>::new()));
         let clock = Clock::by_hand("2026-11-22T10:00:00.123Z".parse().unwrap());
-        let layer = JsonLines::new(level, clock, buffer.clone());
+        let origin = Origin { table_name: "mandate-prod-table".into(), function_name: "mandate-prod-fetch".into() };
+        let layer = JsonLines::new(level, clock, buffer.clone()).of(origin);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -253,6 +322,43 @@ mod tests {
         assert_eq!(lines[0]["tenant_id"], tenant.to_string());
         assert_eq!(lines[0]["_aws"]["CloudWatchMetrics"][0]["Namespace"], "Mandate");
         assert_eq!(lines[0]["request_id"], "r-1");
+    }
+
+    #[test]
+    fn metrics_are_the_deployment_s_and_failures_the_function_s() {
+        let now = "2026-11-22T10:00:00Z".parse().unwrap();
+        let lines = lines(LevelFilter::ERROR, || {
+            metrics(now, None, &[("Delivered", "Count", 2.0)]);
+            internal_failure(now);
+        });
+        let dimensions = |line: &Value| line["_aws"]["CloudWatchMetrics"][0]["Dimensions"].clone();
+        assert_eq!(dimensions(&lines[0]), json!([["TableName"]]));
+        assert_eq!(lines[0]["TableName"], "mandate-prod-table");
+        assert_eq!(dimensions(&lines[1]), json!([["FunctionName"]]));
+        assert_eq!(
+            (&lines[1]["FunctionName"], &lines[1]["InternalFailure"]),
+            (&json!("mandate-prod-fetch"), &json!(1.0))
+        );
+    }
+
+    #[test]
+    fn a_line_of_the_audit_that_does_not_go_out_is_an_error() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let issued = || audited(|| tracing::info!(target: RECORD, audit = true, "issued"));
+        lines(LevelFilter::ERROR, || assert_eq!(issued(), Ok(())));
+        let full = JsonLines::new(LevelFilter::TRACE, Clock::system(), Arc::new(Mutex::new(Full)));
+        let outcome = tracing::subscriber::with_default(tracing_subscriber::registry().with(full), issued);
+        assert!(matches!(outcome, Err(Error::Internal(_))));
+        let nobody = tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), issued);
+        assert!(nobody.is_err(), "a line that nobody writes");
     }
 
     #[test]

@@ -81,10 +81,10 @@ ENVIRONMENT = {
 # What each function may do with our data: (action, where).
 READ_WRITE = {"GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query"}
 RIGHTS = {
-    "ConsentCallback": {("dynamodb:" + one, "Table") for one in READ_WRITE | {"ConditionCheckItem"}}
+    "ConsentCallback": {("dynamodb:" + one, "Table") for one in ("GetItem", "PutItem", "UpdateItem")}
     | {("events:PutEvents", "EventBus")},
     "TokenIssuance": {("dynamodb:GetItem", "Table"), ("dynamodb:UpdateItem", "Table")},
-    "IncidentFetch": {("dynamodb:" + one, "Table") for one in READ_WRITE | {"BatchGetItem"}}
+    "IncidentFetch": {("dynamodb:" + one, "Table") for one in READ_WRITE}
     | {
         ("dynamodb:Query", "Table/index/listing"),
         ("s3:PutObject", "IncidentBucket/incidents/*"),
@@ -98,7 +98,6 @@ RIGHTS = {
     },
     "IncidentDispatch": {
         ("dynamodb:Query", "Table/index/due"),
-        ("dynamodb:GetItem", "Table"),
         ("dynamodb:UpdateItem", "Table"),
         ("sqs:SendMessage", "SyncQueue"),
         ("sqs:SendMessage", "TickDeadLetterQueue"),
@@ -121,9 +120,11 @@ LEADING_KEYS = {
     "TokenIssuance": {"TENANT#*", "CREDENTIAL"},
     "IncidentFetch": {"TENANT#*", "CREDENTIAL"},
     "IncidentDispatch": {"TENANT#*"},
-    "TenantAdmin": {"TENANT#*", "INVITATION#*", "ATTEMPT#*", "CREDENTIAL"},
+    "TenantAdmin": {"TENANT#*", "INVITATION#*", "CREDENTIAL"},
     "SecretRotation": None,
 }
+# These answer requests or take messages, and so can fail without Lambda's knowing.
+ANSWERING = {"ConsentCallback", "TokenIssuance", "IncidentFetch", "TenantAdmin"}
 CREDENTIAL_POLICIES = {"AppCredentialPolicy", "AppSigningPolicy", "AppFederationPolicy"}
 DATA = {"Table": "AWS::DynamoDB::Table", "IncidentBucket": "AWS::S3::Bucket", "DataKey": "AWS::KMS::Key"}
 
@@ -271,6 +272,8 @@ class Template(unittest.TestCase):
             "DeliveryFormat": "envelope",
             "LogLevel": "info",
             "PublicBaseUrl": "",
+            # A new account has too little concurrency to reserve any, and must be able to deploy.
+            "ReserveConcurrency": "false",
         }
         self.assertEqual({name: self.values[name] for name in defaults}, defaults)
         self.assertTrue(deploy.condition("HasOnePollInterval", self.expanded, self.values))
@@ -326,7 +329,9 @@ class Template(unittest.TestCase):
             self.assertIn("Canary10Percent5Minutes", json.dumps(canary), name)
             self.assertIn("AllAtOnce", json.dumps(at_once), name)
             function = name.replace("DeploymentGroup", "")
-            self.assertEqual(group["AlarmConfiguration"]["Alarms"], [{"Name": {"Ref": f"{function}Errors"}}], name)
+            alarms = [f"{function}Errors"] + [f"{function}Failures"] * (function in ANSWERING)
+            found = group["AlarmConfiguration"]["Alarms"]
+            self.assertEqual(found, [{"Name": {"Ref": alarm}} for alarm in alarms], name)
 
     # ---- Rights ----
 
@@ -386,6 +391,8 @@ class Template(unittest.TestCase):
 
     def test_without_a_credential_of_its_own_there_is_no_rotation(self):
         parts = {name for name in self.expanded["Resources"] if name.startswith("SecretRotation")}
+        # Always there, because it would be kept: see the template.
+        parts.remove("SecretRotationLogs")
         self.assertGreater(len(parts), 8)
         for name in parts:
             self.assertEqual(self.resources[name].get("Condition"), "RotatesSecret", name)
@@ -432,6 +439,26 @@ class Template(unittest.TestCase):
             resource = self.resources[name]
             self.assertEqual(resource["Type"], kind)
             self.assertEqual((resource["DeletionPolicy"], resource["UpdateReplacePolicy"]), ("Retain", "Retain"), name)
+
+    def test_the_audit_outlives_the_stack(self):
+        for name in self.of("AWS::Logs::LogGroup"):
+            resource = self.resources[name]
+            # Of a fixed name: what a first deployment that failed left behind would be in the way of the second.
+            self.assertEqual(resource["DeletionPolicy"], "RetainExceptOnCreate", name)
+            self.assertEqual(resource["UpdateReplacePolicy"], "Retain", name)
+            self.assertNotIn("Condition", resource, name)
+
+    def test_who_reads_and_repairs_finds_what_they_need_in_the_outputs(self):
+        outputs = self.expanded["Outputs"]
+        for name, value in {
+            "DataKeyArn": {"Fn::GetAtt": ["DataKey", "Arn"]},
+            "IncidentBucketName": {"Ref": "IncidentBucket"},
+            "SyncDeadLetterQueueArn": {"Fn::GetAtt": ["SyncDeadLetterQueue", "Arn"]},
+            "SyncDeadLetterQueueUrl": {"Ref": "SyncDeadLetterQueue"},
+            "TableName": {"Ref": "Table"},
+            "TickDeadLetterQueueUrl": {"Ref": "TickDeadLetterQueue"},
+        }.items():
+            self.assertEqual(outputs[name]["Value"], value, name)
 
     def test_the_table(self):
         table = self.resources["Table"]["Properties"]
@@ -537,8 +564,25 @@ class Template(unittest.TestCase):
             timeout = self.resources[function]["Properties"]["Timeout"]
             self.assertEqual(alarms[function + "Duration"]["ExtendedStatistic"], "p99")
             self.assertLess(alarms[function + "Duration"]["Threshold"], timeout * 1000)
-        ours = {alarm["MetricName"] for alarm in alarms.values() if alarm["Namespace"] == "Mandate"}
-        self.assertEqual(ours, {"CredentialRejected", "LagSeconds", "Quarantined", "SweepMissing"})
+        ours = {name: alarm for name, alarm in alarms.items() if alarm["Namespace"] == "Mandate"}
+        of_the_deployment = {
+            "CredentialRejected": "CredentialRejected",
+            "ForeignRecord": "ForeignRecord",
+            "ForeignToken": "ForeignToken",
+            "Lag": "LagSeconds",
+            "Quarantined": "Quarantined",
+            "SweepMissing": "SweepMissing",
+            "TenantPaused": "TenantPaused",
+        }
+        self.assertEqual(set(ours), set(of_the_deployment) | {f"{function}Failures" for function in ANSWERING})
+        for name, metric in of_the_deployment.items():
+            # Otherwise two stages of one account would share their alarms.
+            self.assertEqual(ours[name]["Dimensions"], [{"Name": "TableName", "Value": {"Ref": "Table"}}], name)
+            self.assertEqual(ours[name]["MetricName"], metric)
+        for function in ANSWERING:
+            alarm = ours[f"{function}Failures"]
+            self.assertEqual(alarm["Dimensions"], [{"Name": "FunctionName", "Value": {"Ref": function}}], function)
+            self.assertEqual((alarm["MetricName"], alarm["Threshold"]), ("InternalFailure", 1), function)
         queues = {
             (alarm["Dimensions"][0]["Value"]["Fn::GetAtt"][0], alarm["MetricName"])
             for alarm in alarms.values()
@@ -548,11 +592,49 @@ class Template(unittest.TestCase):
         wanted = {("SyncDeadLetterQueue", visible), ("TickDeadLetterQueue", visible), ("SyncQueue", age)}
         self.assertEqual(queues, wanted)
 
+    def test_alarms_last_as_long_as_what_they_tell_of(self):
+        alarms = self.of("AWS::CloudWatch::Alarm")
+
+        def window(name):
+            alarm = alarms[name]
+            self.assertEqual(alarm["DatapointsToAlarm"], 1, name)
+            self.assertEqual(alarm["TreatMissingData"], "notBreaching", name)
+            return alarm["Period"] * alarm["EvaluationPeriods"]
+
+        # One probe a minute; one may find nobody.
+        self.assertGreaterEqual(window("CredentialRejected"), 180)
+        # The longest pause after failures, the tick that ends it, and the run that tells.
+        self.assertGreaterEqual(window("Lag"), 900 + 60 + 60)
+        # A worker stops by itself a second and a half before its time-out.
+        timeout = self.resources["IncidentFetch"]["Properties"]["Timeout"]
+        self.assertGreater(alarms["IncidentFetchDuration"]["Threshold"], timeout * 1000 - 1500)
+        # A rotation is one burst of calls.
+        self.assertEqual(alarms["SecretRotationDuration"]["EvaluationPeriods"], 1)
+
+    def test_the_code_writes_every_metric_of_ours_that_is_watched(self):
+        root = os.path.join(os.path.dirname(TEMPLATE), "..")
+        written = set()
+        for folder in ("shared", "functions"):
+            for place, _, files in os.walk(os.path.join(root, folder)):
+                for name in files:
+                    if name.endswith(".rs"):
+                        with open(os.path.join(place, name), encoding="utf-8") as file:
+                            written |= set(re.findall(r'\("(\w+)", "(?:Count|Seconds)", ', file.read()))
+        watched = {one["MetricName"] for one in self.of("AWS::CloudWatch::Alarm").values() if one["Namespace"] == "Mandate"}
+        (dashboard,) = self.of("AWS::CloudWatch::Dashboard").values()
+        for widget in json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]:
+            for namespace, metric, dimension, value in widget["properties"]["metrics"]:
+                if namespace == "Mandate":
+                    watched.add(metric)
+                    self.assertEqual((dimension, value) == ("TableName", "${Table}"), metric != "InternalFailure", metric)
+        # What marks a foreign record comes with the sync's own account of it.
+        self.assertLessEqual(watched - {"ForeignRecord"}, written)
+
     def test_the_runbook_knows_every_alarm(self):
         with open(os.path.join(os.path.dirname(TEMPLATE), "runbook.md"), encoding="utf-8") as file:
             runbook = file.read()
         for name in self.of("AWS::CloudWatch::Alarm"):
-            per_function = re.fullmatch(f"({'|'.join(ROUTES)})(Errors|Throttles|Duration)", name)
+            per_function = re.fullmatch(f"({'|'.join(ROUTES)})(Errors|Failures|Throttles|Duration)", name)
             self.assertIn(f"`…{per_function[2]}`" if per_function else f"`{name}`", runbook)
 
     def test_the_dashboard_is_json(self):
@@ -595,6 +677,8 @@ class Checks(unittest.TestCase):
             ("PollIntervalSeconds", "0"): "PollIntervalSeconds must be",
             ("PublicBaseUrl", "http://a.example"): "PublicBaseUrl does not match",
             ("PublicBaseUrl", "https://a.example/"): "PublicBaseUrl does not match",
+            ("PublicBaseUrl", "https://a.example/mandate"): "PublicBaseUrl does not match",
+            ("PublicBaseUrl", "https://user@a.example"): "PublicBaseUrl does not match",
             ("PartnerName", ""): "PartnerName must have",
         }.items():
             name, value = given

@@ -36,7 +36,7 @@ use shared::{
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
-    telemetry::RECORD,
+    telemetry::{self, RECORD},
 };
 use tracing::Instrument;
 
@@ -126,7 +126,7 @@ impl App {
         let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
         let incidents =
             Incidents::new(endpoints.clone(), outbound.clone(), tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name.clone());
+        let events = Events::new(aws, config.event_bus_name.clone(), clock.clone());
         let onboarding =
             Onboarding::new(config.incident_api, tokens.clone(), incidents, registry.clone(), events, clock.clone());
         let sign_in = SignIn::new(endpoints, cloud, outbound, clock.clone());
@@ -163,16 +163,16 @@ impl App {
             Ok(response) => response,
             Err(error) => {
                 let (code, status) = error.code();
+                let status = status.max(500);
+                if status == 500 {
+                    telemetry::internal_failure(self.clock.now());
+                }
                 tracing::error!(code, status, cause = %error, "page failed");
-                pages.plain(status.max(500), Message::Failed)
+                pages.plain(status, Message::Failed)
             }
         };
         let duration_ms = self.clock.milliseconds_since(begun);
         tracing::info!(method = request.method, status = response.status, duration_ms, "request answered");
-        let mut response = response;
-        if request.method == "HEAD" {
-            response.body.clear();
-        }
         Ok(response.into_value())
     }
 }
@@ -182,12 +182,11 @@ impl Call<'_> {
         let segments = self.request.segments();
         let (allowed, known) = match (self.request.method.as_str(), segments.as_slice()) {
             ("GET", ["consent", "callback"]) => return self.callback().await,
-            ("GET" | "HEAD", ["consent", "result"]) => return self.result().await,
-            ("GET" | "HEAD", ["consent", token]) if !RETURNS.contains(token) => return self.invitation(token).await,
+            ("GET", ["consent", "result"]) => return self.result().await,
+            ("GET", ["consent", token]) if !RETURNS.contains(token) => return self.invitation(token).await,
             ("POST", ["consent", token]) if !RETURNS.contains(token) => return self.begin(token).await,
-            (_, ["consent", "callback"]) => ("GET", true),
-            (_, ["consent", "result"]) => ("GET, HEAD", true),
-            (_, ["consent", _]) => ("GET, HEAD, POST", true),
+            (_, ["consent", "callback" | "result"]) => ("GET", true),
+            (_, ["consent", _]) => ("GET, POST", true),
             _ => ("", false),
         };
         if !known {
@@ -441,8 +440,7 @@ impl Call<'_> {
         if attempt.is_expired(self.now) {
             return Ok(self.pages.plain(410, Message::Expired));
         }
-        let looks_only = self.request.method == "HEAD";
-        if !looks_only && let Some(refusal) = self.finish(&mut attempt).await? {
+        if let Some(refusal) = self.finish(&mut attempt).await? {
             return Ok(refusal);
         }
         let next = |link| Beside { link: Some(link), ..Beside::default() };
@@ -458,7 +456,7 @@ impl Call<'_> {
             }
             Stage::Consented { tenant_id, .. } | Stage::Settled { tenant_id } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
-                if tenant.status == Status::Pending && !looks_only {
+                if tenant.status == Status::Pending {
                     tenant = self.advance(tenant_id).await?;
                 }
                 Ok(self.pages.tenant(&tenant, self.base.join(RESULT), self.app.clock.now()))

@@ -108,7 +108,7 @@ impl App {
         let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
         let endpoints = config.microsoft.endpoints.clone();
         let incidents = Incidents::new(endpoints, outbound, tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name);
+        let events = Events::new(aws, config.event_bus_name, clock.clone());
         let onboarding = Onboarding::new(
             config.incident_api,
             tokens.clone(),

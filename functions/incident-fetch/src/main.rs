@@ -9,17 +9,23 @@ use shared::{clock::Clock, event::Invocation, http::Outbound, launch};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config = match launch::configure(Config::read) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let Ok(outbound) = Outbound::new() else { return ExitCode::FAILURE };
+    // Returned as it is: a `Result` would be printed to standard error on its way out.
+    run().await.err().unwrap_or(ExitCode::SUCCESS)
+}
+
+async fn run() -> Result<(), ExitCode> {
+    let config = launch::configure(Config::read)?;
+    let outbound = Outbound::new().map_err(fatal)?;
     let app = &App::new(config, &launch::aws().await, outbound, Clock::system());
-    let ended = lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move {
+    let serve = service_fn(move |event: LambdaEvent<Value>| async move {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
-        launch::guarded(app.handle(event.payload, invocation))
-            .await
-            .map_err(|failure| Diagnostic { error_type: failure.code.to_owned(), error_message: failure.detail })
-    }));
-    if ended.await.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let answer = launch::guarded(app.handle(event.payload, invocation)).await;
+        answer.map_err(|failure| Diagnostic { error_type: failure.code.into(), error_message: failure.detail })
+    });
+    lambda_runtime::run(serve).await.map_err(fatal)
+}
+
+fn fatal(error: impl std::fmt::Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
 }

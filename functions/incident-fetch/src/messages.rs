@@ -63,6 +63,7 @@ impl App {
                 |outcome| outcome.is_err(),
             );
             if failed {
+                telemetry::internal_failure(self.clock.now());
                 failures.push(json!({"itemIdentifier": id}));
             }
         }
@@ -244,26 +245,29 @@ impl App {
     /// What an outcome means for the tenant, and when it is asked next; `None`: when the dispatcher has said.
     async fn after(&self, tenant: &Tenant, lease: &mut Lease, outcome: Result<Stop>, tally: Tally) -> Result<After> {
         let now = self.clock.now();
+        let mut active = tenant.status == Status::Active;
         let after = match outcome {
             Ok(stop) => {
-                if tenant.status != Status::Active && (stop == Stop::Done || tally.moved) {
-                    self.resume(tenant).await?;
+                if !active && (stop == Stop::Done || tally.moved) {
+                    active = self.resume(tenant).await?;
                 }
                 let due_at = (stop == Stop::Done).then(|| self.quiet_until(&lease.feed, now)).flatten();
                 After { stop: Some(stop), due_at, outcome: outcome_of(stop) }
             }
-            Err(Error::Throttled { until }) if tenant.status != Status::Active && tally.moved => {
-                self.resume(tenant).await?;
+            Err(Error::Throttled { until }) if !active && tally.moved => {
+                active = self.resume(tenant).await?;
                 After { stop: None, due_at: Some(until), outcome: "throttled" }
             }
             Err(Error::Throttled { until }) => After { stop: None, due_at: Some(until), outcome: "throttled" },
             Err(Error::Refused(reason)) => {
                 self.pause(tenant, reason).await?;
+                active = false;
                 After { stop: None, due_at: Some(now + PROBE_EVERY), outcome: "refused" }
             }
             // Every tenant's polls stay due; the breaker keeps them from Entra until the credential is good again.
             Err(Error::CredentialRejected) => After { stop: None, due_at: None, outcome: "credential_rejected" },
             Err(Error::TenantNotActive(_) | Error::NotFound) => {
+                active = false;
                 After { stop: None, due_at: None, outcome: "not_active" }
             }
             Err(Error::DeadlineExceeded) => After { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" },
@@ -286,11 +290,11 @@ impl App {
         }
         let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered).as_secs());
         #[expect(clippy::cast_precision_loss, reason = "metrics")]
-        let values = [
-            ("Delivered", "Count", tally.delivered as f64),
-            ("Quarantined", "Count", tally.set_aside as f64),
-            ("LagSeconds", "Seconds", lag.unwrap_or(0) as f64),
-        ];
+        let mut values =
+            vec![("Delivered", "Count", tally.delivered as f64), ("Quarantined", "Count", tally.set_aside as f64)];
+        // A paused tenant falls behind as a matter of course, and has a reason and an alarm of its own.
+        #[expect(clippy::cast_precision_loss, reason = "a metric")]
+        values.extend(lag.filter(|_| active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
         let embedded_metrics = telemetry::embedded(now, Some(&tenant.tenant_id), &values);
         tracing::info!(
             target: telemetry::RECORD,
@@ -357,7 +361,7 @@ impl App {
     }
 
     async fn pause(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
-        self.tokens.forget(&tenant.tenant_id).await;
+        self.tokens.forget(&tenant.tenant_id);
         let change = |tenant: &mut Tenant| {
             // The operator's word, and an offboarding, outlast what Microsoft says.
             if matches!(tenant.status, Status::Active | Status::Paused) && tenant.reason != Some(Reason::Operator) {
@@ -369,7 +373,8 @@ impl App {
         self.events.tenant_status_changed(Some(&before), &after).await
     }
 
-    async fn resume(&self, tenant: &Tenant) -> Result<()> {
+    /// Whether the tenant is active then.
+    async fn resume(&self, tenant: &Tenant) -> Result<bool> {
         let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
             if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
@@ -379,7 +384,8 @@ impl App {
             Ok(())
         };
         let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await
+        self.events.tenant_status_changed(Some(&before), &after).await?;
+        Ok(after.status == Status::Active)
     }
 }
 

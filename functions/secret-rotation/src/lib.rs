@@ -5,7 +5,7 @@
 //! removed in the next round. Each step may be repeated at any time.
 
 mod application;
-mod vault;
+mod secret_versions;
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use shared::{
 };
 
 use application::Application;
-use vault::{Standing, Vault};
+use secret_versions::{SecretVersions, Standing};
 
 /// What our own secrets are called in the app registration, before the rotation's token.
 const NAME: &str = "mandate-rotation:";
@@ -65,7 +65,7 @@ impl Config {
 /// The function: one step of one rotation at a time.
 pub struct App {
     config: Config,
-    vault: Vault,
+    versions: SecretVersions,
     endpoint: TokenEndpoint,
     outbound: Outbound,
     clock: Clock,
@@ -96,7 +96,7 @@ impl App {
     /// Wires the function to its neighbours.
     pub fn new(config: Config, aws: &SdkConfig, outbound: Outbound, clock: Clock) -> Self {
         let endpoint = TokenEndpoint::new(&config.microsoft, outbound.clone(), aws, clock.clone());
-        Self { vault: Vault::new(aws), endpoint, outbound, clock, config }
+        Self { versions: SecretVersions::new(aws), endpoint, outbound, clock, config }
     }
 
     /// Takes one step.
@@ -124,7 +124,7 @@ impl App {
         })?;
         let (step, secret, token) = (rotation.step, rotation.secret_id, rotation.client_request_token);
         let configured = &self.config.microsoft.app_credential_secret_id;
-        let done = match self.vault.standing(&secret, configured, &token).await? {
+        let done = match self.versions.standing(&secret, configured, &token).await? {
             Standing::Finished => "nothing: the version is current already",
             Standing::Pending { current } => match step {
                 Step::Create => self.create(&secret, &token, deadline).await?,
@@ -132,10 +132,10 @@ impl App {
                 Step::Set => "nothing: Entra set the value itself",
                 Step::Test => self.test(&secret, &token, deadline).await?,
                 Step::Finish => {
-                    if self.vault.pending(&secret, &token).await?.is_none() {
+                    if self.versions.pending(&secret, &token).await?.is_none() {
                         return Err(Error::Internal("there is no pending value to make current".into()));
                     }
-                    self.vault.make_current(&secret, &token, current.as_deref()).await?;
+                    self.versions.make_current(&secret, &token, current.as_deref()).await?;
                     "the new version is current"
                 }
             },
@@ -145,11 +145,11 @@ impl App {
     }
 
     async fn create(&self, secret: &str, token: &str, deadline: Deadline) -> Result<&'static str> {
-        if self.vault.pending(secret, token).await?.is_some() {
+        if self.versions.pending(secret, token).await?.is_some() {
             return Ok("nothing: the value is there already");
         }
-        let current = self.vault.current(secret).await?;
-        let previous_key = self.vault.previous(secret).await?.and_then(|previous| key_id(&previous));
+        let current = self.versions.current(secret).await?;
+        let previous_key = self.versions.previous(secret).await?.and_then(|previous| key_id(&previous));
         let mut next = fields(&current)?;
         let client_id = next.get("client_id").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !next.contains_key("client_secret") || client_id.is_empty() {
@@ -172,15 +172,15 @@ impl App {
         next.insert("key_id".into(), json!(added.key_id));
         next.insert("expires_at".into(), json!(end));
         let next = Secret::new(Value::Object(next).to_string());
-        self.vault.put_pending(secret, token, &next).await?;
+        self.versions.put_pending(secret, token, &next).await?;
         Ok("a new secret was created")
     }
 
     async fn test(&self, secret: &str, token: &str, deadline: Deadline) -> Result<&'static str> {
         // When a schedule is set up, Secrets Manager tries this step alone, before there is anything new.
-        let value = match self.vault.pending(secret, token).await? {
+        let value = match self.versions.pending(secret, token).await? {
             Some(pending) => pending,
-            None => self.vault.current(secret).await?,
+            None => self.versions.current(secret).await?,
         };
         let credential = usable(&value, token)?;
         let mut wait = FIRST_WAIT;
@@ -200,7 +200,7 @@ impl App {
 
     /// The registration of the app that is rotated, spoken to as the rotation's own app.
     async fn application(&self, client_id: &str, deadline: Deadline) -> Result<Application<'_>> {
-        let rotator = self.vault.current(&self.config.rotation_credential_secret_id).await?;
+        let rotator = self.versions.current(&self.config.rotation_credential_secret_id).await?;
         let rotator = usable(&rotator, "")?;
         let home = &self.config.home_tenant;
         let token = self.endpoint.app_token(home, Surface::Graph, &rotator, deadline).await?;

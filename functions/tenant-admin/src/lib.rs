@@ -102,7 +102,7 @@ impl App {
     ) -> Self {
         let registry = Registry::new(aws, config.table_name.clone());
         let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name.clone());
+        let events = Events::new(aws, config.event_bus_name.clone(), clock.clone());
         let incidents = Incidents::new(
             config.microsoft.endpoints.clone(),
             outbound.clone(),

@@ -71,9 +71,9 @@ impl App {
 
     /// Whether Entra refuses us a new token for want of consent. A token that came is thrown away at once.
     async fn access_ended(&self, call: &Call<'_>, tenant: &Tenant) -> Result<bool> {
-        self.tokens.forget(&tenant.tenant_id).await;
+        self.tokens.forget(&tenant.tenant_id);
         let asked = self.tokens.fresh_access_token(&tenant.tenant_id, tenant.api, call.invocation.deadline).await;
-        self.tokens.forget(&tenant.tenant_id).await;
+        self.tokens.forget(&tenant.tenant_id);
         match asked.map(drop) {
             Ok(()) => Ok(false),
             Err(Error::Refused(reason)) => Ok(ends_access(reason)),

@@ -134,7 +134,10 @@ impl App {
     async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value, Failure> {
         let outcome = invocation.deadline.run(self.called(call, invocation.deadline)).await;
         outcome.map_err(|error| {
-            let (code, _) = error.code();
+            let (code, status) = error.code();
+            if status == 500 {
+                telemetry::internal_failure(self.clock.now());
+            }
             tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
             Failure::from(error)
         })
@@ -167,17 +170,19 @@ impl App {
             resource: surface,
             roles: token.roles(),
         };
-        tracing::info!(
-            target: telemetry::RECORD,
-            audit = true,
-            caller,
-            tenant_id = %tenant_id,
-            resource = surface.as_str(),
-            roles = token.roles().map(|roles| roles.join(" ")),
-            expires_at = %body.expires_at,
-            token_id_sha256 = token.id_hash(),
-            "access token issued"
-        );
+        telemetry::audited(|| {
+            tracing::info!(
+                target: telemetry::RECORD,
+                audit = true,
+                caller,
+                tenant_id = %tenant_id,
+                resource = surface.as_str(),
+                roles = token.roles().map(|roles| roles.join(" ")),
+                expires_at = %body.expires_at,
+                token_id_sha256 = token.id_hash(),
+                "access token issued"
+            );
+        })?;
         Ok(json!(body))
     }
 

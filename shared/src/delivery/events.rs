@@ -4,9 +4,11 @@ use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
 
 use crate::{
+    clock::Clock,
     entra::TenantId,
-    error::{Error, Result},
-    registry::tenants::Tenant,
+    error::{Error, Reason, Result},
+    registry::tenants::{Status, Tenant},
+    telemetry,
 };
 
 const SOURCE: &str = "partner.incidents";
@@ -19,6 +21,7 @@ const TRIES: u32 = 3;
 pub struct Events {
     client: Client,
     bus: Option<String>,
+    clock: Clock,
 }
 
 /// One object that was delivered.
@@ -38,8 +41,8 @@ pub struct DeliveredObject {
 
 impl Events {
     /// The bus named `bus`.
-    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>) -> Self {
-        Self { client: Client::new(config), bus }
+    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>, clock: Clock) -> Self {
+        Self { client: Client::new(config), bus, clock }
     }
 
     /// Tells that a tenant's status or reason has changed; says nothing when both are as before.
@@ -50,9 +53,12 @@ impl Events {
         let from = before.map(|before| before.status.as_str());
         let (to, reason) = (after.status.as_str(), after.reason);
         tracing::info!(
-            tenant_id = %after.tenant_id, from, to, reason = reason.map(crate::error::Reason::as_str),
+            tenant_id = %after.tenant_id, from, to, reason = reason.map(Reason::as_str),
             "tenant status changed"
         );
+        if has_become_paused(before, after) {
+            telemetry::metrics(self.clock.now(), Some(&after.tenant_id), &[("TenantPaused", "Count", 1.0)]);
+        }
         let detail = json!({"tenant_id": after.tenant_id, "customer": after.customer,
                             "from": before.map(|before| before.status), "to": after.status, "reason": reason});
         self.put("Tenant Status Changed", vec![detail]).await
@@ -103,5 +109,43 @@ impl Events {
             waiting = refused;
         }
         Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len())))
+    }
+}
+
+/// Whether nothing comes from the tenant any more, and no operator wanted it so.
+fn has_become_paused(before: Option<&Tenant>, after: &Tenant) -> bool {
+    let was_paused = before.is_some_and(|before| before.status == Status::Paused);
+    after.status == Status::Paused && !was_paused && after.reason != Some(Reason::Operator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incidents::Surface;
+
+    #[test]
+    fn only_a_pause_that_microsoft_s_answers_brought_is_news() {
+        let tenant = |status, reason| Tenant {
+            tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
+            customer: "Contoso".into(),
+            status,
+            reason,
+            api: Surface::Graph,
+            roles: vec![],
+            consented_at: None,
+            consented_by: None,
+            activated_at: None,
+            offboarded_at: None,
+            verification: None,
+            revision: 0,
+        };
+        let (active, missing) = (tenant(Status::Active, None), tenant(Status::Paused, Some(Reason::ConsentMissing)));
+        let (disabled, operator) =
+            (tenant(Status::Paused, Some(Reason::DisabledByCustomer)), tenant(Status::Paused, Some(Reason::Operator)));
+        assert!(has_become_paused(Some(&active), &missing));
+        assert!(has_become_paused(None, &missing));
+        assert!(!has_become_paused(Some(&missing), &disabled), "it was paused before");
+        assert!(!has_become_paused(Some(&active), &operator), "the operator knows");
+        assert!(!has_become_paused(Some(&missing), &active));
     }
 }

@@ -138,8 +138,7 @@ impl Tokens {
     }
 
     /// Drops what is cached of a tenant: after a refusal by an API, a change of roles, an offboarding.
-    #[expect(clippy::unused_async, reason = "callers need not know that nothing is waited for")]
-    pub async fn forget(&self, tenant: &TenantId) {
+    pub fn forget(&self, tenant: &TenantId) {
         self.inner.slots().retain(|(kept, _), _| kept != tenant);
     }
 
@@ -284,7 +283,12 @@ impl Inner {
             Permit::Open => Err(Error::CredentialRejected),
             Permit::Probe => {
                 let credential = self.custody.reloaded(&loaded, deadline).await?.current.clone();
-                let reply = self.endpoint.ask(grant, &credential, Tries::One, deadline).await?;
+                let asked = self.endpoint.ask(grant, &credential, Tries::One, deadline).await;
+                if matches!(asked, Err(Error::CredentialRejected)) {
+                    // Each minute anew, so that the alarm lasts as long as the outage.
+                    telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
+                }
+                let reply = asked?;
                 match self.registry.close_breaker().await {
                     Ok(true) => {
                         tracing::info!("Entra takes the app credential again");

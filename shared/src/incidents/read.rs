@@ -306,7 +306,7 @@ impl Incidents {
         let fresh = self.tokens.fresh_access_token(tenant, surface, deadline).await?;
         let answer = self.send_with(request(), &fresh, call, deadline).await?;
         if answer.status() == StatusCode::FORBIDDEN || answer.status() == StatusCode::UNAUTHORIZED {
-            self.tokens.forget(tenant).await;
+            self.tokens.forget(tenant);
         }
         self.checked(tenant, surface, answer).await
     }

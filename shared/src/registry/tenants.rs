@@ -102,7 +102,7 @@ impl Registry {
         self.get(&tenant_pk(tenant), PROFILE).await
     }
 
-    /// A tenant that must be there and not offboarded.
+    /// A tenant that must be there, offboarded or not.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a tenant that was never onboarded.

@@ -319,7 +319,7 @@ async fn a_fresh_token_takes_the_place_of_the_old_and_a_forgotten_one_is_gone() 
     let fresh = tokens.fresh_access_token(&tenant(A), Surface::Graph, soon()).await.unwrap();
     assert_ne!(fresh.expose(), first);
     assert_eq!(ask(&tokens, A).await.unwrap(), fresh.expose());
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     assert_ne!(ask(&tokens, A).await.unwrap(), fresh.expose());
 }
 
@@ -333,7 +333,7 @@ async fn a_throttled_tenant_rests_in_all_functions_and_no_other_does() {
     let asked = world.entra.count();
     assert_eq!(ask(&one, A).await, Err(Error::Throttled { until }));
     assert_eq!(ask(&other, A).await, Err(Error::Throttled { until }));
-    one.forget(&tenant(A)).await;
+    one.forget(&tenant(A));
     let fresh = one.fresh_access_token(&tenant(A), Surface::Graph, soon()).await;
     assert_eq!(fresh.unwrap_err(), Error::Throttled { until });
     assert_eq!(world.entra.count(), asked);
@@ -447,6 +447,24 @@ async fn a_refused_credential_stops_all_functions_but_for_one_try_a_minute() {
 }
 
 #[tokio::test]
+async fn each_refused_try_is_counted_so_that_the_alarm_lasts() {
+    let world = World::start().await;
+    world.entra.forget("secret-1");
+    let tokens = world.process();
+    lines_of("");
+    let request_id = format!("refused-{}", world.aws.table);
+    for _ in 0..3 {
+        let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+        let outcome = invocation.frame(async { (ask(&tokens, A).await, ask(&tokens, B).await) }).await;
+        assert_eq!(outcome, (Err(Error::CredentialRejected), Err(Error::CredentialRejected)));
+        world.pass(61);
+    }
+    let lines = lines_of(&request_id);
+    let counted: Vec<_> = lines.iter().filter_map(|line| line["CredentialRejected"].as_f64()).collect();
+    assert_eq!(counted, [1.0, 1.0, 1.0], "one a minute, however many ask");
+}
+
+#[tokio::test]
 async fn many_callers_find_out_together_that_the_credential_is_refused() {
     let world = World::start().await;
     world.entra.forget("secret-1");
@@ -488,7 +506,7 @@ async fn secrets_manager_may_be_down_while_a_value_is_kept() {
     world.aws.secrets_down(false);
     world.aws.rotate_secret(&json!({"client_id": CLIENT}));
     world.pass(31);
-    tokens.forget(&tenant(B)).await;
+    tokens.forget(&tenant(B));
     ask(&tokens, B).await.unwrap();
 }
 
@@ -521,11 +539,11 @@ async fn one_word_of_awss_serves_all_tenants_while_it_lives() {
     ask(&tokens, B).await.unwrap();
     assert_eq!(world.entra.last("client_assertion"), first);
     world.pass(241);
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     ask(&tokens, A).await.unwrap();
     assert_ne!(world.entra.last("client_assertion"), first);
     // One that came too late is made anew at once.
-    tokens.forget(&tenant(A)).await;
+    tokens.forget(&tenant(A));
     world.entra.script(A, refusal(700_024));
     ask(&tokens, A).await.unwrap();
     assert_eq!(world.aws.calls("sts"), 3);
@@ -570,7 +588,12 @@ async fn futures(tokens: &Tokens, count: usize) -> Vec<Result<String, Error>> {
 }
 
 mod issuance {
+    use std::io::Write;
+
+    use shared::telemetry::JsonLines;
     use token_issuance::{App, Config};
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
@@ -677,6 +700,29 @@ mod issuance {
     }
 
     #[tokio::test]
+    async fn no_token_is_handed_out_when_the_line_of_the_audit_is_lost() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let deployment = deployment().await;
+        lines_of("");
+        let full = JsonLines::new(LevelFilter::INFO, deployment.world.clock.clone(), Arc::new(Mutex::new(Full)));
+        let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(full));
+        let (status, problem, _) = deployment.post(&format!("/tenants/{A}/token"), "").await;
+        assert_eq!((status, problem["code"].as_str()), (500, Some("internal")));
+        assert!(!problem.to_string().contains("access_token"));
+        assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
+        drop(logging);
+        assert_eq!(deployment.post(&format!("/tenants/{A}/token"), "").await.0, 200);
+    }
+
+    #[tokio::test]
     async fn strangers_of_every_shape_get_nothing_and_cost_no_call_outside() {
         let deployment = deployment().await;
         let path = |segment: &str| format!("/tenants/{segment}/token");
@@ -735,6 +781,7 @@ mod issuance {
     #[tokio::test]
     async fn what_goes_wrong_is_told_as_the_interface_says() {
         let deployment = deployment().await;
+        lines_of("");
         let entra = &deployment.world.entra;
         let path = format!("/tenants/{A}/token");
         entra.script(A, refusal(7_000_112));
@@ -759,5 +806,8 @@ mod issuance {
         let asked = entra.count();
         assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
         assert_eq!(entra.count(), asked);
+        let lines = lines_of(&deployment.request_id);
+        let failures = lines.iter().filter(|line| line["InternalFailure"] == 1.0).count();
+        assert_eq!(failures, 2, "what is Microsoft's or the caller's doing is no failure of ours");
     }
 }

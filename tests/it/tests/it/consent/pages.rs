@@ -29,9 +29,6 @@ async fn pages_and_redirects_are_strict_and_unknown_ones_say_so() {
         "{}",
         page.body
     );
-    let head = browser.send("HEAD", &link, &[]).await;
-    assert_eq!((head.status, head.body.as_str()), (200, ""));
-    is_strict(&head);
     is_strict(&browser.post(&link).await);
     for (method, path, status) in [
         ("GET", "/", 404),
@@ -58,19 +55,6 @@ async fn the_reader_s_language_is_spoken() {
     page.says(200, "bittet um Einsicht");
     assert!(page.body.contains("<html lang=\"de\">") && page.body.contains(CONTOSO));
     assert_eq!(page.headers["content-language"], "de");
-}
-
-#[tokio::test]
-async fn looking_at_the_result_does_nothing_by_head() {
-    let world = World::new().await;
-    world.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
-    let link = world.invite("Contoso", Some(CONTOSO)).await;
-    let mut browser = world.browser();
-    browser.walk(&link, CONTOSO, ADMIN).await.says(200, "still spreading");
-    world.advance(60);
-    let before = world.token_requests();
-    assert_eq!(browser.send("HEAD", "/consent/result", &[]).await.status, 200);
-    assert_eq!(world.token_requests(), before);
 }
 
 #[tokio::test]

@@ -70,6 +70,44 @@ async fn a_dry_run_sends_nothing_and_a_second_run_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_role_gets_a_credential_and_one_that_is_there_is_not_sent_again() {
+    let sim = sim().await;
+    let issuer = ["--redirect-uri", REDIRECT, "--federated-issuer", "https://x.tokens.sts.global.api.aws"];
+    let first = [&issuer[..], &["--federated-subject", "arn:aws:iam::1:role/r"]].concat();
+    assert!(run(&sim, &first).await.0);
+    assert_eq!(writes(&sim), 2);
+    let all =
+        [&first[..], &["--federated-subject", "arn:aws:iam::1:role/s", "--federated-subject", "arn:aws:iam::1:role/t"]];
+    let all = all.concat();
+    let (done, outcome, said) = run(&sim, &all).await;
+    assert!(done, "{said}");
+    assert_eq!((&outcome["changed"], writes(&sim)), (&serde_json::json!(["federatedIdentityCredentials"]), 4));
+    assert!(run(&sim, &all).await.0);
+    assert_eq!(writes(&sim), 4);
+    // Entra would take no second one for the same subject, and tokens with the old audience only.
+    let (done, _, said) =
+        run(&sim, &[&all[..], &["--federated-audience", "api://AzureADTokenExchangeUSGov"]].concat()).await;
+    assert!(!done && said.contains("Remove it first"), "{said}");
+    assert_eq!(writes(&sim), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_are_not_taken_away_unless_that_is_said() {
+    let sim = sim().await;
+    let reading = ["--redirect-uri", REDIRECT];
+    let hunting = [&reading[..], &["--with-write", "--with-hunting"]].concat();
+    assert!(run(&sim, &hunting).await.0);
+    let sent = writes(&sim);
+    let (done, _, said) = run(&sim, &reading).await;
+    assert!(!done, "customers' consents would be worth less");
+    assert!(said.contains("SecurityIncident.ReadWrite.All, ThreatHunting.Read.All"), "{said}");
+    assert_eq!(writes(&sim), sent);
+    let (done, outcome, said) = run(&sim, &[&reading[..], &["--remove-permissions"]].concat()).await;
+    assert!(done, "{said}");
+    assert_eq!((&outcome["changed"], writes(&sim)), (&serde_json::json!(["requiredResourceAccess"]), sent + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_with_a_reason() {
     let sim = sim().await;
     for wrong in

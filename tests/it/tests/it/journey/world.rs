@@ -225,6 +225,13 @@ impl World {
             assert!(line.get("audit").is_none_or(|audit| audit == true), "{told}");
             let nested = line.iter().filter(|(_, value)| value.is_object() || value.is_array());
             assert!(nested.into_iter().all(|(name, _)| name == "_aws"), "not flat: {told}");
+            if let Some(metrics) = line.get("_aws") {
+                // CloudWatch drops a metric whose dimension has no value.
+                for dimension in metrics["CloudWatchMetrics"][0]["Dimensions"][0].as_array().expect(&told) {
+                    assert!(dimension.as_str().is_some_and(|name| !field(name).is_empty()), "{told}");
+                }
+                assert_eq!(field("FunctionName"), format!("mandate-dev-{binary}"), "{told}");
+            }
         }
     }
 

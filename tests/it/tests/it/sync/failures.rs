@@ -1,10 +1,14 @@
 //! Microsoft fails in every way it can; nothing is lost, and nothing gets stuck.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
-use shared::{error::Reason, incidents::Surface, registry::tenants::Status};
+use serde_json::json;
+use shared::{error::Reason, event::Invocation, http::Deadline, incidents::Surface, registry::tenants::Status};
 use sim::{Fault, FaultKind, RetryAfter};
 
 use super::feed::{Feed, SURFACES, TENANT, grant};
+use crate::local::lines_of;
 
 fn on(surface: Surface) -> sim::Surface {
     match surface {
@@ -293,6 +297,35 @@ async fn f12_withdrawn_consent_pauses_and_its_return_fills_the_gap() {
         assert_eq!(told[0].1["to"], "paused");
         assert_eq!(told[1].1["to"], "active");
     }
+}
+
+#[tokio::test]
+async fn only_a_tenant_that_is_active_is_said_to_lag_and_only_the_pause_is_counted() {
+    let feed = Feed::start(Surface::Graph).await;
+    let poll = async || {
+        let told = lines_of(&feed.local.request_id).len();
+        let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();
+        let event = json!({"Records": [{"messageId": "m", "body": body, "eventSource": "aws:sqs"}]});
+        let deadline = Deadline::within(Duration::from_secs(30));
+        let invocation = Invocation { request_id: feed.local.request_id.clone(), deadline };
+        feed.app.handle(event, invocation).await.unwrap();
+        let lines = lines_of(&feed.local.request_id).split_off(told);
+        let metric = |name: &str| lines.iter().find_map(|line| line[name].as_f64());
+        (metric("LagSeconds"), metric("TenantPaused"))
+    };
+    assert_eq!(poll().await.1, None);
+    feed.local.sim.revoke(TENANT, crate::local::CLIENT_ID);
+    feed.advance(7200);
+    assert_eq!(poll().await, (None, Some(1.0)), "paused");
+    feed.advance(7200);
+    assert_eq!(poll().await, (None, None), "paused still");
+    grant(&feed);
+    let (lag, paused) = poll().await;
+    assert!(lag.is_some_and(|lag| lag < 60.0) && paused.is_none(), "{lag:?}");
+    feed.local.sim.fault(Fault::new(FaultKind::status(500)).on(on(feed.surface)));
+    feed.advance(7200);
+    let (lag, paused) = poll().await;
+    assert!(lag.is_some_and(|lag| lag >= 7200.0) && paused.is_none(), "active, and not read: {lag:?}");
 }
 
 #[tokio::test]

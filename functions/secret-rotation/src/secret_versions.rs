@@ -11,8 +11,8 @@ const CURRENT: &str = "AWSCURRENT";
 const PENDING: &str = "AWSPENDING";
 const PREVIOUS: &str = "AWSPREVIOUS";
 
-/// Secrets Manager.
-pub(crate) struct Vault {
+/// The versions of secrets in Secrets Manager.
+pub(crate) struct SecretVersions {
     client: Client,
 }
 
@@ -27,7 +27,7 @@ pub(crate) enum Standing {
     },
 }
 
-impl Vault {
+impl SecretVersions {
     pub(crate) fn new(aws: &SdkConfig) -> Self {
         Self { client: Client::new(aws) }
     }

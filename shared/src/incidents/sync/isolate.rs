@@ -19,6 +19,7 @@ use crate::{
         version::{Verdict, judge},
     },
     registry::quarantine::SetAside,
+    telemetry,
 };
 
 /// Calls after which more budget would not help: it was all but whole.
@@ -214,6 +215,8 @@ impl Worker<'_> {
         let kept = match why {
             Unreadable::ForeignTenant => {
                 tracing::error!("a record of another tenant was sent, and is not delivered");
+                let tenant = self.tenant.tenant_id;
+                telemetry::metrics(self.sync.clock.now(), Some(&tenant), &[("ForeignRecord", "Count", 1.0)]);
                 Value::Null
             }
             Unreadable::NotJson | Unreadable::NoId | Unreadable::NoLastUpdate => {

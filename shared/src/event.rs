@@ -270,7 +270,10 @@ impl HttpResponse {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::damage::damaged;
 
     fn http(event: Value) -> HttpRequest {
         match Event::recognise(event) {
@@ -328,5 +331,18 @@ mod tests {
         };
         assert_eq!(messages.len(), 3);
         assert_eq!((messages[0].body.as_deref(), messages[1].body.as_deref()), (None, Some("{}")));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_events_are_recognised_as_something(
+            event in damaged(r#"{"requestContext":{"http":{"method":"POST","path":"/x"},"stage":"$default","requestId":"r","authorizer":{"iam":{"userArn":"arn"}}},"rawPath":"/tenants/%C3%BC/token","rawQueryString":"a=1&b=%20","headers":{"Cookie":"a=b"},"cookies":["__Host-a=b"],"body":"eyJhIjoxfQ==","isBase64Encoded":true,"Records":[{"messageId":"m","body":"{}"}]}"#),
+        ) {
+            let Ok(event) = serde_json::from_slice::<Value>(&event) else { return Ok(()) };
+            if let Event::Http(request) = Event::recognise(event) {
+                let _ = (request.segments().len(), request.caller().is_ok(), request.cookie("__Host-a").is_some());
+                let _ = (request.parameters(&["a", "b"]).is_ok(), request.json::<BTreeMap<String, u32>>("x").is_ok());
+            }
+        }
     }
 }

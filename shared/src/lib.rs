@@ -8,6 +8,8 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(test)]
+mod damage;
 pub mod delivery;
 pub mod entra;
 pub mod error;

@@ -54,6 +54,8 @@ impl Config {
         let rotation_credential_secret_id = variables.required("ROTATION_CREDENTIAL_SECRET_ID");
         let given = variables.required("HOME_TENANT_ID");
         let home_tenant = variables.parsed("HOME_TENANT_ID", PERSONAL_ACCOUNTS, "must be a lower-case GUID");
+        // The table itself is not needed, but metrics without its name would be nobody's.
+        variables.required("TABLE_NAME")?;
         Some(Self {
             microsoft: microsoft?,
             rotation_credential_secret_id: rotation_credential_secret_id?,

@@ -130,9 +130,11 @@ fn is_audience(audience: &str, expected: &Expected<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::damage::damaged;
 
     const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
     const OTHER: &str = "99999999-2222-4333-8444-abcdefabcdef";
@@ -186,6 +188,22 @@ mod tests {
     fn a_token_that_cannot_be_read_has_no_claims() {
         for token in ["opaque", "a.b", "a.b.c", "a.b.c.d.e", "", "e30.W10.c2ln"] {
             assert_eq!(Claims::of(token), None, "{token}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_claims_never_pass_for_another_tenant_s(
+            claims in damaged(r#"{"tid":"11111111-2222-4333-8444-abcdefabcdef","aud":"https://graph.microsoft.com","roles":["SecurityIncident.Read.All"],"exp":1900000000,"oid":"o"}"#),
+        ) {
+            let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(&claims));
+            if let Some(read) = Claims::of(&token) {
+                let tenant = OTHER.parse().unwrap();
+                let expected =
+                    Expected { tenant: &tenant, client_id: CLIENT, cloud: Cloud::Commercial, surface: Surface::Graph };
+                let passes = read.check(&expected, "2026-11-22T10:00:00Z".parse().unwrap()).is_ok();
+                prop_assert!(!passes || read.tid.is_none_or(|tid| tid == OTHER));
+            }
         }
     }
 }

@@ -251,7 +251,10 @@ impl Surface {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::damage::damaged;
 
     fn tenant() -> TenantId {
         "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
@@ -333,6 +336,18 @@ mod tests {
             ("Informational, expected activity", "informational_expected_activity"),
         ] {
             assert_eq!(snake_case(sent), ours);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_records_are_set_aside_or_have_an_id_and_a_time(
+            raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
+        ) {
+            if let Ok(record) = Record::read(&raw, &tenant(), true) {
+                prop_assert!(is_incident_id(&record.incident_id));
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&record.json).is_ok());
+            }
         }
     }
 }

@@ -138,6 +138,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::damage::damaged;
 
     fn read(answer: &str, piece: usize) -> Result<(Vec<Value>, Envelope), NotACollection> {
         let mut rows = Rows::default();
@@ -202,6 +203,26 @@ mod tests {
             let rows: Vec<Value> = rows.into_iter().map(|row| Value::Object(row.into_iter().collect())).collect();
             let answer = json!({"@odata.context": "c", "value": rows}).to_string();
             prop_assert_eq!(read(&answer, piece).unwrap().0, rows);
+        }
+
+        #[test]
+        fn damaged_rows_are_refused_or_those_that_any_reader_finds(
+            answer in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
+            piece in 1_usize..40,
+        ) {
+            let mut rows = Rows::default();
+            let mut found = Vec::new();
+            let taken = answer.chunks(piece).try_for_each(|bytes| {
+                rows.push(bytes)?;
+                found.extend(std::iter::from_fn(|| rows.next_row()));
+                Ok::<_, NotACollection>(())
+            });
+            let whole = serde_json::from_slice::<Value>(&answer).ok();
+            let expected = whole.as_ref().and_then(|whole| whole.get("value")?.as_array());
+            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish(), expected.filter(|rows| rows.iter().all(Value::is_object))) {
+                let found: Vec<Value> = found.iter().map(|row| serde_json::from_slice(row).unwrap()).collect();
+                prop_assert_eq!(&found, expected);
+            }
         }
     }
 }

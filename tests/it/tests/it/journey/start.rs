@@ -19,7 +19,9 @@ fn required(binary: &str) -> &'static [&'static str] {
             &["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "SYNC_QUEUE_URL", "INCIDENT_BUCKET"]
         }
         "incident-dispatch" => &["TABLE_NAME", "SYNC_QUEUE_URL"],
-        "secret-rotation" => &["APP_CREDENTIAL_SECRET_ID", "ROTATION_CREDENTIAL_SECRET_ID", "HOME_TENANT_ID"],
+        "secret-rotation" => {
+            &["APP_CREDENTIAL_SECRET_ID", "ROTATION_CREDENTIAL_SECRET_ID", "HOME_TENANT_ID", "TABLE_NAME"]
+        }
         _ => panic!("{binary} is not deployed"),
     }
 }

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::entra::NotATenantId;
+
 /// Why a tenant is not usable, as operators read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -253,6 +255,13 @@ fn title(code: &str) -> &'static str {
         "upstream_unreachable" => "Microsoft did not answer",
         "deadline_exceeded" => "Out of time",
         _ => "Internal error",
+    }
+}
+
+impl From<NotATenantId> for Error {
+    /// What is no identifier is told like one that nobody knows.
+    fn from(_: NotATenantId) -> Self {
+        Self::NotFound
     }
 }
 

@@ -38,10 +38,15 @@ pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::
         }
         Err(error) => {
             telemetry::start(LevelFilter::INFO, Origin::default());
-            tracing::error!("{error}");
-            Err(ExitCode::FAILURE)
+            Err(fatal(error))
         }
     }
+}
+
+/// Says why the process cannot start or go on.
+pub fn fatal(error: impl std::fmt::Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
 }
 
 /// `LOG_LEVEL`: `tracing` itself would take numbers and `off`, too.

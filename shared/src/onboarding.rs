@@ -27,16 +27,6 @@ const SCHEDULE: [i64; 5] = [5, 10, 20, 30, 60];
 /// How long a consent may need to spread before the reason counts.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
 
-/// The roles that the app registration may ask for (`infra/entra/register.py`), on both surfaces.
-const EXPECTED_ROLES: [&str; 6] = [
-    "SecurityIncident.Read.All",
-    "SecurityIncident.ReadWrite.All",
-    "ThreatHunting.Read.All",
-    "Incident.Read.All",
-    "Incident.ReadWrite.All",
-    "AdvancedHunting.Read.All",
-];
-
 /// Moves tenants from consent to use.
 #[derive(Clone)]
 pub struct Onboarding {
@@ -392,7 +382,10 @@ fn warn_of_more(tenant_id: &TenantId, granted: &[String]) {
 }
 
 fn beyond_expected(granted: &[String]) -> Vec<&str> {
-    granted.iter().map(String::as_str).filter(|role| !EXPECTED_ROLES.contains(role)).collect()
+    // What the app registration may ask for (`infra/entra/register.py`).
+    let asked_for =
+        |role: &str| Surface::ALL.iter().any(|on| [on.read_role(), on.write_role(), on.hunting_role()].contains(&role));
+    granted.iter().map(String::as_str).filter(|role| !asked_for(role)).collect()
 }
 
 fn add(roles: &mut Vec<String>, more: &[String]) {
@@ -479,7 +472,7 @@ mod tests {
 
     #[test]
     fn only_roles_that_are_not_asked_for_are_warned_of() {
-        for surface in [Surface::Graph, Surface::Defender] {
+        for surface in Surface::ALL {
             assert!(beyond_expected(&[surface.read_role().into(), surface.write_role().into()]).is_empty());
         }
         let granted = ["ThreatHunting.Read.All", "Directory.ReadWrite.All", "AdvancedHunting.Read.All"];

@@ -2,12 +2,12 @@
 
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     entra::TenantId,
     error::{Error, Result},
+    event::object,
 };
 
 /// How often messages are handed in again that SQS refused within an accepted call.
@@ -30,7 +30,6 @@ pub enum Kind {
 
 /// A message: which tenant, and what to do. All else is read from the registry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(remote = "Self")]
 pub struct SyncMessage {
     /// The tenant.
     pub tenant_id: TenantId,
@@ -47,21 +46,12 @@ pub struct SyncMessage {
     pub job_id: Option<String>,
 }
 
-// Both by hand, so that only an object is a message: `remote` makes what is derived the type's own functions.
-impl<'de> Deserialize<'de> for SyncMessage {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let members = Value::Object(Map::deserialize(deserializer)?);
-        Self::deserialize(members).map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for SyncMessage {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
-    }
-}
-
 impl SyncMessage {
+    /// From a message's body; none for one that is not understood.
+    pub fn read(body: &str) -> Option<Self> {
+        object(serde_json::from_str(body).ok()?)
+    }
+
     /// A message without a span or a job.
     pub fn new(tenant_id: TenantId, kind: Kind) -> Self {
         Self { tenant_id, kind, from: None, to: None, job_id: None }
@@ -150,11 +140,11 @@ mod tests {
     #[test]
     fn a_message_is_read_to_the_letter_of_the_interface() {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef";
-        let poll: SyncMessage = serde_json::from_str(&format!(r#"{{"tenant_id":"{tenant}","kind":"poll"}}"#)).unwrap();
+        let poll = SyncMessage::read(&format!(r#"{{"tenant_id":"{tenant}","kind":"poll"}}"#)).unwrap();
         assert_eq!(poll, SyncMessage::new(tenant.parse().unwrap(), Kind::Poll));
         let text = r#"{"tenant_id":"T","kind":"backfill","from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z","job_id":"j"}"#;
         let text = text.replace("\"T\"", &format!("\"{tenant}\""));
-        let backfill: SyncMessage = serde_json::from_str(&text).unwrap();
+        let backfill = SyncMessage::read(&text).unwrap();
         assert_eq!(serde_json::to_string(&backfill).unwrap(), text);
         for wrong in [
             r#"{"tenant_id":"common","kind":"poll"}"#,
@@ -164,10 +154,7 @@ mod tests {
             "7",
             "null",
         ] {
-            assert!(
-                serde_json::from_str::<SyncMessage>(&wrong.replace("\"T\"", &format!("\"{tenant}\""))).is_err(),
-                "{wrong}"
-            );
+            assert_eq!(SyncMessage::read(&wrong.replace("\"T\"", &format!("\"{tenant}\""))), None, "{wrong}");
         }
     }
 }

@@ -32,14 +32,6 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 /// Seconds until a page is asked for again that waits for a person.
 const SLOW_REFRESH: i64 = 60;
 
-/// The app role that lets hunt.
-fn hunting_role(surface: Surface) -> &'static str {
-    match surface {
-        Surface::Graph => "ThreatHunting.Read.All",
-        Surface::Defender => "AdvancedHunting.Read.All",
-    }
-}
-
 /// What all pages have.
 struct Frame {
     language: &'static str,
@@ -126,7 +118,7 @@ impl<'a> Pages<'a> {
             ("tenant", tenant.as_deref().unwrap_or_default()),
             ("time", &time),
             ("write", self.surface.write_role()),
-            ("hunt", hunting_role(self.surface)),
+            ("hunt", self.surface.hunting_role()),
         ];
         let all = |lines: &[String]| lines.iter().map(|line| fill(line, &words)).collect();
         let page = InvitationPage {
@@ -243,13 +235,13 @@ impl<'a> Pages<'a> {
     fn permissions(&self, tenant: &Tenant) -> (Vec<String>, Vec<String>, Vec<String>) {
         let texts = &self.texts.permissions;
         let named = |words: &str, role: &str| format!("{words} ({role})");
-        let surfaces = [Surface::Graph, Surface::Defender];
+        let is = |role: &str, of: fn(Surface) -> &'static str| Surface::ALL.into_iter().any(|one| of(one) == role);
         let words = |role: &str| {
-            if surfaces.iter().any(|surface| surface.read_role() == role) {
+            if is(role, Surface::read_role) {
                 &texts.read
-            } else if surfaces.iter().any(|surface| surface.write_role() == role) {
+            } else if is(role, Surface::write_role) {
                 &texts.write
-            } else if surfaces.iter().any(|surface| hunting_role(*surface) == role) {
+            } else if is(role, Surface::hunting_role) {
                 &texts.hunt
             } else {
                 &texts.other
@@ -263,7 +255,7 @@ impl<'a> Pages<'a> {
         if !has(tenant.api.write_role()) {
             not_granted.push(named(&texts.write, tenant.api.write_role()));
         }
-        let hunt = hunting_role(tenant.api);
+        let hunt = tenant.api.hunting_role();
         if !has(hunt) {
             not_granted.push(named(&texts.hunt, hunt));
         }

@@ -21,10 +21,5 @@ async fn run() -> Result<(), ExitCode> {
         let answer = launch::guarded(app.handle(event.payload, invocation)).await;
         answer.map_err(|failure| Diagnostic { error_type: failure.code.into(), error_message: failure.detail })
     });
-    lambda_runtime::run(serve).await.map_err(fatal)
-}
-
-fn fatal(error: impl std::fmt::Display) -> ExitCode {
-    tracing::error!("{error}");
-    ExitCode::FAILURE
+    lambda_runtime::run(serve).await.map_err(launch::fatal)
 }

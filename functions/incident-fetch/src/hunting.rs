@@ -10,7 +10,6 @@ use shared::{
     http::Deadline,
     incidents::{Surface, read::HUNT},
     launch::tenant_span,
-    registry::tenants::Tenant,
 };
 use tracing::{Instrument, Span};
 
@@ -18,7 +17,6 @@ use crate::{
     App,
     fleet::AT_ONCE,
     live::{LARGEST_ANSWER, RESERVE, failure, length},
-    tenant_id,
 };
 
 #[derive(Deserialize)]
@@ -67,6 +65,7 @@ impl App {
         if let Some(timespan) = hunt.timespan {
             body["Timespan"] = json!(timespan);
         }
+        let all = hunt.tenants.is_none();
         let tenants = match hunt.tenants {
             None => self.active_tenants().await?.into_iter().map(|tenant| tenant.tenant_id.to_string()).collect(),
             Some(mut named) => {
@@ -76,7 +75,7 @@ impl App {
             }
         };
         let answers = futures_util::stream::iter(tenants)
-            .map(|named| self.table_of(named, &body, deadline))
+            .map(|named| self.table_of(named, all, &body, deadline))
             .buffer_unordered(AT_ONCE);
         let mut answers = Box::pin(answers);
         let mut joined = Joined { schema: Vec::new(), results: Vec::new(), failures: Vec::new() };
@@ -95,23 +94,31 @@ impl App {
         Ok(HttpResponse::json(200, &joined))
     }
 
-    /// What a tenant answers, or the entry of one that could not be asked.
-    async fn table_of(&self, named: String, body: &Value, deadline: Deadline) -> Result<(TenantId, Table), Value> {
-        let id = tenant_id(&named);
+    /// What a tenant answers, or the entry of one that could not be asked. Whether it is active may be known.
+    async fn table_of(
+        &self,
+        named: String,
+        is_active: bool,
+        body: &Value,
+        deadline: Deadline,
+    ) -> Result<(TenantId, Table), Value> {
+        let id = named.parse::<TenantId>();
         let span = id.as_ref().map_or_else(|_| Span::none(), tenant_span);
         let work = async {
             let own = deadline.reserving(RESERVE);
             let asked = async {
-                let tenant = self.registry.active_tenant(&id?).await?;
-                Ok((tenant.tenant_id, self.hunt_in(&tenant, body, own).await?))
+                let id = id?;
+                if !is_active {
+                    self.registry.active_tenant(&id).await?;
+                }
+                Ok((id, self.hunt_in(id, body, own).await?))
             };
             own.run(asked).await.map_err(|error| failure(&named, &error))
         };
         work.instrument(span).await
     }
 
-    async fn hunt_in(&self, tenant: &Tenant, body: &Value, deadline: Deadline) -> Result<Table> {
-        let id = tenant.tenant_id;
+    async fn hunt_in(&self, id: TenantId, body: &Value, deadline: Deadline) -> Result<Table> {
         self.registry.take_call(&id, Surface::Graph, self.clock.now()).await?;
         self.incidents.hunt(&id, body, deadline).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => Error::Conflict {

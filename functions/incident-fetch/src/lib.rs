@@ -17,7 +17,7 @@ use shared::{
         bucket::{Bucket, Format},
         events::Events,
     },
-    entra::{TenantId, tokens::Tokens},
+    entra::tokens::Tokens,
     error::{Error, Result},
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::Outbound,
@@ -170,20 +170,16 @@ impl App {
         match (request.method.as_str(), request.segments().as_slice()) {
             ("GET", ["incidents"]) => self.list_fleet(request, deadline).await,
             ("POST", ["hunting"]) => self.hunt(request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents"]) => self.list_tenant(tenant_id(tenant)?, request, deadline).await,
+            ("GET", ["tenants", tenant, "incidents"]) => self.list_tenant(tenant.parse()?, request, deadline).await,
             ("GET", ["tenants", tenant, "incidents", incident]) => {
-                self.show(tenant_id(tenant)?, incident_id(incident)?, request, deadline).await
+                self.show(tenant.parse()?, incident_id(incident)?, request, deadline).await
             }
             ("PATCH", ["tenants", tenant, "incidents", incident]) => {
-                self.change(tenant_id(tenant)?, incident_id(incident)?, request, deadline).await
+                self.change(tenant.parse()?, incident_id(incident)?, request, deadline).await
             }
             _ => Err(Error::NotFound),
         }
     }
-}
-
-fn tenant_id(text: &str) -> Result<TenantId> {
-    text.parse().map_err(|_| Error::NotFound)
 }
 
 /// Each incident has one name here: Microsoft would answer to one with zeros before it, too.

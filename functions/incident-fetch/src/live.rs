@@ -17,7 +17,7 @@ use shared::{
     http::Deadline,
     incidents::{
         Surface,
-        question::{Question, Span},
+        question::{LARGEST_SKIP, Question, Span},
         record::Record,
         sync::window::floor,
         version::{Known, Verdict, judge, key},
@@ -41,9 +41,6 @@ pub(crate) const RESERVE: Duration = Duration::from_millis(1500);
 
 /// The most requests to Microsoft for one page of one tenant, if they brought it on at all.
 const MOST_CALLS: u32 = 20;
-
-/// Graph refuses to skip more rows than these.
-const MOST_SKIPPED: u32 = 500;
 
 /// In what steps surfaces filter by time.
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
@@ -462,41 +459,32 @@ impl App {
         if deadline.left().is_zero() {
             return Err(Error::DeadlineExceeded);
         }
-        let outcome = deadline.run(self.read_page(tenant, question, wanted, newest, deadline)).await;
-        outcome.map_err(|error| match error {
+        let id = tenant.tenant_id;
+        let read = async {
+            self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
+            let mut listing = self.incidents.list_live(&id, tenant.api, question, deadline).await?;
+            let mut oldest: Option<Timestamp> = None;
+            while let Some(row) = listing.next().await? {
+                // What cannot be read is set aside by the sync; a list shows the others.
+                let Ok(record) = Record::read(&row, &id, true) else { continue };
+                oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
+                let position = Position::of(id, &record);
+                if !wanted.wants(&record, &position) {
+                    continue;
+                }
+                match fitting(record) {
+                    Some(record) => newest.add(position, record),
+                    None => too_large(&position),
+                }
+            }
+            let end = listing.end()?;
+            Ok((!end.more && end.rows < question.top, oldest))
+        };
+        deadline.run(read).await.map_err(|error| match error {
             // The call had less time than Microsoft may take.
             Error::Unreachable { .. } if deadline.left().is_zero() => Error::DeadlineExceeded,
             other => other,
         })
-    }
-
-    async fn read_page(
-        &self,
-        tenant: &Tenant,
-        question: &Question,
-        wanted: &Wanted,
-        newest: &mut Newest,
-        deadline: Deadline,
-    ) -> Result<(bool, Option<Timestamp>)> {
-        let id = tenant.tenant_id;
-        self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
-        let mut listing = self.incidents.list_live(&id, tenant.api, question, deadline).await?;
-        let mut oldest: Option<Timestamp> = None;
-        while let Some(row) = listing.next().await? {
-            // What cannot be read is set aside by the sync; a list shows the others.
-            let Ok(record) = Record::read(&row, &id, true) else { continue };
-            oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
-            let position = Position::of(id, &record);
-            if !wanted.wants(&record, &position) {
-                continue;
-            }
-            match fitting(record) {
-                Some(record) => newest.add(position, record),
-                None => too_large(&position),
-            }
-        }
-        let end = listing.end()?;
-        Ok((!end.more && end.rows < question.top, oldest))
     }
 
     /// Pages through a second that one answer does not hold. Of more than Graph lets be skipped, the list shows what can
@@ -510,7 +498,7 @@ impl App {
         calls: &mut u32,
         deadline: Deadline,
     ) -> Result<(bool, Option<Timestamp>)> {
-        for page in 1..=MOST_SKIPPED / question.top {
+        for page in 1..=LARGEST_SKIP / question.top {
             *calls += 1;
             let question = Question { skip: page * question.top, ..question.clone() };
             if self.take_page(tenant, &question, wanted, newest, deadline).await?.0 {

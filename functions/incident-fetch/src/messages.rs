@@ -72,7 +72,7 @@ impl App {
 
     async fn take_message(&self, message: Message, deadline: Deadline) -> Result<()> {
         let body = message.body.as_deref().unwrap_or_default();
-        let Ok(job) = serde_json::from_str::<SyncMessage>(body) else {
+        let Some(job) = SyncMessage::read(body) else {
             tracing::error!(message_id = message.message_id, outcome = "not_understood", "message failed");
             return Err(Error::InvalidRequest("The message is not understood.".into()));
         };

@@ -19,7 +19,7 @@ use shared::{
         bucket::{Bucket, Format},
         events::Events,
     },
-    entra::{TenantId, tokens::Tokens},
+    entra::tokens::Tokens,
     error::{Error, Result},
     event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
     http::Outbound,
@@ -141,21 +141,17 @@ impl App {
             ("GET", ["invitations"]) => self.list_invitations(call).await,
             ("DELETE", ["invitations", invitation]) => self.revoke_invitation(call, invitation).await,
             ("GET", ["tenants"]) => self.list_tenants(call).await,
-            ("GET", ["tenants", tenant]) => self.show_tenant(call, id(tenant)?).await,
-            ("PATCH", ["tenants", tenant]) => self.change_tenant(call, id(tenant)?).await,
-            ("DELETE", ["tenants", tenant]) => self.offboard(call, id(tenant)?).await,
-            ("POST", ["tenants", tenant, "sync"]) => self.start_job(call, id(tenant)?).await,
-            ("GET", ["tenants", tenant, "sync", job]) => self.show_job(call, id(tenant)?, job).await,
-            ("DELETE", ["tenants", tenant, "sync", job]) => self.cancel_job(call, id(tenant)?, job).await,
-            ("POST", ["tenants", tenant, "pause"]) => self.pause(call, id(tenant)?).await,
-            ("POST", ["tenants", tenant, "resume"]) => self.resume(call, id(tenant)?).await,
+            ("GET", ["tenants", tenant]) => self.show_tenant(call, tenant.parse()?).await,
+            ("PATCH", ["tenants", tenant]) => self.change_tenant(call, tenant.parse()?).await,
+            ("DELETE", ["tenants", tenant]) => self.offboard(call, tenant.parse()?).await,
+            ("POST", ["tenants", tenant, "sync"]) => self.start_job(call, tenant.parse()?).await,
+            ("GET", ["tenants", tenant, "sync", job]) => self.show_job(call, tenant.parse()?, job).await,
+            ("DELETE", ["tenants", tenant, "sync", job]) => self.cancel_job(call, tenant.parse()?, job).await,
+            ("POST", ["tenants", tenant, "pause"]) => self.pause(call, tenant.parse()?).await,
+            ("POST", ["tenants", tenant, "resume"]) => self.resume(call, tenant.parse()?).await,
             _ => Err(Error::NotFound),
         }
     }
-}
-
-fn id(segment: &str) -> Result<TenantId> {
-    segment.parse().map_err(|_| Error::NotFound)
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl App {
         let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), segments.as_slice()) else {
             return Err(Error::NotFound);
         };
-        let tenant = self.registry.active_tenant(&tenant_id(tenant)?).await?;
+        let tenant = self.registry.active_tenant(&tenant.parse()?).await?;
         request.parameters(&[])?;
         let body = if request.body.is_empty() {
             RequestBody::default()
@@ -147,7 +147,7 @@ impl App {
         let call: DirectBody = object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
-        let tenant = self.registry.active_tenant(&tenant_id(&call.tenant_id)?).await?;
+        let tenant = self.registry.active_tenant(&call.tenant_id.parse()?).await?;
         self.issue(&tenant, call.resource.as_deref(), "direct", deadline).await
     }
 
@@ -203,10 +203,6 @@ impl App {
         let detail = format!("The tenant has not consented to a role of {surface}. Its `api` is {}.", tenant.api);
         Err(Error::Conflict { detail, reason: Some(Reason::RoleMissing) })
     }
-}
-
-fn tenant_id(text: &str) -> Result<TenantId> {
-    text.parse().map_err(|_| Error::NotFound)
 }
 
 fn whole_second(time: Timestamp) -> Timestamp {

@@ -15,17 +15,12 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), ExitCode> {
     let config = launch::configure(Config::read)?;
-    let outbound = Outbound::new().map_err(fatal)?;
+    let outbound = Outbound::new().map_err(launch::fatal)?;
     let app = &App::new(config, &launch::aws().await, outbound, Clock::system());
     let serve = service_fn(move |event: LambdaEvent<Value>| async move {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, &Clock::system());
         let answer = launch::guarded(app.handle(event.payload, invocation)).await;
         answer.map_err(|failure| Diagnostic { error_type: failure.code.into(), error_message: failure.detail })
     });
-    lambda_runtime::run(serve).await.map_err(fatal)
-}
-
-fn fatal(error: impl std::fmt::Display) -> ExitCode {
-    tracing::error!("{error}");
-    ExitCode::FAILURE
+    lambda_runtime::run(serve).await.map_err(launch::fatal)
 }

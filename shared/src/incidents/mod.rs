@@ -49,6 +49,14 @@ impl Surface {
         }
     }
 
+    /// The app role that hunts here.
+    pub fn hunting_role(self) -> &'static str {
+        match self {
+            Self::Graph => "ThreatHunting.Read.All",
+            Self::Defender => "AdvancedHunting.Read.All",
+        }
+    }
+
     /// Whether these roles suffice to read incidents here.
     pub fn readable_with<R: AsRef<str>>(self, roles: &[R]) -> bool {
         roles.iter().any(|role| [self.read_role(), self.write_role()].contains(&role.as_ref()))

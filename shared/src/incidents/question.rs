@@ -27,6 +27,9 @@ impl Span {
     }
 }
 
+/// The most rows that may be left out at the beginning of a list: what Graph refuses beyond.
+pub const LARGEST_SKIP: u32 = 500;
+
 /// A list of incidents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {

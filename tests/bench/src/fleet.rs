@@ -1,15 +1,14 @@
 //! Many customers at once: in the simulator, and in the table as the registry itself writes them.
 
-use devstack::{CLIENT_ID, Stack};
+use devstack::{CLIENT_ID, Failed, Stack};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use shared::entra::TenantId;
+use shared::error::Error;
 use shared::incidents::Surface;
 use shared::registry::Registry;
 use shared::registry::tenants::{Status, Tenant};
 use sim::{IncidentSeed, Sim, TenantSeed};
-
-use crate::Failed;
 
 /// Writes to the local AWS at a time; more would only wait for each other.
 const AT_ONCE: usize = 8;
@@ -61,13 +60,15 @@ pub async fn onboard(registry: &Registry, tenants: &[TenantId], now: Timestamp) 
         registry.create_tenant(&profile(*tenant, now)).await?;
         registry.open_feed(tenant, now).await
     });
-    Ok(stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await?)
+    let done = stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await;
+    done.map_err(|error: Error| Failed(error.to_string()))
 }
 
 /// Makes tenants due, whatever their last dispatch said.
 pub async fn make_due(registry: &Registry, tenants: &[TenantId], now: Timestamp) -> Result<(), Failed> {
     let work = tenants.iter().map(|tenant| registry.open_feed(tenant, now));
-    Ok(stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await?)
+    let done = stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await;
+    done.map_err(|error: Error| Failed(error.to_string()))
 }
 
 fn profile(tenant_id: TenantId, now: Timestamp) -> Tenant {

@@ -20,9 +20,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::Failed;
 use crate::capacity::{Capacity, key_of};
 use crate::counts::{Counts, float};
+use devstack::Failed;
 
 /// The largest request that a function makes: an object.
 const LARGEST: usize = 64 << 20;

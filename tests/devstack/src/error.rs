@@ -164,3 +164,31 @@ impl fmt::Display for FunctionError {
 }
 
 impl std::error::Error for FunctionError {}
+
+/// What went wrong, or which promise did not hold, in one line.
+#[derive(Debug)]
+pub struct Failed(pub String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<StackError> for Failed {
+    fn from(error: StackError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<FunctionError> for Failed {
+    fn from(error: FunctionError) -> Self {
+        Self(format!("a function failed: {error}"))
+    }
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,12 +1,11 @@
 //! `cargo dev --once`: the whole job, unattended, each step checked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use devstack::{ApiReply, Browser, Console, FunctionError, Progress as _, Stack, StackError};
+use devstack::{ApiReply, Browser, Console, Failed, Progress as _, Stack};
 use sim::Sim;
 
 use crate::world::{self, CONTOSO, Customer, FABRIKAM, NORTHWIND};
@@ -15,28 +14,6 @@ use crate::world::{self, CONTOSO, Customer, FABRIKAM, NORTHWIND};
 const ACTIVE_LIMIT: Duration = Duration::from_mins(1);
 const DELIVERY_LIMIT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What went wrong, in one line.
-#[derive(Debug)]
-pub(crate) struct Failed(String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<StackError> for Failed {
-    fn from(error: StackError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<FunctionError> for Failed {
-    fn from(error: FunctionError) -> Self {
-        Self(format!("a function failed: {error}"))
-    }
-}
 
 fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failed> {
     if holds { Ok(()) } else { Err(Failed(otherwise())) }

@@ -30,7 +30,7 @@ pub use ambient::http_client;
 pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
-pub use error::{FunctionError, StackError};
+pub use error::{Failed, FunctionError, StackError};
 pub use functions::build;
 pub use log_book::LogLine;
 pub use pool::Usage;

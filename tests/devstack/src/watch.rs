@@ -9,9 +9,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, interval, interval_at};
 
-use devstack::{Console, LogLine, Progress as _, Stack};
+use devstack::{Console, Failed, LogLine, Progress as _, Stack};
 
-use crate::journey::{self, Failed};
+use crate::journey;
 use crate::keyboard;
 use crate::world::{CONTOSO, FABRIKAM, NORTHWIND};
 

@@ -7,14 +7,14 @@ use super::{
     Worker,
     harvest::Reading,
     is_transient,
-    pass::{LARGEST_SKIP, Second},
+    pass::Second,
     window::{length, narrowed, next_span},
 };
 use crate::{
     error::{Error, Result},
     incidents::{
         Surface, hex,
-        question::{Question, Span},
+        question::{LARGEST_SKIP, Question, Span},
         record::{Record, Unreadable},
         version::{Verdict, judge},
     },

@@ -129,6 +129,8 @@ pub struct Worker<'a> {
     set_aside: Vec<SetAside>,
     /// How often something was met that has to be set aside, new or not.
     met: u64,
+    /// How much of what was delivered is counted for a job, or is not one's.
+    credited: u64,
     /// When it was looked last what others wrote about pauses.
     seen_at: Timestamp,
     /// Whether the first answer of the pass held all of its window.
@@ -154,6 +156,7 @@ impl<'a> Worker<'a> {
             partial_answers: false,
             set_aside: Vec::new(),
             met: 0,
+            credited: 0,
             seen_at: sync.clock.now(),
             first_was_whole: None,
             tally: Tally::default(),
@@ -221,9 +224,9 @@ impl<'a> Worker<'a> {
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
         }
-        let (delivered, counted) = (job.delivered, self.tally.delivered);
+        self.credited = self.tally.delivered;
         let stop = if from < to { self.pass(from, job.width, Some(to), Some(job)).await } else { Ok(Stop::Done) };
-        job.delivered = delivered + self.tally.delivered - counted;
+        self.credit(job);
         let now = self.sync.clock.now();
         match &stop {
             Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
@@ -237,6 +240,12 @@ impl<'a> Worker<'a> {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
         }
         Ok(stop)
+    }
+
+    /// Counts for a job what was delivered since it was counted last.
+    fn credit(&mut self, job: &mut Job) {
+        job.delivered += self.tally.delivered - self.credited;
+        self.credited = self.tally.delivered;
     }
 
     /// Where a poll begins, how wide it asks first, and whether it reads the whole overlap.

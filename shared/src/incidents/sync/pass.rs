@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     incidents::{
         Surface,
-        question::{Question, Span},
+        question::{LARGEST_SKIP, Question, Span},
         record::Record,
         version::{Verdict, judge},
     },
@@ -108,8 +108,6 @@ impl Worker<'_> {
         let mut at = floor(from);
         let end = end.map(ceil);
         let mut trouble: Option<Trouble> = None;
-        let counted = self.tally.delivered;
-        let delivered_before = job.as_ref().map_or(0, |job| job.delivered);
         loop {
             let now = self.sync.clock.now();
             let Some(span) = next_span(at, width, end, now, &self.blocked()) else { return Ok(Stop::Done) };
@@ -148,7 +146,6 @@ impl Worker<'_> {
                     let covered = reached(span, self.answered_at(&reading));
                     if let Some(job) = &mut job {
                         job.checked += u64::from(reading.rows);
-                        job.delivered = delivered_before + self.tally.delivered - counted;
                         job.covered_until = span.to.unwrap_or(covered);
                     } else {
                         self.covered(covered);
@@ -234,6 +231,7 @@ impl Worker<'_> {
         match job {
             Some(job) => {
                 job.failures = 0;
+                self.credit(job);
                 if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
                     return Ok(false);
                 }
@@ -269,8 +267,8 @@ impl Worker<'_> {
         }
         let Some(cut) = trouble.cut() else {
             if !trouble.anything_read && self.lease.feed.failures < PATIENCE {
-                self.read_other(Span { from: end, to: None }, trouble).await?;
-                if !trouble.failing.iter().all(|failing| failing.from < end) {
+                let other = Span { from: end, to: None };
+                if !self.read_other(other, trouble).await? {
                     // Nothing else can be read, either. If that goes on for polls and polls, it is no outage.
                     return Ok(Descent::GiveUp(Some(1)));
                 }
@@ -289,22 +287,25 @@ impl Worker<'_> {
         Ok(Descent::Narrower(cut))
     }
 
-    /// Reads another window, to see whether anything can be read.
-    async fn read_other(&mut self, other: Span, trouble: &mut Trouble) -> Result<()> {
+    /// Reads another window, to see whether anything can be read. `false`: it fails, too.
+    async fn read_other(&mut self, other: Span, trouble: &mut Trouble) -> Result<bool> {
         trouble.asked += 1;
         let mut reading = Reading::default();
         let outcome = self.read(&Question::of(other, self.surface), &mut reading).await;
         self.flush().await?;
         trouble.anything_read |= reading.rows > 0;
         match outcome {
-            Ok(()) => trouble.in_a_row = 0,
+            Ok(()) => {
+                trouble.in_a_row = 0;
+                Ok(true)
+            }
             Err(failure) if is_transient(&failure) => {
                 trouble.in_a_row += 1;
                 trouble.add(other);
+                Ok(false)
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => Err(failure),
         }
-        Ok(())
     }
 
     /// The seconds of last update of what is not delivered yet, where the surface lists without alerts and does so now.
@@ -438,9 +439,6 @@ impl Worker<'_> {
         Ok(true)
     }
 }
-
-/// The most rows that may be skipped: what Graph refuses beyond.
-pub(super) const LARGEST_SKIP: u32 = 500;
 
 /// What to do next about a window that cannot be read.
 enum Descent {

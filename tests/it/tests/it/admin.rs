@@ -11,7 +11,6 @@ use shared::{
     entra::TenantId,
     error::Reason,
     http::Outbound,
-    incidents::Surface,
     registry::{
         Registry,
         feed::Acquired,
@@ -22,7 +21,7 @@ use shared::{
 use sim::{Fault, FaultKind, RetryAfter};
 use tenant_admin::{App, Config};
 
-use crate::local::{CALLER, CLIENT_ID, Local, invocation, lines_of, request};
+use crate::local::{CALLER, CLIENT_ID, Local, customer_s_tenant, invocation, lines_of, request};
 
 const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
 const OTHER: &str = "22222222-2222-4333-8444-abcdefabcdef";
@@ -89,18 +88,12 @@ impl Admin {
         let id: TenantId = id.parse().unwrap();
         let now = self.clock.now();
         let tenant = Tenant {
-            tenant_id: id,
-            customer: "Contoso".into(),
-            status,
-            reason,
-            api: Surface::Graph,
             roles: vec![GRAPH_ROLE.into()],
             consented_at: Some(now),
             consented_by: Some("Ada".into()),
             activated_at: (status != Status::Pending).then_some(now),
             offboarded_at: (status == Status::Offboarded).then_some(now),
-            verification: None,
-            revision: 0,
+            ..customer_s_tenant(id, status, reason)
         };
         self.registry.create_tenant(&tenant).await.unwrap();
         if status == Status::Active {

@@ -26,9 +26,15 @@ use serde_json::{Value, json};
 use shared::{
     clock::Clock,
     config::Microsoft,
-    entra::cloud::{Cloud, Endpoints},
+    entra::{
+        TenantId,
+        cloud::{Cloud, Endpoints},
+    },
+    error::Reason,
     event::Invocation,
     http::Deadline,
+    incidents::Surface,
+    registry::tenants::{Status, Tenant},
     telemetry::JsonLines,
 };
 use sim::{App, Sim, SimOptions, TenantSeed};
@@ -278,5 +284,23 @@ async fn receive(aws: &SdkConfig, queue_url: &str) -> Vec<(String, Value)> {
             let group = group.get(&aws_sdk_sqs::types::MessageSystemAttributeName::MessageGroupId).cloned();
             all.push((group.unwrap_or_default(), serde_json::from_str(&message.body.unwrap()).unwrap()));
         }
+    }
+}
+
+/// A tenant on Graph that stands like this, of which nothing more is known.
+pub(crate) fn customer_s_tenant(tenant_id: TenantId, status: Status, reason: Option<Reason>) -> Tenant {
+    Tenant {
+        tenant_id,
+        customer: "Contoso".into(),
+        status,
+        reason,
+        api: Surface::Graph,
+        roles: vec![],
+        consented_at: None,
+        consented_by: None,
+        activated_at: None,
+        offboarded_at: None,
+        verification: None,
+        revision: 0,
     }
 }

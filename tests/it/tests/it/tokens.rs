@@ -30,10 +30,7 @@ use shared::{
     event::Invocation,
     http::{Deadline, Outbound},
     incidents::{Surface, SurfaceChoice},
-    registry::{
-        Registry,
-        tenants::{Status, Tenant},
-    },
+    registry::{Registry, tenants::Status},
 };
 use tracing::Instrument;
 
@@ -596,6 +593,7 @@ mod issuance {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+    use crate::local::customer_s_tenant;
 
     struct Deployment {
         world: World,
@@ -614,20 +612,7 @@ mod issuance {
         for (id, status, reason) in
             [(A, Status::Active, None), (B, Status::Paused, Some(Reason::Operator)), (GONE, Status::Offboarded, None)]
         {
-            let tenant = Tenant {
-                tenant_id: tenant(id),
-                customer: "Contoso".into(),
-                status,
-                reason,
-                api: Surface::Graph,
-                roles: vec![],
-                consented_at: None,
-                consented_by: None,
-                activated_at: None,
-                offboarded_at: None,
-                verification: None,
-                revision: 0,
-            };
+            let tenant = customer_s_tenant(tenant(id), status, reason);
             world.registry().create_tenant(&tenant).await.unwrap();
         }
         let request_id = format!("issuance-{}", world.aws.table);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::Failed;
 use bench::cost::Dispatch;
 use bench::counts::float;
 use bench::fleet;
+use devstack::Failed;
 use devstack::{Console, Progress as _};
 use serde_json::Value;
 use shared::clock::Clock;
@@ -27,7 +27,8 @@ pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Cons
     let registry = fleet::registry(&setting.stack);
     console.step(&format!("making {number} tenants due"));
     for tenant in &tenants {
-        if registry.tenant(tenant).await?.is_none() {
+        let known = registry.tenant(tenant).await.map_err(|error| Failed(error.to_string()))?;
+        if known.is_none() {
             fleet::onboard(&registry, &[*tenant], Clock::system().now()).await?;
         }
     }

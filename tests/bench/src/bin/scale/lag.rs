@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bench::Failed;
 use bench::cost::Lag;
 use bench::fleet;
 use bench::relay::Written;
+use devstack::Failed;
 use devstack::{Console, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

@@ -8,8 +8,8 @@ mod setting;
 
 use std::process::ExitCode;
 
-use bench::Failed;
 use bench::cost::{Conditions, Measured};
+use devstack::Failed;
 use devstack::{Console, Progress as _};
 use shared::clock::Clock;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use bench::Failed;
 use bench::cost::Measured;
 use bench::counts::{Counts, float};
 use bench::fleet;
+use devstack::Failed;
 use devstack::{Console, Progress as _};
 use shared::clock::Clock;
 use shared::entra::TenantId;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::Failed;
 use bench::counts::{Counts, float};
 use bench::relay::Relay;
+use devstack::Failed;
 use devstack::{Console, Stack, StackOptions};
 use sim::{Fault, FaultKind, Sim, Surface};
 

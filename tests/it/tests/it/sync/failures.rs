@@ -7,7 +7,7 @@ use serde_json::json;
 use shared::{error::Reason, event::Invocation, http::Deadline, incidents::Surface, registry::tenants::Status};
 use sim::{Fault, FaultKind, RetryAfter};
 
-use super::feed::{Feed, SURFACES, TENANT, grant};
+use super::feed::{Feed, SURFACES, TENANT, grant, tenant};
 use crate::local::lines_of;
 
 fn on(surface: Surface) -> sim::Surface {
@@ -227,9 +227,17 @@ async fn an_outage_of_data_alone_is_an_outage_too() {
             let id = feed.put(60 + number * 40);
             feed.local.sim.fault(Fault::poison(TENANT, &id));
         }
+        for poll in 0..12 {
+            let before = feed.calls();
+            feed.poll().await;
+            let calls = feed.calls() - before;
+            assert!(calls <= 10, "{calls} calls in poll {poll} on {surface}");
+            assert_eq!(feed.feed().await.quarantined, 0, "poll {poll} on {surface}");
+            feed.advance(60);
+        }
+        feed.local.sim.clear_faults();
         feed.poll().await;
-        assert!(feed.calls() <= 10, "{} calls on {surface}", feed.calls());
-        assert_eq!(feed.feed().await.quarantined, 0);
+        feed.assert_complete().await;
     }
 }
 
@@ -271,6 +279,74 @@ async fn f6_after_a_429_nobody_asks_before_the_time_named() {
             feed.assert_complete().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_429_in_the_middle_of_a_search_ends_it() {
+    let feed = Feed::start(Surface::Graph).await;
+    for number in 0..5 {
+        feed.put(60 + number * 40);
+    }
+    let wait = RetryAfter::Seconds(120);
+    feed.local.sim.fault(Fault::new(FaultKind::status(500)).on(sim::Surface::Graph).expand(true));
+    feed.local
+        .sim
+        .fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(sim::Surface::Graph).expand(false).after(1));
+    feed.poll().await;
+    let calls = feed.local.sim.calls();
+    let asked: Vec<u16> = calls.iter().filter(|call| call.path.contains("incidents")).map(|call| call.status).collect();
+    assert_eq!(asked, [500, 500, 200, 429], "nothing after the 429");
+}
+
+#[tokio::test]
+async fn f6_a_pause_outlasts_the_tenant_s_offboarding() {
+    for surface in SURFACES {
+        let feed = Feed::start(surface).await;
+        let wait = RetryAfter::Seconds(3_600);
+        feed.local.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(on(surface)).times(1));
+        feed.poll().await;
+        feed.registry.purge_tenant(&tenant()).await.unwrap();
+        feed.advance(60);
+        let taken = feed.registry.take_call(&tenant(), surface, feed.clock.now()).await;
+        assert!(matches!(taken, Err(shared::error::Error::Throttled { .. })), "{surface}: {taken:?}");
+        feed.registry.open_feed(&tenant(), feed.clock.now()).await.unwrap();
+        feed.poll().await;
+        assert_eq!(feed.calls(), 1, "{surface}");
+        feed.advance(3_600);
+        feed.poll().await;
+        assert!(feed.calls() > 1, "{surface}");
+        // A 429 that comes while there is no feed holds, too.
+        feed.registry.purge_tenant(&tenant()).await.unwrap();
+        let until = feed.clock.now() + SignedDuration::from_secs(600);
+        feed.registry.hold_surface(&tenant(), surface, until).await.unwrap();
+        assert!(feed.registry.take_call(&tenant(), surface, feed.clock.now()).await.is_err());
+        feed.advance(601);
+        feed.registry.take_call(&tenant(), surface, feed.clock.now()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_paused_before_it_was_ever_active_is_examined_on_both_surfaces() {
+    let feed = Feed::start(Surface::Graph).await;
+    feed.local.sim.revoke_roles(TENANT, crate::local::CLIENT_ID, &[Surface::Graph.write_role()]);
+    let never_active = |tenant: &mut shared::registry::tenants::Tenant| {
+        (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::RoleMissing));
+        (tenant.activated_at, tenant.roles) = (None, Vec::new());
+        Ok(())
+    };
+    feed.registry.change_tenant(&tenant(), never_active).await.unwrap();
+    feed.poll().await;
+    assert_eq!((feed.tenant().await.status, feed.feed().await.started_at), (Status::Paused, None));
+    feed.advance(2 * 24 * 3_600);
+    let recent = feed.put(60);
+    let role = Surface::Defender.read_role();
+    feed.local.sim.grant(TENANT, crate::local::CLIENT_ID, &[role]);
+    feed.poll().await;
+    let tenant = feed.tenant().await;
+    assert_eq!((tenant.status, tenant.api, tenant.roles), (Status::Active, Surface::Defender, vec![role.to_owned()]));
+    assert_eq!(tenant.activated_at, Some(feed.clock.now()));
+    assert_eq!(feed.feed().await.started_at, Some(feed.clock.now() - SignedDuration::from_hours(24)));
+    assert!(feed.delivered().await.iter().any(|line| line.told().0 == recent));
 }
 
 #[tokio::test]

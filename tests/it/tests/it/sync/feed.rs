@@ -19,12 +19,12 @@ use shared::{
 };
 use sim::IncidentSeed;
 
-use crate::local::{CLIENT_ID, Local, request};
+use crate::local::{CLIENT_ID, Local, customer_s_tenant, request};
 
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
 
 /// Both surfaces, for tests that hold on each.
-pub(super) const SURFACES: [Surface; 2] = [Surface::Graph, Surface::Defender];
+pub(super) const SURFACES: [Surface; 2] = Surface::ALL;
 
 /// A tenant that was active for an hour when the test begins.
 pub(super) struct Feed {
@@ -188,18 +188,10 @@ impl Feed {
 
 pub(super) fn active(tenant_id: TenantId, api: Surface) -> Tenant {
     Tenant {
-        tenant_id,
-        customer: "Contoso".into(),
-        status: Status::Active,
-        reason: None,
         api,
         roles: vec![api.write_role().into()],
-        consented_at: None,
-        consented_by: None,
         activated_at: Some(start_of_test()),
-        offboarded_at: None,
-        verification: None,
-        revision: 0,
+        ..customer_s_tenant(tenant_id, Status::Active, None)
     }
 }
 

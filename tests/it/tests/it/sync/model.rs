@@ -164,7 +164,7 @@ fn assert_holds(profile: Profile, surfaces: &[Surface], steps: &[Step]) {
     }
 }
 
-const BOTH: [Surface; 2] = [Surface::Graph, Surface::Defender];
+const BOTH: [Surface; 2] = Surface::ALL;
 
 fn create(count: usize, ago: i64, apart: i64) -> Step {
     Step::Create { count, ago, nanos: 0, apart, created_apart: 1, alerts: 1, alerts_in: None }

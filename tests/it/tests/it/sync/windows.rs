@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use sim::IncidentSeed;
+use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
 use super::feed::{Feed, SURFACES, TENANT, tenant};
 
@@ -245,6 +245,44 @@ async fn alerts_that_are_filled_in_later_arrive_without_a_new_time() {
         assert!(
             lines.iter().any(|line| line.json["incident"]["alerts"].as_array().is_some_and(|alerts| alerts.len() == 1))
         );
+    }
+}
+
+#[tokio::test]
+async fn alerts_that_are_filled_in_later_arrive_although_the_second_reading_is_cut_short() {
+    for surface in SURFACES {
+        for kind in [FaultKind::Throttle { retry_after: RetryAfter::Seconds(120) }, FaultKind::status(500)] {
+            let feed = Feed::start(surface).await;
+            let start = feed.clock.now();
+            for ago in [10, 20, 30] {
+                let last_update = start - SignedDuration::from_secs(ago);
+                feed.put_seed(IncidentSeed {
+                    last_update: Some(last_update),
+                    created: Some(last_update),
+                    alerts: 1,
+                    alerts_visible_from: Some(start + SignedDuration::from_secs(960)),
+                    ..IncidentSeed::default()
+                });
+            }
+            feed.poll().await;
+            // The overlap has passed them when their alerts appear.
+            for _ in 0..16 {
+                feed.advance(60);
+                if feed.clock.now() < start + SignedDuration::from_secs(900) {
+                    feed.poll().await;
+                }
+            }
+            feed.advance(60);
+            let one = format!("{}/", surface.incidents_path());
+            feed.local.sim.fault(Fault::new(kind.clone()).path(&one).after(1).times(1));
+            for _ in 0..24 {
+                feed.poll().await;
+                feed.advance(60);
+            }
+            let filled = feed.delivered().await;
+            let filled = filled.iter().filter(|line| line.json["key"].as_str().unwrap().ends_with("~2")).count();
+            assert_eq!(filled, 3, "{surface} {kind:?}: {:?}", feed.feed().await.rechecks);
+        }
     }
 }
 

@@ -138,7 +138,7 @@ impl History {
     /// The history of a seed.
     pub(super) fn of(seed: u64, profile: Profile) -> Self {
         let mut chance = Chance::new(seed);
-        let surface = chance.of(&[Surface::Graph, Surface::Defender]);
+        let surface = chance.of(&Surface::ALL);
         let page = usize::try_from(surface.largest_page()).unwrap();
         let mut history = Self {
             seed,

@@ -253,6 +253,9 @@ impl Worker<'_> {
         trouble.add(span);
         trouble.bad = Some(closed);
         trouble.in_a_row += 1;
+        if trouble.in_vain().is_some() {
+            return Ok(Descent::GiveUp(trouble.cut().or(Some(1))));
+        }
         let first = trouble.asked == 2;
         if first || trouble.in_a_row >= DOUBTFUL {
             trouble.asked += 1;

@@ -6,9 +6,8 @@ use jiff::SignedDuration;
 use url::Url;
 
 use crate::{
-    entra::cloud::{Cloud, Endpoints},
     http::Endpoint,
-    incidents::SurfaceChoice,
+    microsoft::{Cloud, Endpoints, IncidentApiSetting, Microsoft},
 };
 
 /// Reads variables and collects what is wrong with them. An empty variable counts as unset.
@@ -122,8 +121,8 @@ impl Variables<'_> {
     }
 
     /// `INCIDENT_API`.
-    pub fn incident_api(&mut self) -> SurfaceChoice {
-        self.parsed("INCIDENT_API", SurfaceChoice::Auto, "must be auto, graph or defender")
+    pub fn incident_api(&mut self) -> IncidentApiSetting {
+        self.parsed("INCIDENT_API", IncidentApiSetting::Auto, "must be auto, graph or defender")
     }
 
     /// `SWEEP_DAYS`: how far back a sweep looks that names no beginning.
@@ -131,17 +130,6 @@ impl Variables<'_> {
         let days = self.at_least("SWEEP_DAYS", 3, 1);
         SignedDuration::from_hours(i64::from(days) * 24)
     }
-}
-
-/// What all functions need that call Microsoft.
-#[derive(Clone, Debug)]
-pub struct Microsoft {
-    /// Name or ARN of the app credential in Secrets Manager.
-    pub app_credential_secret_id: String,
-    /// The cloud: decides audiences and issuers, whatever hosts are used.
-    pub cloud: Cloud,
-    /// The hosts that are spoken to.
-    pub endpoints: Endpoints,
 }
 
 /// Where our own HTTP API is reached from outside: `https`, or `http` on loopback; no trailing slash.

@@ -3,63 +3,9 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::entra::NotATenantId;
-
-/// Why a tenant is not usable, as operators read it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Our service principal or its consent is missing in the tenant.
-    ConsentMissing,
-    /// Consent was given, but not to the app role that is needed.
-    RoleMissing,
-    /// An administrator of the customer switched our service principal off.
-    DisabledByCustomer,
-    /// The tenant has no service principal of the API: no licence, or no Defender.
-    ResourceAbsent,
-    /// A policy of the customer (Conditional Access, tenant restrictions) refuses us.
-    BlockedByPolicy,
-    /// Entra knows no such tenant.
-    TenantNotFound,
-    /// The tenant lives in another cloud.
-    WrongCloud,
-    /// Our own credential is refused.
-    CredentialRejected,
-    /// Microsoft asks for a pause.
-    Throttled,
-    /// Microsoft does not answer as it should.
-    Unavailable,
-    /// The operator of this deployment decided so, or has to decide.
-    Operator,
-}
-
-impl Reason {
-    /// The word of the interface.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ConsentMissing => "consent_missing",
-            Self::RoleMissing => "role_missing",
-            Self::DisabledByCustomer => "disabled_by_customer",
-            Self::ResourceAbsent => "resource_absent",
-            Self::BlockedByPolicy => "blocked_by_policy",
-            Self::TenantNotFound => "tenant_not_found",
-            Self::WrongCloud => "wrong_cloud",
-            Self::CredentialRejected => "credential_rejected",
-            Self::Throttled => "throttled",
-            Self::Unavailable => "unavailable",
-            Self::Operator => "operator",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::tenant::{NotATenantId, Reason};
 
 /// The result of what this crate does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -12,13 +12,13 @@ use url::{Host, Url};
 use crate::error::{Error, Result};
 
 /// What small JSON answers (tokens, keys, errors, single objects of Entra) may hold.
-const SMALL_BODY: usize = 1 << 20;
+const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long one read of a streaming body may be silent.
-const SILENCE: Duration = Duration::from_secs(15);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The origin of a neighbour: `https`, or `http` on loopback, and never with a path, a query or credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,11 +76,11 @@ impl Endpoint {
 /// The client for all that is not AWS: certificates checked against the pinned public roots, no proxy, no redirects.
 /// A token sent with a redirect, or through somebody's proxy, would be a token given away.
 #[derive(Clone, Debug)]
-pub struct Outbound {
+pub struct HttpClient {
     client: reqwest::Client,
 }
 
-impl Outbound {
+impl HttpClient {
     /// Builds the client; once for each process.
     pub fn new() -> Result<Self> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
@@ -98,8 +98,8 @@ impl Outbound {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
             // A frozen function wakes up to connections that the other side has closed.
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
@@ -159,7 +159,7 @@ impl Deadline {
 }
 
 /// An answer whose head has arrived.
-pub struct Answer {
+pub struct Response {
     call: &'static str,
     status: StatusCode,
     headers: HeaderMap,
@@ -171,10 +171,10 @@ pub struct Answer {
 ///
 /// # Errors
 /// [`Error::Unreachable`] when nothing came in time or the connection failed.
-pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Answer> {
+pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Response> {
     let sent = tokio::time::timeout_at(deadline.at, request.send()).await;
     match sent {
-        Ok(Ok(response)) => Ok(Answer {
+        Ok(Ok(response)) => Ok(Response {
             call,
             status: response.status(),
             headers: response.headers().clone(),
@@ -186,7 +186,7 @@ pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline
     }
 }
 
-impl Answer {
+impl Response {
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -224,8 +224,8 @@ impl Answer {
     pub async fn bytes(mut self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(bytes) = self.chunk().await? {
-            if all.len() + bytes.len() > SMALL_BODY {
-                return Err(self.unexpected());
+            if all.len() + bytes.len() > MAX_BODY_BYTES {
+                return Err(self.unexpected_status());
             }
             all.extend_from_slice(&bytes);
         }
@@ -234,12 +234,12 @@ impl Answer {
 
     /// The whole body as JSON.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        let unexpected = self.unexpected();
-        serde_json::from_slice(&self.bytes().await?).map_err(|_| unexpected)
+        let unexpected_status = self.unexpected_status();
+        serde_json::from_slice(&self.bytes().await?).map_err(|_| unexpected_status)
     }
 
     /// The error that says: this answer is not what the call promises.
-    pub fn unexpected(&self) -> Error {
+    pub fn unexpected_status(&self) -> Error {
         Error::Upstream { status: self.status.as_u16(), call: self.call }
     }
 }

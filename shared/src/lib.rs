@@ -1,23 +1,34 @@
-//! What every function of Mandate shares: the domain, one folder or file for each neighbour.
+//! What every function of Mandate shares. A room uses only rooms on lower floors.
 //!
-//! - [`entra`]: everything said to the login host: credentials, tokens, sign-in, consent.
-//! - [`incidents`]: one incident, two surfaces (Graph and Defender), and the sync that loses none.
-//! - [`registry`]: tenants, invitations, leases, cursors, delivered versions: the DynamoDB table.
-//! - [`delivery`]: objects in S3 and events on EventBridge.
-//! - [`event`]: what starts a function and what it answers.
+//! | floor | room | holds |
+//! |---|---|---|
+//! | 1 | [`tenant`], [`clock`], [`text`] | the identifier of a tenant, time, text |
+//! | 2 | [`error`] | one error type whose variants are decisions |
+//! | 3 | [`http`], [`telemetry`], [`queue`] | the way out to the network, logs and metrics, the queue of sync jobs |
+//! | 4 | [`microsoft`] | the incident APIs, the clouds, their hosts and audiences |
+//! | 5 | [`incident`], [`config`] | one incident without input or output; the environment |
+//! | 6 | [`registry`], [`lambda`] | the DynamoDB table; how an invocation starts and ends |
+//! | 7 | [`entra`], [`delivery`] | tokens, sign-in and consent; S3 and EventBridge |
+//! | 8 | [`incident_api`] | one tenant's incident API |
+//! | 9 | [`onboarding`] | from a consent to a tenant that is known to work |
+//! | roof | [`clients`] | all of it wired together; no room uses it |
 
+pub mod clients;
 pub mod clock;
 pub mod config;
-#[cfg(test)]
-mod damage;
 pub mod delivery;
 pub mod entra;
 pub mod error;
-pub mod event;
 pub mod http;
-pub mod incidents;
-pub mod launch;
+pub mod incident;
+pub mod incident_api;
+pub mod lambda;
+pub mod microsoft;
 pub mod onboarding;
 pub mod queue;
 pub mod registry;
 pub mod telemetry;
+pub mod tenant;
+#[cfg(test)]
+mod testing;
+pub mod text;

@@ -9,16 +9,18 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     clock::Clock,
     delivery::events::Events,
-    entra::{TenantId, tokens::Tokens},
-    error::{Error, Reason, Result},
+    entra::token_cache::Tokens,
+    error::{Error, Result},
     http::Deadline,
-    incidents::{Surface, SurfaceChoice, read::Incidents},
+    incident_api::client::Incidents,
+    microsoft::{IncidentApi, IncidentApiSetting},
     registry::{
         Registry,
-        attempts::Ending,
+        attempts::ConsentRejection,
         invitations::{Invitation, InvitationStatus},
         tenants::{Status, Tenant, Verification},
     },
+    tenant::{Reason, TenantId},
 };
 
 /// Seconds from one try to the next; the last one again and again.
@@ -30,7 +32,7 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
 /// Moves tenants from consent to use.
 #[derive(Clone)]
 pub struct Onboarding {
-    choice: SurfaceChoice,
+    choice: IncidentApiSetting,
     tokens: Tokens,
     incidents: Incidents,
     registry: Registry,
@@ -57,15 +59,15 @@ pub struct Consent {
 #[derive(Clone, Debug)]
 pub enum Recorded {
     /// The tenant, as it stands now.
-    Linked(Box<Tenant>),
+    Accepted(Box<Tenant>),
     /// Nothing was changed.
-    Refused(Ending),
+    Refused(ConsentRejection),
 }
 
 /// What one try brought.
-enum Verdict {
-    Usable { api: Surface, roles: Vec<String> },
-    NotYet { reason: Reason, not_before: Option<Timestamp>, roles: Vec<String> },
+enum VerificationResult {
+    Usable { api: IncidentApi, roles: Vec<String> },
+    NotYet { reason: Reason, throttled_until: Option<Timestamp>, roles: Vec<String> },
 }
 
 impl Verification {
@@ -78,7 +80,7 @@ impl Verification {
 impl Onboarding {
     /// Onboarding over these neighbours.
     pub fn new(
-        choice: SurfaceChoice,
+        choice: IncidentApiSetting,
         tokens: Tokens,
         incidents: Incidents,
         registry: Registry,
@@ -94,8 +96,8 @@ impl Onboarding {
     /// # Errors
     /// [`Error::CredentialRejected`], [`Error::Internal`], [`Error::DeadlineExceeded`].
     pub async fn had_consent(&self, tenant: &TenantId, deadline: Deadline) -> Result<bool> {
-        for surface in self.choice.candidates() {
-            match self.tokens.fresh_access_token(tenant, *surface, deadline).await {
+        for api in self.choice.candidates() {
+            match self.tokens.fresh_access_token(tenant, *api, deadline).await {
                 Ok(token) if token.roles().is_some_and(<[String]>::is_empty) || !token.has_object_id() => {}
                 Ok(_) | Err(Error::Throttled { .. } | Error::Upstream { .. } | Error::Unreachable { .. }) => {
                     return Ok(true);
@@ -112,17 +114,17 @@ impl Onboarding {
         invitation: &Invitation,
         tenant_id: &TenantId,
         tenant: Option<&Tenant>,
-    ) -> std::result::Result<(), Ending> {
+    ) -> std::result::Result<(), ConsentRejection> {
         if invitation.expected_tenant.is_some_and(|expected| expected != *tenant_id) {
-            return Err(Ending::WrongTenant);
+            return Err(ConsentRejection::WrongTenant);
         }
         match tenant {
             Some(Tenant { status: Status::Offboarded, offboarded_at, .. }) => {
                 // An invitation from before must not undo an offboarding.
                 let newer = offboarded_at.is_none_or(|at| invitation.created_at > at);
-                if newer { Ok(()) } else { Err(Ending::Closed) }
+                if newer { Ok(()) } else { Err(ConsentRejection::Closed) }
             }
-            Some(tenant) if tenant.customer != invitation.customer => Err(Ending::OtherCustomer),
+            Some(tenant) if tenant.customer != invitation.customer => Err(ConsentRejection::OtherCustomer),
             Some(_) | None => Ok(()),
         }
     }
@@ -131,21 +133,21 @@ impl Onboarding {
     /// repeated for the same consent.
     pub async fn record(&self, consent: &Consent) -> Result<Recorded> {
         let Some(invitation) = self.registry.invitation(&consent.invitation_id).await? else {
-            return Ok(Recorded::Refused(Ending::Closed));
+            return Ok(Recorded::Refused(ConsentRejection::Closed));
         };
         let tenant = self.registry.tenant(&consent.tenant_id).await?;
         if let Err(ending) = allowed(&invitation, tenant.as_ref(), consent) {
             return Ok(Recorded::Refused(ending));
         }
         if !self.use_up(consent).await? {
-            return Ok(Recorded::Refused(Ending::Closed));
+            return Ok(Recorded::Refused(ConsentRejection::Closed));
         }
         if tenant.is_none() {
             let tenant = as_new(consent, &invitation, self.choice, 0);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
-                    self.tell(None, &tenant).await?;
-                    return Ok(Recorded::Linked(Box::new(tenant)));
+                    self.publish(None, &tenant).await?;
+                    return Ok(Recorded::Accepted(Box::new(tenant)));
                 }
                 // Somebody was faster; what stands there now is looked at again.
                 Err(Error::Conflict { .. }) => {}
@@ -164,15 +166,15 @@ impl Onboarding {
         if let Some(ending) = refused {
             return Ok(Recorded::Refused(ending));
         }
-        self.tell(Some(&before), &after).await?;
-        Ok(Recorded::Linked(Box::new(after)))
+        self.publish(Some(&before), &after).await?;
+        Ok(Recorded::Accepted(Box::new(after)))
     }
 
     /// Reads the roles of an active tenant anew, after a consent that may have added some.
     pub async fn refresh_roles(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
         let mut roles = Vec::new();
-        for surface in self.surfaces(tenant) {
-            if let Ok(token) = self.tokens.fresh_access_token(&tenant.tenant_id, surface, deadline).await {
+        for api in self.apis(tenant) {
+            if let Ok(token) = self.tokens.fresh_access_token(&tenant.tenant_id, api, deadline).await {
                 let granted = token.roles().unwrap_or_default();
                 warn_of_more(&tenant.tenant_id, granted);
                 add(&mut roles, granted);
@@ -252,25 +254,25 @@ impl Onboarding {
                 return Ok(());
             }
             settle(tenant, &verdict, now);
-            if let Verdict::NotYet { reason, .. } = &verdict {
+            if let VerificationResult::NotYet { reason, .. } = &verdict {
                 tenant.reason = Some(*reason);
             }
             Ok(())
         });
         let (before, after) = changed.await?;
-        self.tell(Some(&before), &after).await?;
+        self.publish(Some(&before), &after).await?;
         Ok(after)
     }
 
     /// Asks for a token and a live read of each surface in question, until one works.
-    async fn examine(&self, tenant: &Tenant, deadline: Deadline) -> Result<Verdict> {
+    async fn examine(&self, tenant: &Tenant, deadline: Deadline) -> Result<VerificationResult> {
         let mut roles = Vec::new();
         let mut refusal = None::<(bool, Reason, Option<Timestamp>)>;
-        for surface in self.surfaces(tenant) {
+        for api in self.apis(tenant) {
             let mut has_role = false;
-            let outcome = self.examine_surface(&tenant.tenant_id, surface, &mut roles, &mut has_role, deadline).await;
-            let (reason, not_before) = match outcome {
-                Ok(()) => return Ok(Verdict::Usable { api: surface, roles }),
+            let outcome = self.examine_surface(&tenant.tenant_id, api, &mut roles, &mut has_role, deadline).await;
+            let (reason, throttled_until) = match outcome {
+                Ok(()) => return Ok(VerificationResult::Usable { api: api, roles }),
                 Err(Error::Refused(reason)) => (reason, None),
                 Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
                 Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
@@ -279,22 +281,22 @@ impl Onboarding {
             };
             // The surface that came further tells more; else the preferred one.
             if refusal.is_none_or(|(had_role, ..)| has_role && !had_role) {
-                refusal = Some((has_role, reason, not_before));
+                refusal = Some((has_role, reason, throttled_until));
             }
         }
-        let (_, reason, not_before) = refusal.unwrap_or((false, Reason::RoleMissing, None));
-        Ok(Verdict::NotYet { reason, not_before, roles })
+        let (_, reason, throttled_until) = refusal.unwrap_or((false, Reason::RoleMissing, None));
+        Ok(VerificationResult::NotYet { reason, throttled_until, roles })
     }
 
     async fn examine_surface(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         roles: &mut Vec<String>,
         has_role: &mut bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let token = self.tokens.fresh_access_token(tenant, surface, deadline).await?;
+        let token = self.tokens.fresh_access_token(tenant, api, deadline).await?;
         // A token without an object is issued where there is no service principal: no proof of anything.
         if !token.has_object_id() {
             return Err(Error::Refused(Reason::ConsentMissing));
@@ -302,22 +304,22 @@ impl Onboarding {
         if let Some(granted) = token.roles() {
             warn_of_more(tenant, granted);
             add(roles, granted);
-            if !surface.readable_with(granted) {
+            if !api.readable_with(granted) {
                 return Err(Error::Refused(Reason::RoleMissing));
             }
         }
         *has_role = true;
-        self.incidents.probe(tenant, surface, &token, deadline).await
+        self.incidents.probe(tenant, api, &token, deadline).await
     }
 
     /// The surfaces to try; the one that a known tenant uses already goes first.
-    fn surfaces(&self, tenant: &Tenant) -> Vec<Surface> {
-        let mut surfaces = self.choice.candidates().to_vec();
-        surfaces.sort_by_key(|surface| tenant.activated_at.is_none() || *surface != tenant.api);
-        surfaces
+    fn apis(&self, tenant: &Tenant) -> Vec<IncidentApi> {
+        let mut apis = self.choice.candidates().to_vec();
+        apis.sort_by_key(|api| tenant.activated_at.is_none() || *api != tenant.api);
+        apis
     }
 
-    async fn conclude(&self, claimed: &Tenant, verdict: Verdict) -> Result<Tenant> {
+    async fn conclude(&self, claimed: &Tenant, verdict: VerificationResult) -> Result<Tenant> {
         let now = self.clock.now();
         let changed = self.registry.change_tenant(&claimed.tenant_id, |tenant| {
             // Somebody paused or offboarded it meanwhile, or another consent began anew.
@@ -329,12 +331,12 @@ impl Onboarding {
             Ok(())
         });
         let (before, after) = changed.await?;
-        self.tell(Some(&before), &after).await?;
+        self.publish(Some(&before), &after).await?;
         Ok(after)
     }
 
     /// Opens the feed of a tenant that is to be polled, and tells of a change.
-    async fn tell(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
+    async fn publish(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
         let waits_for_operator = after.reason == Some(Reason::Operator);
         // Also where nothing changed: a worker that died in between may have left the tenant without its feed.
         if after.status != Status::Offboarded && !waits_for_operator {
@@ -383,8 +385,9 @@ fn warn_of_more(tenant_id: &TenantId, granted: &[String]) {
 
 fn beyond_expected(granted: &[String]) -> Vec<&str> {
     // What the app registration may ask for (`infra/entra/register.py`).
-    let asked_for =
-        |role: &str| Surface::ALL.iter().any(|on| [on.read_role(), on.write_role(), on.hunting_role()].contains(&role));
+    let asked_for = |role: &str| {
+        IncidentApi::ALL.iter().any(|on| [on.read_role(), on.write_role(), on.hunting_role()].contains(&role))
+    };
     granted.iter().map(String::as_str).filter(|role| !asked_for(role)).collect()
 }
 
@@ -397,14 +400,18 @@ fn add(roles: &mut Vec<String>, more: &[String]) {
 }
 
 /// Whether this consent may change a tenant that stands like this; the reason why not.
-fn allowed(invitation: &Invitation, tenant: Option<&Tenant>, consent: &Consent) -> std::result::Result<(), Ending> {
+fn allowed(
+    invitation: &Invitation,
+    tenant: Option<&Tenant>,
+    consent: &Consent,
+) -> std::result::Result<(), ConsentRejection> {
     Onboarding::may_use(invitation, &consent.tenant_id, tenant)?;
     // A consent that nobody vouches for must not bring back what was stopped.
     let paused = tenant.is_some_and(|tenant| tenant.status == Status::Paused);
-    if paused && !consent.vouched_for { Err(Ending::NotVouchedFor) } else { Ok(()) }
+    if paused && !consent.vouched_for { Err(ConsentRejection::NotVouchedFor) } else { Ok(()) }
 }
 
-fn as_new(consent: &Consent, invitation: &Invitation, choice: SurfaceChoice, revision: u64) -> Tenant {
+fn as_new(consent: &Consent, invitation: &Invitation, choice: IncidentApiSetting, revision: u64) -> Tenant {
     Tenant {
         tenant_id: consent.tenant_id,
         customer: invitation.customer.clone(),
@@ -422,7 +429,7 @@ fn as_new(consent: &Consent, invitation: &Invitation, choice: SurfaceChoice, rev
 }
 
 /// What a consent changes of a tenant that is there and may be changed.
-fn apply(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, choice: SurfaceChoice) {
+fn apply(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, choice: IncidentApiSetting) {
     if tenant.status == Status::Offboarded {
         *tenant = as_new(consent, invitation, choice, tenant.revision);
         return;
@@ -441,9 +448,9 @@ fn apply(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, choice
     }
 }
 
-fn settle(tenant: &mut Tenant, verdict: &Verdict, now: Timestamp) {
+fn settle(tenant: &mut Tenant, verdict: &VerificationResult, now: Timestamp) {
     match verdict {
-        Verdict::Usable { api, roles } => {
+        VerificationResult::Usable { api, roles } => {
             tenant.status = Status::Active;
             tenant.reason = None;
             tenant.api = *api;
@@ -451,11 +458,11 @@ fn settle(tenant: &mut Tenant, verdict: &Verdict, now: Timestamp) {
             tenant.activated_at.get_or_insert(now);
             tenant.verification = None;
         }
-        Verdict::NotYet { reason, not_before, roles } => {
+        VerificationResult::NotYet { reason, throttled_until, roles } => {
             tenant.roles.clone_from(roles);
             let Some(check) = tenant.verification.as_mut() else { return };
-            if let Some(not_before) = not_before {
-                check.next_try_at = check.next_try_at.max(*not_before);
+            if let Some(throttled_until) = throttled_until {
+                check.next_try_at = check.next_try_at.max(*throttled_until);
             }
             if is_final(*reason) || now.duration_since(check.since) >= PATIENCE {
                 tenant.status = Status::Paused;
@@ -472,8 +479,8 @@ mod tests {
 
     #[test]
     fn only_roles_that_are_not_asked_for_are_warned_of() {
-        for surface in Surface::ALL {
-            assert!(beyond_expected(&[surface.read_role().into(), surface.write_role().into()]).is_empty());
+        for api in IncidentApi::ALL {
+            assert!(beyond_expected(&[api.read_role().into(), api.write_role().into()]).is_empty());
         }
         let granted = ["ThreatHunting.Read.All", "Directory.ReadWrite.All", "AdvancedHunting.Read.All"];
         assert_eq!(beyond_expected(&granted.map(str::to_owned)), ["Directory.ReadWrite.All"]);

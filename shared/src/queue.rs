@@ -5,9 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    event::object,
+    tenant::TenantId,
+    text::from_json_object,
 };
 
 /// How often messages are handed in again that SQS refused within an accepted call.
@@ -19,7 +19,7 @@ const LONGEST_DELAY: i64 = 900;
 /// What a message asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum SyncKind {
     /// Bring the feed up to date.
     Poll,
     /// Bring older incidents.
@@ -34,7 +34,7 @@ pub struct SyncMessage {
     /// The tenant.
     pub tenant_id: TenantId,
     /// What to do.
-    pub kind: Kind,
+    pub kind: SyncKind,
     /// Time of last update where it begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
@@ -48,12 +48,12 @@ pub struct SyncMessage {
 
 impl SyncMessage {
     /// From a message's body; none for one that is not understood.
-    pub fn read(body: &str) -> Option<Self> {
-        object(serde_json::from_str(body).ok()?)
+    pub fn parse(body: &str) -> Option<Self> {
+        from_json_object(serde_json::from_str(body).ok()?)
     }
 
     /// A message without a span or a job.
-    pub fn new(tenant_id: TenantId, kind: Kind) -> Self {
+    pub fn new(tenant_id: TenantId, kind: SyncKind) -> Self {
         Self { tenant_id, kind, from: None, to: None, job_id: None }
     }
 }
@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn a_message_is_read_to_the_letter_of_the_interface() {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef";
-        let poll = SyncMessage::read(&format!(r#"{{"tenant_id":"{tenant}","kind":"poll"}}"#)).unwrap();
-        assert_eq!(poll, SyncMessage::new(tenant.parse().unwrap(), Kind::Poll));
+        let poll = SyncMessage::parse(&format!(r#"{{"tenant_id":"{tenant}","kind":"poll"}}"#)).unwrap();
+        assert_eq!(poll, SyncMessage::new(tenant.parse().unwrap(), SyncKind::Poll));
         let text = r#"{"tenant_id":"T","kind":"backfill","from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z","job_id":"j"}"#;
         let text = text.replace("\"T\"", &format!("\"{tenant}\""));
-        let backfill = SyncMessage::read(&text).unwrap();
+        let backfill = SyncMessage::parse(&text).unwrap();
         assert_eq!(serde_json::to_string(&backfill).unwrap(), text);
         for wrong in [
             r#"{"tenant_id":"common","kind":"poll"}"#,
@@ -154,7 +154,7 @@ mod tests {
             "7",
             "null",
         ] {
-            assert_eq!(SyncMessage::read(&wrong.replace("\"T\"", &format!("\"{tenant}\""))), None, "{wrong}");
+            assert_eq!(SyncMessage::parse(&wrong.replace("\"T\"", &format!("\"{tenant}\""))), None, "{wrong}");
         }
     }
 }

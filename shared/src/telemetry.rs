@@ -21,8 +21,8 @@ use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt, registry::
 
 use crate::{
     clock::Clock,
-    entra::TenantId,
     error::{Error, Result},
+    tenant::TenantId,
 };
 
 /// The longest text of a field; longer ones are cut.
@@ -52,7 +52,7 @@ pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
 /// Whose metrics these are: the values of their dimensions.
 #[derive(Clone, Debug, Default)]
-pub struct Origin {
+pub struct MetricDimensions {
     /// The deployment's table.
     pub table_name: String,
     /// The function, as Lambda calls it.
@@ -65,7 +65,7 @@ thread_local! {
 }
 
 /// Starts logging to standard output for the whole process.
-pub fn start(level: LevelFilter, origin: Origin) {
+pub fn start(level: LevelFilter, origin: MetricDimensions) {
     let sink: Sink = Arc::new(Mutex::new(std::io::stdout()));
     let lines = JsonLines::new(level, Clock::system(), sink).of(origin);
     if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).is_ok() {
@@ -82,18 +82,18 @@ pub struct JsonLines {
     level: LevelFilter,
     clock: Clock,
     sink: Sink,
-    origin: Origin,
+    origin: MetricDimensions,
 }
 
 impl JsonLines {
     /// Lines up to `level` into `sink`.
     pub fn new(level: LevelFilter, clock: Clock, sink: Sink) -> Self {
-        Self { level, clock, sink, origin: Origin::default() }
+        Self { level, clock, sink, origin: MetricDimensions::default() }
     }
 
     /// The same, with metrics that are `origin`'s.
     #[must_use]
-    pub fn of(self, origin: Origin) -> Self {
+    pub fn of(self, origin: MetricDimensions) -> Self {
         Self { origin, ..self }
     }
 
@@ -103,7 +103,7 @@ impl JsonLines {
             let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
             sink.write_all(&text).and_then(|()| sink.flush())
         });
-        // When standard output is gone, only those can be told who ask: see `audited`.
+        // When standard output is gone, only those can be told who ask: see `write_audit`.
         WRITTEN.set(written.is_ok());
     }
 }
@@ -231,7 +231,7 @@ const EMBEDDED_HEADER: &str = "_aws";
 /// Metrics of the deployment in CloudWatch's embedded metric format (each name with its CloudWatch unit and value), for a
 /// log line's field `embedded_metrics`. The tenant is a property to search by, not a dimension: a dimension would be
 /// billed as a metric of its own for each tenant.
-pub fn embedded(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
+pub fn emf(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
     embedded_by(DEPLOYMENT, now, tenant_id, values)
 }
 
@@ -257,9 +257,9 @@ fn embedded_by(
     Value::Object(line).to_string()
 }
 
-/// Writes metrics on a line of their own; see [`embedded`].
+/// Writes metrics on a line of their own; see [`emf`].
 pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
-    let embedded_metrics = embedded(now, tenant_id, values);
+    let embedded_metrics = emf(now, tenant_id, values);
     tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
@@ -274,7 +274,7 @@ pub fn internal_failure(now: jiff::Timestamp) {
 ///
 /// # Errors
 /// [`Error::Internal`] when `line` wrote none that went out.
-pub fn audited(line: impl FnOnce()) -> Result<()> {
+pub fn write_audit(line: impl FnOnce()) -> Result<()> {
     WRITTEN.set(false);
     line();
     if WRITTEN.get() { Ok(()) } else { Err(Error::Internal("a line of the audit could not be written".into())) }
@@ -287,7 +287,8 @@ mod tests {
     fn lines(level: LevelFilter, work: impl FnOnce()) -> Vec<Value> {
         let buffer = Arc::new(Mutex::new(Vec::<u8>::new()));
         let clock = Clock::by_hand("2026-11-22T10:00:00.123Z".parse().unwrap());
-        let origin = Origin { table_name: "mandate-prod-table".into(), function_name: "mandate-prod-fetch".into() };
+        let origin =
+            MetricDimensions { table_name: "mandate-prod-table".into(), function_name: "mandate-prod-fetch".into() };
         let layer = JsonLines::new(level, clock, buffer.clone()).of(origin);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
@@ -352,7 +353,7 @@ mod tests {
                 Ok(())
             }
         }
-        let issued = || audited(|| tracing::info!(target: RECORD, audit = true, "issued"));
+        let issued = || write_audit(|| tracing::info!(target: RECORD, audit = true, "issued"));
         lines(LevelFilter::ERROR, || assert_eq!(issued(), Ok(())));
         let full = JsonLines::new(LevelFilter::TRACE, Clock::system(), Arc::new(Mutex::new(Full)));
         let outcome = tracing::subscriber::with_default(tracing_subscriber::registry().with(full), issued);

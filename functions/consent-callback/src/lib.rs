@@ -9,34 +9,35 @@ mod texts;
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use aws_lc_rs::rand::SecureRandom;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::{
+    clients::Clients,
     clock::Clock,
-    config::{Microsoft, PublicBaseUrl, Variables},
-    delivery::events::Events,
+    config::{PublicBaseUrl, Variables},
     entra::{
-        TenantId,
-        consent::{Outcome, Refusal, admin_consent_url, read_return},
-        secret::Secret,
-        sign_in::{ANY_ORGANISATION, AuthorizationRequest, NotSignedIn, Person, SignIn},
-        tokens::Tokens,
+        consent::{AuthorizationError, Outcome, admin_consent_url, parse_callback},
+        sign_in::{ANY_ORGANISATION, AuthorizationRequest, SignIn, SignInError, SignedInUser},
+        token_cache::Tokens,
     },
-    error::{Error, Reason, Result},
-    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
-    http::{Deadline, Outbound},
-    incidents::{SurfaceChoice, read::Incidents},
-    launch::{caught, tenant_span},
+    error::{Error, Result},
+    http::Deadline,
+    lambda::{
+        event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        runtime::{Platform, caught, tenant_span},
+    },
+    microsoft::{IncidentApiSetting, Microsoft},
     onboarding::{Consent, Onboarding, Recorded},
     registry::{
         Registry,
-        attempts::{Attempt, BrowserSecret, Ending, Stage, Step},
+        attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
     telemetry::{self, RECORD},
+    tenant::{Reason, TenantId},
+    text::Secret,
 };
 use tracing::Instrument;
 
@@ -60,7 +61,7 @@ pub struct Config {
     /// The neighbours at Microsoft, and our credential there.
     pub microsoft: Microsoft,
     /// The surfaces that consent is asked for.
-    pub incident_api: SurfaceChoice,
+    pub incident_api: IncidentApiSetting,
     /// The DynamoDB table.
     pub table_name: String,
     /// The bus that hears of changes; none: nobody does.
@@ -114,41 +115,32 @@ struct Call<'a> {
 
 impl App {
     /// Wires the function up.
-    pub fn new(
-        config: Config,
-        aws: &SdkConfig,
-        outbound: Outbound,
-        clock: Clock,
-        random: Arc<dyn SecureRandom + Send + Sync>,
-    ) -> Self {
+    pub fn new(config: Config, platform: &Platform) -> Self {
+        let Platform { http, clock, random, .. } = platform.clone();
         let Microsoft { endpoints, cloud, .. } = config.microsoft.clone();
-        let registry = Registry::new(aws, config.table_name.clone());
-        let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
-        let incidents =
-            Incidents::new(endpoints.clone(), outbound.clone(), tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name.clone(), clock.clone());
-        let onboarding =
-            Onboarding::new(config.incident_api, tokens.clone(), incidents, registry.clone(), events, clock.clone());
-        let sign_in = SignIn::new(endpoints, cloud, outbound, clock.clone());
-        Self { config, registry, tokens, sign_in, onboarding, clock, random }
+        let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
+        let clients = Clients::new(&config.microsoft, table, bus, platform);
+        let onboarding = clients.onboarding(config.incident_api);
+        let sign_in = SignIn::new(endpoints, cloud, http, clock.clone());
+        Self { config, registry: clients.registry, tokens: clients.tokens, sign_in, onboarding, clock, random }
     }
 
     /// Answers one invocation.
     ///
     /// # Errors
     /// Whatever is not a request of the HTTP API is refused as a whole.
-    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
-        Box::pin(invocation.frame(self.answer(event, &invocation))).await
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
+        Box::pin(invocation.in_request_span(self.answer(event, &invocation))).await
     }
 
-    async fn answer(&self, event: Value, invocation: &Invocation) -> Result<Value, Failure> {
-        let Event::Http(request) = Event::recognise(event) else {
+    async fn answer(&self, event: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
+        let Event::Http(request) = Event::parse(event) else {
             tracing::warn!("an event that is no HTTP request was refused");
             return Err(Error::InvalidRequest("This function answers requests of the HTTP API only.".into()).into());
         };
         let accept_language = request.headers.get("accept-language").map(String::as_str);
-        let surface = self.config.incident_api.preferred();
-        let pages = Pages::new(accept_language, &self.config.partner_name, surface, &invocation.request_id)
+        let api = self.config.incident_api.preferred();
+        let pages = Pages::new(accept_language, &self.config.partner_name, api, &invocation.request_id)
             .ok_or_else(|| Error::Internal("there are no texts".into()))?;
         let begun = self.clock.now();
         let call = Call {
@@ -232,7 +224,7 @@ impl Call<'_> {
             Err(refusal) => return Ok(refusal),
         };
         let browser = BrowserSecret::generate(&*self.app.random)?;
-        let attempt = Attempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
+        let attempt = ConsentAttempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt begun");
@@ -251,7 +243,7 @@ impl Call<'_> {
         self.base.join(CALLBACK)
     }
 
-    async fn sign_in_url(&self, browser: &BrowserSecret, attempt: &Attempt) -> Result<String> {
+    async fn sign_in_url(&self, browser: &BrowserSecret, attempt: &ConsentAttempt) -> Result<String> {
         let client_id = self.app.tokens.client_id(self.deadline).await?;
         let url = self.app.sign_in.authorization_url(&AuthorizationRequest {
             authority: &authority(attempt),
@@ -269,14 +261,14 @@ impl Call<'_> {
         let Microsoft { endpoints, cloud, .. } = &self.app.config.microsoft;
         let state = browser.state(Step::Consent);
         let ours = (client_id.as_str(), self.redirect_uri(), state.as_str());
-        let surface = self.app.config.incident_api.preferred();
-        Ok(admin_consent_url(endpoints, *cloud, tenant, surface, (ours.0, &ours.1, ours.2)).into())
+        let api = self.app.config.incident_api.preferred();
+        Ok(admin_consent_url(endpoints, *cloud, tenant, api, (ours.0, &ours.1, ours.2)).into())
     }
 
     /// Both returns from Microsoft. Until the state is known to be this browser's, nothing is asked of anybody.
     async fn callback(&self) -> Result<HttpResponse> {
         let refused = || self.pages.plain(400, Message::NotThisBrowser);
-        let (Some(browser), Some(back)) = (self.browser(), read_return(&self.request.query)) else {
+        let (Some(browser), Some(back)) = (self.browser(), parse_callback(&self.request.query)) else {
             return Ok(refused());
         };
         let Some(step) = browser.step_of(&back.state) else { return Ok(refused()) };
@@ -304,37 +296,44 @@ impl Call<'_> {
     }
 
     /// Microsoft sent the browser back without what it was sent for. Nothing is used up: `again` is the same step.
-    fn refused(&self, attempt: &Attempt, refusal: Refusal, again: String) -> HttpResponse {
+    fn refused(&self, attempt: &ConsentAttempt, refusal: AuthorizationError, again: String) -> HttpResponse {
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, refusal = ?refusal, "consent refused");
         let (status, message, link) = match refusal {
-            Refusal::Declined => (403, Message::Declined, Some(again)),
-            Refusal::NotPermitted => (403, Message::NotPermitted, None),
-            Refusal::BlockedByPolicy => (403, Message::BlockedByPolicy, None),
-            Refusal::ResourceAbsent => (403, Message::ResourceAbsent, None),
-            Refusal::Misconfigured => (500, Message::Misconfigured, None),
-            Refusal::Unavailable => (502, Message::Unavailable, None),
-            Refusal::Other => (403, Message::Refused, Some(again)),
+            AuthorizationError::Declined => (403, Message::Declined, Some(again)),
+            AuthorizationError::NotPermitted => (403, Message::NotPermitted, None),
+            AuthorizationError::BlockedByPolicy => (403, Message::BlockedByPolicy, None),
+            AuthorizationError::ResourceAbsent => (403, Message::ResourceAbsent, None),
+            AuthorizationError::Misconfigured => (500, Message::Misconfigured, None),
+            AuthorizationError::Unavailable => (502, Message::Unavailable, None),
+            AuthorizationError::Other => (403, Message::Refused, Some(again)),
         };
         self.pages.message(status, message, Beside { link, ..Beside::default() })
     }
 
     /// The sign-in came back: who is it, and may they go on?
-    async fn signed_in(&self, browser: &BrowserSecret, attempt: &mut Attempt, code: Secret) -> Result<HttpResponse> {
-        if !self.app.registry.move_attempt(attempt, Stage::SigningIn).await? {
+    async fn signed_in(
+        &self,
+        browser: &BrowserSecret,
+        attempt: &mut ConsentAttempt,
+        code: Secret,
+    ) -> Result<HttpResponse> {
+        if !self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? {
             return Ok(redirect(self.base.join(RESULT)));
         }
         let person = match self.identify(attempt, &code).await {
             Ok(person) => person,
-            Err(NotSignedIn::NotValid) => return self.end(attempt, Ending::NotVerified, None).await,
-            Err(NotSignedIn::PersonalAccount) => return self.end(attempt, Ending::PersonalAccount, None).await,
-            Err(NotSignedIn::Failed(Error::Refused(Reason::BlockedByPolicy))) => {
-                return Ok(self.refused(attempt, Refusal::BlockedByPolicy, self.base.join(RESULT)));
+            Err(SignInError::NotValid) => return self.end(attempt, ConsentRejection::NotVerified, None).await,
+            Err(SignInError::PersonalAccount) => {
+                return self.end(attempt, ConsentRejection::PersonalAccount, None).await;
+            }
+            Err(SignInError::Failed(Error::Refused(Reason::BlockedByPolicy))) => {
+                return Ok(self.refused(attempt, AuthorizationError::BlockedByPolicy, self.base.join(RESULT)));
             }
             // The code is not one that Microsoft gave for this attempt, or it was redeemed before.
-            Err(NotSignedIn::Failed(Error::Refused(_) | Error::Upstream { status: 400..=499, .. })) => {
-                return self.end(attempt, Ending::NotVerified, None).await;
+            Err(SignInError::Failed(Error::Refused(_) | Error::Upstream { status: 400..=499, .. })) => {
+                return self.end(attempt, ConsentRejection::NotVerified, None).await;
             }
-            Err(NotSignedIn::Failed(error)) => return Err(error),
+            Err(SignInError::Failed(error)) => return Err(error),
         };
         let tenant_id = person.tenant_id;
         let invitation = self.app.registry.invitation(&attempt.invitation_id).await?;
@@ -343,16 +342,15 @@ impl Call<'_> {
             matches!(invitation.status(self.now), InvitationStatus::Open | InvitationStatus::Expired)
         };
         let Some(invitation) = invitation.filter(usable) else {
-            return self.end(attempt, Ending::Closed, Some(tenant_id)).await;
+            return self.end(attempt, ConsentRejection::Closed, Some(tenant_id)).await;
         };
         let tenant = self.app.registry.tenant(&tenant_id).await?;
         if let Err(ending) = Onboarding::may_use(&invitation, &tenant_id, tenant.as_ref()) {
             return self.end(attempt, ending, Some(tenant_id)).await;
         }
-        let surface = self.app.config.incident_api.preferred();
-        let vouched_for = invitation.expected_tenant.is_some()
-            || person.may_consent_to(surface)
-            || !self.had_consent(&tenant_id).await?;
+        let api = self.app.config.incident_api.preferred();
+        let vouched_for =
+            invitation.expected_tenant.is_some() || person.may_consent_to(api) || !self.had_consent(&tenant_id).await?;
         let location = self.consent_url(browser, &tenant_id).await?;
         let name = person.name.unwrap_or(person.object_id);
         tracing::info!(
@@ -360,29 +358,29 @@ impl Call<'_> {
             "signed in for consent"
         );
         let stage = Stage::SignedIn { tenant_id, person: name, vouched_for };
-        let moved = self.app.registry.move_attempt(attempt, stage).await?;
+        let moved = self.app.registry.advance_attempt(attempt, stage).await?;
         Ok(redirect(if moved { location } else { self.base.join(RESULT) }))
     }
 
-    async fn identify(&self, attempt: &Attempt, code: &Secret) -> Result<Person, NotSignedIn> {
+    async fn identify(&self, attempt: &ConsentAttempt, code: &Secret) -> Result<SignedInUser, SignInError> {
         let tokens = &self.app.tokens;
         let client_id = tokens.client_id(self.deadline).await?;
         let (authority, redirect_uri) = (authority(attempt), self.redirect_uri());
         let id_token =
             tokens.redeem_code(&authority, code, &redirect_uri, &attempt.code_verifier, self.deadline).await?;
-        self.app.sign_in.person(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
+        self.app.sign_in.validate_id_token(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
     }
 
     /// The consent came back, if what the query string says is the tenant that the person signed in from.
-    async fn consented(&self, attempt: &mut Attempt, tenant: TenantId) -> Result<HttpResponse> {
+    async fn consented(&self, attempt: &mut ConsentAttempt, tenant: TenantId) -> Result<HttpResponse> {
         let Stage::SignedIn { tenant_id, person, vouched_for } = attempt.stage.clone() else {
             return Ok(redirect(self.base.join(RESULT)));
         };
         if tenant != tenant_id {
-            return self.end(attempt, Ending::WrongTenant, Some(tenant_id)).await;
+            return self.end(attempt, ConsentRejection::WrongTenant, Some(tenant_id)).await;
         }
         let stage = Stage::Consented { tenant_id, person, vouched_for, at: self.now };
-        if self.app.registry.move_attempt(attempt, stage).await?
+        if self.app.registry.advance_attempt(attempt, stage).await?
             && let Some(refusal) = self.finish(attempt).await?
         {
             return Ok(refusal);
@@ -391,15 +389,15 @@ impl Call<'_> {
     }
 
     /// Writes down what follows from a consent, and makes a first try. The page of a refusal, if it is one.
-    async fn finish(&self, attempt: &mut Attempt) -> Result<Option<HttpResponse>> {
+    async fn finish(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
         let Stage::Consented { tenant_id, person, vouched_for, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();
         let consent = Consent { invitation_id, tenant_id, person, at, vouched_for };
         let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
         match record.await? {
             Recorded::Refused(ending) => self.end(attempt, ending, Some(tenant_id)).await.map(Some),
-            Recorded::Linked(tenant) => {
-                self.app.registry.move_attempt(attempt, Stage::Settled { tenant_id }).await?;
+            Recorded::Accepted(tenant) => {
+                self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
                 tracing::info!(
                     target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = consent.invitation_id, person = consent.person,
                     status = tenant.status.as_str(), "consent recorded"
@@ -424,11 +422,16 @@ impl Call<'_> {
     }
 
     /// Ends an attempt for good; the same page again for whoever asks again.
-    async fn end(&self, attempt: &mut Attempt, ending: Ending, tenant: Option<TenantId>) -> Result<HttpResponse> {
+    async fn end(
+        &self,
+        attempt: &mut ConsentAttempt,
+        ending: ConsentRejection,
+        tenant: Option<TenantId>,
+    ) -> Result<HttpResponse> {
         let tenant_id = tenant.map(|tenant| tenant.to_string());
         let invitation_id = attempt.invitation_id.as_str();
         tracing::warn!(target: RECORD, audit = true, tenant_id, invitation_id, ending = ending.as_str(), "consent attempt ended");
-        self.app.registry.move_attempt(attempt, Stage::Ended { ending }).await?;
+        self.app.registry.advance_attempt(attempt, Stage::Ended { ending }).await?;
         Ok(self.pages.ending(ending))
     }
 
@@ -467,6 +470,6 @@ impl Call<'_> {
 }
 
 /// Where an attempt's sign-in takes place.
-fn authority(attempt: &Attempt) -> String {
+fn authority(attempt: &ConsentAttempt) -> String {
     attempt.expected_tenant.map_or_else(|| ANY_ORGANISATION.into(), |tenant| tenant.to_string())
 }

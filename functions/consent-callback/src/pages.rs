@@ -7,15 +7,14 @@ use aws_lc_rs::digest;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use shared::{
-    entra::TenantId,
-    error::Reason,
-    event::HttpResponse,
-    incidents::Surface,
+    lambda::event::HttpResponse,
+    microsoft::IncidentApi,
     registry::{
-        attempts::Ending,
+        attempts::ConsentRejection,
         invitations::Invitation,
         tenants::{Status, Tenant},
     },
+    tenant::{Reason, TenantId},
 };
 
 use crate::texts::{Message, Texts, choose, fill};
@@ -79,7 +78,7 @@ pub(crate) struct Pages<'a> {
     language: &'static str,
     texts: &'static Texts,
     partner: &'a str,
-    surface: Surface,
+    api: IncidentApi,
     request_id: &'a str,
 }
 
@@ -95,16 +94,16 @@ pub(crate) struct Beside {
 }
 
 impl<'a> Pages<'a> {
-    /// Pages in the language that suits `accept_language`, of a partner that asks for consent to `surface`. `None` when
+    /// Pages in the language that suits `accept_language`, of a partner that asks for consent to `api`. `None` when
     /// there are no texts at all.
     pub(crate) fn new(
         accept_language: Option<&str>,
         partner: &'a str,
-        surface: Surface,
+        api: IncidentApi,
         request_id: &'a str,
     ) -> Option<Self> {
         let (language, texts) = choose(accept_language)?;
-        Some(Self { language, texts, partner, surface, request_id })
+        Some(Self { language, texts, partner, api, request_id })
     }
 
     /// The page of an open invitation.
@@ -117,8 +116,8 @@ impl<'a> Pages<'a> {
             ("customer", invitation.customer.as_str()),
             ("tenant", tenant.as_deref().unwrap_or_default()),
             ("time", &time),
-            ("write", self.surface.write_role()),
-            ("hunt", self.surface.hunting_role()),
+            ("write", self.api.write_role()),
+            ("hunt", self.api.hunting_role()),
         ];
         let all = |lines: &[String]| lines.iter().map(|line| fill(line, &words)).collect();
         let page = InvitationPage {
@@ -126,9 +125,9 @@ impl<'a> Pages<'a> {
             title: fill(&texts.title, &words),
             intro: fill(&texts.intro, &words),
             asked_title: &texts.asked_title,
-            asked: match self.surface {
-                Surface::Graph => &texts.asked_graph,
-                Surface::Defender => &texts.asked_defender,
+            asked: match self.api {
+                IncidentApi::Graph => &texts.asked_graph,
+                IncidentApi::Defender => &texts.asked_defender,
             },
             asked_note: fill(&texts.asked_note, &words),
             role_title: &texts.role_title,
@@ -180,14 +179,14 @@ impl<'a> Pages<'a> {
     }
 
     /// Why an attempt ended.
-    pub(crate) fn ending(&self, ending: Ending) -> HttpResponse {
+    pub(crate) fn ending(&self, ending: ConsentRejection) -> HttpResponse {
         let (status, message) = match ending {
-            Ending::WrongTenant => (403, Message::WrongTenant),
-            Ending::OtherCustomer => (403, Message::OtherCustomer),
-            Ending::PersonalAccount => (403, Message::PersonalAccount),
-            Ending::NotVerified => (400, Message::NotVerified),
-            Ending::NotVouchedFor => (403, Message::NotVouchedFor),
-            Ending::Closed => (410, Message::Revoked),
+            ConsentRejection::WrongTenant => (403, Message::WrongTenant),
+            ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
+            ConsentRejection::PersonalAccount => (403, Message::PersonalAccount),
+            ConsentRejection::NotVerified => (400, Message::NotVerified),
+            ConsentRejection::NotVouchedFor => (403, Message::NotVouchedFor),
+            ConsentRejection::Closed => (410, Message::Revoked),
         };
         self.plain(status, message)
     }
@@ -235,13 +234,14 @@ impl<'a> Pages<'a> {
     fn permissions(&self, tenant: &Tenant) -> (Vec<String>, Vec<String>, Vec<String>) {
         let texts = &self.texts.permissions;
         let named = |words: &str, role: &str| format!("{words} ({role})");
-        let is = |role: &str, of: fn(Surface) -> &'static str| Surface::ALL.into_iter().any(|one| of(one) == role);
+        let is =
+            |role: &str, of: fn(IncidentApi) -> &'static str| IncidentApi::ALL.into_iter().any(|one| of(one) == role);
         let words = |role: &str| {
-            if is(role, Surface::read_role) {
+            if is(role, IncidentApi::read_role) {
                 &texts.read
-            } else if is(role, Surface::write_role) {
+            } else if is(role, IncidentApi::write_role) {
                 &texts.write
-            } else if is(role, Surface::hunting_role) {
+            } else if is(role, IncidentApi::hunting_role) {
                 &texts.hunt
             } else {
                 &texts.other
@@ -264,9 +264,9 @@ impl<'a> Pages<'a> {
 
     /// The directory role that may consent.
     fn role(&self) -> &'static str {
-        match self.surface {
-            Surface::Graph => &self.texts.invitation.role_graph,
-            Surface::Defender => &self.texts.invitation.role_defender,
+        match self.api {
+            IncidentApi::Graph => &self.texts.invitation.role_graph,
+            IncidentApi::Defender => &self.texts.invitation.role_defender,
         }
     }
 
@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     fn pages() -> Pages<'static> {
-        Pages::new(Some("en"), "<Partner & Co>", Surface::Graph, "r-1").unwrap()
+        Pages::new(Some("en"), "<Partner & Co>", IncidentApi::Graph, "r-1").unwrap()
     }
 
     fn tenant(status: Status, reason: Option<Reason>, roles: &[&str]) -> Tenant {
@@ -343,7 +343,7 @@ mod tests {
             customer: "<script>alert(1)</script>".into(),
             status,
             reason,
-            api: Surface::Graph,
+            api: IncidentApi::Graph,
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             consented_at: None,
             consented_by: Some("\"><img src=x>".into()),

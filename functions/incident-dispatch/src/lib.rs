@@ -11,12 +11,14 @@ use shared::{
     clock::Clock,
     config::Variables,
     error::{Error, Result},
-    event::{Event, Failure, Invocation, object},
-    queue::{Kind, SyncMessage, SyncQueue},
+    lambda::event::{Event, Invocation, InvocationError},
+    lambda::runtime::Platform,
+    queue::{SyncKind, SyncMessage, SyncQueue},
     registry::{
         Registry,
         feed::{DUE_SHARDS, Due},
     },
+    text::from_json_object,
 };
 
 /// Tenants of one shard that are claimed, and then queued, at a time: two batches of messages.
@@ -70,22 +72,22 @@ struct Input {
 
 impl App {
     /// Wires the function up.
-    pub fn new(config: Config, aws: &aws_config::SdkConfig, clock: Clock) -> Self {
+    pub fn new(config: Config, platform: &Platform) -> Self {
         Self {
-            registry: Registry::new(aws, config.table_name),
-            queue: SyncQueue::new(aws, config.sync_queue_url),
-            clock,
+            registry: Registry::new(&platform.aws, config.table_name),
+            queue: SyncQueue::new(&platform.aws, config.sync_queue_url),
+            clock: platform.clock.clone(),
             poll_interval: config.poll_interval,
         }
     }
 
     /// Answers `{due, queued}`: how many tenants were due, and for how many a message lies on the queue.
-    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
         let work = async {
-            let Event::Direct(input) = Event::recognise(event) else {
+            let Event::Direct(input) = Event::parse(event) else {
                 return Err(Error::InvalidRequest("This function is started by a schedule.".into()));
             };
-            let input: Input = object(input).ok_or_else(|| {
+            let input: Input = from_json_object(input).ok_or_else(|| {
                 Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into())
             })?;
             let begun = self.clock.now();
@@ -94,7 +96,7 @@ impl App {
             tracing::info!(kind = ?input.kind, due, queued, duration_ms, "tenants dispatched");
             Ok(json!({"due": due, "queued": queued}))
         };
-        let outcome = invocation.frame(work).await;
+        let outcome = invocation.in_request_span(work).await;
         outcome.map_err(|error| {
             tracing::error!(request_id = invocation.request_id, code = error.code().0, cause = %error, "dispatch failed");
             error.into()
@@ -108,8 +110,8 @@ impl App {
 
     async fn dispatch_shard(&self, shard: u32, tick: Tick, now: Timestamp) -> Result<(usize, usize)> {
         let (until, kind) = match tick {
-            Tick::Poll => (Some(now), Kind::Poll),
-            Tick::Sweep => (None, Kind::Sweep),
+            Tick::Poll => (Some(now), SyncKind::Poll),
+            Tick::Sweep => (None, SyncKind::Sweep),
         };
         let (mut found, mut queued, mut next) = (0, 0, None);
         loop {

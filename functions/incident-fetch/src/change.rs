@@ -3,15 +3,13 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use shared::{
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    event::{HttpRequest, HttpResponse},
+    error::{Error, Result},
     http::Deadline,
-    incidents::{
-        Surface,
-        read::{CHANGE, COMMENT, CONFIRMED},
-    },
+    incident_api::client::{CHANGE, COMMENT, CONFIRMED},
+    lambda::event::{HttpRequest, HttpResponse},
+    microsoft::IncidentApi,
     registry::tenants::Tenant,
+    tenant::{Reason, TenantId},
 };
 
 use crate::{App, live::enumeration};
@@ -73,12 +71,12 @@ impl Changes {
     }
 
     /// The body of the surface's PATCH; comments are a call of their own on Graph.
-    fn body(&self, surface: Surface) -> Value {
+    fn body(&self, api: IncidentApi) -> Value {
         let mut body = Map::new();
-        let member = |value: &str| json!(enumeration(value, surface));
-        let tags = match surface {
-            Surface::Graph => "customTags",
-            Surface::Defender => "tags",
+        let member = |value: &str| json!(enumeration(value, api));
+        let tags = match api {
+            IncidentApi::Graph => "customTags",
+            IncidentApi::Defender => "tags",
         };
         body.extend(self.status.as_deref().map(|status| ("status".into(), member(status))));
         body.extend(
@@ -87,13 +85,13 @@ impl Changes {
         body.extend(self.determination.as_deref().map(|word| ("determination".into(), member(word))));
         body.extend(self.tags.as_ref().map(|names| (tags.into(), json!(names))));
         body.extend(self.assigned_to.as_ref().map(|name| {
-            let cleared = match surface {
-                Surface::Graph => Value::Null,
-                Surface::Defender => json!(""),
+            let cleared = match api {
+                IncidentApi::Graph => Value::Null,
+                IncidentApi::Defender => json!(""),
             };
             ("assignedTo".into(), name.as_ref().map_or(cleared, |name| json!(name)))
         }));
-        if surface == Surface::Defender {
+        if api == IncidentApi::Defender {
             body.extend(self.comment.as_ref().map(|comment| ("comment".into(), json!(comment))));
         }
         Value::Object(body)
@@ -118,7 +116,7 @@ impl App {
     ) -> Result<HttpResponse> {
         let tenant = self.registry.active_tenant(&id).await?;
         let changes = Changes::read(request)?;
-        let token = self.tokens.confirmed_access_token(&id, tenant.api, CONFIRMED, deadline).await?;
+        let token = self.tokens.access_token_no_older_than(&id, tenant.api, CONFIRMED, deadline).await?;
         let role = tenant.api.write_role();
         if token.roles().is_some_and(|roles| !roles.iter().any(|has| has == role)) {
             return Err(read_only());
@@ -143,15 +141,15 @@ impl App {
     }
 
     async fn apply(&self, tenant: &Tenant, incident_id: &str, changes: &Changes, deadline: Deadline) -> Result<()> {
-        let (id, surface) = (tenant.tenant_id, tenant.api);
-        let body = changes.body(surface);
+        let (id, api) = (tenant.tenant_id, tenant.api);
+        let body = changes.body(api);
         if body.as_object().is_some_and(|body| !body.is_empty()) {
-            self.registry.take_call(&id, surface, self.clock.now()).await?;
-            self.incidents.change(&id, surface, incident_id, &body, deadline).await?;
+            self.registry.take_call(&id, api, self.clock.now()).await?;
+            self.incidents.change(&id, api, incident_id, &body, deadline).await?;
         }
         // The comment last: all before it may be repeated without harm.
-        if let (Surface::Graph, Some(comment)) = (surface, &changes.comment) {
-            self.registry.take_call(&id, surface, self.clock.now()).await?;
+        if let (IncidentApi::Graph, Some(comment)) = (api, &changes.comment) {
+            self.registry.take_call(&id, api, self.clock.now()).await?;
             let body = json!({"@odata.type": "microsoft.graph.security.alertComment", "comment": comment});
             self.incidents.comment(&id, incident_id, &body, deadline).await?;
         }
@@ -200,11 +198,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            changes.body(Surface::Graph),
+            changes.body(IncidentApi::Graph),
             json!({"status": "inProgress", "assignedTo": null, "classification": "truePositive", "determination": "multiStagedAttack", "customTags": ["a"]})
         );
         assert_eq!(
-            changes.body(Surface::Defender),
+            changes.body(IncidentApi::Defender),
             json!({"status": "InProgress", "assignedTo": "", "classification": "TruePositive", "determination": "MultiStagedAttack", "tags": ["a"], "comment": "c"})
         );
     }

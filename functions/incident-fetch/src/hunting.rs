@@ -4,18 +4,21 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    event::{HttpRequest, HttpResponse},
+    error::{Error, Result},
     http::Deadline,
-    incidents::{Surface, read::HUNT},
-    launch::tenant_span,
+    incident_api::client::HUNT,
+    lambda::{
+        event::{HttpRequest, HttpResponse},
+        runtime::tenant_span,
+    },
+    microsoft::IncidentApi,
+    tenant::{Reason, TenantId},
 };
 use tracing::{Instrument, Span};
 
 use crate::{
     App,
-    fleet::AT_ONCE,
+    all_tenants::AT_ONCE,
     live::{LARGEST_ANSWER, RESERVE, failure, length},
 };
 
@@ -119,7 +122,7 @@ impl App {
     }
 
     async fn hunt_in(&self, id: TenantId, body: &Value, deadline: Deadline) -> Result<Table> {
-        self.registry.take_call(&id, Surface::Graph, self.clock.now()).await?;
+        self.registry.take_call(&id, IncidentApi::Graph, self.clock.now()).await?;
         self.incidents.hunt(&id, body, deadline).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => Error::Conflict {
                 detail: "The customer has not consented to hunting.".into(),

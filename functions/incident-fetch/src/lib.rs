@@ -1,32 +1,32 @@
 //! Brings a tenant's incidents in (started by the queue), and reads and changes them live (started by the HTTP API).
 
+mod all_tenants;
 mod change;
-mod fleet;
 mod hunting;
 mod live;
-mod messages;
+mod sync;
+mod worker;
 
 use std::time::Duration;
 
+use crate::sync::{Settings, SyncContext};
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
+    clients::Clients,
     clock::Clock,
-    config::{Microsoft, Variables},
+    config::Variables,
     delivery::{
         bucket::{Bucket, Format},
         events::Events,
     },
-    entra::tokens::Tokens,
+    entra::token_cache::Tokens,
     error::{Error, Result},
-    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
-    http::Outbound,
-    incidents::{
-        SurfaceChoice,
-        read::Incidents,
-        record::is_incident_id,
-        sync::{Settings, Sync},
-    },
+    incident::record::is_incident_id,
+    incident_api::client::Incidents,
+    lambda::event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+    lambda::runtime::Platform,
+    microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
     queue::SyncQueue,
     registry::Registry,
@@ -39,7 +39,7 @@ const LONGEST_REQUEST: Duration = Duration::from_millis(28_500);
 #[derive(Debug)]
 pub struct Config {
     microsoft: Microsoft,
-    incident_api: SurfaceChoice,
+    incident_api: IncidentApiSetting,
     table_name: String,
     sync_queue_url: String,
     incident_bucket: String,
@@ -89,7 +89,7 @@ impl Config {
 /// The function.
 #[derive(Clone)]
 pub struct App {
-    sync: Sync,
+    sync: SyncContext,
     onboarding: Onboarding,
     queue: SyncQueue,
     tokens: Tokens,
@@ -103,26 +103,15 @@ pub struct App {
 
 impl App {
     /// Wires the function up.
-    pub fn new(config: Config, aws: &aws_config::SdkConfig, outbound: Outbound, clock: Clock) -> Self {
-        let registry = Registry::new(aws, config.table_name);
-        let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
-        let endpoints = config.microsoft.endpoints.clone();
-        let incidents = Incidents::new(endpoints, outbound, tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name, clock.clone());
-        let onboarding = Onboarding::new(
-            config.incident_api,
-            tokens.clone(),
-            incidents.clone(),
-            registry.clone(),
-            events.clone(),
-            clock.clone(),
-        );
-        let sync = Sync {
-            incidents: incidents.clone(),
-            registry: registry.clone(),
+    pub fn new(config: Config, platform: &Platform) -> Self {
+        let aws = &platform.aws;
+        let clients = Clients::new(&config.microsoft, config.table_name, config.event_bus_name, platform);
+        let sync = SyncContext {
+            incidents: clients.incidents.clone(),
+            registry: clients.registry.clone(),
             bucket: Bucket::new(aws, config.incident_bucket, config.format),
-            events: events.clone(),
-            clock: clock.clone(),
+            events: clients.events.clone(),
+            clock: clients.clock.clone(),
             settings: Settings {
                 poll_interval: config.poll_interval,
                 overlap: config.overlap,
@@ -131,13 +120,13 @@ impl App {
         };
         Self {
             sync,
-            onboarding,
+            onboarding: clients.onboarding(config.incident_api),
             queue: SyncQueue::new(aws, config.sync_queue_url),
-            tokens,
-            registry,
-            incidents,
-            events,
-            clock,
+            tokens: clients.tokens,
+            registry: clients.registry,
+            incidents: clients.incidents,
+            events: clients.events,
+            clock: clients.clock,
             poll_max_interval: config.poll_max_interval,
             sweep: config.sweep,
         }
@@ -147,18 +136,20 @@ impl App {
     ///
     /// # Errors
     /// What is neither a batch of messages nor a request is refused as a whole.
-    pub async fn handle(&self, event: Value, mut invocation: Invocation) -> Result<Value, Failure> {
-        match Event::recognise(event) {
-            Event::Queue(messages) => Ok(invocation.frame(self.take_messages(messages, invocation.deadline)).await),
+    pub async fn handle(&self, event: Value, mut invocation: Invocation) -> Result<Value, InvocationError> {
+        match Event::parse(event) {
+            Event::Queue(messages) => {
+                Ok(invocation.in_request_span(self.take_messages(messages, invocation.deadline)).await)
+            }
             Event::Http(request) => {
                 invocation.deadline = invocation.deadline.at_most(LONGEST_REQUEST);
                 let work = Box::pin(self.route(&request, &invocation));
                 let answer = invocation.json_route(&self.clock, &request, work);
-                Ok(invocation.frame(answer).await.into_value())
+                Ok(invocation.in_request_span(answer).await.into_value())
             }
             Event::Direct(_) => {
                 let refused = async { tracing::warn!("an event that is neither messages nor a request was refused") };
-                invocation.frame(refused).await;
+                invocation.in_request_span(refused).await;
                 let what = "This function takes messages of the queue and requests of the HTTP API.";
                 Err(Error::InvalidRequest(what.into()).into())
             }

@@ -5,27 +5,28 @@ use std::{
     time::Duration,
 };
 
+use crate::{App, sync::window::floor};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use shared::{
-    delivery::{bucket::Envelope, ocsf},
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    event::{HttpRequest, HttpResponse, instant, page_limit},
+    error::{Error, Result},
     http::Deadline,
-    incidents::{
-        Surface,
-        question::{LARGEST_SKIP, Question, Span},
+    incident::{
+        line::IncidentLine,
+        ocsf,
         record::Record,
-        sync::window::floor,
-        version::{Known, Verdict, judge, key},
+        span::Span,
+        version::{DeliveredVersion, VersionComparison, compare, version_key},
     },
-    registry::{tenants::Tenant, versions::Neighbourhood},
+    incident_api::query::{IncidentQuery, MAX_SKIP},
+    lambda::event::{HttpRequest, HttpResponse, page_limit},
+    microsoft::IncidentApi,
+    registry::{tenants::Tenant, versions::VersionBlock},
+    tenant::{Reason, TenantId},
+    text::parse_utc,
 };
-
-use crate::App;
 
 /// How far back a list goes by default.
 const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
@@ -158,7 +159,7 @@ impl Wanted {
             && page_limit(Some(&wanted.limit.to_string())).is_ok()
             && one_of(&wanted.status, &STATUSES)
             && one_of(&wanted.severity, &SEVERITIES)
-            && times.into_iter().flatten().all(|time| instant(&time.to_string()).is_some())
+            && times.into_iter().flatten().all(|time| parse_utc(&time.to_string()).is_some())
             && wanted.is_a_span();
         if !whole {
             return Err(invalid());
@@ -190,16 +191,16 @@ impl Wanted {
     }
 
     /// The conditions that the surface can apply itself.
-    fn conditions(&self, surface: Surface) -> Vec<(&'static str, String)> {
+    fn conditions(&self, api: IncidentApi) -> Vec<(&'static str, String)> {
         let mut conditions = Vec::new();
         if let Some(status) = &self.status {
             // What only newer members of the enumeration say is not known to every surface: those are left to us.
             if status != "awaiting_action" {
-                conditions.push(("status", enumeration(status, surface)));
+                conditions.push(("status", enumeration(status, api)));
             }
         }
-        if let (Some(severity), Surface::Graph) = (&self.severity, surface) {
-            conditions.push(("severity", enumeration(severity, surface)));
+        if let (Some(severity), IncidentApi::Graph) = (&self.severity, api) {
+            conditions.push(("severity", enumeration(severity, api)));
         }
         if let Some(name) = &self.assigned_to {
             conditions.push(("assignedTo", name.clone()));
@@ -209,9 +210,9 @@ impl Wanted {
 }
 
 /// A member of an enumeration as a surface writes it: `inProgress` on Graph, `InProgress` on Defender.
-pub(crate) fn enumeration(snake: &str, surface: Surface) -> String {
+pub(crate) fn enumeration(snake: &str, api: IncidentApi) -> String {
     let words = snake.split('_').enumerate().map(|(index, word)| {
-        let keep = index == 0 && surface == Surface::Graph;
+        let keep = index == 0 && api == IncidentApi::Graph;
         let mut letters = word.chars();
         let first = letters.next().map(|first| if keep { first } else { first.to_ascii_uppercase() });
         first.into_iter().chain(letters).collect::<String>()
@@ -220,7 +221,7 @@ pub(crate) fn enumeration(snake: &str, surface: Surface) -> String {
 }
 
 fn time(name: &str, text: &str) -> Result<Timestamp> {
-    instant(text).ok_or_else(|| Error::InvalidRequest(format!("`{name}` must be a time like 2026-11-22T10:00:00Z.")))
+    parse_utc(text).ok_or_else(|| Error::InvalidRequest(format!("`{name}` must be a time like 2026-11-22T10:00:00Z.")))
 }
 
 /// The whole second at an instant or after it; none where time ends before.
@@ -348,7 +349,7 @@ impl App {
         self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
         let raw = self.incidents.one_live(&id, tenant.api, incident_id, deadline).await?;
         let unreadable = Error::Upstream { status: 200, call: "one incident" };
-        let record = Record::read(&raw, &id, true).map_err(|_| unreadable.clone())?;
+        let record = Record::parse(&raw, &id, true).map_err(|_| unreadable.clone())?;
         if record.incident_id != incident_id {
             return Err(unreadable);
         }
@@ -413,7 +414,7 @@ impl App {
             // The end of the span; without one, what lies ahead of our clock is in its last second.
             let ahead = || second_after(self.clock.now().max(from)).unwrap_or(Timestamp::MAX);
             let present = end.unwrap_or_else(ahead);
-            let mut question = Question::of(Span { from, to: end }, tenant.api);
+            let mut question = IncidentQuery::of(Span { from, to: end }, tenant.api);
             question.equal = wanted.conditions(tenant.api);
             let mut page = self.take_page(tenant, &question, wanted, newest, deadline).await;
             let crowded = matches!(page, Ok((false, _))) && present.duration_since(from) <= SECOND;
@@ -450,7 +451,7 @@ impl App {
     async fn take_page(
         &self,
         tenant: &Tenant,
-        question: &Question,
+        question: &IncidentQuery,
         wanted: &Wanted,
         newest: &mut Newest,
         deadline: Deadline,
@@ -466,7 +467,7 @@ impl App {
             let mut oldest: Option<Timestamp> = None;
             while let Some(row) = listing.next().await? {
                 // What cannot be read is set aside by the sync; a list shows the others.
-                let Ok(record) = Record::read(&row, &id, true) else { continue };
+                let Ok(record) = Record::parse(&row, &id, true) else { continue };
                 oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
                 let position = Position::of(id, &record);
                 if !wanted.wants(&record, &position) {
@@ -492,15 +493,15 @@ impl App {
     async fn page_second(
         &self,
         tenant: &Tenant,
-        question: &Question,
+        question: &IncidentQuery,
         wanted: &Wanted,
         newest: &mut Newest,
         calls: &mut u32,
         deadline: Deadline,
     ) -> Result<(bool, Option<Timestamp>)> {
-        for page in 1..=LARGEST_SKIP / question.top {
+        for page in 1..=MAX_SKIP / question.top {
             *calls += 1;
-            let question = Question { skip: page * question.top, ..question.clone() };
+            let question = IncidentQuery { skip: page * question.top, ..question.clone() };
             if self.take_page(tenant, &question, wanted, newest, deadline).await?.0 {
                 return Ok((true, None));
             }
@@ -516,18 +517,18 @@ impl App {
         tenant: &Tenant,
         record: Record,
         ocsf: bool,
-        known: &mut HashMap<Neighbourhood, HashMap<String, Known>>,
+        known: &mut HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
     ) -> Result<Option<Box<RawValue>>> {
         let id = tenant.tenant_id;
-        let neighbourhood = Neighbourhood::of(&record.incident_id)?;
-        if let Entry::Vacant(unread) = known.entry(neighbourhood) {
-            unread.insert(self.registry.known_versions(&id, neighbourhood).await?);
+        let block = VersionBlock::of(&record.incident_id)?;
+        if let Entry::Vacant(unread) = known.entry(block) {
+            unread.insert(self.registry.delivered_versions(&id, block).await?);
         }
-        let delivered = known.get(&neighbourhood).and_then(|known| known.get(&record.incident_id));
-        let ordinal = match (judge(delivered, &record, tenant.api), delivered) {
-            (Verdict::New { ordinal, .. }, _) => ordinal,
-            (Verdict::Same, Some(delivered)) => delivered.ordinal,
-            (Verdict::Same | Verdict::SameElsewhere | Verdict::Stale, _) => 1,
+        let delivered = known.get(&block).and_then(|known| known.get(&record.incident_id));
+        let ordinal = match (compare(delivered, &record, tenant.api), delivered) {
+            (VersionComparison::New { ordinal, .. }, _) => ordinal,
+            (VersionComparison::Same, Some(delivered)) => delivered.ordinal,
+            (VersionComparison::Same | VersionComparison::SameOnOtherApi | VersionComparison::Stale, _) => 1,
         };
         let fits = |shown: &RawValue| length(shown.get()) <= LARGEST_ANSWER;
         let shown = self.written(tenant, &record, ordinal, ocsf)?;
@@ -546,12 +547,12 @@ impl App {
         let id = tenant.tenant_id;
         let now = self.clock.now();
         let json = if ocsf {
-            let key = key(&id, record, ordinal);
+            let key = version_key(&id, record, ordinal);
             let finding =
-                ocsf::Finding { tenant_id: &id, surface: tenant.api, record, change: None, key: &key, fetched_at: now };
+                ocsf::Finding { tenant_id: &id, api: tenant.api, record, change: None, key: &key, fetched_at: now };
             serde_json::to_string(&ocsf::incident_finding(&finding)?)
         } else {
-            serde_json::to_string(&Envelope::of(&id, tenant.api, record, ordinal, None, now)?)
+            serde_json::to_string(&IncidentLine::of(&id, tenant.api, record, ordinal, None, now)?)
         };
         json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
     }
@@ -629,7 +630,7 @@ mod tests {
     fn a_next_goes_on_in_its_own_list_for_an_hour() {
         let wanted = Wanted::read(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
         let record =
-            Record::read(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), true).unwrap();
+            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), true).unwrap();
         let next = wanted.next(Position::of(tenant(), &record), now()).unwrap();
         let query = [("next", next.as_str())];
         let read = |tenant, now| Wanted::read(&request(&query), tenant, now);
@@ -645,7 +646,7 @@ mod tests {
         let record = |second: u32, bytes: usize| {
             let note = "x".repeat(bytes);
             let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:{second:02}Z","note":"{note}"}}"#);
-            Record::read(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
         };
         let mut newest = Newest::new(50);
         for (second, bytes) in [(30, LARGEST_ANSWER - 1_000), (20, 5_000), (10, 1), (40, 1)] {
@@ -666,21 +667,28 @@ mod tests {
             let json = format!(
                 r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alerts}],"note":"{note}"}}"#
             );
-            Record::read(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
         };
         let small = sent(1, 1);
         assert_eq!(fitting(small.clone()), Some(small));
         let giant = sent(6_000, 1);
         let shown = fitting(giant.clone()).unwrap();
         assert_eq!(&*shown.json, r#"{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","note":"x"}"#);
-        assert_eq!((shown.digest, shown.alerts), (giant.digest, giant.alerts), "its key is that of the whole record");
+        assert_eq!(
+            (shown.state_hash, shown.alerts),
+            (giant.state_hash, giant.alerts),
+            "its key is that of the whole record"
+        );
         assert_eq!(fitting(sent(1, LARGEST_ANSWER)), None);
     }
 
     #[test]
     fn enumerations_are_written_as_each_surface_does() {
-        assert_eq!(enumeration("in_progress", Surface::Graph), "inProgress");
-        assert_eq!(enumeration("in_progress", Surface::Defender), "InProgress");
-        assert_eq!(enumeration("informational_expected_activity", Surface::Defender), "InformationalExpectedActivity");
+        assert_eq!(enumeration("in_progress", IncidentApi::Graph), "inProgress");
+        assert_eq!(enumeration("in_progress", IncidentApi::Defender), "InProgress");
+        assert_eq!(
+            enumeration("informational_expected_activity", IncidentApi::Defender),
+            "InformationalExpectedActivity"
+        );
     }
 }

@@ -5,14 +5,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use shared::{
-    entra::secret::Secret,
     error::Result,
-    http::{Answer, Deadline, Endpoint, Outbound, send},
+    http::{Deadline, Endpoint, HttpClient, Response, send},
+    text::Secret,
 };
 
 /// One app registration, and the token to change it with.
 pub(crate) struct Application<'a> {
-    outbound: &'a Outbound,
+    outbound: &'a HttpClient,
     graph: &'a Endpoint,
     path: String,
     authorization: HeaderValue,
@@ -42,7 +42,7 @@ pub(crate) struct NewPassword {
 
 impl<'a> Application<'a> {
     pub(crate) fn new(
-        outbound: &'a Outbound,
+        outbound: &'a HttpClient,
         graph: &'a Endpoint,
         client_id: &str,
         authorization: HeaderValue,
@@ -73,16 +73,16 @@ impl<'a> Application<'a> {
         let answer = self.send(request, "removePassword", deadline).await?;
         match answer.status() {
             StatusCode::NO_CONTENT | StatusCode::NOT_FOUND => Ok(()),
-            _ => Err(answer.unexpected()),
+            _ => Err(answer.unexpected_status()),
         }
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Answer> {
+    async fn send(&self, request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Response> {
         send(request.header(header::AUTHORIZATION, self.authorization.clone()), call, deadline).await
     }
 }
 
-fn expect(answer: Answer, status: StatusCode) -> Result<Answer> {
+fn expect(answer: Response, status: StatusCode) -> Result<Response> {
     if answer.status() == status {
         return Ok(answer);
     }
@@ -92,5 +92,5 @@ fn expect(answer: Answer, status: StatusCode) -> Result<Answer> {
              Application.ReadWrite.OwnedBy, and no policy of the tenant may forbid client secrets"
         );
     }
-    Err(answer.unexpected())
+    Err(answer.unexpected_status())
 }

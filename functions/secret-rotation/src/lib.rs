@@ -9,19 +9,21 @@ mod secret_versions;
 
 use std::time::Duration;
 
-use aws_config::SdkConfig;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    config::{Microsoft, Variables},
-    entra::{PERSONAL_ACCOUNTS, TenantId, credential::AppCredential, endpoint::TokenEndpoint, secret::Secret},
-    error::{Error, Reason, Result},
-    event::{Failure, Invocation, object},
-    http::{Deadline, Outbound},
-    incidents::Surface,
+    config::Variables,
+    entra::{credential::AppCredential, token_endpoint::TokenEndpoint},
+    error::{Error, Result},
+    http::{Deadline, HttpClient},
+    lambda::event::{Invocation, InvocationError},
+    lambda::runtime::Platform,
+    microsoft::{IncidentApi, Microsoft},
     telemetry,
+    tenant::{PERSONAL_ACCOUNTS, Reason, TenantId},
+    text::{Secret, from_json_object},
 };
 
 use application::Application;
@@ -69,7 +71,7 @@ pub struct App {
     config: Config,
     versions: SecretVersions,
     endpoint: TokenEndpoint,
-    outbound: Outbound,
+    http: HttpClient,
     clock: Clock,
 }
 
@@ -96,32 +98,33 @@ enum Step {
 
 impl App {
     /// Wires the function to its neighbours.
-    pub fn new(config: Config, aws: &SdkConfig, outbound: Outbound, clock: Clock) -> Self {
-        let endpoint = TokenEndpoint::new(&config.microsoft, outbound.clone(), aws, clock.clone());
-        Self { versions: SecretVersions::new(aws), endpoint, outbound, clock, config }
+    pub fn new(config: Config, platform: &Platform) -> Self {
+        let Platform { aws, http, clock, .. } = platform.clone();
+        let endpoint = TokenEndpoint::new(&config.microsoft, http.clone(), &aws, clock.clone());
+        Self { versions: SecretVersions::new(&aws), endpoint, http, clock, config }
     }
 
     /// Takes one step.
     ///
     /// # Errors
     /// Secrets Manager repeats a step that failed, and gives the rotation up after some time.
-    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
         invocation
-            .frame(async {
+            .in_request_span(async {
                 let deadline = invocation.deadline;
                 let outcome = deadline.run(Box::pin(self.step(event, deadline))).await;
                 outcome.map_err(|error| {
                     let (code, _) = error.code();
                     let reason = error.reason().map(Reason::as_str);
                     tracing::error!(code, reason, cause = %error, "the rotation step failed");
-                    Failure::from(error)
+                    InvocationError::from(error)
                 })
             })
             .await
     }
 
     async fn step(&self, event: Value, deadline: Deadline) -> Result<Value> {
-        let rotation: RotationBody = object(event).ok_or_else(|| {
+        let rotation: RotationBody = from_json_object(event).ok_or_else(|| {
             Error::InvalidRequest("The event must be Secrets Manager's {Step, SecretId, ClientRequestToken}.".into())
         })?;
         let (step, secret, token) = (rotation.step, rotation.secret_id, rotation.client_request_token);
@@ -188,7 +191,7 @@ impl App {
         let mut wait = FIRST_WAIT;
         loop {
             let home = &self.config.home_tenant;
-            match self.endpoint.app_token(home, Surface::Graph, &credential, deadline).await {
+            match self.endpoint.app_token(home, IncidentApi::Graph, &credential, deadline).await {
                 Ok(_) => return Ok("the new secret gets tokens"),
                 Err(Error::CredentialRejected) if deadline.left() > wait * 2 => {
                     tracing::info!(wait_seconds = wait.as_secs(), "Entra does not know the new secret yet");
@@ -205,9 +208,9 @@ impl App {
         let rotator = self.versions.current(&self.config.rotation_credential_secret_id).await?;
         let rotator = usable(&rotator, "")?;
         let home = &self.config.home_tenant;
-        let token = self.endpoint.app_token(home, Surface::Graph, &rotator, deadline).await?;
+        let token = self.endpoint.app_token(home, IncidentApi::Graph, &rotator, deadline).await?;
         let graph = &self.config.microsoft.endpoints.graph;
-        Ok(Application::new(&self.outbound, graph, client_id, token.authorization()))
+        Ok(Application::new(&self.http, graph, client_id, token.authorization()))
     }
 }
 

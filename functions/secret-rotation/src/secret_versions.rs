@@ -3,8 +3,8 @@
 use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::{Client, operation::get_secret_value::GetSecretValueError};
 use shared::{
-    entra::secret::Secret,
     error::{Error, Result},
+    text::Secret,
 };
 
 const CURRENT: &str = "AWSCURRENT";

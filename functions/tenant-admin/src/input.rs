@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use shared::{
     error::{Error, Result},
-    event::{HttpRequest, instant, page_limit},
+    lambda::event::{HttpRequest, page_limit},
+    text::parse_utc,
 };
 
 const LONGEST_CUSTOMER: usize = 120;
@@ -70,7 +71,7 @@ impl Body {
     /// An instant, where the name is there.
     pub(crate) fn instant(&self, name: &str) -> Result<Option<Timestamp>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        match instant(text) {
+        match parse_utc(text) {
             Some(instant) => Ok(Some(instant)),
             None => Err(invalid(format!("`{name}` must be a time like 2026-11-22T10:00:00Z."))),
         }

@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde_json::json;
 use shared::{
     config::PublicBaseUrl,
-    entra::{PERSONAL_ACCOUNTS, TenantId, consent::resolve_tenant},
+    entra::consent::resolve_tenant,
     error::Result,
-    event::HttpResponse,
+    lambda::event::HttpResponse,
     registry::invitations::{Invitation, InvitationStatus, InvitationToken},
     telemetry::RECORD,
+    tenant::{PERSONAL_ACCOUNTS, TenantId},
 };
 
 use crate::{
@@ -49,7 +50,7 @@ impl App {
         let token = InvitationToken::generate(self.random.as_ref())?;
         let valid_for = SignedDuration::from_hours(hours.into());
         let invitation = Invitation::new(&token, customer, expected_tenant, self.clock.now(), valid_for);
-        self.registry.create_invitation(&invitation).await?;
+        self.clients.registry.create_invitation(&invitation).await?;
         tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id = invitation.invitation_id, customer = invitation.customer,
             expected_tenant = expected_tenant.map(tracing::field::display), expires_at = %invitation.expires_at,
             "invitation made"
@@ -70,8 +71,7 @@ impl App {
             Some(tenant)
         } else {
             let microsoft = &self.config.microsoft;
-            resolve_tenant(&self.outbound, &microsoft.endpoints, microsoft.cloud, name, call.invocation.deadline)
-                .await?
+            resolve_tenant(&self.http, &microsoft.endpoints, microsoft.cloud, name, call.invocation.deadline).await?
         };
         match tenant {
             Some(PERSONAL_ACCOUNTS) => Err(invalid("`expected_tenant` is the directory of personal accounts.")),
@@ -86,7 +86,7 @@ impl App {
     pub(crate) async fn list_invitations(&self, call: &Call<'_>) -> Result<HttpResponse> {
         let parameters = call.request.parameters(&["limit", "next"])?;
         let (limit, next) = page(&parameters)?;
-        let page = self.registry.invitations(limit, next).await?;
+        let page = self.clients.registry.invitations(limit, next).await?;
         let now = self.clock.now();
         let listed: Vec<Listed<'_>> = page.items.iter().map(|invitation| listed(invitation, now)).collect();
         Ok(HttpResponse::json(200, &json!({"invitations": listed, "next": page.next})))
@@ -100,7 +100,7 @@ impl App {
             invitation.revoke(now);
             Ok(())
         };
-        let (before, after) = self.registry.change_invitation(invitation_id, revoke).await?;
+        let (before, after) = self.clients.registry.change_invitation(invitation_id, revoke).await?;
         if before != after {
             tracing::info!(target: RECORD, audit = true,
                 actor = call.actor,

@@ -4,16 +4,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use shared::{
-    entra::TenantId,
     error::{Error, Result},
-    event::HttpResponse,
-    queue::{Kind, SyncMessage},
+    lambda::event::HttpResponse,
+    queue::SyncMessage,
     registry::{
         invitations::random_id,
-        jobs::{Job, JobKind, JobStatus, LONGEST_JOB},
+        jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
         tenants::Status,
     },
     telemetry::RECORD,
+    tenant::TenantId,
 };
 
 use crate::{
@@ -45,7 +45,7 @@ impl Order {
     /// A sweep that names no beginning looks back as far as `sweep`.
     fn read(body: &Body, now: Timestamp, sweep: SignedDuration) -> Result<Self> {
         let (kind, usual) = match body.text("kind")? {
-            Some("backfill") => (JobKind::Backfill, LONGEST_JOB),
+            Some("backfill") => (JobKind::Backfill, MAX_JOB_SPAN),
             Some("sweep") => (JobKind::Sweep, sweep),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
@@ -61,8 +61,8 @@ impl Order {
         if from >= to {
             return Err(invalid("`from` must lie before `to`, which is now where it is not given."));
         }
-        if to.duration_since(from) > LONGEST_JOB {
-            let days = LONGEST_JOB.as_hours() / 24;
+        if to.duration_since(from) > MAX_JOB_SPAN {
+            let days = MAX_JOB_SPAN.as_hours() / 24;
             return Err(invalid(format!("`from` must lie at most {days} days before `to`.")));
         }
         Ok(Self { kind, from, to })
@@ -72,28 +72,25 @@ impl Order {
 impl App {
     /// `POST /tenants/{tenant_id}/sync`
     pub(crate) async fn start_job(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        let known = self.registry.known_tenant(&tenant).await?;
+        let known = self.clients.registry.known_tenant(&tenant).await?;
         call.request.parameters(&[])?;
         let body = Body::read(call.request, &["kind", "from", "to"])?.without_nulls();
         let Order { kind, from, to } = Order::read(&body, self.clock.now(), self.config.sweep)?;
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
-        let work = match kind {
-            JobKind::Backfill => Kind::Backfill,
-            JobKind::Sweep => Kind::Sweep,
-        };
+
         let job = Job::new(random_id(self.random.as_ref())?.to_string(), tenant, kind, from, to);
-        self.registry.create_job(&job).await?;
+        self.clients.registry.create_job(&job).await?;
         let message = SyncMessage {
             from: Some(from),
             to: Some(to),
             job_id: Some(job.job_id.clone()),
-            ..SyncMessage::new(tenant, work)
+            ..SyncMessage::new(tenant, kind.into())
         };
         if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
             // Nobody knows its name, so nobody could cancel it.
-            self.registry.cancel_job(&tenant, &job.job_id, self.clock.now()).await?;
+            self.clients.registry.cancel_job(&tenant, &job.job_id, self.clock.now()).await?;
             return Err(error);
         }
         tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id = job.job_id, kind = ?kind, from = %from, to = %to,
@@ -106,7 +103,7 @@ impl App {
     pub(crate) async fn show_job(&self, call: &Call<'_>, tenant: TenantId, job_id: &str) -> Result<HttpResponse> {
         let job_id = canonical(job_id)?;
         self.onboarded(&tenant).await?;
-        let job = self.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
+        let job = self.clients.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
         call.request.parameters(&[])?;
         Ok(HttpResponse::json(200, &progress(&job)))
     }
@@ -115,9 +112,10 @@ impl App {
     pub(crate) async fn cancel_job(&self, call: &Call<'_>, tenant: TenantId, job_id: &str) -> Result<HttpResponse> {
         let job_id = canonical(job_id)?;
         self.onboarded(&tenant).await?;
-        let before = self.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
+        let before = self.clients.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
         bare(call.request)?;
-        let after = self.registry.cancel_job(&tenant, job_id, self.clock.now()).await?.ok_or(Error::NotFound)?;
+        let after =
+            self.clients.registry.cancel_job(&tenant, job_id, self.clock.now()).await?.ok_or(Error::NotFound)?;
         if before.status != after.status {
             tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id, "job cancelled");
         }
@@ -147,7 +145,7 @@ fn progress(job: &Job) -> Progress<'_> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use shared::event::HttpRequest;
+    use shared::lambda::event::HttpRequest;
 
     use super::*;
 

@@ -8,24 +8,22 @@ mod tenants;
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use aws_lc_rs::rand::SecureRandom;
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
+    clients::Clients,
     clock::Clock,
-    config::{Microsoft, PublicBaseUrl, Variables},
-    delivery::{
-        bucket::{Bucket, Format},
-        events::Events,
-    },
-    entra::tokens::Tokens,
+    config::{PublicBaseUrl, Variables},
+    delivery::bucket::{Bucket, Format},
     error::{Error, Result},
-    event::{Event, Failure, HttpRequest, HttpResponse, Invocation},
-    http::Outbound,
-    incidents::read::Incidents,
+    http::HttpClient,
+    lambda::{
+        event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        runtime::Platform,
+    },
+    microsoft::Microsoft,
     queue::SyncQueue,
-    registry::Registry,
 };
 
 /// The function's configuration.
@@ -72,13 +70,10 @@ impl Config {
 /// The function: requests in, answers out.
 pub struct App {
     config: Config,
-    registry: Registry,
-    tokens: Tokens,
-    incidents: Incidents,
-    events: Events,
+    clients: Clients,
     queue: SyncQueue,
     bucket: Bucket,
-    outbound: Outbound,
+    http: HttpClient,
     clock: Clock,
     random: Arc<dyn SecureRandom + Send + Sync>,
 }
@@ -93,38 +88,25 @@ struct Call<'a> {
 
 impl App {
     /// Wires the function up.
-    pub fn new(
-        config: Config,
-        aws: &SdkConfig,
-        outbound: Outbound,
-        clock: Clock,
-        random: Arc<dyn SecureRandom + Send + Sync>,
-    ) -> Self {
-        let registry = Registry::new(aws, config.table_name.clone());
-        let tokens = Tokens::new(&config.microsoft, outbound.clone(), aws, registry.clone(), clock.clone());
-        let events = Events::new(aws, config.event_bus_name.clone(), clock.clone());
-        let incidents = Incidents::new(
-            config.microsoft.endpoints.clone(),
-            outbound.clone(),
-            tokens.clone(),
-            registry.clone(),
-            clock.clone(),
-        );
-        let queue = SyncQueue::new(aws, config.sync_queue_url.clone());
-        let bucket = Bucket::new(aws, config.incident_bucket.clone(), Format::Envelope);
-        Self { config, registry, tokens, incidents, events, queue, bucket, outbound, clock, random }
+    pub fn new(config: Config, platform: &Platform) -> Self {
+        let Platform { aws, http, clock, random } = platform.clone();
+        let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
+        let clients = Clients::new(&config.microsoft, table, bus, platform);
+        let queue = SyncQueue::new(&aws, config.sync_queue_url.clone());
+        let bucket = Bucket::new(&aws, config.incident_bucket.clone(), Format::Envelope);
+        Self { config, clients, queue, bucket, http, clock, random }
     }
 
     /// Answers one invocation.
     ///
     /// # Errors
     /// Whatever is not a request of the HTTP API is refused as a whole.
-    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
-        invocation.frame(self.answer(event, &invocation)).await
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
+        invocation.in_request_span(self.answer(event, &invocation)).await
     }
 
-    async fn answer(&self, event: Value, invocation: &Invocation) -> Result<Value, Failure> {
-        let Event::Http(request) = Event::recognise(event) else {
+    async fn answer(&self, event: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
+        let Event::Http(request) = Event::parse(event) else {
             tracing::warn!("an event that is no HTTP request was refused");
             return Err(Error::InvalidRequest("This function answers requests of the HTTP API only.".into()).into());
         };

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    entra::{TenantId, cloud::Cloud},
-    error::{Error, Reason, Result},
-    event::HttpResponse,
+    error::{Error, Result},
+    lambda::event::HttpResponse,
+    microsoft::Cloud,
     registry::tenants::{Status, Tenant},
     telemetry::RECORD,
+    tenant::{Reason, TenantId},
 };
 
 use crate::{App, Call, input::bare};
@@ -26,7 +27,7 @@ struct Receipt {
 impl App {
     /// `DELETE /tenants/{tenant_id}`: asked again, it purges what may have been written meanwhile, and checks anew.
     pub(crate) async fn offboard(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        self.registry.known_tenant(&tenant).await?;
+        self.clients.registry.known_tenant(&tenant).await?;
         bare(call.request)?;
         // The status comes first: every other function reads it before it acts.
         let now = self.clock.now();
@@ -34,15 +35,15 @@ impl App {
             end(tenant, now);
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant, end).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, end).await?;
         let first_time = before.status != Status::Offboarded;
         self.announce(call, "tenant offboarded", &before, &after).await;
-        let revoked = self.registry.revoke_open_invitations_of(&tenant, now).await?;
+        let revoked = self.clients.registry.revoke_open_invitations_of(&tenant, now).await?;
         for invitation_id in revoked {
             tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id, "invitation revoked");
         }
-        self.registry.stop_feed(&tenant).await?;
-        let purged = self.registry.purge_tenant(&tenant).await?;
+        self.clients.registry.stop_feed(&tenant).await?;
+        let purged = self.clients.registry.purge_tenant(&tenant).await?;
         let access_ended = match self.access_ended(call, &after).await {
             // What counts at first is that everything here is gone; whoever asks again wants to know.
             Err(error) if first_time => {
@@ -51,7 +52,7 @@ impl App {
             }
             outcome => outcome?,
         };
-        let client_id = self.tokens.client_id(call.invocation.deadline).await?;
+        let client_id = self.clients.tokens.client_id(call.invocation.deadline).await?;
         let receipt = Receipt {
             tenant_id: tenant,
             purged,
@@ -71,9 +72,10 @@ impl App {
 
     /// Whether Entra refuses us a new token for want of consent. A token that came is thrown away at once.
     async fn access_ended(&self, call: &Call<'_>, tenant: &Tenant) -> Result<bool> {
-        self.tokens.forget(&tenant.tenant_id);
-        let asked = self.tokens.fresh_access_token(&tenant.tenant_id, tenant.api, call.invocation.deadline).await;
-        self.tokens.forget(&tenant.tenant_id);
+        self.clients.tokens.forget(&tenant.tenant_id);
+        let asked =
+            self.clients.tokens.fresh_access_token(&tenant.tenant_id, tenant.api, call.invocation.deadline).await;
+        self.clients.tokens.forget(&tenant.tenant_id);
         match asked.map(drop) {
             Ok(()) => Ok(false),
             Err(Error::Refused(reason)) => Ok(ends_access(reason)),

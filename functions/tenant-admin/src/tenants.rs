@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use shared::{
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    event::HttpResponse,
+    error::{Error, Result},
     http::Deadline,
-    incidents::{Surface, SurfaceChoice},
+    lambda::event::HttpResponse,
+    microsoft::{IncidentApi, IncidentApiSetting},
     onboarding::Onboarding,
     registry::{
         feed::{Feed, LastSweep},
         tenants::{Status, Tenant, Verification},
     },
     telemetry::RECORD,
+    tenant::{Reason, TenantId},
 };
 
 use crate::{
@@ -29,7 +29,7 @@ struct Shown<'a> {
     customer: &'a str,
     status: Status,
     reason: Option<Reason>,
-    api: Surface,
+    api: IncidentApi,
     roles: &'a [String],
     consented_at: Option<Timestamp>,
     consented_by: Option<&'a str>,
@@ -103,7 +103,7 @@ impl App {
     /// # Errors
     /// [`Error::NotFound`], or [`Error::TenantNotActive`] for one that is offboarded.
     pub(crate) async fn onboarded(&self, tenant: &TenantId) -> Result<Tenant> {
-        let tenant = self.registry.known_tenant(tenant).await?;
+        let tenant = self.clients.registry.known_tenant(tenant).await?;
         refuse_offboarded(&tenant)?;
         Ok(tenant)
     }
@@ -124,13 +124,13 @@ impl App {
             api = after.api.as_str(),
             "{what}"
         );
-        if let Err(error) = self.events.tenant_status_changed(Some(before), after).await {
+        if let Err(error) = self.clients.events.tenant_status_changed(Some(before), after).await {
             tracing::error!(cause = %error, "the bus could not be told of a tenant's change");
         }
     }
 
     async fn answer_with(&self, tenant: &Tenant) -> Result<HttpResponse> {
-        let feed = self.registry.feed(&tenant.tenant_id).await?;
+        let feed = self.clients.registry.feed(&tenant.tenant_id).await?;
         Ok(HttpResponse::json(200, &shown(tenant, feed.as_ref(), self.clock.now())))
     }
 
@@ -139,9 +139,9 @@ impl App {
         let parameters = call.request.parameters(&["status", "limit", "next"])?;
         let (limit, next) = page(&parameters)?;
         let status = parameters.get("status").map(|text| status(text)).transpose()?;
-        let page = self.registry.tenants(status, limit, next).await?;
+        let page = self.clients.registry.tenants(status, limit, next).await?;
         let ids: Vec<TenantId> = page.items.iter().map(|tenant| tenant.tenant_id).collect();
-        let feeds = self.registry.feeds(&ids).await?;
+        let feeds = self.clients.registry.feeds(&ids).await?;
         let now = self.clock.now();
         let tenants: Vec<Shown<'_>> =
             page.items.iter().map(|tenant| shown(tenant, feeds.get(&tenant.tenant_id), now)).collect();
@@ -150,19 +150,19 @@ impl App {
 
     /// `GET /tenants/{tenant_id}`: offboarded tenants, too, are shown.
     pub(crate) async fn show_tenant(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        let tenant = self.registry.known_tenant(&tenant).await?;
+        let tenant = self.clients.registry.known_tenant(&tenant).await?;
         call.request.parameters(&[])?;
         self.answer_with(&tenant).await
     }
 
     /// `PATCH /tenants/{tenant_id}`
     pub(crate) async fn change_tenant(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        let known = self.registry.known_tenant(&tenant).await?;
+        let known = self.clients.registry.known_tenant(&tenant).await?;
         call.request.parameters(&[])?;
         let body = Body::read(call.request, &["customer", "api"])?;
         let customer = body.customer()?;
         let wrong_api = || invalid("`api` must be graph or defender.");
-        let api = body.text("api")?.map(|api| api.parse::<Surface>().map_err(|()| wrong_api())).transpose()?;
+        let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|()| wrong_api())).transpose()?;
         refuse_offboarded(&known)?;
         let roles = match api.filter(|api| *api != known.api) {
             Some(api) => self.roles_of(&tenant, api, call.invocation.deadline).await?,
@@ -183,22 +183,22 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant, change).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
         self.announce(call, "tenant changed", &before, &after).await;
         self.answer_with(&after).await
     }
 
     /// The roles that Entra puts into a new token for `api`, which suffice to read there.
-    async fn roles_of(&self, tenant: &TenantId, api: Surface, deadline: Deadline) -> Result<Vec<String>> {
+    async fn roles_of(&self, tenant: &TenantId, api: IncidentApi, deadline: Deadline) -> Result<Vec<String>> {
         let missing = || Error::Conflict {
             detail: format!("The customer has not consented to a role that reads incidents by {api}."),
             reason: Some(Reason::RoleMissing),
         };
         let looked = async {
-            let token = self.tokens.fresh_access_token(tenant, api, deadline).await?;
+            let token = self.clients.tokens.fresh_access_token(tenant, api, deadline).await?;
             let Some(roles) = token.roles() else {
                 // A token that cannot be looked into is tried out instead.
-                self.incidents.probe(tenant, api, &token, deadline).await?;
+                self.clients.incidents.probe(tenant, api, &token, deadline).await?;
                 return Ok(Vec::new());
             };
             if api.readable_with(roles) { Ok(roles.to_vec()) } else { Err(missing()) }
@@ -214,36 +214,36 @@ impl App {
 
     /// `POST /tenants/{tenant_id}/pause`
     pub(crate) async fn pause(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        self.registry.known_tenant(&tenant).await?;
+        self.clients.registry.known_tenant(&tenant).await?;
         bare(call.request)?;
         let change = |tenant: &mut Tenant| {
             refuse_offboarded(tenant)?;
             (tenant.status, tenant.reason, tenant.verification) = (Status::Paused, Some(Reason::Operator), None);
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant, change).await?;
-        self.registry.stop_feed(&tenant).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
+        self.clients.registry.stop_feed(&tenant).await?;
         self.announce(call, "tenant paused", &before, &after).await;
         self.answer_with(&after).await
     }
 
     /// `POST /tenants/{tenant_id}/resume`
     pub(crate) async fn resume(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
-        let known = self.registry.known_tenant(&tenant).await?;
+        let known = self.clients.registry.known_tenant(&tenant).await?;
         bare(call.request)?;
         let now = self.clock.now();
         if let Resumption::Check = Resumption::of(&known)? {
             let after = self.check(call, &known).await?;
-            self.registry.open_feed(&tenant, now).await?;
+            self.clients.registry.open_feed(&tenant, now).await?;
             return self.answer_with(&after).await;
         }
         let change = |tenant: &mut Tenant| {
             Resumption::of(tenant)?.apply(tenant, now);
             Ok(())
         };
-        let (before, mut after) = self.registry.change_tenant(&tenant, change).await?;
+        let (before, mut after) = self.clients.registry.change_tenant(&tenant, change).await?;
         // Also where nothing changed: an earlier call may have come only as far as that.
-        self.registry.open_feed(&tenant, now).await?;
+        self.clients.registry.open_feed(&tenant, now).await?;
         self.announce(call, "tenant resumed", &before, &after).await;
         if after.status == Status::Pending {
             after = self.onboarding_by(after.api).advance(&tenant, call.invocation.deadline).await?;
@@ -253,23 +253,16 @@ impl App {
 
     /// Which surfaces a deployment uses is not configured here, so only the one is tried that consent was asked for; the
     /// polls that follow try the others.
-    fn onboarding_by(&self, api: Surface) -> Onboarding {
-        Onboarding::new(
-            SurfaceChoice::Only(api),
-            self.tokens.clone(),
-            self.incidents.clone(),
-            self.registry.clone(),
-            self.events.clone(),
-            self.clock.clone(),
-        )
+    fn onboarding_by(&self, api: IncidentApi) -> Onboarding {
+        self.clients.onboarding(IncidentApiSetting::Only(api))
     }
 
     /// Asks Microsoft whether what stopped a tenant is over.
     async fn check(&self, call: &Call<'_>, known: &Tenant) -> Result<Tenant> {
         let deadline = call.invocation.deadline;
         let looked = async {
-            let token = self.tokens.fresh_access_token(&known.tenant_id, known.api, deadline).await?;
-            self.incidents.probe(&known.tenant_id, known.api, &token, deadline).await
+            let token = self.clients.tokens.fresh_access_token(&known.tenant_id, known.api, deadline).await?;
+            self.clients.incidents.probe(&known.tenant_id, known.api, &token, deadline).await
         };
         let (status, reason) = match looked.await {
             Ok(()) => (Status::Active, None),
@@ -283,7 +276,7 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&known.tenant_id, change).await?;
+        let (before, after) = self.clients.registry.change_tenant(&known.tenant_id, change).await?;
         self.announce(call, "tenant checked for resumption", &before, &after).await;
         Ok(after)
     }
@@ -310,7 +303,7 @@ mod tests {
             customer: "Contoso".into(),
             status,
             reason,
-            api: Surface::Graph,
+            api: IncidentApi::Graph,
             roles: vec!["SecurityIncident.Read.All".into()],
             consented_at: Some("2026-11-22T08:00:00Z".parse().unwrap()),
             consented_by: Some("Ada".into()),

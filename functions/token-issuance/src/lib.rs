@@ -3,24 +3,26 @@
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
+    clients::Clients,
     clock::Clock,
-    config::{Microsoft, Variables},
-    entra::{
-        TenantId,
-        tokens::{AccessToken, Tokens},
+    config::Variables,
+    entra::token_cache::{AccessToken, Tokens},
+    error::{Error, Result},
+    http::Deadline,
+    lambda::runtime::Platform,
+    lambda::{
+        event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        runtime::tenant_span,
     },
-    error::{Error, Reason, Result},
-    event::{Event, Failure, HttpRequest, HttpResponse, Invocation, object},
-    http::{Deadline, Outbound},
-    incidents::{Surface, SurfaceChoice},
-    launch::tenant_span,
+    microsoft::{IncidentApi, IncidentApiSetting, Microsoft},
     registry::{Registry, tenants::Tenant},
     telemetry,
+    tenant::{Reason, TenantId},
+    text::from_json_object,
 };
 use tracing::{Instrument, Span};
 
@@ -35,7 +37,7 @@ pub struct Config {
     /// The DynamoDB table.
     pub table_name: String,
     /// The surfaces that tokens are handed out for.
-    pub incident_api: SurfaceChoice,
+    pub incident_api: IncidentApiSetting,
 }
 
 impl Config {
@@ -50,7 +52,7 @@ impl Config {
 
 /// The function: requests in, tokens out.
 pub struct App {
-    incident_api: SurfaceChoice,
+    incident_api: IncidentApiSetting,
     registry: Registry,
     tokens: Tokens,
     clock: Clock,
@@ -78,16 +80,16 @@ struct TokenBody<'a> {
     expires_in: i64,
     expires_at: Timestamp,
     tenant_id: TenantId,
-    resource: Surface,
+    resource: IncidentApi,
     /// Null for a token that cannot be looked into.
     roles: Option<&'a [String]>,
 }
 
 impl App {
     /// Wires the function to its neighbours.
-    pub fn new(config: Config, aws: &SdkConfig, outbound: Outbound, clock: Clock) -> Self {
-        let registry = Registry::new(aws, config.table_name);
-        let tokens = Tokens::new(&config.microsoft, outbound, aws, registry.clone(), clock.clone());
+    pub fn new(config: Config, platform: &Platform) -> Self {
+        let Clients { registry, tokens, clock, .. } =
+            Clients::new(&config.microsoft, config.table_name, None, platform);
         Self { incident_api: config.incident_api, registry, tokens, clock }
     }
 
@@ -95,10 +97,10 @@ impl App {
     ///
     /// # Errors
     /// The failure of a direct call; a request's failure is an answer.
-    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, Failure> {
+    pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
         invocation
-            .frame(async {
-                match Event::recognise(event) {
+            .in_request_span(async {
+                match Event::parse(event) {
                     Event::Http(request) => {
                         let work = Box::pin(self.request(&request, &invocation));
                         Ok(invocation.json_route(&self.clock, &request, work).await.into_value())
@@ -131,7 +133,7 @@ impl App {
         Ok(HttpResponse::json(200, &token))
     }
 
-    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value, Failure> {
+    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
         let outcome = invocation.deadline.run(self.called(call, invocation.deadline)).await;
         outcome.map_err(|error| {
             let (code, status) = error.code();
@@ -139,12 +141,12 @@ impl App {
                 telemetry::internal_failure(self.clock.now());
             }
             tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
-            Failure::from(error)
+            InvocationError::from(error)
         })
     }
 
     async fn called(&self, call: Value, deadline: Deadline) -> Result<Value> {
-        let call: DirectBody = object(call).ok_or_else(|| {
+        let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
         let tenant = self.registry.active_tenant(&call.tenant_id.parse()?).await?;
@@ -152,14 +154,14 @@ impl App {
     }
 
     async fn issue(&self, tenant: &Tenant, resource: Option<&str>, caller: &str, deadline: Deadline) -> Result<Value> {
-        let asked = resource.map(str::parse::<Surface>).transpose();
+        let asked = resource.map(str::parse::<IncidentApi>).transpose();
         let asked = asked.map_err(|()| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
         let tenant_id = tenant.tenant_id;
-        let surface = asked.unwrap_or(tenant.api);
-        if surface != tenant.api && !self.incident_api.candidates().contains(&surface) {
+        let api = asked.unwrap_or(tenant.api);
+        if api != tenant.api && !self.incident_api.candidates().contains(&api) {
             return Err(Error::InvalidRequest("This deployment does not use that `resource`.".into()));
         }
-        let token = self.usable_token(tenant, surface, deadline).await?;
+        let token = self.usable_token(tenant, api, deadline).await?;
         let now = self.clock.now();
         let body = TokenBody {
             token_type: "Bearer",
@@ -167,16 +169,16 @@ impl App {
             expires_in: token.expires_at().duration_since(now).as_secs(),
             expires_at: whole_second(token.expires_at()),
             tenant_id,
-            resource: surface,
+            resource: api,
             roles: token.roles(),
         };
-        telemetry::audited(|| {
+        telemetry::write_audit(|| {
             tracing::info!(
                 target: telemetry::RECORD,
                 audit = true,
                 caller,
                 tenant_id = %tenant_id,
-                resource = surface.as_str(),
+                resource = api.as_str(),
                 roles = token.roles().map(|roles| roles.join(" ")),
                 expires_at = %body.expires_at,
                 token_id_sha256 = token.id_hash(),
@@ -187,20 +189,20 @@ impl App {
     }
 
     /// A token with a role that reads incidents, if there is one to be had.
-    async fn usable_token(&self, tenant: &Tenant, surface: Surface, deadline: Deadline) -> Result<Arc<AccessToken>> {
-        let usable = |token: &AccessToken| token.roles().is_none_or(|roles| surface.readable_with(roles));
-        let token = self.tokens.access_token(&tenant.tenant_id, surface, deadline).await?;
+    async fn usable_token(&self, tenant: &Tenant, api: IncidentApi, deadline: Deadline) -> Result<Arc<AccessToken>> {
+        let usable = |token: &AccessToken| token.roles().is_none_or(|roles| api.readable_with(roles));
+        let token = self.tokens.access_token(&tenant.tenant_id, api, deadline).await?;
         if usable(&token) {
             return Ok(token);
         }
-        let token = self.tokens.confirmed_access_token(&tenant.tenant_id, surface, ROLELESS, deadline).await?;
+        let token = self.tokens.access_token_no_older_than(&tenant.tenant_id, api, ROLELESS, deadline).await?;
         if usable(&token) {
             return Ok(token);
         }
-        if surface == tenant.api {
+        if api == tenant.api {
             return Err(Error::Refused(Reason::RoleMissing));
         }
-        let detail = format!("The tenant has not consented to a role of {surface}. Its `api` is {}.", tenant.api);
+        let detail = format!("The tenant has not consented to a role of {api}. Its `api` is {}.", tenant.api);
         Err(Error::Conflict { detail, reason: Some(Reason::RoleMissing) })
     }
 }

@@ -10,20 +10,19 @@ use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::{
-    delivery::{
-        events::DeliveredObject,
-        ocsf::{Finding, incident_finding},
-    },
-    entra::TenantId,
+    delivery::events::DeliveredObject,
     error::{Error, Result},
-    incidents::{
-        Surface, hex,
+    incident::{
+        line::IncidentLine,
+        ocsf::{Finding, incident_finding},
         record::Record,
-        version::{Change, Known, key},
+        version::{Change, DeliveredVersion},
     },
+    microsoft::IncidentApi,
+    tenant::TenantId,
+    text::hex,
 };
 
 /// How often a write is tried again that collided with another one of the same name.
@@ -61,53 +60,12 @@ pub struct Bucket {
     format: Format,
 }
 
-/// One version of an incident as it is delivered, read live or listed: the schema `incident/1`.
-#[derive(Debug, Serialize)]
-pub struct Envelope<'a> {
-    schema: &'static str,
-    /// The same for two deliveries of one version.
-    pub key: String,
-    tenant_id: TenantId,
-    incident_id: &'a str,
-    change: Option<Change>,
-    api: Surface,
-    last_updated: String,
-    fetched_at: String,
-    incident: &'a RawValue,
-}
-
-impl<'a> Envelope<'a> {
-    /// The envelope of a record that was fetched at `fetched_at`; `change` is none where it is read live.
-    pub fn of(
-        tenant: &TenantId,
-        surface: Surface,
-        record: &'a Record,
-        ordinal: u32,
-        change: Option<Change>,
-        fetched_at: Timestamp,
-    ) -> Result<Self> {
-        let incident: &RawValue = serde_json::from_str(&record.json)
-            .map_err(|_| Error::Internal("a record that was read is no longer JSON".into()))?;
-        Ok(Self {
-            schema: "incident/1",
-            key: key(tenant, record, ordinal),
-            tenant_id: *tenant,
-            incident_id: &record.incident_id,
-            change,
-            api: surface,
-            last_updated: record.last_updated.to_string(),
-            fetched_at: format!("{fetched_at:.3}"),
-            incident,
-        })
-    }
-}
-
 /// Versions of one tenant on their way into the bucket: compressed as they come, one object for each day of last update.
 pub struct Batch {
     format: Format,
     days: BTreeMap<String, Day>,
     /// What will be known of each incident once the batch is written.
-    pub versions: HashMap<String, Known>,
+    pub versions: HashMap<String, DeliveredVersion>,
 }
 
 struct Day {
@@ -151,12 +109,12 @@ impl Batch {
     pub fn add(
         &mut self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         record: &Record,
         (change, ordinal): (Change, u32),
         fetched_at: Timestamp,
     ) -> Result<()> {
-        let envelope = Envelope::of(tenant, surface, record, ordinal, Some(change), fetched_at)?;
+        let envelope = IncidentLine::of(tenant, api, record, ordinal, Some(change), fetched_at)?;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();
         let format = self.format;
         let day = self.days.entry(date).or_insert_with(|| Day {
@@ -171,14 +129,14 @@ impl Batch {
         }
         if let Some(lines) = &mut day.findings {
             let key = &envelope.key;
-            let finding = Finding { tenant_id: tenant, surface, record, change: Some(change), key, fetched_at };
+            let finding = Finding { tenant_id: tenant, api, record, change: Some(change), key, fetched_at };
             add_line(lines, &incident_finding(&finding)?)?;
         }
         // The digest tells apart what a record held when it changed again, without a new time, before it was noted.
-        day.keys.push(format!("{} {}", envelope.key, record.digest));
+        day.keys.push(format!("{} {}", envelope.key, record.state_hash));
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
-        self.versions.insert(record.incident_id.clone(), Known::of(record, ordinal, surface));
+        self.versions.insert(record.incident_id.clone(), DeliveredVersion::of(record, ordinal, api));
         Ok(())
     }
 }
@@ -222,7 +180,7 @@ impl Bucket {
     }
 
     /// Sets something aside, as JSON under `quarantine/`. The same name is written once.
-    pub async fn set_aside(&self, tenant: &TenantId, name: &str, what: &serde_json::Value) -> Result<()> {
+    pub async fn write_quarantined(&self, tenant: &TenantId, name: &str, what: &serde_json::Value) -> Result<()> {
         let object = format!("quarantine/tenant_id={tenant}/{name}.json");
         self.put(&object, what.to_string().into_bytes(), "application/json", None).await
     }

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::Clock,
-    entra::TenantId,
-    error::{Error, Reason, Result},
+    error::{Error, Result},
     registry::tenants::{Status, Tenant},
     telemetry,
+    tenant::{Reason, TenantId},
 };
 
 const SOURCE: &str = "partner.incidents";
@@ -121,7 +121,7 @@ fn has_become_paused(before: Option<&Tenant>, after: &Tenant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::incidents::Surface;
+    use crate::microsoft::IncidentApi;
 
     #[test]
     fn only_a_pause_that_microsoft_s_answers_brought_is_news() {
@@ -130,7 +130,7 @@ mod tests {
             customer: "Contoso".into(),
             status,
             reason,
-            api: Surface::Graph,
+            api: IncidentApi::Graph,
             roles: vec![],
             consented_at: None,
             consented_by: None,

@@ -2,4 +2,3 @@
 
 pub mod bucket;
 pub mod events;
-pub mod ocsf;

@@ -4,10 +4,8 @@ use aws_lc_rs::digest;
 use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    claims::{Claims, Expected, Mismatch},
-    secret::Secret,
-};
+use super::claims::{ClaimMismatch, Claims, Expected};
+use crate::text::Secret;
 
 /// The least time before its end that a token is renewed.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
@@ -29,31 +27,31 @@ pub struct AccessToken {
 
 /// Why an answer is no token for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
+pub(super) enum TokenError {
     /// It is not what was asked for.
-    Mismatch(Mismatch),
+    ClaimMismatch(ClaimMismatch),
     /// It cannot be put into a header, or is over already.
     Malformed,
 }
 
 impl AccessToken {
     /// Checks and keeps what Entra sent. `asked_at` is when the request went out, from which lifetimes count.
-    pub(super) fn accept(
+    pub(super) fn validate(
         value: Secret,
         lifetime: SignedDuration,
         refresh_in: Option<SignedDuration>,
         expected: &Expected<'_>,
         asked_at: Timestamp,
-    ) -> Result<Self, Unusable> {
-        let claims = Claims::of(value.expose());
+    ) -> Result<Self, TokenError> {
+        let claims = Claims::decode_unverified(value.expose());
         if let Some(claims) = &claims {
-            claims.check(expected, asked_at).map_err(Unusable::Mismatch)?;
+            claims.check(expected, asked_at).map_err(TokenError::ClaimMismatch)?;
         }
         let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {}", value.expose())).map_err(|_| Unusable::Malformed)?;
+            HeaderValue::from_str(&format!("Bearer {}", value.expose())).map_err(|_| TokenError::Malformed)?;
         authorization.set_sensitive(true);
         if value.expose().is_empty() || lifetime <= SignedDuration::ZERO {
-            return Err(Unusable::Malformed);
+            return Err(TokenError::Malformed);
         }
         let ahead = AHEAD.max(lifetime / 10).min(lifetime / 2);
         let refresh_in = refresh_in.filter(|time| *time > SignedDuration::ZERO && *time < lifetime);
@@ -107,7 +105,7 @@ impl AccessToken {
     }
 
     /// Whether it may still be used.
-    pub(super) fn lives(&self, now: Timestamp) -> bool {
+    pub(super) fn is_usable(&self, now: Timestamp) -> bool {
         now < self.dead_at
     }
 
@@ -125,15 +123,15 @@ impl AccessToken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{entra::cloud::Cloud, incidents::Surface};
+    use crate::microsoft::{Cloud, IncidentApi};
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-    fn accept(value: &str, seconds: i64, refresh_in: Option<i64>) -> Result<AccessToken, Unusable> {
+    fn validate(value: &str, seconds: i64, refresh_in: Option<i64>) -> Result<AccessToken, TokenError> {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        let expected = Expected { tenant: &tenant, client_id: "c", cloud: Cloud::Commercial, surface: Surface::Graph };
+        let expected = Expected { tenant: &tenant, client_id: "c", cloud: Cloud::Commercial, api: IncidentApi::Graph };
         let refresh_in = refresh_in.map(SignedDuration::from_secs);
-        AccessToken::accept(Secret::new(value.into()), SignedDuration::from_secs(seconds), refresh_in, &expected, NOW)
+        AccessToken::validate(Secret::new(value.into()), SignedDuration::from_secs(seconds), refresh_in, &expected, NOW)
     }
 
     #[test]
@@ -149,26 +147,26 @@ mod tests {
             (10, None, 5, 9),
         ];
         for (lifetime, refresh_in, renewed, dead) in table {
-            let token = accept("opaque", lifetime, refresh_in).unwrap();
+            let token = validate("opaque", lifetime, refresh_in).unwrap();
             let at = |second: i64| NOW + SignedDuration::from_secs(second);
             assert!(token.is_fresh(at(renewed - 1)) && !token.is_fresh(at(renewed + 1)), "{lifetime} {refresh_in:?}");
-            assert!(token.lives(at(dead - 1)) && !token.lives(at(dead + 1)), "{lifetime}");
+            assert!(token.is_usable(at(dead - 1)) && !token.is_usable(at(dead + 1)), "{lifetime}");
         }
     }
 
     #[test]
     fn an_opaque_token_is_accepted_and_one_that_is_no_header_is_not() {
-        let token = accept("opaque", 60, None).unwrap();
+        let token = validate("opaque", 60, None).unwrap();
         assert_eq!((token.roles(), token.has_object_id(), token.id_hash()), (None, true, None));
         assert!(token.authorization().is_sensitive());
-        assert_eq!(accept("two\nlines", 60, None).unwrap_err(), Unusable::Malformed);
-        assert_eq!(accept("", 60, None).unwrap_err(), Unusable::Malformed);
-        assert_eq!(accept("opaque", 0, None).unwrap_err(), Unusable::Malformed);
+        assert_eq!(validate("two\nlines", 60, None).unwrap_err(), TokenError::Malformed);
+        assert_eq!(validate("", 60, None).unwrap_err(), TokenError::Malformed);
+        assert_eq!(validate("opaque", 0, None).unwrap_err(), TokenError::Malformed);
     }
 
     #[test]
     fn debug_output_shows_no_token() {
-        let shown = format!("{:?}", accept("canary", 60, None).unwrap());
+        let shown = format!("{:?}", validate("canary", 60, None).unwrap());
         assert!(!shown.contains("canary"), "{shown}");
     }
 }

@@ -7,29 +7,26 @@ use http::StatusCode;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{
-    TenantId,
-    cloud::{Cloud, Endpoints},
-};
 use crate::{
     error::{Error, Result},
-    http::{Deadline, Outbound, send},
-    incidents::Surface,
+    http::{Deadline, HttpClient, send},
+    microsoft::{Cloud, Endpoints, IncidentApi},
+    tenant::TenantId,
 };
 
-/// Where an administrator of `tenant` is asked to consent to all that the app registration asks of `surface`'s
+/// Where an administrator of `tenant` is asked to consent to all that the app registration asks of `api`'s
 /// resource. Application permissions can be asked for by `/.default` only.
 pub fn admin_consent_url(
     endpoints: &Endpoints,
     cloud: Cloud,
     tenant: &TenantId,
-    surface: Surface,
+    api: IncidentApi,
     (client_id, redirect_uri, state): (&str, &str, &str),
 ) -> Url {
     let mut url = endpoints.authority.join(&format!("/{tenant}/v2.0/adminconsent"));
     url.query_pairs_mut()
         .append_pair("client_id", client_id)
-        .append_pair("scope", &format!("{}/.default", cloud.resource(surface)))
+        .append_pair("scope", &format!("{}/.default", cloud.resource(api)))
         .append_pair("redirect_uri", redirect_uri)
         .append_pair("state", state);
     url
@@ -38,7 +35,7 @@ pub fn admin_consent_url(
 /// What came back from Microsoft in the query string, from sign-in or from admin consent. No text of it is kept but
 /// what is needed to go on.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Return {
+pub struct AuthorizationResponse {
     /// The state that the return belongs to.
     pub state: String,
     /// What it says.
@@ -53,12 +50,12 @@ pub enum Outcome {
     /// Consent was given, as the query string has it, in this tenant.
     Consented(TenantId),
     /// It did not come to that.
-    Refused(Refusal),
+    Refused(AuthorizationError),
 }
 
 /// Why a sign-in or a consent came back without what it was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AuthorizationError {
     /// The person declined, cancelled, or went away.
     Declined,
     /// The person may not consent, or asked an administrator to.
@@ -81,7 +78,7 @@ const PARAMETERS: [&str; 7] =
 /// Reads a return: an error before anything else, because errors come with `admin_consent=True`, too.
 ///
 /// `None` when it has no state, a parameter twice, or neither an error nor what a success consists of.
-pub fn read_return(query: &[(String, String)]) -> Option<Return> {
+pub fn parse_callback(query: &[(String, String)]) -> Option<AuthorizationResponse> {
     let mut values = PARAMETERS.map(|_| None::<&str>);
     for (name, value) in query {
         if let Some(at) = PARAMETERS.iter().position(|known| known == name)
@@ -93,7 +90,7 @@ pub fn read_return(query: &[(String, String)]) -> Option<Return> {
     let [state, code, admin_consent, tenant, error, description, subcode] = values;
     let state = state.filter(|state| !state.is_empty())?.to_owned();
     let outcome = if let Some(error) = error {
-        Outcome::Refused(Refusal::read(error, description.unwrap_or_default(), subcode.unwrap_or_default()))
+        Outcome::Refused(AuthorizationError::read(error, description.unwrap_or_default(), subcode.unwrap_or_default()))
     } else if let Some(admin_consent) = admin_consent {
         if !admin_consent.eq_ignore_ascii_case("true") {
             return None;
@@ -102,10 +99,10 @@ pub fn read_return(query: &[(String, String)]) -> Option<Return> {
     } else {
         Outcome::Code(code.filter(|code| !code.is_empty())?.to_owned())
     };
-    Some(Return { state, outcome })
+    Some(AuthorizationResponse { state, outcome })
 }
 
-impl Refusal {
+impl AuthorizationError {
     /// The number of an AADSTS code is more exact than the word of OAuth; only the number is read from the text.
     fn read(error: &str, description: &str, subcode: &str) -> Self {
         match aadsts(description) {
@@ -144,7 +141,7 @@ struct Discovery {
 /// # Errors
 /// [`Error::Unreachable`] and [`Error::Upstream`] when Microsoft does not say.
 pub async fn resolve_tenant(
-    outbound: &Outbound,
+    outbound: &HttpClient,
     endpoints: &Endpoints,
     cloud: Cloud,
     name: &str,
@@ -156,10 +153,10 @@ pub async fn resolve_tenant(
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => return Ok(None),
-        _ => return Err(answer.unexpected()),
+        _ => return Err(answer.unexpected_status()),
     }
-    let unexpected: Error = answer.unexpected();
-    let issuer = answer.json::<Discovery>().await?.issuer.ok_or(unexpected)?;
+    let unexpected_status: Error = answer.unexpected_status();
+    let issuer = answer.json::<Discovery>().await?.issuer.ok_or(unexpected_status)?;
     // The issuer of a tenant of another cloud names that cloud's login host.
     let tenant = issuer.split('/').find_map(|segment| TenantId::from_guid(segment).ok());
     Ok(tenant.filter(|tenant| cloud.id_token_issuer(tenant) == issuer))
@@ -185,12 +182,12 @@ mod tests {
 
     fn read(query: &str) -> Option<Outcome> {
         let query: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let read = read_return(&query)?;
+        let read = parse_callback(&query)?;
         assert_eq!(read.state, "s");
         Some(read.outcome)
     }
 
-    fn refused(query: &str) -> Refusal {
+    fn refused(query: &str) -> AuthorizationError {
         match read(query) {
             Some(Outcome::Refused(refusal)) => refusal,
             _ => panic!("not a refusal: {query}"),
@@ -214,25 +211,25 @@ mod tests {
         let forged = format!(
             "admin_consent=True&tenant={TENANT}&code=c&state=s&error=consent_required&error_description=AADSTS65004%3a+x"
         );
-        assert_eq!(refused(&forged), Refusal::Declined);
+        assert_eq!(refused(&forged), AuthorizationError::Declined);
     }
 
     #[test]
     fn every_documented_shape_of_a_refusal_has_its_reason() {
         for (query, refusal) in [
-            ("error=permission_denied&error_description=The+admin+canceled+the+request", Refusal::Declined),
-            ("error=access_denied&error_subcode=cancel", Refusal::Declined),
-            ("error=whatever&error_subcode=cancel", Refusal::Declined),
-            ("error=access_denied&error_description=AADSTS90094%3A+x", Refusal::NotPermitted),
-            ("error=access_denied&error_description=AADSTS90095", Refusal::NotPermitted),
-            ("error=access_denied&error_description=AADSTS900941", Refusal::BlockedByPolicy),
-            ("error=access_denied&error_description=AADSTS53003: x", Refusal::BlockedByPolicy),
-            ("error=invalid_client&error_description=AADSTS650052: x", Refusal::ResourceAbsent),
-            ("error=invalid_request&error_description=AADSTS50011: x", Refusal::Misconfigured),
-            ("error=unauthorized_client", Refusal::Misconfigured),
-            ("error=temporarily_unavailable", Refusal::Unavailable),
-            ("error=<script>&error_description=AADSTS99999999999999999", Refusal::Other),
-            ("error=", Refusal::Other),
+            ("error=permission_denied&error_description=The+admin+canceled+the+request", AuthorizationError::Declined),
+            ("error=access_denied&error_subcode=cancel", AuthorizationError::Declined),
+            ("error=whatever&error_subcode=cancel", AuthorizationError::Declined),
+            ("error=access_denied&error_description=AADSTS90094%3A+x", AuthorizationError::NotPermitted),
+            ("error=access_denied&error_description=AADSTS90095", AuthorizationError::NotPermitted),
+            ("error=access_denied&error_description=AADSTS900941", AuthorizationError::BlockedByPolicy),
+            ("error=access_denied&error_description=AADSTS53003: x", AuthorizationError::BlockedByPolicy),
+            ("error=invalid_client&error_description=AADSTS650052: x", AuthorizationError::ResourceAbsent),
+            ("error=invalid_request&error_description=AADSTS50011: x", AuthorizationError::Misconfigured),
+            ("error=unauthorized_client", AuthorizationError::Misconfigured),
+            ("error=temporarily_unavailable", AuthorizationError::Unavailable),
+            ("error=<script>&error_description=AADSTS99999999999999999", AuthorizationError::Other),
+            ("error=", AuthorizationError::Other),
         ] {
             assert_eq!(refused(&format!("{query}&state=s")), refusal, "{query}");
         }
@@ -264,7 +261,7 @@ mod tests {
         let cloud = Cloud::Commercial;
         let tenant = TENANT.parse().unwrap();
         let redirect = "https://partner.example.com/consent/callback";
-        let url = admin_consent_url(&cloud.endpoints(), cloud, &tenant, Surface::Graph, ("app", redirect, "s"));
+        let url = admin_consent_url(&cloud.endpoints(), cloud, &tenant, IncidentApi::Graph, ("app", redirect, "s"));
         assert_eq!(
             url.as_str(),
             format!(

@@ -18,11 +18,11 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use super::secret::Secret;
 use crate::{
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
+    text::Secret,
 };
 
 /// How long a secret that was read is used without looking again.
@@ -38,11 +38,11 @@ const READ: Duration = Duration::from_secs(5);
 pub struct AppCredential {
     client_id: String,
     version: String,
-    kind: Kind,
+    kind: CredentialKind,
 }
 
 /// The ways of proving who the app is.
-pub enum Kind {
+pub enum CredentialKind {
     /// A client secret.
     ClientSecret(Secret),
     /// A certificate whose private key is in our memory.
@@ -90,16 +90,16 @@ impl AppCredential {
         let (certificate, kms_key_id) = (given(body.certificate), given(body.kms_key_id));
         let federated = body.federated == Some(true);
         let kind = match (client_secret, certificate, private_key, kms_key_id, federated) {
-            (Some(secret), None, None, None, false) => Kind::ClientSecret(secret),
+            (Some(secret), None, None, None, false) => CredentialKind::ClientSecret(secret),
             (None, Some(certificate), Some(key), None, false) => {
                 let key = EncodingKey::from_rsa_pem(key.expose().as_bytes())
                     .map_err(|_| "private_key is not an RSA private key in PEM")?;
-                Kind::Certificate { thumbprint: thumbprint(&certificate)?, key: Box::new(key) }
+                CredentialKind::Certificate { thumbprint: thumbprint(&certificate)?, key: Box::new(key) }
             }
             (None, Some(certificate), None, Some(key_id), false) => {
-                Kind::Kms { thumbprint: thumbprint(&certificate)?, key_id }
+                CredentialKind::Kms { thumbprint: thumbprint(&certificate)?, key_id }
             }
-            (None, None, None, None, true) => Kind::Federated,
+            (None, None, None, None, true) => CredentialKind::Federated,
             (None, Some(_), None, None, false) => return Err("certificate needs private_key or kms_key_id beside it"),
             (None, None, Some(_), _, false) | (None, None, None, Some(_), false) => {
                 return Err("private_key and kms_key_id need certificate beside them");
@@ -129,7 +129,7 @@ impl AppCredential {
     }
 
     /// Which way it is.
-    pub fn kind(&self) -> &Kind {
+    pub fn kind(&self) -> &CredentialKind {
         &self.kind
     }
 }
@@ -137,10 +137,10 @@ impl AppCredential {
 impl fmt::Debug for AppCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::ClientSecret(_) => "client_secret",
-            Kind::Certificate { .. } => "certificate",
-            Kind::Kms { .. } => "kms",
-            Kind::Federated => "federated",
+            CredentialKind::ClientSecret(_) => "client_secret",
+            CredentialKind::Certificate { .. } => "certificate",
+            CredentialKind::Kms { .. } => "kms",
+            CredentialKind::Federated => "federated",
         };
         f.debug_struct("AppCredential").field("client_id", &self.client_id).field("kind", &kind).finish_non_exhaustive()
     }
@@ -157,7 +157,7 @@ fn thumbprint(pem: &str) -> std::result::Result<String, &'static str> {
 }
 
 /// The secret as it was read last: the current version, and the one before it where that is asked for.
-pub(super) struct Loaded {
+pub(super) struct CredentialVersions {
     pub(super) current: Arc<AppCredential>,
     previous: OnceCell<Option<Arc<AppCredential>>>,
     /// Entra refused the current version and took the previous one: a rotation that has not spread yet.
@@ -165,9 +165,9 @@ pub(super) struct Loaded {
     reading: u64,
 }
 
-impl Loaded {
+impl CredentialVersions {
     /// The version that Entra is likely to take.
-    pub(super) fn likely(&self) -> Arc<AppCredential> {
+    pub(super) fn preferred(&self) -> Arc<AppCredential> {
         match self.previous.get() {
             Some(Some(previous)) if self.previous_works.load(Ordering::Relaxed) => previous.clone(),
             _ => self.current.clone(),
@@ -180,7 +180,7 @@ impl Loaded {
 }
 
 /// Reads the app's credential from Secrets Manager and keeps it for five minutes; longer where Secrets Manager is down.
-pub(super) struct Custody {
+pub(super) struct CredentialCache {
     client: aws_sdk_secretsmanager::Client,
     secret_id: String,
     clock: Clock,
@@ -190,11 +190,11 @@ pub(super) struct Custody {
 
 #[derive(Clone)]
 struct Kept {
-    loaded: Arc<Loaded>,
+    loaded: Arc<CredentialVersions>,
     until: Timestamp,
 }
 
-impl Custody {
+impl CredentialCache {
     pub(super) fn new(aws: &aws_config::SdkConfig, secret_id: String, clock: Clock) -> Self {
         Self {
             client: aws_sdk_secretsmanager::Client::new(aws),
@@ -206,7 +206,7 @@ impl Custody {
     }
 
     /// The credential, read at most five minutes ago, or longer ago where it cannot be read now.
-    pub(super) async fn loaded(&self, deadline: Deadline) -> Result<Arc<Loaded>> {
+    pub(super) async fn loaded(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
         if let Some(loaded) = self.unexpired() {
             return Ok(loaded);
         }
@@ -222,7 +222,11 @@ impl Custody {
     }
 
     /// The credential as it is now, after Entra refused what an earlier reading gave.
-    pub(super) async fn reloaded(&self, refused: &Loaded, deadline: Deadline) -> Result<Arc<Loaded>> {
+    pub(super) async fn reloaded(
+        &self,
+        refused: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Result<Arc<CredentialVersions>> {
         let _flight = deadline.run(async { Ok(self.flight.lock().await) }).await?;
         match self.kept() {
             Some(kept) if kept.loaded.reading > refused.reading => Ok(kept.loaded),
@@ -231,7 +235,7 @@ impl Custody {
     }
 
     /// The version before the current one, where there is one of the same application.
-    pub(super) async fn previous(&self, loaded: &Loaded, deadline: Deadline) -> Option<Arc<AppCredential>> {
+    pub(super) async fn previous(&self, loaded: &CredentialVersions, deadline: Deadline) -> Option<Arc<AppCredential>> {
         let read = loaded.previous.get_or_try_init(|| async {
             let previous = self.version("AWSPREVIOUS", deadline).await?;
             // Another application is another set of consents.
@@ -250,16 +254,16 @@ impl Custody {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn unexpired(&self) -> Option<Arc<Loaded>> {
+    fn unexpired(&self) -> Option<Arc<CredentialVersions>> {
         self.kept().filter(|kept| self.clock.now() < kept.until).map(|kept| kept.loaded)
     }
 
-    fn keep(&self, loaded: &Arc<Loaded>, duration: SignedDuration) {
+    fn keep(&self, loaded: &Arc<CredentialVersions>, duration: SignedDuration) {
         let kept = Kept { loaded: loaded.clone(), until: self.clock.now() + duration };
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
     }
 
-    async fn read(&self, deadline: Deadline) -> Result<Arc<Loaded>> {
+    async fn read(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
         let before = self.kept().map(|kept| kept.loaded);
         let read = self.version("AWSCURRENT", deadline).await.and_then(|current| {
             current.ok_or_else(|| Error::Internal("the secret of the app credential has no current version".into()))
@@ -267,7 +271,7 @@ impl Custody {
         match (read, before) {
             (Ok(current), before) => {
                 let reading = before.map_or(0, |before| before.reading) + 1;
-                let loaded = Arc::new(Loaded {
+                let loaded = Arc::new(CredentialVersions {
                     current: Arc::new(current),
                     previous: OnceCell::new(),
                     previous_works: AtomicBool::new(false),
@@ -345,14 +349,17 @@ pub(super) mod tests {
         let (private_key, _) = key_pair();
         assert!(matches!(
             kind(json!({"client_id": "a", "client_secret": "s", "key_id": "k", "expires_at": "2027-01-01T00:00:00Z", "federated": false})),
-            Kind::ClientSecret(secret) if secret.expose() == "s"
+            CredentialKind::ClientSecret(secret) if secret.expose() == "s"
         ));
         let certificate = kind(json!({"client_id": "a", "certificate": CERTIFICATE, "private_key": private_key}));
-        assert!(matches!(certificate, Kind::Certificate { thumbprint, .. } if thumbprint.len() == 43));
+        assert!(matches!(certificate, CredentialKind::Certificate { thumbprint, .. } if thumbprint.len() == 43));
         let kms =
             kind(json!({"client_id": "a", "certificate": CERTIFICATE, "kms_key_id": "alias/x", "client_secret": null}));
-        assert!(matches!(kms, Kind::Kms { key_id, .. } if key_id == "alias/x"));
-        assert!(matches!(kind(json!({"client_id": "a", "federated": true, "client_secret": ""})), Kind::Federated));
+        assert!(matches!(kms, CredentialKind::Kms { key_id, .. } if key_id == "alias/x"));
+        assert!(matches!(
+            kind(json!({"client_id": "a", "federated": true, "client_secret": ""})),
+            CredentialKind::Federated
+        ));
     }
 
     #[test]

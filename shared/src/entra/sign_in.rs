@@ -16,23 +16,20 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::{
-    PERSONAL_ACCOUNTS, TenantId,
-    cloud::{Cloud, Endpoints},
-    secret::Secret,
-};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    http::{Deadline, Outbound, send},
-    incidents::Surface,
+    http::{Deadline, HttpClient, send},
+    microsoft::{Cloud, Endpoints, IncidentApi},
+    tenant::{PERSONAL_ACCOUNTS, TenantId},
+    text::Secret,
 };
 
 /// How far two clocks may be apart.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// How old the directory's keys may become before they are read again.
-const KEYS_FOR: SignedDuration = SignedDuration::from_hours(24);
+const JWKS_MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// How often a key that is not known may cause the keys to be read again.
 const UNKNOWN_KEY_EVERY: SignedDuration = SignedDuration::from_mins(1);
@@ -75,7 +72,7 @@ pub struct AuthorizationRequest<'a> {
 
 /// Who signed in, by a validated ID token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Person {
+pub struct SignedInUser {
     /// The directory that the person belongs to.
     pub tenant_id: TenantId,
     /// The person's object there.
@@ -86,13 +83,13 @@ pub struct Person {
     pub directory_roles: Vec<String>,
 }
 
-impl Person {
-    /// Whether the person's directory roles allow consent to application permissions of `surface`'s API. `false` may
+impl SignedInUser {
+    /// Whether the person's directory roles allow consent to application permissions of `api`'s API. `false` may
     /// only mean that the token does not say.
-    pub fn may_consent_to(&self, surface: Surface) -> bool {
-        let beside_graph: &[&str] = match surface {
-            Surface::Graph => &[],
-            Surface::Defender => &MAY_CONSENT_BESIDE_GRAPH,
+    pub fn may_consent_to(&self, api: IncidentApi) -> bool {
+        let beside_graph: &[&str] = match api {
+            IncidentApi::Graph => &[],
+            IncidentApi::Defender => &MAY_CONSENT_BESIDE_GRAPH,
         };
         let may = |role: &String| MAY_CONSENT_TO_ALL.iter().chain(beside_graph).any(|known| role == known);
         self.directory_roles.iter().any(may)
@@ -101,7 +98,7 @@ impl Person {
 
 /// Why nobody is signed in.
 #[derive(Clone, Debug, PartialEq)]
-pub enum NotSignedIn {
+pub enum SignInError {
     /// The ID token is not one that the directory issued to us for this attempt.
     NotValid,
     /// A personal account: it belongs to no organisation.
@@ -110,13 +107,13 @@ pub enum NotSignedIn {
     Failed(Error),
 }
 
-impl From<Error> for NotSignedIn {
+impl From<Error> for SignInError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl fmt::Display for NotSignedIn {
+impl fmt::Display for SignInError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotValid => f.write_str("the ID token is not valid"),
@@ -130,13 +127,13 @@ impl fmt::Display for NotSignedIn {
 pub struct SignIn {
     endpoints: Endpoints,
     cloud: Cloud,
-    outbound: Outbound,
+    outbound: HttpClient,
     clock: Clock,
-    keys: Mutex<Keys>,
+    keys: Mutex<Jwks>,
 }
 
 #[derive(Default)]
-struct Keys {
+struct Jwks {
     known: Vec<Key>,
     read_at: Option<Timestamp>,
     sought_at: Option<Timestamp>,
@@ -183,7 +180,7 @@ struct Claims {
 
 impl SignIn {
     /// Sign-in at the login host of `endpoints`; issuers are those of `cloud`.
-    pub fn new(endpoints: Endpoints, cloud: Cloud, outbound: Outbound, clock: Clock) -> Self {
+    pub fn new(endpoints: Endpoints, cloud: Cloud, outbound: HttpClient, clock: Clock) -> Self {
         Self { endpoints, cloud, outbound, clock, keys: Mutex::default() }
     }
 
@@ -205,16 +202,16 @@ impl SignIn {
     }
 
     /// Who it was, if the ID token is valid, was issued to `client_id` and carries `nonce`.
-    pub async fn person(
+    pub async fn validate_id_token(
         &self,
         id_token: &Secret,
         client_id: &str,
         nonce: &str,
         deadline: Deadline,
-    ) -> std::result::Result<Person, NotSignedIn> {
-        let header = jsonwebtoken::decode_header(id_token.expose()).map_err(|_| NotSignedIn::NotValid)?;
-        let kid = header.kid.filter(|_| header.alg == Algorithm::RS256).ok_or(NotSignedIn::NotValid)?;
-        let key = self.key(&kid, deadline).await?.ok_or(NotSignedIn::NotValid)?;
+    ) -> std::result::Result<SignedInUser, SignInError> {
+        let header = jsonwebtoken::decode_header(id_token.expose()).map_err(|_| SignInError::NotValid)?;
+        let kid = header.kid.filter(|_| header.alg == Algorithm::RS256).ok_or(SignInError::NotValid)?;
+        let key = self.key(&kid, deadline).await?.ok_or(SignInError::NotValid)?;
         validated(id_token.expose(), &key, self.cloud, client_id, nonce, self.clock.now())
     }
 
@@ -223,9 +220,9 @@ impl SignIn {
         let mut keys = self.keys.lock().await;
         let now = self.clock.now();
         let within = |at: Option<Timestamp>, span| at.is_some_and(|at| now.duration_since(at) < span);
-        let find = |keys: &Keys| keys.known.iter().find(|key| key.kid == kid).cloned();
+        let find = |keys: &Jwks| keys.known.iter().find(|key| key.kid == kid).cloned();
         let found = find(&keys);
-        if found.is_some() && within(keys.read_at, KEYS_FOR) {
+        if found.is_some() && within(keys.read_at, JWKS_MAX_AGE) {
             return Ok(found);
         }
         if keys.read_at.is_some() && within(keys.sought_at, UNKNOWN_KEY_EVERY) {
@@ -248,14 +245,14 @@ impl SignIn {
         let url = authority.join(&format!("/{ANY_ORGANISATION}/v2.0/.well-known/openid-configuration"));
         let answer = send(self.outbound.get(url), "discovery", deadline).await?;
         if answer.status() != StatusCode::OK {
-            return Err(answer.unexpected());
+            return Err(answer.unexpected_status());
         }
         let jwks_uri = answer.json::<Discovery>().await?.jwks_uri.and_then(|uri| Url::parse(&uri).ok());
         // Only its path: the configured login host may be a relay, and keys come from nowhere else.
         let path = jwks_uri.as_ref().map_or(KEYS_PATH, Url::path);
         let answer = send(self.outbound.get(authority.join(path)), "keys", deadline).await?;
         if answer.status() != StatusCode::OK {
-            return Err(answer.unexpected());
+            return Err(answer.unexpected_status());
         }
         let set = answer.json::<KeySet>().await?;
         // A key of a kind that is not ours to use must not hide the others.
@@ -278,8 +275,8 @@ fn validated(
     client_id: &str,
     nonce: &str,
     now: Timestamp,
-) -> std::result::Result<Person, NotSignedIn> {
-    let not_valid = |_| NotSignedIn::NotValid;
+) -> std::result::Result<SignedInUser, SignInError> {
+    let not_valid = |_| SignInError::NotValid;
     let decoding_key = DecodingKey::from_rsa_components(&key.n, &key.e).map_err(not_valid)?;
     let mut validation = Validation::new(Algorithm::RS256);
     validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud"]);
@@ -287,23 +284,23 @@ fn validated(
     // The library reads the system's clock; the times are compared below, by ours.
     validation.validate_exp = false;
     let claims = jsonwebtoken::decode::<Claims>(id_token, &decoding_key, &validation).map_err(not_valid)?.claims;
-    let tenant_id = TenantId::from_guid(&claims.tid).map_err(|_| NotSignedIn::NotValid)?;
+    let tenant_id = TenantId::from_guid(&claims.tid).map_err(|_| SignInError::NotValid)?;
     let issuer = cloud.id_token_issuer(&tenant_id);
     let issued_by_key = key.issuer.as_ref().is_none_or(|template| of_tenant(template, &tenant_id) == issuer);
-    let at = |seconds| Timestamp::from_second(seconds).map_err(|_| NotSignedIn::NotValid);
+    let at = |seconds| Timestamp::from_second(seconds).map_err(|_| SignInError::NotValid);
     let (begins, made, ends) = (at(claims.nbf)?, at(claims.iat)?, at(claims.exp)?);
     let in_time =
         begins.duration_since(now) <= SKEW && made.duration_since(now) <= SKEW && now.duration_since(ends) < SKEW;
     let ours = claims.aud == client_id && claims.azp.is_none_or(|azp| azp == client_id);
     let valid = claims.iss == issuer && issued_by_key && in_time && ours && claims.nonce == nonce;
     if !valid || claims.oid.is_empty() {
-        return Err(NotSignedIn::NotValid);
+        return Err(SignInError::NotValid);
     }
     if tenant_id == PERSONAL_ACCOUNTS {
-        return Err(NotSignedIn::PersonalAccount);
+        return Err(SignInError::PersonalAccount);
     }
     let named = |name: &String| !name.trim().is_empty();
-    Ok(Person {
+    Ok(SignedInUser {
         tenant_id,
         object_id: claims.oid,
         name: claims.preferred_username.filter(named).or(claims.name.filter(named)),
@@ -367,7 +364,7 @@ mod tests {
         format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    fn check(claims: &Value, issuer: Option<&str>) -> std::result::Result<Person, NotSignedIn> {
+    fn check(claims: &Value, issuer: Option<&str>) -> std::result::Result<SignedInUser, SignInError> {
         let token = signed(&json!({"alg": "RS256", "typ": "JWT", "kid": "k"}), claims, &OURS);
         let now = Timestamp::from_second(NOW).unwrap();
         validated(&token, &key(issuer), Cloud::Commercial, CLIENT, "n", now)
@@ -381,10 +378,13 @@ mod tests {
 
     #[test]
     fn a_valid_token_says_who_it_was() {
-        let person = check(&claims(), Some("https://login.microsoftonline.com/{TenantId}/v2.0")).unwrap();
-        assert_eq!(person.tenant_id.to_string(), TENANT);
-        assert_eq!((person.object_id.as_str(), person.name.as_deref()), ("person", Some("a@b.example")));
-        assert!(person.may_consent_to(Surface::Graph));
+        let validate_id_token = check(&claims(), Some("https://login.microsoftonline.com/{TenantId}/v2.0")).unwrap();
+        assert_eq!(validate_id_token.tenant_id.to_string(), TENANT);
+        assert_eq!(
+            (validate_id_token.object_id.as_str(), validate_id_token.name.as_deref()),
+            ("person", Some("a@b.example"))
+        );
+        assert!(validate_id_token.may_consent_to(IncidentApi::Graph));
     }
 
     #[test]
@@ -409,7 +409,7 @@ mod tests {
             ("oid", Value::Null),
         ] {
             let claims = changed(name, value);
-            assert_eq!(check(&claims, None), Err(NotSignedIn::NotValid), "{claims}");
+            assert_eq!(check(&claims, None), Err(SignInError::NotValid), "{claims}");
         }
         for within in
             [changed("exp", json!(NOW - 299)), changed("nbf", json!(NOW + 300)), changed("azp", json!(CLIENT))]
@@ -423,7 +423,7 @@ mod tests {
         let own = format!("https://login.microsoftonline.com/{TENANT}/v2.0");
         assert!(check(&claims(), Some(&own)).is_ok());
         for other in ["https://login.microsoftonline.com/22222222-2222-4333-8444-abcdefabcdef/v2.0", "{tenantid}", ""] {
-            assert_eq!(check(&claims(), Some(other)), Err(NotSignedIn::NotValid), "{other}");
+            assert_eq!(check(&claims(), Some(other)), Err(SignInError::NotValid), "{other}");
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
     fn a_personal_account_is_told_apart() {
         let mut claims = changed("tid", json!(PERSONAL_ACCOUNTS));
         claims["iss"] = json!(format!("https://login.microsoftonline.com/{PERSONAL_ACCOUNTS}/v2.0"));
-        assert_eq!(check(&claims, None), Err(NotSignedIn::PersonalAccount));
+        assert_eq!(check(&claims, None), Err(SignInError::PersonalAccount));
     }
 
     #[test]
@@ -453,29 +453,29 @@ mod tests {
             String::new(),
         ] {
             let outcome = validated(&token, &key(None), Cloud::Commercial, CLIENT, "n", now);
-            assert_eq!(outcome, Err(NotSignedIn::NotValid), "{token}");
+            assert_eq!(outcome, Err(SignInError::NotValid), "{token}");
         }
     }
 
     #[test]
     fn who_may_consent_depends_on_the_surface() {
-        let with = |roles: &[&str]| Person {
+        let with = |roles: &[&str]| SignedInUser {
             tenant_id: TENANT.parse().unwrap(),
             object_id: "o".into(),
             name: None,
             directory_roles: roles.iter().map(|role| (*role).to_owned()).collect(),
         };
         let application_administrator = with(&[MAY_CONSENT_BESIDE_GRAPH[1]]);
-        assert!(application_administrator.may_consent_to(Surface::Defender));
-        assert!(!application_administrator.may_consent_to(Surface::Graph));
-        assert!(with(&["x", MAY_CONSENT_TO_ALL[1]]).may_consent_to(Surface::Graph));
-        assert!(!with(&["b79fbf4d-3ef9-4689-8143-76b194e85509"]).may_consent_to(Surface::Defender));
+        assert!(application_administrator.may_consent_to(IncidentApi::Defender));
+        assert!(!application_administrator.may_consent_to(IncidentApi::Graph));
+        assert!(with(&["x", MAY_CONSENT_TO_ALL[1]]).may_consent_to(IncidentApi::Graph));
+        assert!(!with(&["b79fbf4d-3ef9-4689-8143-76b194e85509"]).may_consent_to(IncidentApi::Defender));
     }
 
     #[test]
     fn the_authorization_request_has_all_that_the_chain_needs() {
         let cloud = Cloud::Commercial;
-        let sign_in = SignIn::new(cloud.endpoints(), cloud, Outbound::new().unwrap(), Clock::system());
+        let sign_in = SignIn::new(cloud.endpoints(), cloud, HttpClient::new().unwrap(), Clock::system());
         // The example of RFC 7636, appendix B.
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into());
         let url = sign_in.authorization_url(&AuthorizationRequest {

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 
 use super::{Registry, invitations::Invitation, no_randomness, to_item};
 use crate::{
-    entra::{TenantId, secret::Secret},
     error::{Error, Result},
+    tenant::TenantId,
+    text::Secret,
 };
 
 /// How long an attempt may take at most.
@@ -145,14 +146,14 @@ pub enum Stage {
     /// It ended.
     Ended {
         /// Why.
-        ending: Ending,
+        ending: ConsentRejection,
     },
 }
 
 /// Why an attempt ended without a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum ConsentRejection {
     /// Who signed in, or what consented, is not the tenant that was expected.
     WrongTenant,
     /// The tenant belongs to another customer.
@@ -167,7 +168,7 @@ pub enum Ending {
     Closed,
 }
 
-impl Ending {
+impl ConsentRejection {
     /// The word of it, for the audit.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -183,7 +184,7 @@ impl Ending {
 
 /// One browser's way.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct ConsentAttempt {
     /// [`BrowserSecret::attempt_id`].
     pub attempt_id: String,
     /// The invitation that was opened.
@@ -217,10 +218,10 @@ struct Stored<'a> {
     /// Epoch seconds after which DynamoDB deletes the item.
     expires_at: i64,
     #[serde(flatten)]
-    attempt: &'a Attempt,
+    attempt: &'a ConsentAttempt,
 }
 
-impl Attempt {
+impl ConsentAttempt {
     /// A new attempt of `browser` with this invitation, begun at `now`.
     ///
     /// # Errors
@@ -255,7 +256,7 @@ fn attempt_pk(attempt_id: &str) -> String {
     format!("ATTEMPT#{attempt_id}")
 }
 
-fn stored(attempt: &Attempt) -> Stored<'_> {
+fn stored(attempt: &ConsentAttempt) -> Stored<'_> {
     Stored { pk: attempt_pk(&attempt.attempt_id), sk: SORT_KEY, expires_at: attempt.expires_at.as_second(), attempt }
 }
 
@@ -264,18 +265,18 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::Internal`] when its key is taken: the secret was not random then.
-    pub async fn create_attempt(&self, attempt: &Attempt) -> Result<()> {
+    pub async fn create_attempt(&self, attempt: &ConsentAttempt) -> Result<()> {
         let written = self.put_revised(to_item(&stored(attempt))?, None).await?;
         if written { Ok(()) } else { Err(Error::Internal("an attempt's key was taken".into())) }
     }
 
     /// An attempt, read consistently; its time may be over.
-    pub async fn attempt(&self, attempt_id: &str) -> Result<Option<Attempt>> {
+    pub async fn attempt(&self, attempt_id: &str) -> Result<Option<ConsentAttempt>> {
         self.get(&attempt_pk(attempt_id), SORT_KEY).await
     }
 
     /// Moves an attempt to a stage, on condition that nobody moved it since it was read. `false`: somebody did.
-    pub async fn move_attempt(&self, attempt: &mut Attempt, stage: Stage) -> Result<bool> {
+    pub async fn advance_attempt(&self, attempt: &mut ConsentAttempt, stage: Stage) -> Result<bool> {
         let (before, previous) = (attempt.revision, std::mem::replace(&mut attempt.stage, stage));
         attempt.revision = before + 1;
         let written = self.put_revised(to_item(&stored(attempt))?, Some(before)).await?;
@@ -299,11 +300,11 @@ mod tests {
         BrowserSecret::generate(&SystemRandom::new()).unwrap()
     }
 
-    fn attempt(valid_for: SignedDuration) -> Attempt {
+    fn attempt(valid_for: SignedDuration) -> ConsentAttempt {
         let random = SystemRandom::new();
         let token = InvitationToken::generate(&random).unwrap();
         let invitation = Invitation::new(&token, "Contoso".into(), None, now(), valid_for);
-        Attempt::begin(&browser(), &invitation, &random, now()).unwrap()
+        ConsentAttempt::begin(&browser(), &invitation, &random, now()).unwrap()
     }
 
     fn now() -> Timestamp {
@@ -360,7 +361,7 @@ mod tests {
         };
         let item = to_item(&stored(&attempt)).unwrap();
         assert_eq!(item["expires_at"].as_n().unwrap(), &attempt.expires_at.as_second().to_string());
-        let read: Attempt = from_item(item).unwrap();
+        let read: ConsentAttempt = from_item(item).unwrap();
         assert_eq!(read.stage, attempt.stage);
         assert_eq!(read.code_verifier.expose(), attempt.code_verifier.expose());
         assert_eq!(read.expires_at, attempt.expires_at);

@@ -4,11 +4,11 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::{Registry, number, tenant_pk, text, unless_condition_failed};
+use super::{Registry, condition_held, number, tenant_pk, text};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::Surface,
+    microsoft::IncidentApi,
+    tenant::TenantId,
 };
 
 /// How often Entra is asked while the breaker is open, by all functions together.
@@ -16,13 +16,13 @@ const PROBE_EVERY: SignedDuration = SignedDuration::from_secs(60);
 
 /// Whether Entra may be asked with the app credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permit {
+pub enum BreakerDecision {
     /// The credential is in good standing.
-    Closed,
+    Allow,
     /// The credential is refused, and this caller makes the one try of this minute.
     Probe,
     /// The credential is refused, and somebody else makes the try.
-    Open,
+    Reject,
 }
 
 #[derive(Deserialize)]
@@ -65,12 +65,12 @@ pub(super) fn is_rest(sk: &str) -> bool {
 }
 
 impl Registry {
-    /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`Permit::Probe`].
-    pub async fn credential_permit(&self, now: Timestamp) -> Result<Permit> {
+    /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`BreakerDecision::Probe`].
+    pub async fn breaker_decision(&self, now: Timestamp) -> Result<BreakerDecision> {
         let breaker: Option<Breaker> = self.get(PK, SK).await?;
         match breaker {
-            None | Some(Breaker { open: false, .. }) => Ok(Permit::Closed),
-            Some(breaker) if breaker.next_probe_at > now.as_millisecond() => Ok(Permit::Open),
+            None | Some(Breaker { open: false, .. }) => Ok(BreakerDecision::Allow),
+            Some(breaker) if breaker.next_probe_at > now.as_millisecond() => Ok(BreakerDecision::Reject),
             Some(_) => {
                 let claim = self
                     .client
@@ -83,11 +83,11 @@ impl Registry {
                     .expression_attribute_names("#open", "open")
                     .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
                     .expression_attribute_values(":now", number(now.as_millisecond()))
-                    .expression_attribute_values(":true", truth(true))
+                    .expression_attribute_values(":true", boolean(true))
                     .send()
                     .await;
-                let claimed = unless_condition_failed("dynamodb:UpdateItem", claim)?;
-                Ok(if claimed { Permit::Probe } else { Permit::Open })
+                let claimed = condition_held("dynamodb:UpdateItem", claim)?;
+                Ok(if claimed { BreakerDecision::Probe } else { BreakerDecision::Reject })
             }
         }
     }
@@ -103,13 +103,13 @@ impl Registry {
             .update_expression("SET #open = :true, opened_at = :opened, next_probe_at = :next")
             .condition_expression("attribute_not_exists(pk) OR #open = :false")
             .expression_attribute_names("#open", "open")
-            .expression_attribute_values(":true", truth(true))
-            .expression_attribute_values(":false", truth(false))
+            .expression_attribute_values(":true", boolean(true))
+            .expression_attribute_values(":false", boolean(false))
             .expression_attribute_values(":opened", text(now.to_string()))
             .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", opened)
+        condition_held("dynamodb:UpdateItem", opened)
     }
 
     /// Closes the breaker: the credential was accepted. `true` for the one caller that found it open.
@@ -123,57 +123,72 @@ impl Registry {
             .update_expression("SET #open = :false")
             .condition_expression("#open = :true")
             .expression_attribute_names("#open", "open")
-            .expression_attribute_values(":true", truth(true))
-            .expression_attribute_values(":false", truth(false))
+            .expression_attribute_values(":true", boolean(true))
+            .expression_attribute_values(":false", boolean(false))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", closed)
+        condition_held("dynamodb:UpdateItem", closed)
     }
 
     /// Until when no token may be asked for, for this tenant and surface; `None` when one may.
-    pub async fn token_rest(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<Option<Timestamp>> {
-        self.rest(tenant, RestFrom::Tokens, surface, now).await
+    pub async fn tokens_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        self.rest(tenant, RestFrom::Tokens, api, now).await
     }
 
     /// Keeps all functions from asking for this tenant's tokens until then. A longer rest that is there stays.
-    pub async fn rest_tokens(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
-        self.give_rest(tenant, RestFrom::Tokens, surface, until).await
+    pub async fn set_tokens_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        until: Timestamp,
+    ) -> Result<()> {
+        self.give_rest(tenant, RestFrom::Tokens, api, until).await
     }
 
     /// Until when a tenant without a feed must not be read; `None` when it may.
-    pub(super) async fn surface_rest(
+    pub(super) async fn reads_throttled_until(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         now: Timestamp,
     ) -> Result<Option<Timestamp>> {
-        self.rest(tenant, RestFrom::Reads, surface, now).await
+        self.rest(tenant, RestFrom::Reads, api, now).await
     }
 
     /// Keeps all functions from reading a tenant without a feed until then. A longer rest that is there stays.
-    pub(super) async fn rest_surface(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
-        self.give_rest(tenant, RestFrom::Reads, surface, until).await
+    pub(super) async fn set_reads_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        until: Timestamp,
+    ) -> Result<()> {
+        self.give_rest(tenant, RestFrom::Reads, api, until).await
     }
 
     async fn rest(
         &self,
         tenant: &TenantId,
         from: RestFrom,
-        surface: Surface,
+        api: IncidentApi,
         now: Timestamp,
     ) -> Result<Option<Timestamp>> {
-        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(from, surface)).await?;
+        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(from, api)).await?;
         let until = rest.and_then(|rest| Timestamp::from_millisecond(rest.until).ok());
         Ok(until.filter(|until| *until > now))
     }
 
-    async fn give_rest(&self, tenant: &TenantId, from: RestFrom, surface: Surface, until: Timestamp) -> Result<()> {
+    async fn give_rest(&self, tenant: &TenantId, from: RestFrom, api: IncidentApi, until: Timestamp) -> Result<()> {
         let written = self
             .client
             .update_item()
             .table_name(&self.table)
             .key("pk", text(tenant_pk(tenant)))
-            .key("sk", text(rest_sk(from, surface)))
+            .key("sk", text(rest_sk(from, api)))
             .update_expression("SET #until = :until, expires_at = :expires")
             .condition_expression("attribute_not_exists(pk) OR #until < :until")
             .expression_attribute_names("#until", "until")
@@ -181,7 +196,7 @@ impl Registry {
             .expression_attribute_values(":expires", number(until.as_second() + 3600))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", written).map(|_| ())
+        condition_held("dynamodb:UpdateItem", written).map(|_| ())
     }
 
     /// The app's credential is refused at present.
@@ -194,10 +209,10 @@ impl Registry {
     }
 }
 
-fn rest_sk(from: RestFrom, surface: Surface) -> String {
-    format!("{}#{surface}", from.kind())
+fn rest_sk(from: RestFrom, api: IncidentApi) -> String {
+    format!("{}#{api}", from.kind())
 }
 
-fn truth(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {
+fn boolean(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {
     aws_sdk_dynamodb::types::AttributeValue::Bool(value)
 }

@@ -2,32 +2,21 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::queue::SyncKind;
+
 /// What one call costs. Twenty-four calls a minute, 1,440 an hour, are sustained.
-const COST: SignedDuration = SignedDuration::from_millis(2500);
+const CALL_INTERVAL: SignedDuration = SignedDuration::from_millis(2500);
 
 /// Calls that may come at once. With the sustained rate no minute sees more than 26 + 24 = 50 calls and no hour more
 /// than 26 + 1,440 = 1,466: the documented 50 and 1,500, wherever Microsoft lets its minute begin.
 const BURST: i32 = 26;
 
-/// What a call is for; the more patient kinds leave room for the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A poll, or a person who waits for an answer.
-    Poll,
-    /// The daily comparison.
-    Sweep,
-    /// Older incidents.
-    Backfill,
-}
-
-impl Purpose {
-    /// How many calls of the burst this kind leaves untouched.
-    fn leaves(self) -> i32 {
-        match self {
-            Self::Poll => 0,
-            Self::Sweep => 8,
-            Self::Backfill => 13,
-        }
+/// Calls of the burst that a kind of work leaves to the others: the more patient kinds leave more.
+fn reserved_for_others(kind: SyncKind) -> i32 {
+    match kind {
+        SyncKind::Poll => 0,
+        SyncKind::Sweep => 8,
+        SyncKind::Backfill => 13,
     }
 }
 
@@ -38,7 +27,7 @@ pub struct Budget {
     /// When the calls so far are paid for.
     pub paid_until: Option<Timestamp>,
     /// No call before this time.
-    pub not_before: Option<Timestamp>,
+    pub throttled_until: Option<Timestamp>,
 }
 
 impl Budget {
@@ -46,12 +35,12 @@ impl Budget {
     ///
     /// # Errors
     /// The time from which the call may be made, when it may not be made now.
-    pub fn take(&mut self, purpose: Purpose, now: Timestamp) -> Result<(), Timestamp> {
-        if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
-            return Err(not_before);
+    pub fn take(&mut self, kind: SyncKind, now: Timestamp) -> Result<(), Timestamp> {
+        if let Some(throttled_until) = self.throttled_until.filter(|throttled_until| *throttled_until > now) {
+            return Err(throttled_until);
         }
-        let paid_until = self.paid_until.map_or(now, |paid| paid.max(now)) + COST;
-        let most = COST * (BURST - purpose.leaves());
+        let paid_until = self.paid_until.map_or(now, |paid| paid.max(now)) + CALL_INTERVAL;
+        let most = CALL_INTERVAL * (BURST - reserved_for_others(kind));
         let ahead = paid_until.duration_since(now);
         if ahead > most {
             return Err(now + (ahead - most));
@@ -64,7 +53,7 @@ impl Budget {
     /// that is what all of them cost together, else a little more.
     pub fn add_to(&mut self, theirs: Option<Timestamp>, calls: u32) {
         let calls = i32::try_from(calls).unwrap_or(BURST);
-        self.paid_until = self.paid_until.max(theirs.map(|theirs| theirs + COST * calls));
+        self.paid_until = self.paid_until.max(theirs.map(|theirs| theirs + CALL_INTERVAL * calls));
     }
 }
 
@@ -80,9 +69,9 @@ mod tests {
 
     #[test]
     fn a_pause_is_kept_to_the_end() {
-        let mut budget = Budget { paid_until: None, not_before: Some(at(60_000)) };
-        assert_eq!(budget.take(Purpose::Poll, at(59_999)), Err(at(60_000)));
-        assert_eq!(budget.take(Purpose::Poll, at(60_000)), Ok(()));
+        let mut budget = Budget { paid_until: None, throttled_until: Some(at(60_000)) };
+        assert_eq!(budget.take(SyncKind::Poll, at(59_999)), Err(at(60_000)));
+        assert_eq!(budget.take(SyncKind::Poll, at(60_000)), Ok(()));
     }
 
     #[test]
@@ -91,13 +80,13 @@ mod tests {
         let mut together = Budget::default();
         for number in 0..6 {
             let taker = if number < 2 { &mut one } else { &mut other };
-            taker.take(Purpose::Poll, at(0)).unwrap();
-            together.take(Purpose::Poll, at(0)).unwrap();
+            taker.take(SyncKind::Poll, at(0)).unwrap();
+            together.take(SyncKind::Poll, at(0)).unwrap();
         }
         one.add_to(other.paid_until, 2);
         assert_eq!(one, together);
         // What was paid long ago costs nothing now.
-        let mut later = Budget { paid_until: Some(at(900_000)), not_before: None };
+        let mut later = Budget { paid_until: Some(at(900_000)), throttled_until: None };
         later.add_to(other.paid_until, 2);
         assert_eq!(later.paid_until, Some(at(900_000)));
     }
@@ -106,11 +95,11 @@ mod tests {
     fn backfill_leaves_room_for_polls() {
         let mut budget = Budget::default();
         let mut taken = 0;
-        while budget.take(Purpose::Backfill, at(0)).is_ok() {
+        while budget.take(SyncKind::Backfill, at(0)).is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 13);
-        assert_eq!(budget.take(Purpose::Poll, at(0)), Ok(()));
+        assert_eq!(budget.take(SyncKind::Poll, at(0)), Ok(()));
     }
 
     proptest! {
@@ -122,7 +111,7 @@ mod tests {
             let mut calls = Vec::new();
             for wait in waits {
                 now += wait;
-                match budget.take(Purpose::Poll, at(now)) {
+                match budget.take(SyncKind::Poll, at(now)) {
                     Ok(()) => calls.push(now),
                     Err(until) => prop_assert!(until > at(now)),
                 }

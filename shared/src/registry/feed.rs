@@ -9,15 +9,12 @@ use aws_sdk_dynamodb::{
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Registry,
-    budget::{Budget, Purpose},
-    from_item, number, tenant_pk, text, unless_condition_failed,
-};
+use super::{Registry, budget::Budget, condition_held, from_item, number, tenant_pk, text};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::Surface,
+    microsoft::IncidentApi,
+    queue::SyncKind,
+    tenant::TenantId,
 };
 
 const FEED: &str = "FEED";
@@ -70,9 +67,9 @@ pub struct Feed {
     /// When the tenant is due, in milliseconds since 1970.
     pub due_at: Option<i64>,
     graph_paid_until: Option<Timestamp>,
-    graph_not_before: Option<Timestamp>,
+    graph_throttled_until: Option<Timestamp>,
     defender_paid_until: Option<Timestamp>,
-    defender_not_before: Option<Timestamp>,
+    defender_throttled_until: Option<Timestamp>,
 }
 
 /// What a sweep found.
@@ -97,26 +94,26 @@ pub struct Recheck {
 
 impl Feed {
     /// What is left of a surface's calls.
-    pub fn budget(&self, surface: Surface) -> Budget {
-        let (paid_until, not_before) = match surface {
-            Surface::Graph => (self.graph_paid_until, self.graph_not_before),
-            Surface::Defender => (self.defender_paid_until, self.defender_not_before),
+    pub fn budget(&self, api: IncidentApi) -> Budget {
+        let (paid_until, throttled_until) = match api {
+            IncidentApi::Graph => (self.graph_paid_until, self.graph_throttled_until),
+            IncidentApi::Defender => (self.defender_paid_until, self.defender_throttled_until),
         };
-        Budget { paid_until, not_before }
+        Budget { paid_until, throttled_until }
     }
 
     /// Notes a pause that Microsoft has asked for.
-    pub fn hold(&mut self, surface: Surface, until: Timestamp) {
-        match surface {
-            Surface::Graph => self.graph_not_before = self.graph_not_before.max(Some(until)),
-            Surface::Defender => self.defender_not_before = self.defender_not_before.max(Some(until)),
+    pub fn set_throttled_until(&mut self, api: IncidentApi, until: Timestamp) {
+        match api {
+            IncidentApi::Graph => self.graph_throttled_until = self.graph_throttled_until.max(Some(until)),
+            IncidentApi::Defender => self.defender_throttled_until = self.defender_throttled_until.max(Some(until)),
         }
     }
 
-    fn set_paid_until(&mut self, surface: Surface, paid_until: Option<Timestamp>) {
-        match surface {
-            Surface::Graph => self.graph_paid_until = paid_until,
-            Surface::Defender => self.defender_paid_until = paid_until,
+    fn set_paid_until(&mut self, api: IncidentApi, paid_until: Option<Timestamp>) {
+        match api {
+            IncidentApi::Graph => self.graph_paid_until = paid_until,
+            IncidentApi::Defender => self.defender_paid_until = paid_until,
         }
     }
 }
@@ -129,13 +126,13 @@ pub struct Lease {
     /// The feed as it was when the lease was taken, and then as this worker wrote it.
     pub feed: Feed,
     /// What was taken out of a budget and is not written yet.
-    taken: Option<Taken>,
+    taken: Option<UncommittedCalls>,
 }
 
 /// Calls taken out of a surface's budget.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
-    surface: Surface,
+struct UncommittedCalls {
+    api: IncidentApi,
     /// What the registry held before.
     before: Option<Timestamp>,
     calls: u32,
@@ -146,12 +143,12 @@ impl Lease {
     ///
     /// # Errors
     /// [`Error::Throttled`] when the budget or a pause forbids it.
-    pub fn take_call(&mut self, surface: Surface, purpose: Purpose, now: Timestamp) -> Result<()> {
-        let mut budget = self.feed.budget(surface);
+    pub fn take_call(&mut self, api: IncidentApi, kind: SyncKind, now: Timestamp) -> Result<()> {
+        let mut budget = self.feed.budget(api);
         let before = budget.paid_until;
-        budget.take(purpose, now).map_err(|until| Error::Throttled { until })?;
-        self.feed.set_paid_until(surface, budget.paid_until);
-        self.taken.get_or_insert(Taken { surface, before, calls: 0 }).calls += 1;
+        budget.take(kind, now).map_err(|until| Error::Throttled { until })?;
+        self.feed.set_paid_until(api, budget.paid_until);
+        self.taken.get_or_insert(UncommittedCalls { api, before, calls: 0 }).calls += 1;
         Ok(())
     }
 }
@@ -181,17 +178,17 @@ fn shard_of(tenant: &TenantId) -> String {
     tenant.to_string().chars().take(1).collect()
 }
 
-fn paid_attribute(surface: Surface) -> &'static str {
-    match surface {
-        Surface::Graph => "graph_paid_until",
-        Surface::Defender => "defender_paid_until",
+fn paid_attribute(api: IncidentApi) -> &'static str {
+    match api {
+        IncidentApi::Graph => "graph_paid_until",
+        IncidentApi::Defender => "defender_paid_until",
     }
 }
 
-fn pause_attribute(surface: Surface) -> &'static str {
-    match surface {
-        Surface::Graph => "graph_not_before",
-        Surface::Defender => "defender_not_before",
+fn pause_attribute(api: IncidentApi) -> &'static str {
+    match api {
+        IncidentApi::Graph => "graph_not_before",
+        IncidentApi::Defender => "defender_not_before",
     }
 }
 
@@ -206,20 +203,20 @@ impl Registry {
             .send()
             .await
             .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
-        for surface in Surface::ALL {
-            if let Some(until) = self.surface_rest(tenant, surface, now).await? {
-                self.hold_surface(tenant, surface, until).await?;
+        for api in IncidentApi::ALL {
+            if let Some(until) = self.reads_throttled_until(tenant, api, now).await? {
+                self.set_throttled_until(tenant, api, until).await?;
             }
         }
         Ok(())
     }
 
     /// Keeps what Microsoft asked for when a tenant's feed goes: its pauses outlast it.
-    pub(super) async fn keep_pauses(&self, tenant: &TenantId) -> Result<()> {
+    pub(super) async fn keep_throttling(&self, tenant: &TenantId) -> Result<()> {
         let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
-        for surface in Surface::ALL {
-            if let Some(until) = feed.budget(surface).not_before {
-                self.rest_surface(tenant, surface, until).await?;
+        for api in IncidentApi::ALL {
+            if let Some(until) = feed.budget(api).throttled_until {
+                self.set_reads_throttled_until(tenant, api, until).await?;
             }
         }
         Ok(())
@@ -233,7 +230,7 @@ impl Registry {
             .condition_expression("attribute_exists(pk)")
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+        condition_held("dynamodb:UpdateItem", outcome).map(|_| ())
     }
 
     /// A tenant's feed.
@@ -305,7 +302,7 @@ impl Registry {
             .send()
             .await;
         let mut item = None;
-        let acquired = unless_condition_failed("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
+        let acquired = condition_held("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
         match item {
             Some(item) if acquired => {
                 Ok(Acquired::Lease(Box::new(Lease { tenant: *tenant, feed: from_item(item)?, taken: None })))
@@ -331,7 +328,7 @@ impl Registry {
             let outcome = self.put_feed(lease, release)?.send().await;
             let mut item = None;
             let outcome = outcome.map(|answer| item = answer.attributes);
-            if unless_condition_failed("dynamodb:UpdateItem", outcome)? {
+            if condition_held("dynamodb:UpdateItem", outcome)? {
                 lease.taken = None;
                 if let Some(item) = item {
                     lease.feed = from_item(item)?;
@@ -343,11 +340,11 @@ impl Registry {
                 return Ok(false);
             };
             let Some(taken) = &mut lease.taken else { return Ok(false) };
-            let theirs = now.budget(taken.surface).paid_until;
-            let mut budget = lease.feed.budget(taken.surface);
+            let theirs = now.budget(taken.api).paid_until;
+            let mut budget = lease.feed.budget(taken.api);
             budget.add_to(theirs, taken.calls);
             taken.before = theirs;
-            lease.feed.set_paid_until(taken.surface, budget.paid_until);
+            lease.feed.set_paid_until(taken.api, budget.paid_until);
         }
         Err(Error::Internal("a feed changed at each try to write it".into()))
     }
@@ -377,8 +374,8 @@ impl Registry {
             .expression_attribute_values(":fence", number(feed.fence))
             .return_values(ReturnValue::AllNew);
         let mut condition = "fence = :fence".to_owned();
-        if let Some(Taken { surface, before, .. }) = lease.taken {
-            let paid = paid_attribute(surface);
+        if let Some(UncommittedCalls { api, before, .. }) = lease.taken {
+            let paid = paid_attribute(api);
             match before {
                 Some(before) => {
                     condition = format!("{condition} AND {paid} = :before");
@@ -386,7 +383,7 @@ impl Registry {
                 }
                 None => condition = format!("{condition} AND attribute_not_exists({paid})"),
             }
-            fields.push((paid, time(feed.budget(surface).paid_until)));
+            fields.push((paid, time(feed.budget(api).paid_until)));
         }
         let (mut set, mut remove) = (Vec::new(), Vec::new());
         for (name, value) in fields {
@@ -408,20 +405,20 @@ impl Registry {
     }
 
     /// Notes that a surface must not be asked before `until`. A later time that is noted already stays.
-    pub async fn hold_surface(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Result<()> {
+    pub async fn set_throttled_until(&self, tenant: &TenantId, api: IncidentApi, until: Timestamp) -> Result<()> {
         let outcome = self
             .update_feed(tenant)
             .update_expression("SET #not_before = :until")
             .condition_expression(
                 "attribute_exists(pk) AND (attribute_not_exists(#not_before) OR #not_before < :until)",
             )
-            .expression_attribute_names("#not_before", pause_attribute(surface))
+            .expression_attribute_names("#not_before", pause_attribute(api))
             // One width for all, so that DynamoDB compares them in the order of time.
             .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))))
             .send()
             .await;
-        if !unless_condition_failed("dynamodb:UpdateItem", outcome)? && self.feed(tenant).await?.is_none() {
-            self.rest_surface(tenant, surface, until).await?;
+        if !condition_held("dynamodb:UpdateItem", outcome)? && self.feed(tenant).await?.is_none() {
+            self.set_reads_throttled_until(tenant, api, until).await?;
         }
         Ok(())
     }
@@ -430,20 +427,20 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::Throttled`] when the budget or a pause forbids it.
-    pub async fn take_call(&self, tenant: &TenantId, surface: Surface, now: Timestamp) -> Result<()> {
+    pub async fn take_call(&self, tenant: &TenantId, api: IncidentApi, now: Timestamp) -> Result<()> {
         for _ in 0..4 {
             let Some(feed) = self.feed(tenant).await? else {
-                let rest = self.surface_rest(tenant, surface, now).await?;
+                let rest = self.reads_throttled_until(tenant, api, now).await?;
                 return rest.map_or(Ok(()), |until| Err(Error::Throttled { until }));
             };
-            let mut budget = feed.budget(surface);
+            let mut budget = feed.budget(api);
             let before = budget.paid_until;
-            budget.take(Purpose::Poll, now).map_err(|until| Error::Throttled { until })?;
+            budget.take(SyncKind::Poll, now).map_err(|until| Error::Throttled { until })?;
             let Some(paid_until) = budget.paid_until else { return Ok(()) };
             let update = self
                 .update_feed(tenant)
                 .update_expression("SET #paid = :paid")
-                .expression_attribute_names("#paid", paid_attribute(surface))
+                .expression_attribute_names("#paid", paid_attribute(api))
                 .expression_attribute_values(":paid", text(paid_until.to_string()));
             let update = match before {
                 Some(before) => update
@@ -451,7 +448,7 @@ impl Registry {
                     .expression_attribute_values(":before", text(before.to_string())),
                 None => update.condition_expression("attribute_exists(pk) AND attribute_not_exists(#paid)"),
             };
-            if unless_condition_failed("dynamodb:UpdateItem", update.send().await)? {
+            if condition_held("dynamodb:UpdateItem", update.send().await)? {
                 return Ok(());
             }
         }
@@ -467,7 +464,7 @@ impl Registry {
             .expression_attribute_values(":due", number(due_at.as_millisecond()))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+        condition_held("dynamodb:UpdateItem", outcome).map(|_| ())
     }
 
     /// Moves the time at which a tenant is due from `due.due_at` to `next`; `false` when somebody else did so before.
@@ -480,7 +477,7 @@ impl Registry {
             .expression_attribute_values(":seen", number(due.due_at))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", outcome)
+        condition_held("dynamodb:UpdateItem", outcome)
     }
 
     /// The tenants of one shard that are due at `until`, or all of the shard's, a page at a time: `next` is handed back in.

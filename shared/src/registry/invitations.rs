@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Item, Page, Registry, Revised, no_randomness, to_item};
+use super::{Item, Page, Registry, Versioned, no_randomness, to_item};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::hex,
+    tenant::TenantId,
+    text::hex,
 };
 
 const ID_LENGTH: usize = 16;
@@ -212,7 +212,7 @@ struct Stored<'a> {
     invitation: &'a Invitation,
 }
 
-impl Revised for Invitation {
+impl Versioned for Invitation {
     const NAME: &'static str = "invitation";
 
     fn revision(&mut self) -> &mut u64 {
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn what_is_written_anywhere_else_does_not_tell_the_secret() {
         let (token, invitation) = invitation();
-        let secret = crate::incidents::hex(token.secret.as_ref());
+        let secret = crate::text::hex(token.secret.as_ref());
         let shown = format!("{token:?} {invitation:?} {}", serde_json::to_string(&invitation).unwrap());
         assert!(!shown.contains(&secret) && !shown.contains(&token.expose()));
         assert!(!shown.contains(&token.expose()[22..]));

@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Registry, number, tenant_pk, text, to_item, unless_condition_failed};
+use super::{Registry, condition_held, number, tenant_pk, text, to_item};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
+    queue::SyncKind,
+    tenant::TenantId,
 };
 
 /// The most that a job spans: Defender XDR keeps its data for 180 days.
 /// <https://learn.microsoft.com/defender-xdr/data-privacy>
-pub const LONGEST_JOB: SignedDuration = SignedDuration::from_hours(180 * 24);
+pub const MAX_JOB_SPAN: SignedDuration = SignedDuration::from_hours(180 * 24);
 
 /// How long a job can be looked up once it has ended.
 const KEPT_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -29,6 +30,15 @@ pub enum JobKind {
     Backfill,
     /// Compares what Microsoft shows with what was delivered, and delivers what is missing.
     Sweep,
+}
+
+impl From<JobKind> for SyncKind {
+    fn from(kind: JobKind) -> Self {
+        match kind {
+            JobKind::Backfill => Self::Backfill,
+            JobKind::Sweep => Self::Sweep,
+        }
+    }
 }
 
 /// How a job stands.
@@ -142,7 +152,7 @@ impl Registry {
             .condition_expression("attribute_not_exists(pk)")
             .send()
             .await;
-        if unless_condition_failed("dynamodb:PutItem", outcome)? {
+        if condition_held("dynamodb:PutItem", outcome)? {
             self.mark_job(&job.tenant_id, "ADD", &job.job_id).await?;
         }
         Ok(())
@@ -166,7 +176,7 @@ impl Registry {
             .expression_attribute_values(":running", text("running"))
             .send()
             .await;
-        if unless_condition_failed("dynamodb:UpdateItem", outcome)? {
+        if condition_held("dynamodb:UpdateItem", outcome)? {
             self.mark_job(tenant, "DELETE", job_id).await?;
         }
         self.job(tenant, job_id).await
@@ -198,7 +208,7 @@ impl Registry {
             .expression_attribute_values(":running", text("running"))
             .send()
             .await;
-        let written = unless_condition_failed("dynamodb:UpdateItem", outcome)?;
+        let written = condition_held("dynamodb:UpdateItem", outcome)?;
         if !job.status.is_open() || !written {
             self.mark_job(&job.tenant_id, "DELETE", &job.job_id).await?;
         }
@@ -214,7 +224,7 @@ impl Registry {
             .expression_attribute_values(":job", AttributeValue::Ss(vec![job_id.to_owned()]))
             .send()
             .await;
-        unless_condition_failed("dynamodb:UpdateItem", outcome).map(|_| ())
+        condition_held("dynamodb:UpdateItem", outcome).map(|_| ())
     }
 
     fn update_job(

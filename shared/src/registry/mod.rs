@@ -24,8 +24,8 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
+    tenant::TenantId,
 };
 
 /// The table, and how to speak to it.
@@ -41,7 +41,7 @@ type Item = HashMap<String, AttributeValue>;
 const CHANGES: u32 = 8;
 
 /// An item that is always written as a whole, and only over the one that was read.
-trait Revised: Clone + PartialEq + DeserializeOwned {
+trait Versioned: Clone + PartialEq + DeserializeOwned {
     /// What a caller reads that it is.
     const NAME: &'static str;
 
@@ -96,18 +96,18 @@ impl Registry {
                 .expression_attribute_values(":previous", number(revision)),
             None => put.condition_expression("attribute_not_exists(pk)"),
         };
-        unless_condition_failed("dynamodb:PutItem", put.send().await)
+        condition_held("dynamodb:PutItem", put.send().await)
     }
 
     /// Writes a new item that carries a `revision`.
-    async fn create<T: Revised>(&self, new: &T) -> Result<()> {
+    async fn create<T: Versioned>(&self, new: &T) -> Result<()> {
         let written = self.put_revised(new.item()?, None).await?;
         if written { Ok(()) } else { Err(changed_meanwhile::<T>()) }
     }
 
     /// Reads an item, changes it and writes it, again and again until nobody else wrote in between. Returns it before and
     /// after. `change` may refuse with an error; nothing is written then, nor when it changes nothing.
-    async fn change<T: Revised>(
+    async fn change<T: Versioned>(
         &self,
         pk: &str,
         sk: &str,
@@ -205,7 +205,7 @@ fn decode_next(listing: &str, next: &str) -> Result<Item> {
     Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
 }
 
-fn changed_meanwhile<T: Revised>() -> Error {
+fn changed_meanwhile<T: Versioned>() -> Error {
     let detail = format!("The {} was changed at the same moment. Read it again, then repeat.", T::NAME);
     Error::Conflict { detail, reason: None }
 }
@@ -238,7 +238,7 @@ fn from_item<T: DeserializeOwned>(item: Item) -> Result<T> {
 }
 
 /// `Ok(true)` when the write took place, `Ok(false)` when its condition did not hold.
-fn unless_condition_failed<T, E, R>(call: &str, outcome: std::result::Result<T, SdkError<E, R>>) -> Result<bool>
+fn condition_held<T, E, R>(call: &str, outcome: std::result::Result<T, SdkError<E, R>>) -> Result<bool>
 where
     E: ProvideErrorMetadata,
 {

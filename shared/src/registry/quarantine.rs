@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Registry, from_item, tenant_pk, text, to_item, unless_condition_failed};
+use super::{Registry, condition_held, from_item, tenant_pk, text, to_item};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::question::Span,
+    incident::span::Span,
+    tenant::TenantId,
 };
 
 /// One thing that was set aside: a record, or a span of time whose records cannot be had one by one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SetAside {
+pub struct QuarantineEntry {
     /// Names it, and the object in the bucket.
     pub name: String,
     /// Why.
@@ -42,7 +42,7 @@ const PAUSES: [Duration; 5] = [
     Duration::from_hours(24),
 ];
 
-impl SetAside {
+impl QuarantineEntry {
     /// Something to set aside for the first time.
     pub fn new(
         name: String,
@@ -64,7 +64,7 @@ impl SetAside {
     }
 
     /// Notes that it was tried in vain.
-    pub fn tried_in_vain(&mut self, now: Timestamp) {
+    pub fn note_failed_retry(&mut self, now: Timestamp) {
         self.tries += 1;
         self.next_try_at = now + self.pause();
     }
@@ -81,19 +81,22 @@ fn sort_key(name: &str) -> String {
 
 impl Registry {
     /// Notes something new that was set aside; `false` when it is noted already.
-    pub async fn set_aside(&self, tenant: &TenantId, what: &SetAside) -> Result<bool> {
-        let put = self.put_set_aside(tenant, what)?.condition_expression("attribute_not_exists(pk)");
-        unless_condition_failed("dynamodb:PutItem", put.send().await)
+    pub async fn quarantine(&self, tenant: &TenantId, what: &QuarantineEntry) -> Result<bool> {
+        let put = self.put_quarantine_entry(tenant, what)?.condition_expression("attribute_not_exists(pk)");
+        condition_held("dynamodb:PutItem", put.send().await)
     }
 
     /// Writes how something stands that was set aside before.
-    pub async fn update_set_aside(&self, tenant: &TenantId, what: &SetAside) -> Result<()> {
-        self.put_set_aside(tenant, what)?.send().await.map_err(|error| Error::aws("dynamodb:PutItem", &error))?;
+    pub async fn update_quarantine_entry(&self, tenant: &TenantId, what: &QuarantineEntry) -> Result<()> {
+        self.put_quarantine_entry(tenant, what)?
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:PutItem", &error))?;
         Ok(())
     }
 
     /// Forgets something that was set aside.
-    pub async fn take_back(&self, tenant: &TenantId, name: &str) -> Result<()> {
+    pub async fn release_from_quarantine(&self, tenant: &TenantId, name: &str) -> Result<()> {
         self.client
             .delete_item()
             .table_name(&self.table)
@@ -106,7 +109,7 @@ impl Registry {
     }
 
     /// All that is set aside of a tenant.
-    pub async fn all_set_aside(&self, tenant: &TenantId) -> Result<Vec<SetAside>> {
+    pub async fn quarantine_entries(&self, tenant: &TenantId) -> Result<Vec<QuarantineEntry>> {
         let mut all = Vec::new();
         let mut start = None;
         loop {
@@ -132,10 +135,10 @@ impl Registry {
         }
     }
 
-    fn put_set_aside(
+    fn put_quarantine_entry(
         &self,
         tenant: &TenantId,
-        what: &SetAside,
+        what: &QuarantineEntry,
     ) -> Result<aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder> {
         let mut item = to_item(what)?;
         item.insert("pk".into(), text(tenant_pk(tenant)));

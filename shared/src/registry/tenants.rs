@@ -6,11 +6,11 @@ use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Page, Registry, Revised, breaker::is_rest, tenant_pk, text, to_item};
+use super::{Item, Page, Registry, Versioned, breaker::is_rest, tenant_pk, text, to_item};
 use crate::{
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    incidents::Surface,
+    error::{Error, Result},
+    microsoft::IncidentApi,
+    tenant::{Reason, TenantId},
 };
 
 /// How a tenant stands.
@@ -51,7 +51,7 @@ pub struct Tenant {
     /// Why it is not active, where there is a reason.
     pub reason: Option<Reason>,
     /// The surface that its incidents are read from.
-    pub api: Surface,
+    pub api: IncidentApi,
     /// App roles seen in its tokens, of both surfaces.
     pub roles: Vec<String>,
     /// When an administrator consented last.
@@ -146,7 +146,7 @@ impl Registry {
     /// Deletes everything that is kept of a tenant, and tells how many items of which kind; but not its profile, and not
     /// until when Microsoft must not be asked for it, which stays true and expires by itself.
     pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
-        self.keep_pauses(tenant).await?;
+        self.keep_throttling(tenant).await?;
         let mut purged = BTreeMap::new();
         let mut start = None;
         loop {
@@ -193,7 +193,7 @@ impl Registry {
     }
 }
 
-impl Revised for Tenant {
+impl Versioned for Tenant {
     const NAME: &'static str = "tenant";
 
     fn revision(&mut self) -> &mut u64 {

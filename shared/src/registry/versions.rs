@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Item, Registry, tenant_pk, text};
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::version::Known,
+    incident::version::DeliveredVersion,
+    tenant::TenantId,
 };
 
 const IDS_PER_ITEM: u128 = 32;
 
 /// The neighbourhood of an incident id: the ids whose versions lie in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Neighbourhood(u128);
+pub struct VersionBlock(u128);
 
-impl Neighbourhood {
+impl VersionBlock {
     /// Of an incident id, which is 1 to 20 digits.
     pub fn of(incident_id: &str) -> Result<Self> {
         let number: u128 =
@@ -37,12 +37,12 @@ fn attribute(incident_id: &str) -> String {
 
 impl Registry {
     /// What was delivered last of the incidents of a neighbourhood, by incident id.
-    pub async fn known_versions(
+    pub async fn delivered_versions(
         &self,
         tenant: &TenantId,
-        neighbourhood: Neighbourhood,
-    ) -> Result<HashMap<String, Known>> {
-        let item: Option<Item> = self.get_item(&tenant_pk(tenant), &neighbourhood.sort_key()).await?;
+        block: VersionBlock,
+    ) -> Result<HashMap<String, DeliveredVersion>> {
+        let item: Option<Item> = self.get_item(&tenant_pk(tenant), &block.sort_key()).await?;
         let mut known = HashMap::new();
         for (name, value) in item.into_iter().flatten() {
             if let (Some(id), Ok(packed)) = (name.strip_prefix('i'), value.as_s()) {
@@ -54,18 +54,22 @@ impl Registry {
     }
 
     /// Notes what was delivered.
-    pub async fn record_versions(&self, tenant: &TenantId, delivered: &HashMap<String, Known>) -> Result<()> {
-        let mut items: BTreeMap<Neighbourhood, Vec<(&String, &Known)>> = BTreeMap::new();
+    pub async fn record_versions(
+        &self,
+        tenant: &TenantId,
+        delivered: &HashMap<String, DeliveredVersion>,
+    ) -> Result<()> {
+        let mut items: BTreeMap<VersionBlock, Vec<(&String, &DeliveredVersion)>> = BTreeMap::new();
         for (id, known) in delivered {
-            items.entry(Neighbourhood::of(id)?).or_default().push((id, known));
+            items.entry(VersionBlock::of(id)?).or_default().push((id, known));
         }
-        for (neighbourhood, entries) in items {
+        for (block, entries) in items {
             let mut update = self
                 .client
                 .update_item()
                 .table_name(&self.table)
                 .key("pk", text(tenant_pk(tenant)))
-                .key("sk", text(neighbourhood.sort_key()));
+                .key("sk", text(block.sort_key()));
             let mut set = Vec::new();
             for (index, (id, known)) in entries.into_iter().enumerate() {
                 set.push(format!("#i{index} = :i{index}"));

@@ -3,11 +3,11 @@
 use devstack::{CLIENT_ID, Failed, Stack};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use shared::entra::TenantId;
 use shared::error::Error;
-use shared::incidents::Surface;
+use shared::microsoft::IncidentApi;
 use shared::registry::Registry;
 use shared::registry::tenants::{Status, Tenant};
+use shared::tenant::TenantId;
 use sim::{IncidentSeed, Sim, TenantSeed};
 
 /// Writes to the local AWS at a time; more would only wait for each other.
@@ -36,7 +36,7 @@ pub fn seed(sim: &Sim, tenant: &TenantId) {
         tenant_id: tenant_id.clone(),
         ..TenantSeed::default()
     });
-    sim.grant(&tenant_id, CLIENT_ID, &[Surface::Graph.read_role()]);
+    sim.grant(&tenant_id, CLIENT_ID, &[IncidentApi::Graph.read_role()]);
     let now = sim.clock().now();
     for minutes in AGES {
         sim.put_incident(&tenant_id, incident(Some(now - SignedDuration::from_mins(minutes))));
@@ -77,8 +77,8 @@ fn profile(tenant_id: TenantId, now: Timestamp) -> Tenant {
         customer: format!("Customer {tenant_id}"),
         status: Status::Active,
         reason: None,
-        api: Surface::Graph,
-        roles: vec![Surface::Graph.read_role().to_owned()],
+        api: IncidentApi::Graph,
+        roles: vec![IncidentApi::Graph.read_role().to_owned()],
         consented_at: Some(now),
         consented_by: Some(format!("admin@{tenant_id}.example")),
         activated_at: Some(now),

@@ -1,22 +1,17 @@
 //! `tenant-admin`, as callers of its routes see it.
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SystemRandom;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    entra::TenantId,
-    error::Reason,
-    http::Outbound,
     registry::{
         Registry,
         feed::Acquired,
         invitations::{InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
+    tenant::{Reason, TenantId},
 };
 use sim::{Fault, FaultKind, RetryAfter};
 use tenant_admin::{App, Config};
@@ -53,8 +48,7 @@ impl Admin {
             public_base_url: None,
             sweep: SignedDuration::from_hours(7 * 24),
         };
-        let random = Arc::new(SystemRandom::new());
-        let app = App::new(config, &local.aws, Outbound::new().unwrap(), clock.clone(), random);
+        let app = App::new(config, &crate::local::platform(&local.aws, &clock));
         let registry = Registry::new(&local.aws, local.table.clone());
         Self { local, app, registry, clock }
     }

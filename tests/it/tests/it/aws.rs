@@ -25,7 +25,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use shared::http::{Deadline, Outbound, send};
+use shared::http::{Deadline, HttpClient, send};
 
 /// One test's AWS.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub(crate) struct Aws {
 }
 
 struct Shared {
-    outbound: Outbound,
+    outbound: HttpClient,
     kms_key: KeyPair,
     state: Mutex<Values>,
 }
@@ -55,7 +55,7 @@ impl Aws {
     /// A table of its own; no secret yet.
     pub(crate) async fn start() -> Self {
         let shared = Arc::new(Shared {
-            outbound: Outbound::new().unwrap(),
+            outbound: HttpClient::new().unwrap(),
             kms_key: KeyPair::generate(KeySize::Rsa2048).unwrap(),
             state: Mutex::new(Values::default()),
         });

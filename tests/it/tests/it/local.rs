@@ -25,22 +25,23 @@ use devstack::{ACCOUNT_ID, Quiet, REGION};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    config::Microsoft,
-    entra::{
-        TenantId,
-        cloud::{Cloud, Endpoints},
-    },
-    error::Reason,
-    event::Invocation,
-    http::Deadline,
-    incidents::Surface,
+    http::{Deadline, HttpClient},
+    lambda::{event::Invocation, runtime::Platform},
+    microsoft::{Cloud, Endpoints, IncidentApi, Microsoft},
     registry::tenants::{Status, Tenant},
     telemetry::JsonLines,
+    tenant::{Reason, TenantId},
 };
 use sim::{App, Sim, SimOptions, TenantSeed};
 use tokio::sync::OnceCell;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
+
+/// What a function in this process has from outside, with its own clock.
+pub(crate) fn platform(aws: &SdkConfig, clock: &Clock) -> Platform {
+    let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
+    Platform { aws: aws.clone(), http: HttpClient::new().unwrap(), clock: clock.clone(), random }
+}
 
 pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
 pub(crate) const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
@@ -294,7 +295,7 @@ pub(crate) fn customer_s_tenant(tenant_id: TenantId, status: Status, reason: Opt
         customer: "Contoso".into(),
         status,
         reason,
-        api: Surface::Graph,
+        api: IncidentApi::Graph,
         roles: vec![],
         consented_at: None,
         consented_by: None,

@@ -20,10 +20,9 @@ use secret_rotation::{App, Config};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    config::Microsoft,
-    entra::cloud::{Cloud, Endpoints},
-    event::Invocation,
-    http::{Deadline, Outbound, send},
+    http::{Deadline, HttpClient, send},
+    lambda::event::Invocation,
+    microsoft::{Cloud, Endpoints, Microsoft},
 };
 use sim::{App as Registration, Sim, SimOptions, TenantSeed};
 use tokio::sync::Notify;
@@ -36,7 +35,7 @@ const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:app-A
 /// What the function speaks to, each call counted.
 struct Road {
     sim: Sim,
-    outbound: Outbound,
+    outbound: HttpClient,
     calls: Mutex<usize>,
     /// The call that takes effect but is never answered.
     last_call: Mutex<Option<usize>>,
@@ -77,7 +76,7 @@ impl World {
         };
         let road = Arc::new(Road {
             sim,
-            outbound: Outbound::new().unwrap(),
+            outbound: HttpClient::new().unwrap(),
             calls: Mutex::new(0),
             last_call: Mutex::new(last_call),
             reached: Notify::new(),
@@ -106,7 +105,7 @@ impl World {
             rotation_credential_secret_id: "rotator".into(),
             home_tenant: HOME.parse().unwrap(),
         };
-        let app = App::new(config, &aws, Outbound::new().unwrap(), Clock::system());
+        let app = App::new(config, &crate::local::platform(&aws, &Clock::system()));
         Self { road, app }
     }
 

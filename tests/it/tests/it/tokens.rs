@@ -19,18 +19,14 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    config::Microsoft,
-    entra::{
-        TenantId,
-        cloud::{Cloud, Endpoints},
-        secret::Secret,
-        tokens::Tokens,
-    },
-    error::{Error, Reason},
-    event::Invocation,
-    http::{Deadline, Outbound},
-    incidents::{Surface, SurfaceChoice},
+    entra::token_cache::Tokens,
+    error::Error,
+    http::{Deadline, HttpClient},
+    lambda::event::Invocation,
+    microsoft::{Cloud, Endpoints, IncidentApi, IncidentApiSetting, Microsoft},
     registry::{Registry, tenants::Status},
+    tenant::{Reason, TenantId},
+    text::Secret,
 };
 use tracing::Instrument;
 
@@ -178,7 +174,7 @@ impl World {
     }
 
     fn process(&self) -> Tokens {
-        let outbound = Outbound::new().unwrap();
+        let outbound = HttpClient::new().unwrap();
         Tokens::new(&self.microsoft(), outbound, &self.aws.config, self.registry(), self.clock.clone())
     }
 
@@ -200,7 +196,7 @@ fn soon() -> Deadline {
 }
 
 async fn ask(tokens: &Tokens, of: &str) -> Result<String, Error> {
-    tokens.access_token(&tenant(of), Surface::Graph, soon()).await.map(|token| token.expose().to_owned())
+    tokens.access_token(&tenant(of), IncidentApi::Graph, soon()).await.map(|token| token.expose().to_owned())
 }
 
 #[tokio::test]
@@ -243,7 +239,7 @@ async fn a_token_is_kept_for_its_tenant_and_surface_and_renewed_ahead() {
     let first = ask(&tokens, A).await.unwrap();
     assert_eq!(ask(&tokens, A).await.unwrap(), first);
     assert_ne!(ask(&tokens, B).await.unwrap(), first);
-    let defender = tokens.access_token(&tenant(A), Surface::Defender, soon()).await.unwrap();
+    let defender = tokens.access_token(&tenant(A), IncidentApi::Defender, soon()).await.unwrap();
     assert_ne!(defender.expose(), first);
     assert_eq!(defender.roles().unwrap(), ["Incident.Read.All"]);
     assert_eq!(world.entra.count(), 3);
@@ -293,7 +289,7 @@ async fn a_withdrawn_consent_is_noticed_by_whoever_asks_for_a_confirmed_token() 
     let world = World::start().await;
     let tokens = world.process();
     let age = SignedDuration::from_secs(20);
-    let confirmed = || async { tokens.confirmed_access_token(&tenant(A), Surface::Graph, age, soon()).await };
+    let confirmed = || async { tokens.access_token_no_older_than(&tenant(A), IncidentApi::Graph, age, soon()).await };
     let first = confirmed().await.unwrap();
     world.pass(19);
     assert_eq!(confirmed().await.unwrap().expose(), first.expose());
@@ -313,7 +309,7 @@ async fn a_fresh_token_takes_the_place_of_the_old_and_a_forgotten_one_is_gone() 
     let world = World::start().await;
     let tokens = world.process();
     let first = ask(&tokens, A).await.unwrap();
-    let fresh = tokens.fresh_access_token(&tenant(A), Surface::Graph, soon()).await.unwrap();
+    let fresh = tokens.fresh_access_token(&tenant(A), IncidentApi::Graph, soon()).await.unwrap();
     assert_ne!(fresh.expose(), first);
     assert_eq!(ask(&tokens, A).await.unwrap(), fresh.expose());
     tokens.forget(&tenant(A));
@@ -331,7 +327,7 @@ async fn a_throttled_tenant_rests_in_all_functions_and_no_other_does() {
     assert_eq!(ask(&one, A).await, Err(Error::Throttled { until }));
     assert_eq!(ask(&other, A).await, Err(Error::Throttled { until }));
     one.forget(&tenant(A));
-    let fresh = one.fresh_access_token(&tenant(A), Surface::Graph, soon()).await;
+    let fresh = one.fresh_access_token(&tenant(A), IncidentApi::Graph, soon()).await;
     assert_eq!(fresh.unwrap_err(), Error::Throttled { until });
     assert_eq!(world.entra.count(), asked);
     assert!(ask(&one, B).await.is_ok());
@@ -340,7 +336,7 @@ async fn a_throttled_tenant_rests_in_all_functions_and_no_other_does() {
     // Without a time, a minute.
     world.entra.script(B, Script::Answer(503, vec![], String::new()));
     let until = world.clock.now() + SignedDuration::from_secs(60);
-    let fresh = one.fresh_access_token(&tenant(B), Surface::Graph, soon()).await;
+    let fresh = one.fresh_access_token(&tenant(B), IncidentApi::Graph, soon()).await;
     assert_eq!(fresh.unwrap_err(), Error::Throttled { until });
 }
 
@@ -362,7 +358,7 @@ async fn an_opaque_token_with_a_lifetime_in_text_is_taken() {
     let tokens = world.process();
     let body = json!({"token_type": "bearer", "expires_in": "599", "access_token": "opaque"});
     world.entra.script(A, Script::Opaque(body));
-    let token = tokens.access_token(&tenant(A), Surface::Graph, soon()).await.unwrap();
+    let token = tokens.access_token(&tenant(A), IncidentApi::Graph, soon()).await.unwrap();
     assert_eq!((token.roles(), token.expose()), (None, "opaque"));
     assert_eq!(token.expires_at(), world.clock.now() + SignedDuration::from_secs(599));
 }
@@ -386,8 +382,8 @@ async fn a_rotation_under_load_fails_nobody() {
     }
     assert_eq!(world.aws.calls("GetSecretValue"), 2, "read again once for all");
     assert_eq!(
-        world.registry().credential_permit(world.clock.now()).await,
-        Ok(shared::registry::breaker::Permit::Closed)
+        world.registry().breaker_decision(world.clock.now()).await,
+        Ok(shared::registry::breaker::BreakerDecision::Allow)
     );
 }
 
@@ -452,7 +448,7 @@ async fn each_refused_try_is_counted_so_that_the_alarm_lasts() {
     let request_id = format!("refused-{}", world.aws.table);
     for _ in 0..3 {
         let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
-        let outcome = invocation.frame(async { (ask(&tokens, A).await, ask(&tokens, B).await) }).await;
+        let outcome = invocation.in_request_span(async { (ask(&tokens, A).await, ask(&tokens, B).await) }).await;
         assert_eq!(outcome, (Err(Error::CredentialRejected), Err(Error::CredentialRejected)));
         world.pass(61);
     }
@@ -468,7 +464,7 @@ async fn many_callers_find_out_together_that_the_credential_is_refused() {
     let tokens = world.process();
     lines_of("");
     let invocation = Invocation { request_id: "many-callers".into(), deadline: soon() };
-    let outcomes = invocation.frame(futures(&tokens, 50)).await;
+    let outcomes = invocation.in_request_span(futures(&tokens, 50)).await;
     let others: Vec<_> = outcomes.iter().filter(|outcome| **outcome != Err(Error::CredentialRejected)).collect();
     assert!(others.is_empty(), "{others:?}");
     let asked = world.entra.count();
@@ -552,7 +548,7 @@ async fn an_endpoint_that_hangs_costs_no_more_than_the_deadline() {
     let tokens = world.process();
     world.entra.script(A, Script::Hang);
     let begun = tokio::time::Instant::now();
-    let outcome = tokens.access_token(&tenant(A), Surface::Graph, Deadline::within(Duration::from_secs(2))).await;
+    let outcome = tokens.access_token(&tenant(A), IncidentApi::Graph, Deadline::within(Duration::from_secs(2))).await;
     assert_eq!(outcome.unwrap_err(), Error::DeadlineExceeded);
     assert!(begun.elapsed() < Duration::from_secs(3));
     assert!(ask(&tokens, A).await.is_ok());
@@ -606,9 +602,9 @@ mod issuance {
         let config = Config {
             microsoft: world.microsoft(),
             table_name: world.aws.table.clone(),
-            incident_api: SurfaceChoice::Auto,
+            incident_api: IncidentApiSetting::Auto,
         };
-        let app = App::new(config, &world.aws.config, Outbound::new().unwrap(), world.clock.clone());
+        let app = App::new(config, &crate::local::platform(&world.aws.config, &world.clock));
         for (id, status, reason) in
             [(A, Status::Active, None), (B, Status::Paused, Some(Reason::Operator)), (GONE, Status::Offboarded, None)]
         {

@@ -10,7 +10,7 @@ use devstack::Failed;
 use devstack::{Console, Progress as _};
 use serde_json::Value;
 use shared::clock::Clock;
-use shared::entra::TenantId;
+use shared::tenant::TenantId;
 use tokio::time::Instant;
 
 use crate::setting::Setting;

@@ -11,7 +11,7 @@ use devstack::{Console, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::clock::Clock;
-use shared::entra::TenantId;
+use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, RetryAfter, Sim, Surface};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 

@@ -8,7 +8,7 @@ use bench::fleet;
 use devstack::Failed;
 use devstack::{Console, Progress as _};
 use shared::clock::Clock;
-use shared::entra::TenantId;
+use shared::tenant::TenantId;
 
 use crate::setting::Setting;
 

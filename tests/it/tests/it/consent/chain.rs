@@ -1,7 +1,10 @@
 //! The chain from the link to an active tenant, and each of its links broken.
 
 use serde_json::{Value, json};
-use shared::{entra::PERSONAL_ACCOUNTS, error::Reason, registry::tenants::Status};
+use shared::{
+    registry::tenants::Status,
+    tenant::{PERSONAL_ACCOUNTS, Reason},
+};
 use sim::{Decision, Fault, FaultKind, Surface};
 
 use super::world::{ADMIN, BASE, CLERK, CONTOSO, FABRIKAM, World};

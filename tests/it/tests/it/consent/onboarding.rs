@@ -1,6 +1,6 @@
 //! What follows from a consent: pending, active, revived, refused.
 
-use shared::{error::Reason, registry::tenants::Status};
+use shared::{registry::tenants::Status, tenant::Reason};
 use sim::{Decision, Propagation};
 
 use super::world::{ADMIN, BASE, CLERK, CONTOSO, READ, World, id};

@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 use shared::{
     clock::Clock,
     config,
-    entra::TenantId,
-    event::Invocation,
-    http::{Deadline, Outbound},
+    http::Deadline,
+    lambda::event::Invocation,
     registry::{
         Registry,
         invitations::{Invitation, InvitationToken},
         tenants::Tenant,
     },
     telemetry::JsonLines,
+    tenant::TenantId,
 };
 use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
@@ -232,7 +232,7 @@ fn app_with(
         })
     };
     let read = config::load(&lookup, Config::read).unwrap();
-    App::new(read, aws, Outbound::new().unwrap(), clock.clone(), random)
+    App::new(read, &shared::lambda::runtime::Platform { random, ..crate::local::platform(aws, clock) })
 }
 
 /// Hands an app a request as API Gateway does.

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_json::json;
-use shared::{error::Reason, event::Invocation, http::Deadline, incidents::Surface, registry::tenants::Status};
+use shared::{
+    http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status, tenant::Reason,
+};
 use sim::{Fault, FaultKind, RetryAfter};
 
 use super::feed::{Feed, SURFACES, TENANT, grant, tenant};
 use crate::local::lines_of;
 
-fn on(surface: Surface) -> sim::Surface {
+fn on(surface: IncidentApi) -> sim::Surface {
     match surface {
-        Surface::Graph => sim::Surface::Graph,
-        Surface::Defender => sim::Surface::Defender,
+        IncidentApi::Graph => sim::Surface::Graph,
+        IncidentApi::Defender => sim::Surface::Defender,
     }
 }
 
@@ -80,7 +82,7 @@ async fn f4_a_poison_incident_is_set_aside_and_the_others_arrive_in_the_same_run
 
 #[tokio::test]
 async fn f4_alerts_that_cannot_be_read_do_not_keep_their_incident_back() {
-    let feed = Feed::start(Surface::Graph).await;
+    let feed = Feed::start(IncidentApi::Graph).await;
     let ids: Vec<String> = (0..5).map(|number| feed.put(60 + number * 40)).collect();
     feed.local.sim.fault(Fault::poison(TENANT, &ids[2]).expand(true));
     feed.poll().await;
@@ -192,8 +194,8 @@ async fn a_row_that_is_no_record_is_set_aside_until_it_is_one() {
             feed.put(7_200 + number * 300);
         }
         let member = match surface {
-            Surface::Graph => "lastUpdateDateTime",
-            Surface::Defender => "lastUpdateTime",
+            IncidentApi::Graph => "lastUpdateDateTime",
+            IncidentApi::Defender => "lastUpdateTime",
         };
         let nonsense = serde_json::Map::from_iter([(member.to_owned(), "yesterday".into())]);
         let last_update = feed.clock.now() - SignedDuration::from_secs(20_010);
@@ -283,7 +285,7 @@ async fn f6_after_a_429_nobody_asks_before_the_time_named() {
 
 #[tokio::test]
 async fn a_429_in_the_middle_of_a_search_ends_it() {
-    let feed = Feed::start(Surface::Graph).await;
+    let feed = Feed::start(IncidentApi::Graph).await;
     for number in 0..5 {
         feed.put(60 + number * 40);
     }
@@ -318,7 +320,7 @@ async fn f6_a_pause_outlasts_the_tenant_s_offboarding() {
         // A 429 that comes while there is no feed holds, too.
         feed.registry.purge_tenant(&tenant()).await.unwrap();
         let until = feed.clock.now() + SignedDuration::from_secs(600);
-        feed.registry.hold_surface(&tenant(), surface, until).await.unwrap();
+        feed.registry.set_throttled_until(&tenant(), surface, until).await.unwrap();
         assert!(feed.registry.take_call(&tenant(), surface, feed.clock.now()).await.is_err());
         feed.advance(601);
         feed.registry.take_call(&tenant(), surface, feed.clock.now()).await.unwrap();
@@ -327,8 +329,8 @@ async fn f6_a_pause_outlasts_the_tenant_s_offboarding() {
 
 #[tokio::test]
 async fn a_tenant_paused_before_it_was_ever_active_is_examined_on_both_surfaces() {
-    let feed = Feed::start(Surface::Graph).await;
-    feed.local.sim.revoke_roles(TENANT, crate::local::CLIENT_ID, &[Surface::Graph.write_role()]);
+    let feed = Feed::start(IncidentApi::Graph).await;
+    feed.local.sim.revoke_roles(TENANT, crate::local::CLIENT_ID, &[IncidentApi::Graph.write_role()]);
     let never_active = |tenant: &mut shared::registry::tenants::Tenant| {
         (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::RoleMissing));
         (tenant.activated_at, tenant.roles) = (None, Vec::new());
@@ -339,11 +341,14 @@ async fn a_tenant_paused_before_it_was_ever_active_is_examined_on_both_surfaces(
     assert_eq!((feed.tenant().await.status, feed.feed().await.started_at), (Status::Paused, None));
     feed.advance(2 * 24 * 3_600);
     let recent = feed.put(60);
-    let role = Surface::Defender.read_role();
+    let role = IncidentApi::Defender.read_role();
     feed.local.sim.grant(TENANT, crate::local::CLIENT_ID, &[role]);
     feed.poll().await;
     let tenant = feed.tenant().await;
-    assert_eq!((tenant.status, tenant.api, tenant.roles), (Status::Active, Surface::Defender, vec![role.to_owned()]));
+    assert_eq!(
+        (tenant.status, tenant.api, tenant.roles),
+        (Status::Active, IncidentApi::Defender, vec![role.to_owned()])
+    );
     assert_eq!(tenant.activated_at, Some(feed.clock.now()));
     assert_eq!(feed.feed().await.started_at, Some(feed.clock.now() - SignedDuration::from_hours(24)));
     assert!(feed.delivered().await.iter().any(|line| line.told().0 == recent));
@@ -377,7 +382,7 @@ async fn f12_withdrawn_consent_pauses_and_its_return_fills_the_gap() {
 
 #[tokio::test]
 async fn only_a_tenant_that_is_active_is_said_to_lag_and_only_the_pause_is_counted() {
-    let feed = Feed::start(Surface::Graph).await;
+    let feed = Feed::start(IncidentApi::Graph).await;
     let poll = async || {
         let told = lines_of(&feed.local.request_id).len();
         let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();

@@ -8,14 +8,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    entra::TenantId,
-    event::Invocation,
-    http::{Deadline, Outbound},
-    incidents::Surface,
+    http::Deadline,
+    lambda::event::Invocation,
+    microsoft::IncidentApi,
     registry::{
         Registry,
         tenants::{Status, Tenant},
     },
+    tenant::TenantId,
 };
 use sim::IncidentSeed;
 
@@ -24,7 +24,7 @@ use crate::local::{CLIENT_ID, Local, customer_s_tenant, request};
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
 
 /// Both surfaces, for tests that hold on each.
-pub(super) const SURFACES: [Surface; 2] = Surface::ALL;
+pub(super) const SURFACES: [IncidentApi; 2] = IncidentApi::ALL;
 
 /// A tenant that was active for an hour when the test begins.
 pub(super) struct Feed {
@@ -32,7 +32,7 @@ pub(super) struct Feed {
     pub(super) clock: Clock,
     pub(super) app: App,
     pub(super) registry: Registry,
-    pub(super) surface: Surface,
+    pub(super) surface: IncidentApi,
 }
 
 /// A delivered line with the object that it lies in.
@@ -58,11 +58,11 @@ pub(super) fn tenant() -> TenantId {
 }
 
 impl Feed {
-    pub(super) async fn start(surface: Surface) -> Self {
+    pub(super) async fn start(surface: IncidentApi) -> Self {
         Self::start_with(surface, &[]).await
     }
 
-    pub(super) async fn start_with(surface: Surface, variables: &[(&str, &str)]) -> Self {
+    pub(super) async fn start_with(surface: IncidentApi, variables: &[(&str, &str)]) -> Self {
         let local = Local::start().await;
         let role = surface.write_role();
         local.customer(TENANT, "contoso.example", &[role]);
@@ -171,8 +171,8 @@ impl Feed {
 
     pub(super) fn calls(&self) -> usize {
         let surface = match self.surface {
-            Surface::Graph => sim::Surface::Graph,
-            Surface::Defender => sim::Surface::Defender,
+            IncidentApi::Graph => sim::Surface::Graph,
+            IncidentApi::Defender => sim::Surface::Defender,
         };
         self.local.sim.count(surface, TENANT)
     }
@@ -186,7 +186,7 @@ impl Feed {
     }
 }
 
-pub(super) fn active(tenant_id: TenantId, api: Surface) -> Tenant {
+pub(super) fn active(tenant_id: TenantId, api: IncidentApi) -> Tenant {
     Tenant {
         api,
         roles: vec![api.write_role().into()],
@@ -210,7 +210,7 @@ pub(super) fn fetch(local: &Local, clock: &Clock, variables: &[(&str, &str)]) ->
     let lookup =
         |name: &str| variables.iter().chain(&fixed).find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let config = shared::config::load(&lookup, Config::read).unwrap();
-    App::new(config, &local.aws, Outbound::new().unwrap(), clock.clone())
+    App::new(config, &crate::local::platform(&local.aws, clock))
 }
 
 pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> Value {

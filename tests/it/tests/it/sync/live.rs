@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::entra::TenantId;
+use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, Giant, HuntingTable, IncidentSeed, RetryAfter};
 
 use super::feed::{Feed, SURFACES, TENANT, invocation};
@@ -133,10 +133,10 @@ async fn what_is_not_there_or_not_allowed_is_said_so() {
 #[tokio::test]
 async fn the_fleet_is_read_at_once_and_who_fails_is_named() {
     let feed = Feed::start(SURFACES[0]).await;
-    let other: shared::entra::TenantId = "22222222-2222-4333-8444-000000000001".parse().unwrap();
+    let other: shared::tenant::TenantId = "22222222-2222-4333-8444-000000000001".parse().unwrap();
     feed.local.customer(&other.to_string(), "fabrikam.example", &["Incident.Read.All"]);
     feed.registry.create_tenant(&super::feed::active(other, SURFACES[1])).await.unwrap();
-    let broken: shared::entra::TenantId = "33333333-2222-4333-8444-000000000001".parse().unwrap();
+    let broken: shared::tenant::TenantId = "33333333-2222-4333-8444-000000000001".parse().unwrap();
     feed.local.customer(&broken.to_string(), "northwind.example", &[]);
     feed.registry.create_tenant(&super::feed::active(broken, SURFACES[0])).await.unwrap();
     for number in 0..5 {

@@ -14,7 +14,7 @@ mod table;
 use aws::{Spot, Strike};
 use history::{History, How, Profile, Step, What};
 use run::{Bench, Planted};
-use shared::incidents::Surface;
+use shared::microsoft::IncidentApi;
 
 /// Histories of each profile in every run of the tests: two hundred and ten in all; and in the long round: 2,100 in all.
 const FEW: u64 = 70;
@@ -156,7 +156,7 @@ fn a_planted_want_of_a_fence_is_found() {
 }
 
 /// A history that the model has found, or that was thought of while it was made.
-fn assert_holds(profile: Profile, surfaces: &[Surface], steps: &[Step]) {
+fn assert_holds(profile: Profile, surfaces: &[IncidentApi], steps: &[Step]) {
     for surface in surfaces {
         let history = History { surface: *surface, tries: 1, ..History::of(0, profile).with(steps.to_vec()) };
         let wrong = apart(async move |mut bench| bench.judge(&history, None).await).join().unwrap();
@@ -164,7 +164,7 @@ fn assert_holds(profile: Profile, surfaces: &[Surface], steps: &[Step]) {
     }
 }
 
-const BOTH: [Surface; 2] = Surface::ALL;
+const BOTH: [IncidentApi; 2] = IncidentApi::ALL;
 
 fn create(count: usize, ago: i64, apart: i64) -> Step {
     Step::Create { count, ago, nanos: 0, apart, created_apart: 1, alerts: 1, alerts_in: None }
@@ -222,7 +222,7 @@ fn late_arrivals_are_found_where_one_answer_does_not_hold_the_overlap() {
 #[test]
 fn late_arrivals_are_found_after_a_poll_that_was_interrupted() {
     for (surface, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
-        let on = if surface == Surface::Graph { sim::Surface::Graph } else { sim::Surface::Defender };
+        let on = if surface == IncidentApi::Graph { sim::Surface::Graph } else { sim::Surface::Defender };
         let throttle = sim::FaultKind::Throttle { retry_after: sim::RetryAfter::Seconds(60) };
         let fault = sim::Fault::new(throttle).on(on).after(after).times(1);
         let steps = vec![

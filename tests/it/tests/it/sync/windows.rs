@@ -159,7 +159,7 @@ async fn f1_more_rows_than_can_be_told_apart_are_set_aside_with_growing_pauses_a
         }
         let told = feed.delivered().await;
         assert!(told.iter().any(|line| line.told().0 == later), "{surface}: {:?}", feed.feed().await);
-        let aside = feed.registry.all_set_aside(&tenant()).await.unwrap();
+        let aside = feed.registry.quarantine_entries(&tenant()).await.unwrap();
         let aside: Vec<_> = aside.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
         assert_eq!(aside, [("inseparable", true, 2)], "{surface}");
         assert!(feed.feed().await.covered_until.unwrap() > feed.clock.now() - SignedDuration::from_secs(90));
@@ -364,12 +364,12 @@ async fn a_backfill_that_the_budget_does_not_hold_goes_on_until_it_is_done() {
 
 #[tokio::test]
 async fn a_changed_surface_repeats_nothing_and_loses_nothing() {
-    let feed = Feed::start(shared::incidents::Surface::Defender).await;
+    let feed = Feed::start(shared::microsoft::IncidentApi::Defender).await;
     let one = feed.put(60);
     feed.poll().await;
     feed.local.sim.grant(TENANT, crate::local::CLIENT_ID, &["SecurityIncident.Read.All"]);
     let change = |tenant: &mut shared::registry::tenants::Tenant| {
-        tenant.api = shared::incidents::Surface::Graph;
+        tenant.api = shared::microsoft::IncidentApi::Graph;
         Ok(())
     };
     feed.registry.change_tenant(&tenant(), change).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_json::json;
-use shared::registry::budget::Purpose;
+use shared::queue::SyncKind;
 use sim::{Fault, FaultKind};
 
 use super::feed::{Feed, SURFACES, TENANT, active, hand_over, tenant};
@@ -72,11 +72,11 @@ async fn what_somebody_reads_live_while_a_worker_is_at_work_counts_in_one_budget
         let acquired = feed.registry.acquire_lease(&tenant(), now, until).await.unwrap();
         let shared::registry::feed::Acquired::Lease(mut lease) = acquired else { panic!("the lease is free") };
         for _ in 0..5 {
-            lease.take_call(surface, Purpose::Poll, now).unwrap();
+            lease.take_call(surface, SyncKind::Poll, now).unwrap();
             feed.registry.take_call(&tenant(), surface, now).await.unwrap();
         }
         assert!(feed.registry.commit_feed(&mut lease).await.unwrap());
-        lease.take_call(surface, Purpose::Poll, now).unwrap();
+        lease.take_call(surface, SyncKind::Poll, now).unwrap();
         assert!(feed.registry.release_lease(&mut lease).await.unwrap());
         let paid_until = feed.feed().await.budget(surface).paid_until.unwrap();
         assert_eq!(paid_until, now + SignedDuration::from_millis(2_500) * 11, "{surface}");
@@ -141,7 +141,7 @@ async fn f20_an_offboarded_or_paused_tenant_is_left_alone() {
         feed.put(60);
         let change = |tenant: &mut Tenant| {
             tenant.status = status;
-            tenant.reason = (status == Status::Paused).then_some(shared::error::Reason::Operator);
+            tenant.reason = (status == Status::Paused).then_some(shared::tenant::Reason::Operator);
             Ok(())
         };
         feed.registry.change_tenant(&tenant(), change).await.unwrap();
@@ -156,7 +156,7 @@ async fn dispatch_claims_each_tenant_once_in_an_interval() {
     let feed = Feed::start(SURFACES[0]).await;
     for number in 2..40 {
         let other = format!("{number:x}1111111-2222-4333-8444-000000000001");
-        let other: shared::entra::TenantId = other[other.len() - 36..].parse().unwrap();
+        let other: shared::tenant::TenantId = other[other.len() - 36..].parse().unwrap();
         feed.registry.create_tenant(&active(other, SURFACES[0])).await.ok();
         feed.registry.open_feed(&other, feed.clock.now()).await.unwrap();
     }
@@ -166,7 +166,7 @@ async fn dispatch_claims_each_tenant_once_in_an_interval() {
         _ => None,
     };
     let config = shared::config::load(&lookup, incident_dispatch::Config::read).unwrap();
-    let app = incident_dispatch::App::new(config, &feed.local.aws, feed.clock.clone());
+    let app = incident_dispatch::App::new(config, &crate::local::platform(&feed.local.aws, &feed.clock));
     let tick = |kind: &str| app.handle(json!({"kind": kind}), super::feed::invocation(Duration::from_secs(20)));
     let (one, two) = tokio::join!(tick("poll"), tick("poll"));
     let queued = one.unwrap()["queued"].as_u64().unwrap() + two.unwrap()["queued"].as_u64().unwrap();

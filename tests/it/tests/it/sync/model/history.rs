@@ -1,6 +1,6 @@
 //! What happens in one history: made from a seed, all of it before it begins, so that a part of it can be run alone.
 
-use shared::incidents::Surface;
+use shared::microsoft::IncidentApi;
 use sim::{Fault, FaultKind, RetryAfter};
 
 use super::aws::{Spot, Strike};
@@ -20,7 +20,7 @@ pub(super) enum Profile {
 pub(super) struct History {
     pub(super) seed: u64,
     pub(super) profile: Profile,
-    pub(super) surface: Surface,
+    pub(super) surface: IncidentApi,
     /// Whether the AWS SDK tries a request again.
     pub(super) tries: u32,
     /// Which rows come first, and whether ties come in another order each time.
@@ -138,7 +138,7 @@ impl History {
     /// The history of a seed.
     pub(super) fn of(seed: u64, profile: Profile) -> Self {
         let mut chance = Chance::new(seed);
-        let surface = chance.of(&Surface::ALL);
+        let surface = chance.of(&IncidentApi::ALL);
         let page = usize::try_from(surface.largest_page()).unwrap();
         let mut history = Self {
             seed,

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
-use shared::http::{Deadline, Outbound, send};
+use shared::http::{Deadline, HttpClient, send};
 
 /// How a connector asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const PAGE: usize = 5;
 
 #[derive(Clone)]
 struct Relay {
-    outbound: Outbound,
+    outbound: HttpClient,
     target: String,
     asking: Asking,
     /// Called between the first page and the second.
@@ -35,7 +35,7 @@ struct Relay {
 
 /// Where requests for `target` go now.
 pub(super) async fn start(target: String, asking: Asking, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
-    let relay = Relay { outbound: Outbound::new().unwrap(), target, asking, moves };
+    let relay = Relay { outbound: HttpClient::new().unwrap(), target, asking, moves };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| stream.set_nodelay(true).unwrap());

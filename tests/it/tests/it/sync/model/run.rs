@@ -11,7 +11,10 @@ use incident_dispatch::App as Dispatch;
 use incident_fetch::App as Fetch;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use shared::{clock::Clock, entra::TenantId, http::Outbound, incidents::Surface, registry::Registry};
+use shared::{
+    clock::Clock, http::HttpClient, lambda::runtime::Platform, microsoft::IncidentApi, registry::Registry,
+    tenant::TenantId,
+};
 use sim::{App, FaultKind, IncidentSeed, Sim, SimOptions, TenantSeed};
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
     relay::{self, Asking},
 };
 use crate::{
-    local::CLIENT_ID,
+    local::{CLIENT_ID, platform},
     sync::feed::{active, invocation, start_of_test},
 };
 
@@ -43,7 +46,7 @@ pub(super) struct Bench {
     sim: Sim,
     aws: Aws,
     config: SdkConfig,
-    outbound: Outbound,
+    outbound: HttpClient,
     lives: u32,
     runs: u32,
 }
@@ -89,7 +92,7 @@ struct Run<'a> {
     tenant: TenantId,
     id: String,
     clock: Clock,
-    surface: Surface,
+    surface: IncidentApi,
     hosts: [String; 2],
     overlap: &'static str,
     workers: Vec<Worker>,
@@ -118,7 +121,7 @@ impl Bench {
         });
         let aws = Aws::start().await;
         let config = aws.config().await;
-        Self { sim, aws, config, outbound: Outbound::new().unwrap(), lives: 0, runs: 0 }
+        Self { sim, aws, config, outbound: HttpClient::new().unwrap(), lives: 0, runs: 0 }
     }
 
     /// Runs a history to its end; what is wrong with it.
@@ -164,7 +167,7 @@ impl<'a> Run<'a> {
             domain: format!("t{}.example", bench.runs),
             ..TenantSeed::default()
         });
-        sim.grant(&id, CLIENT_ID, &[Surface::Graph.write_role(), Surface::Defender.write_role()]);
+        sim.grant(&id, CLIENT_ID, &[IncidentApi::Graph.write_role(), IncidentApi::Defender.write_role()]);
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
         let asking = match planted {
@@ -237,7 +240,10 @@ impl<'a> Run<'a> {
         ];
         let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();
-        Worker { life, app: Fetch::new(config, &aws, self.bench.outbound.clone(), self.clock.clone()) }
+        Worker {
+            life,
+            app: Fetch::new(config, &Platform { http: self.bench.outbound.clone(), ..platform(&aws, &self.clock) }),
+        }
     }
 
     fn advance(&self, millis: i64) {
@@ -364,8 +370,8 @@ impl<'a> Run<'a> {
 
     async fn switch(&mut self) {
         self.surface = match self.surface {
-            Surface::Graph => Surface::Defender,
-            Surface::Defender => Surface::Graph,
+            IncidentApi::Graph => IncidentApi::Defender,
+            IncidentApi::Defender => IncidentApi::Graph,
         };
         self.switched = true;
         let (_, config) = self.bench.life(1);
@@ -615,7 +621,7 @@ fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
         "SYNC_QUEUE_URL" => Some(QUEUE.to_owned()),
         _ => None,
     };
-    Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), aws, clock.clone())
+    Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), &platform(aws, clock))
 }
 
 async fn hand_over(app: &Fetch, id: &str, body: &str) -> Value {

@@ -4,9 +4,11 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use shared::{
     error::Result,
-    event::{HttpRequest, HttpResponse},
     http::Deadline,
-    launch::tenant_span,
+    lambda::{
+        event::{HttpRequest, HttpResponse},
+        runtime::tenant_span,
+    },
     registry::tenants::{Status, Tenant},
 };
 use tracing::Instrument;
@@ -91,7 +93,7 @@ fn join(page: &mut Part, part: Part, limit: usize) {
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
-    use shared::{entra::TenantId, incidents::record::Record};
+    use shared::{incident::record::Record, tenant::TenantId};
 
     use super::*;
     use crate::live::Position;
@@ -102,7 +104,7 @@ mod tests {
 
     fn position(tenant: TenantId, second: u32) -> Position {
         let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T10:00:{second:02}Z"}}"#);
-        Position::of(tenant, &Record::read(json.as_bytes(), &tenant, true).unwrap())
+        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, true).unwrap())
     }
 
     /// A tenant's part: rows of so many bytes at these seconds, all that there are until one.

@@ -11,19 +11,18 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use super::access_token::AccessToken;
 use super::{
-    TenantId,
-    credential::{AppCredential, Custody, Loaded},
-    endpoint::{Grant, Reply, TokenEndpoint, Tries},
-    secret::Secret,
+    credential::{AppCredential, CredentialCache, CredentialVersions},
+    token_endpoint::{Grant, Retry, TokenEndpoint, TokenResponse},
 };
 use crate::{
     clock::Clock,
-    config::Microsoft,
     error::{Error, Result},
-    http::{Deadline, Outbound},
-    incidents::Surface,
-    registry::{Registry, breaker::Permit},
+    http::{Deadline, HttpClient},
+    microsoft::{IncidentApi, Microsoft},
+    registry::{Registry, breaker::BreakerDecision},
     telemetry,
+    tenant::TenantId,
+    text::Secret,
 };
 
 /// The most tokens that are kept; one is some kilobytes.
@@ -49,10 +48,10 @@ pub struct Tokens {
 
 struct Inner {
     endpoint: TokenEndpoint,
-    custody: Custody,
+    custody: CredentialCache,
     registry: Registry,
     clock: Clock,
-    slots: Mutex<HashMap<(TenantId, Surface), Arc<Slot>>>,
+    slots: Mutex<HashMap<(TenantId, IncidentApi), Arc<Slot>>>,
     /// Held by the one request that finds out which version of the credential Entra takes.
     finding_out: tokio::sync::Mutex<()>,
 }
@@ -77,7 +76,7 @@ struct State {
 
 /// How good a token has to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Want {
+enum Freshness {
     Cached,
     YoungerThan(SignedDuration),
     Fresh,
@@ -87,14 +86,14 @@ impl Tokens {
     /// Speaks to the login host of `microsoft` with the credential that its secret holds.
     pub fn new(
         microsoft: &Microsoft,
-        outbound: Outbound,
+        outbound: HttpClient,
         aws: &aws_config::SdkConfig,
         registry: Registry,
         clock: Clock,
     ) -> Self {
         let inner = Inner {
             endpoint: TokenEndpoint::new(microsoft, outbound, aws, clock.clone()),
-            custody: Custody::new(aws, microsoft.app_credential_secret_id.clone(), clock.clone()),
+            custody: CredentialCache::new(aws, microsoft.app_credential_secret_id.clone(), clock.clone()),
             registry,
             clock,
             slots: Mutex::new(HashMap::new()),
@@ -108,33 +107,33 @@ impl Tokens {
     pub async fn access_token(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::Cached, deadline).boxed().await
+        self.inner.get_or_request(tenant, api, Freshness::Cached, deadline).boxed().await
     }
 
     /// A token that Entra issued after this call began. It takes the place of the cached one.
     pub async fn fresh_access_token(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::Fresh, deadline).boxed().await
+        self.inner.get_or_request(tenant, api, Freshness::Fresh, deadline).boxed().await
     }
 
     /// A token that Entra issued at most `age` ago. A token that was issued outlives the consent that it rests on; this is
     /// how a withdrawn consent is noticed before the token's end. Where Entra refuses, the older token is dropped and the
     /// refusal returned; where Entra cannot be asked, the older token will do while it lives.
-    pub async fn confirmed_access_token(
+    pub async fn access_token_no_older_than(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         age: SignedDuration,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
-        self.inner.obtain(tenant, surface, Want::YoungerThan(age), deadline).boxed().await
+        self.inner.get_or_request(tenant, api, Freshness::YoungerThan(age), deadline).boxed().await
     }
 
     /// Drops what is cached of a tenant: after a refusal by an API, a change of roles, an offboarding.
@@ -167,23 +166,23 @@ impl Tokens {
 }
 
 impl Inner {
-    async fn obtain(
+    async fn get_or_request(
         &self,
         tenant: &TenantId,
-        surface: Surface,
-        want: Want,
+        api: IncidentApi,
+        want: Freshness,
         deadline: Deadline,
     ) -> Result<Arc<AccessToken>> {
         let loaded = self.custody.loaded(deadline).await?;
-        let slot = self.slot(tenant, surface, loaded.current.version());
+        let slot = self.slot(tenant, api, loaded.current.version());
         let now = self.clock.now();
         let arrival = slot.state().clone();
-        let kept = arrival.token.clone().filter(|token| want != Want::Fresh && token.lives(now));
+        let kept = arrival.token.clone().filter(|token| want != Freshness::Fresh && token.is_usable(now));
         if let Some(token) = &kept {
             let good = match want {
-                Want::Cached => true,
-                Want::YoungerThan(age) => token.is_younger_than(age, now),
-                Want::Fresh => false,
+                Freshness::Cached => true,
+                Freshness::YoungerThan(age) => token.is_younger_than(age, now),
+                Freshness::Fresh => false,
             };
             if good && token.is_fresh(now) || arrival.quiet_until.is_some_and(|until| now < until) {
                 return Ok(token.clone());
@@ -199,7 +198,7 @@ impl Inner {
         }
         let number = slot.begin();
         let allowed = if kept.is_some() { deadline.at_most(RENEWAL) } else { deadline };
-        let outcome = self.fetch(tenant, surface, loaded, allowed).await.map(Arc::new);
+        let outcome = self.fetch(tenant, api, loaded, allowed).await.map(Arc::new);
         let mut state = slot.state();
         match (&outcome, kept) {
             (Ok(token), _) => state.token = Some(token.clone()),
@@ -223,12 +222,12 @@ impl Inner {
         outcome
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<(TenantId, Surface), Arc<Slot>>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<(TenantId, IncidentApi), Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, tenant: &TenantId, surface: Surface, version: &str) -> Arc<Slot> {
-        let key = (*tenant, surface);
+    fn slot(&self, tenant: &TenantId, api: IncidentApi, version: &str) -> Arc<Slot> {
+        let key = (*tenant, api);
         let mut slots = self.slots();
         if let Some(slot) = slots.get(&key).filter(|slot| slot.version == version) {
             return slot.clone();
@@ -255,17 +254,17 @@ impl Inner {
     async fn fetch(
         &self,
         tenant: &TenantId,
-        surface: Surface,
-        loaded: Arc<Loaded>,
+        api: IncidentApi,
+        loaded: Arc<CredentialVersions>,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        if let Some(until) = self.registry.token_rest(tenant, surface, self.clock.now()).await? {
+        if let Some(until) = self.registry.tokens_throttled_until(tenant, api, self.clock.now()).await? {
             return Err(Error::Throttled { until });
         }
-        match self.ask(&Grant::ClientCredentials { tenant, surface }, loaded, deadline).await {
-            Ok((reply, credential)) => self.endpoint.accept(reply, tenant, surface, &credential),
+        match self.ask(&Grant::ClientCredentials { tenant, api }, loaded, deadline).await {
+            Ok((reply, credential)) => self.endpoint.validate(reply, tenant, api, &credential),
             Err(Error::Throttled { until }) => {
-                self.registry.rest_tokens(tenant, surface, until).await?;
+                self.registry.set_tokens_throttled_until(tenant, api, until).await?;
                 Err(Error::Throttled { until })
             }
             Err(error) => Err(error),
@@ -276,14 +275,14 @@ impl Inner {
     async fn ask(
         &self,
         grant: &Grant<'_>,
-        loaded: Arc<Loaded>,
+        loaded: Arc<CredentialVersions>,
         deadline: Deadline,
-    ) -> Result<(Reply, Arc<AppCredential>)> {
-        match self.registry.credential_permit(self.clock.now()).await? {
-            Permit::Open => Err(Error::CredentialRejected),
-            Permit::Probe => {
+    ) -> Result<(TokenResponse, Arc<AppCredential>)> {
+        match self.registry.breaker_decision(self.clock.now()).await? {
+            BreakerDecision::Reject => Err(Error::CredentialRejected),
+            BreakerDecision::Probe => {
                 let credential = self.custody.reloaded(&loaded, deadline).await?.current.clone();
-                let asked = self.endpoint.ask(grant, &credential, Tries::One, deadline).await;
+                let asked = self.endpoint.ask(grant, &credential, Retry::Never, deadline).await;
                 if matches!(asked, Err(Error::CredentialRejected)) {
                     // Each minute anew, so that the alarm lasts as long as the outage.
                     telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
@@ -299,11 +298,13 @@ impl Inner {
                 }
                 Ok((reply, credential))
             }
-            Permit::Closed => {
-                let likely = loaded.likely();
-                match self.endpoint.ask(grant, &likely, Tries::Two, deadline).await {
-                    Err(Error::CredentialRejected) => self.ask_with_others(grant, loaded, likely, deadline).await,
-                    outcome => outcome.map(|reply| (reply, likely)),
+            BreakerDecision::Allow => {
+                let preferred = loaded.preferred();
+                match self.endpoint.ask(grant, &preferred, Retry::Once, deadline).await {
+                    Err(Error::CredentialRejected) => {
+                        self.retry_with_other_versions(grant, loaded, preferred, deadline).await
+                    }
+                    outcome => outcome.map(|reply| (reply, preferred)),
                 }
             }
         }
@@ -311,13 +312,13 @@ impl Inner {
 
     /// Entra refused one version. Tries what the secret holds now, then the version before, and at last opens the breaker.
     /// One request finds out for all others of this process.
-    async fn ask_with_others(
+    async fn retry_with_other_versions(
         &self,
         grant: &Grant<'_>,
-        loaded: Arc<Loaded>,
+        loaded: Arc<CredentialVersions>,
         refused: Arc<AppCredential>,
         deadline: Deadline,
-    ) -> Result<(Reply, Arc<AppCredential>)> {
+    ) -> Result<(TokenResponse, Arc<AppCredential>)> {
         let mut refused = vec![refused];
         let is_new = |credential: &Arc<AppCredential>, refused: &[Arc<AppCredential>]| {
             refused.iter().all(|other| other.version() != credential.version())
@@ -325,14 +326,14 @@ impl Inner {
         let found_out = deadline.run(async { Ok(self.finding_out.lock().await) }).await?;
         self.registry.require_closed_breaker().await?;
         let loaded = self.custody.reloaded(&loaded, deadline).await?;
-        let likely = loaded.likely();
+        let preferred = loaded.preferred();
         let mut finding_out = Some(found_out);
-        if is_new(&likely, &refused) {
+        if is_new(&preferred, &refused) {
             // Either a new version, or one that another request found to work: no reason to stand in line.
             finding_out = None;
-            match self.endpoint.ask(grant, &likely, Tries::Two, deadline).await {
-                Err(Error::CredentialRejected) => refused.push(likely),
-                outcome => return outcome.map(|reply| (reply, likely)),
+            match self.endpoint.ask(grant, &preferred, Retry::Once, deadline).await {
+                Err(Error::CredentialRejected) => refused.push(preferred),
+                outcome => return outcome.map(|reply| (reply, preferred)),
             }
         }
         if finding_out.is_none() {
@@ -344,7 +345,7 @@ impl Inner {
             if !is_new(&credential, &refused) {
                 continue;
             }
-            match self.endpoint.ask(grant, &credential, Tries::Two, deadline).await {
+            match self.endpoint.ask(grant, &credential, Retry::Once, deadline).await {
                 Err(Error::CredentialRejected) => refused.push(credential),
                 Ok(reply) => {
                     if previous.as_ref().is_some_and(|previous| previous.version() == credential.version()) {
@@ -383,11 +384,11 @@ impl Slot {
     }
 
     /// What another request led to since `arrival`; for a fresh token it must also have begun since then.
-    fn outcome_since(&self, arrival: &State, want: Want) -> Option<Result<Arc<AccessToken>>> {
+    fn outcome_since(&self, arrival: &State, want: Freshness) -> Option<Result<Arc<AccessToken>>> {
         let (number, outcome) = self.state().ended.clone()?;
         let since = match want {
-            Want::Fresh => arrival.begun,
-            Want::Cached | Want::YoungerThan(_) => arrival.ended.as_ref().map_or(0, |(number, _)| *number),
+            Freshness::Fresh => arrival.begun,
+            Freshness::Cached | Freshness::YoungerThan(_) => arrival.ended.as_ref().map_or(0, |(number, _)| *number),
         };
         (number > since).then_some(outcome)
     }

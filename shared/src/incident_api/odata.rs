@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::Result;
 
 /// The largest row that is taken in.
-pub(super) const LARGEST_ROW: usize = 32 << 20;
+pub(super) const MAX_ROW_BYTES: usize = 32 << 20;
 
 /// The most that may stand around the rows.
 const LARGEST_ENVELOPE: usize = 64 << 10;
@@ -18,7 +18,7 @@ pub struct NotACollection;
 
 /// What stands around the rows.
 #[derive(Debug, Default, Deserialize)]
-pub struct Envelope {
+pub struct ODataEnvelope {
     /// Where the collection goes on, if it does.
     #[serde(rename = "@odata.nextLink")]
     pub next_link: Option<String>,
@@ -28,7 +28,7 @@ pub struct Envelope {
 /// Takes an answer apart into its rows and its envelope.
 #[expect(clippy::struct_excessive_bools, reason = "the marks of a scanner, each of its own")]
 #[derive(Debug, Default)]
-pub struct Rows {
+pub struct ODataReader {
     envelope: Vec<u8>,
     row: Vec<u8>,
     complete: VecDeque<Vec<u8>>,
@@ -42,13 +42,13 @@ pub struct Rows {
     in_row: bool,
 }
 
-impl Rows {
+impl ODataReader {
     /// Takes in the next piece of the answer.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotACollection> {
         for &byte in bytes {
             self.push_byte(byte);
         }
-        if self.row.len() > LARGEST_ROW || self.envelope.len() > LARGEST_ENVELOPE {
+        if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > LARGEST_ENVELOPE {
             return Err(NotACollection);
         }
         Ok(())
@@ -60,11 +60,11 @@ impl Rows {
     }
 
     /// What stood around the rows, at the end of the answer.
-    pub fn finish(self) -> Result<Envelope, NotACollection> {
+    pub fn finish(self) -> Result<ODataEnvelope, NotACollection> {
         if self.depth != 0 || self.in_string {
             return Err(NotACollection);
         }
-        let envelope: Envelope = serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)?;
+        let envelope: ODataEnvelope = serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)?;
         if envelope.value.is_some() { Ok(envelope) } else { Err(NotACollection) }
     }
 
@@ -138,10 +138,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::damage::damaged;
+    use crate::testing::damaged;
 
-    fn read(answer: &str, piece: usize) -> Result<(Vec<Value>, Envelope), NotACollection> {
-        let mut rows = Rows::default();
+    fn read(answer: &str, piece: usize) -> Result<(Vec<Value>, ODataEnvelope), NotACollection> {
+        let mut rows = ODataReader::default();
         let mut found = Vec::new();
         for bytes in answer.as_bytes().chunks(piece) {
             rows.push(bytes)?;
@@ -210,7 +210,7 @@ mod tests {
             answer in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
             piece in 1_usize..40,
         ) {
-            let mut rows = Rows::default();
+            let mut rows = ODataReader::default();
             let mut found = Vec::new();
             let taken = answer.chunks(piece).try_for_each(|bytes| {
                 rows.push(bytes)?;

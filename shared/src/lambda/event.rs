@@ -26,14 +26,14 @@ pub struct Invocation {
 
 /// A failed direct call: becomes a Lambda error whose `errorType` is the interface's code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct InvocationError {
     /// The interface's code.
     pub code: &'static str,
     /// What a caller may read.
     pub detail: String,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for InvocationError {
     fn from(error: Error) -> Self {
         Self { code: error.code().0, detail: error.detail() }
     }
@@ -88,7 +88,7 @@ pub struct Caller {
 
 impl Event {
     /// Tells the kinds apart by their own marks, never by trying one after the other.
-    pub fn recognise(event: Value) -> Self {
+    pub fn parse(event: Value) -> Self {
         if event.get("requestContext").is_some_and(|context| context.get("http").is_some()) {
             return Self::Http(HttpRequest::from_event(&event));
         }
@@ -187,28 +187,6 @@ impl HttpRequest {
     }
 }
 
-/// A JSON object as what it stands for. An array is none, though a derived `Deserialize` would take its elements for the
-/// members of a struct in their order.
-pub fn object<T: DeserializeOwned>(value: Value) -> Option<T> {
-    if value.is_object() { serde_json::from_value(value).ok() } else { None }
-}
-
-/// A time as this API writes it: RFC 3339, in UTC with `Z`.
-pub fn instant(text: &str) -> Option<Timestamp> {
-    let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;
-    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    let in_form = whole.bytes().enumerate().all(|(at, byte)| match marks.iter().find(|(place, _)| *place == at) {
-        Some((_, mark)) => byte == *mark,
-        None => byte.is_ascii_digit(),
-    });
-    let fraction = rest.strip_suffix('Z')?;
-    let fraction_in_form = fraction.is_empty()
-        || fraction
-            .strip_prefix('.')
-            .is_some_and(|digits| (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
-    if in_form && fraction_in_form { text.parse().ok() } else { None }
-}
-
 /// How many things a page of a list is to hold: 50 where `text` is none.
 pub fn page_limit(text: Option<&str>) -> Result<u32> {
     let Some(text) = text else { return Ok(50) };
@@ -273,10 +251,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::damage::damaged;
+    use crate::testing::damaged;
 
     fn http(event: Value) -> HttpRequest {
-        match Event::recognise(event) {
+        match Event::parse(event) {
             Event::Http(request) => request,
             _ => panic!("not recognised as HTTP"),
         }
@@ -325,7 +303,7 @@ mod tests {
     #[test]
     fn a_record_without_a_text_body_stays_a_message_of_its_own() {
         let Event::Queue(messages) =
-            Event::recognise(json!({"Records": [{"messageId": "1", "body": 5}, {"messageId": "2", "body": "{}"}, 7]}))
+            Event::parse(json!({"Records": [{"messageId": "1", "body": 5}, {"messageId": "2", "body": "{}"}, 7]}))
         else {
             panic!("not recognised as a queue's batch")
         };
@@ -339,7 +317,7 @@ mod tests {
             event in damaged(r#"{"requestContext":{"http":{"method":"POST","path":"/x"},"stage":"$default","requestId":"r","authorizer":{"iam":{"userArn":"arn"}}},"rawPath":"/tenants/%C3%BC/token","rawQueryString":"a=1&b=%20","headers":{"Cookie":"a=b"},"cookies":["__Host-a=b"],"body":"eyJhIjoxfQ==","isBase64Encoded":true,"Records":[{"messageId":"m","body":"{}"}]}"#),
         ) {
             let Ok(event) = serde_json::from_slice::<Value>(&event) else { return Ok(()) };
-            if let Event::Http(request) = Event::recognise(event) {
+            if let Event::Http(request) = Event::parse(event) {
                 let _ = (request.segments().len(), request.caller().is_ok(), request.cookie("__Host-a").is_some());
                 let _ = (request.parameters(&["a", "b"]).is_ok(), request.json::<BTreeMap<String, u32>>("x").is_ok());
             }

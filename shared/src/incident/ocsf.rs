@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer, de::Visitor};
 use serde_json::{Map, Number, Value, json, value::RawValue};
 
 use crate::{
-    entra::TenantId,
     error::{Error, Result},
-    incidents::{
-        Surface,
+    incident::{
         record::{Record, State, snake_case, time},
         version::Change,
     },
+    microsoft::IncidentApi,
+    tenant::TenantId,
 };
 
 const SCHEMA_VERSION: &str = "1.7.0";
@@ -37,7 +37,7 @@ pub struct Finding<'a> {
     /// Whose incident it is: `metadata.tenant_uid`.
     pub tenant_id: &'a TenantId,
     /// Where it was read: the tag `api`.
-    pub surface: Surface,
+    pub api: IncidentApi,
     /// The incident.
     pub record: &'a Record,
     /// How it differs from the version before: the tag `change`. None where it is read live; `activity_id` then says what
@@ -128,7 +128,7 @@ pub fn incident_finding(finding: &Finding<'_>) -> Result<Value> {
 /// Where the event comes from. `correlation_uid` is the same for all versions of one incident.
 fn metadata(finding: &Finding<'_>, sent: &mut Map<String, Value>) -> Value {
     let record = finding.record;
-    let mut tags = vec![json!({"name": "api", "value": finding.surface})];
+    let mut tags = vec![json!({"name": "api", "value": finding.api})];
     tags.extend(finding.change.map(|change| json!({"name": "change", "value": change})));
     for mapped in ["id", "incidentId", "tenantId"] {
         sent.remove(mapped);
@@ -477,11 +477,11 @@ mod tests {
         "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
     }
 
-    fn event(json: &str, surface: Surface, change: Option<Change>) -> Value {
-        let record = Record::read(json.as_bytes(), &tenant(), true).unwrap();
+    fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
+        let record = Record::parse(json.as_bytes(), &tenant(), true).unwrap();
         let finding = Finding {
             tenant_id: &tenant(),
-            surface,
+            api,
             record: &record,
             change,
             key: "the/key",
@@ -495,7 +495,7 @@ mod tests {
     /// An event of a record with these members.
     fn with(members: &str, change: Option<Change>) -> Value {
         let json = format!(r#"{{"id":"7","lastUpdateDateTime":"2026-01-01T00:00:00Z",{members}}}"#);
-        event(&json, Surface::Graph, change)
+        event(&json, IncidentApi::Graph, change)
     }
 
     /// What OCSF 1.7.0 requires of the class and of the objects that are used, and which types it wants.
@@ -551,7 +551,7 @@ mod tests {
     #[test]
     fn an_incident_of_graph() {
         assert_eq!(
-            event(GRAPH, Surface::Graph, Some(Change::Reopened)),
+            event(GRAPH, IncidentApi::Graph, Some(Change::Reopened)),
             serde_json::from_str::<Value>(
                 r##"{
                 "activity_id": 2, "activity_name": "Update", "category_name": "Findings", "category_uid": 2,
@@ -621,7 +621,7 @@ mod tests {
     #[test]
     fn an_incident_of_defender() {
         assert_eq!(
-            event(DEFENDER, Surface::Defender, Some(Change::Merged)),
+            event(DEFENDER, IncidentApi::Defender, Some(Change::Merged)),
             serde_json::from_str::<Value>(
                 r#"{
                 "activity_id": 2, "activity_name": "Update", "category_name": "Findings", "category_uid": 2,

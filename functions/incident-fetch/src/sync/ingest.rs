@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RECHECK_AFTER, Worker, is_transient};
-use crate::{
+use shared::{
     error::{Error, Result},
-    incidents::{
-        question::Question,
+    incident::{
         record::{Record, Unreadable},
-        version::{Change, Known, Verdict, judge},
+        version::{Change, DeliveredVersion, VersionComparison, compare},
     },
-    registry::{feed::Recheck, tenants::Status, versions::Neighbourhood},
+    incident_api::query::IncidentQuery,
+    registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
 /// Compressed bytes after which a batch is written although more is to come.
@@ -28,21 +28,21 @@ const MOST_FAILED_RECHECKS: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// Rows that came.
-    pub rows: u32,
+    pub(crate) rows: u32,
     /// Whether there is more than that.
-    pub more: bool,
+    pub(crate) more: bool,
     /// When Microsoft answered.
-    pub date: Option<Timestamp>,
+    pub(crate) date: Option<Timestamp>,
     /// The readable rows.
-    pub shown: Vec<Shown>,
+    pub(crate) shown: Vec<Shown>,
 }
 
 /// A row, as far as cutting spans needs it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shown {
-    pub last_updated: Timestamp,
-    pub created: Option<Timestamp>,
-    pub incident_id: String,
+    pub(crate) last_updated: Timestamp,
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) incident_id: String,
 }
 
 impl Reading {
@@ -53,14 +53,14 @@ impl Reading {
 
 impl Worker<'_> {
     /// Asks once and takes what comes. Rows that came before a failure are taken, too; `reading` tells of them.
-    pub(super) async fn read(&mut self, question: &Question, reading: &mut Reading) -> Result<()> {
+    pub(super) async fn read(&mut self, question: &IncidentQuery, reading: &mut Reading) -> Result<()> {
         self.take_call().await?;
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.surface, question, self.deadline).await;
+        let listing = self.sync.incidents.list(&tenant, self.api, question, self.deadline).await;
         let mut listing = self.heed(listing)?;
         while let Some(row) = listing.next().await? {
             reading.rows += 1;
-            match Record::read(&row, &tenant, question.alerts) {
+            match Record::parse(&row, &tenant, question.alerts) {
                 Ok(record) => {
                     reading.shown.push(Shown {
                         last_updated: record.last_updated,
@@ -69,7 +69,7 @@ impl Worker<'_> {
                     });
                     self.take(&record).await?;
                 }
-                Err(why) => self.set_row_aside(&row, why, question).await?,
+                Err(why) => self.quarantine_row(&row, why, question).await?,
             }
             if self.batch.size() > LARGEST_BATCH {
                 self.flush().await?;
@@ -93,24 +93,24 @@ impl Worker<'_> {
     }
 
     /// Whether a list ends after `rows` rows, whatever a next link says, which is never followed: it may lead anywhere.
-    async fn nothing_after(&mut self, question: &Question, rows: u32) -> Result<bool> {
+    async fn nothing_after(&mut self, question: &IncidentQuery, rows: u32) -> Result<bool> {
         self.take_call().await?;
-        let question = Question { top: 1, skip: question.skip + rows, alerts: false, ..question.clone() };
+        let question = IncidentQuery { top: 1, skip: question.skip + rows, alerts: false, ..question.clone() };
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await;
+        let listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await;
         Ok(self.heed(listing)?.next().await?.is_none())
     }
 
     /// Keeps a pause that Microsoft asks for, for the rest of this run, too.
     pub(super) fn heed<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(Error::Throttled { until }) = &outcome {
-            self.lease.feed.hold(self.surface, *until);
+            self.lease.feed.set_throttled_until(self.api, *until);
         }
         outcome
     }
 
     /// Whether an answer holds all of what was asked for.
-    pub(super) fn is_whole(&self, reading: &Reading, question: &Question) -> bool {
+    pub(super) fn is_whole(&self, reading: &Reading, question: &IncidentQuery) -> bool {
         !reading.more && reading.rows < question.top.min(self.cap)
     }
 
@@ -118,30 +118,30 @@ impl Worker<'_> {
     pub(super) async fn take(&mut self, record: &Record) -> Result<()> {
         self.tally.checked += 1;
         let known = self.known(&record.incident_id).await?.cloned();
-        let surface = self.surface;
-        match judge(known.as_ref(), record, surface) {
-            Verdict::New { change, ordinal } => {
+        let api = self.api;
+        match compare(known.as_ref(), record, api) {
+            VersionComparison::New { change, ordinal } => {
                 // One incident in one batch twice: the first version's object must be there before the second is told.
                 if self.batch.versions.contains_key(&record.incident_id) {
                     self.flush().await?;
                 }
                 let fetched_at = self.sync.clock.now();
-                self.batch.add(&self.tenant.tenant_id, surface, record, (change, ordinal), fetched_at)?;
+                self.batch.add(&self.tenant.tenant_id, api, record, (change, ordinal), fetched_at)?;
                 self.created += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_AFTER);
                 }
-                self.know(&record.incident_id, Known::of(record, ordinal, surface))
+                self.know(&record.incident_id, DeliveredVersion::of(record, ordinal, api))
             }
-            Verdict::SameElsewhere => {
+            VersionComparison::SameOnOtherApi => {
                 let before = known.as_ref().filter(|known| known.last_updated == record.last_updated);
-                let noted = Known::of(record, before.map_or(1, |known| known.ordinal), surface);
+                let noted = DeliveredVersion::of(record, before.map_or(1, |known| known.ordinal), api);
                 let delivered = HashMap::from([(record.incident_id.clone(), noted.clone())]);
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &delivered).await?;
                 self.know(&record.incident_id, noted)
             }
-            Verdict::Same => Ok(()),
-            Verdict::Stale => {
+            VersionComparison::Same => Ok(()),
+            VersionComparison::Stale => {
                 self.tally.stale += 1;
                 Ok(())
             }
@@ -149,18 +149,18 @@ impl Worker<'_> {
     }
 
     /// What was delivered last of an incident, in this batch or before.
-    pub(super) async fn known(&mut self, incident_id: &str) -> Result<Option<&Known>> {
-        let neighbourhood = Neighbourhood::of(incident_id)?;
-        if !self.known.contains_key(&neighbourhood) {
-            let known = self.sync.registry.known_versions(&self.tenant.tenant_id, neighbourhood).await?;
-            self.known.insert(neighbourhood, known);
+    pub(super) async fn known(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
+        let block = VersionBlock::of(incident_id)?;
+        if !self.known.contains_key(&block) {
+            let known = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
+            self.known.insert(block, known);
         }
-        Ok(self.known.get(&neighbourhood).and_then(|known| known.get(incident_id)))
+        Ok(self.known.get(&block).and_then(|known| known.get(incident_id)))
     }
 
-    fn know(&mut self, incident_id: &str, version: Known) -> Result<()> {
-        let neighbourhood = Neighbourhood::of(incident_id)?;
-        self.known.entry(neighbourhood).or_default().insert(incident_id.to_owned(), version);
+    fn know(&mut self, incident_id: &str, version: DeliveredVersion) -> Result<()> {
+        let block = VersionBlock::of(incident_id)?;
+        self.known.entry(block).or_default().insert(incident_id.to_owned(), version);
         Ok(())
     }
 
@@ -235,9 +235,9 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: bool) -> Result<Record> {
         self.take_call().await?;
         let tenant = self.tenant.tenant_id;
-        let raw = self.sync.incidents.one(&tenant, self.surface, incident_id, alerts, self.deadline).await;
+        let raw = self.sync.incidents.one(&tenant, self.api, incident_id, alerts, self.deadline).await;
         let raw = self.heed(raw)?;
-        let record = Record::read(&raw, &tenant, alerts)
+        let record = Record::parse(&raw, &tenant, alerts)
             .map_err(|_: Unreadable| Error::Upstream { status: 200, call: "one incident" })?;
         if record.incident_id != incident_id {
             return Err(Error::Upstream { status: 200, call: "one incident" });

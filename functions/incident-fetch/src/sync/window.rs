@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::question::Span;
+use shared::incident::span::Span;
 
 /// How full an answer should be: room is left for what changes meanwhile.
 const FULLNESS: f64 = 0.7;
@@ -11,19 +11,19 @@ const FULLNESS: f64 = 0.7;
 const CLUMP: i64 = 2;
 
 /// An instant's whole second.
-pub fn floor(instant: Timestamp) -> Timestamp {
+pub(crate) fn floor(instant: Timestamp) -> Timestamp {
     Timestamp::from_second(instant.as_second() - i64::from(instant.subsec_nanosecond() < 0)).unwrap_or(instant)
 }
 
 /// The whole second at an instant or after it.
-pub fn ceil(instant: Timestamp) -> Timestamp {
+pub(crate) fn ceil(instant: Timestamp) -> Timestamp {
     let floor = floor(instant);
     if floor == instant { floor } else { floor + SignedDuration::from_secs(1) }
 }
 
 /// The next span to ask for: from `at`, as wide as `width`, to `end` at most. It has no end where `end` is none and the
 /// width reaches into the future. `blocked` spans are left out; `None`: only such ones are left before `end`.
-pub fn next_span(
+pub(crate) fn next_span(
     at: Timestamp,
     width: Option<i64>,
     end: Option<Timestamp>,
@@ -54,7 +54,7 @@ pub fn next_span(
 }
 
 /// How wide the next span may be after an answer that held all of the last one.
-pub fn widened(span: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
+pub(crate) fn widened(span: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
     let length = length(span, now);
     let wanted = f64::from(top) * FULLNESS;
     let factor = (wanted / f64::from(rows.max(1))).clamp(0.5, 8.0);
@@ -63,7 +63,7 @@ pub fn widened(span: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
 
 /// How wide the next span may be after an answer that did not hold all of `span`, from the times of last update that it
 /// showed: always narrower, and never nothing.
-pub fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i64 {
+pub(crate) fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i64 {
     let length = length(span, now);
     let half = (length / 2).max(1);
     let (Some(first), Some(last)) = (shown.iter().min(), shown.iter().max()) else { return half };
@@ -81,7 +81,7 @@ pub fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i6
 }
 
 /// How many seconds a span has, up to `now` where it has no end; at least one.
-pub fn length(span: Span, now: Timestamp) -> i64 {
+pub(crate) fn length(span: Span, now: Timestamp) -> i64 {
     let to = span.to.unwrap_or(now.max(span.from));
     (to.as_second() - span.from.as_second()).max(1)
 }
@@ -94,7 +94,7 @@ fn scaled(length: i64, factor: f64) -> i64 {
 
 /// How far a window that was read completely covers: to its end, but never past five seconds before the moment at which
 /// Microsoft answered, because what is written just then may not be shown yet.
-pub fn reached(span: Span, answered_at: Timestamp) -> Timestamp {
+pub(crate) fn reached(span: Span, answered_at: Timestamp) -> Timestamp {
     let shown = answered_at - SignedDuration::from_secs(5);
     span.to.map_or(shown, |to| to.min(shown))
 }

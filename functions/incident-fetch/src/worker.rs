@@ -1,24 +1,25 @@
 //! The queue's side: one message is work on one tenant.
 
+use crate::{
+    App,
+    sync::{Stop, SyncStats, Worker},
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
-    entra::TenantId,
-    error::{Error, Reason, Result},
-    event::Message,
+    error::{Error, Result},
     http::Deadline,
-    incidents::sync::{Stop, Tally, Worker},
-    queue::{Kind, SyncMessage},
+    lambda::event::Message,
+    queue::{SyncKind, SyncMessage},
     registry::{
         feed::{Acquired, Feed, Lease},
-        jobs::{Job, JobKind, LONGEST_JOB},
+        jobs::{Job, JobKind, MAX_JOB_SPAN},
         tenants::{Status, Tenant},
     },
     telemetry,
+    tenant::{Reason, TenantId},
 };
 use tracing::Instrument;
-
-use crate::App;
 
 /// A lease outlives its invocation's deadline by this much: what the invocation still writes is then surely written.
 const LEASE_MARGIN: SignedDuration = SignedDuration::from_millis(1500);
@@ -72,7 +73,7 @@ impl App {
 
     async fn take_message(&self, message: Message, deadline: Deadline) -> Result<()> {
         let body = message.body.as_deref().unwrap_or_default();
-        let Some(job) = SyncMessage::read(body) else {
+        let Some(job) = SyncMessage::parse(body) else {
             tracing::error!(message_id = message.message_id, outcome = "not_understood", "message failed");
             return Err(Error::InvalidRequest("The message is not understood.".into()));
         };
@@ -90,11 +91,11 @@ impl App {
     async fn work(&self, message: &SyncMessage, message_id: &str, deadline: Deadline) -> Result<()> {
         let Some(tenant) = self.workable(&message.tenant_id, deadline).await? else { return Ok(()) };
         let job_id = match message.kind {
-            Kind::Poll => None,
-            Kind::Backfill => Some(self.open_job(JobKind::Backfill, message, message_id).await?),
+            SyncKind::Poll => None,
+            SyncKind::Backfill => Some(self.open_job(JobKind::Backfill, message, message_id).await?),
             // What cannot be read cannot be compared; the day's sweep comes again tomorrow.
-            Kind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => return Ok(()),
-            Kind::Sweep => Some(self.open_job(JobKind::Sweep, message, message_id).await?),
+            SyncKind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => return Ok(()),
+            SyncKind::Sweep => Some(self.open_job(JobKind::Sweep, message, message_id).await?),
         };
         let now = self.clock.now();
         let left = SignedDuration::try_from(deadline.left()).unwrap_or(SignedDuration::ZERO);
@@ -178,19 +179,19 @@ impl App {
             let now = self.clock.now();
             let to = message.to.map_or(now, |to| to.min(now));
             let longest = match kind {
-                JobKind::Backfill => LONGEST_JOB,
+                JobKind::Backfill => MAX_JOB_SPAN,
                 JobKind::Sweep => self.sweep,
             };
-            let from = message.from.unwrap_or(to - longest).max(now - LONGEST_JOB).min(to);
+            let from = message.from.unwrap_or(to - longest).max(now - MAX_JOB_SPAN).min(to);
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
         }
         Ok(job_id)
     }
 
     /// A poll first, where one is wanted or due, and then the job.
-    async fn run(&self, worker: &mut Worker<'_>, kind: Kind, job_id: Option<&str>) -> Result<Stop> {
+    async fn run(&self, worker: &mut Worker<'_>, kind: SyncKind, job_id: Option<&str>) -> Result<Stop> {
         let now = self.clock.now();
-        if kind == Kind::Poll || worker.poll_is_due() {
+        if kind == SyncKind::Poll || worker.poll_is_due() {
             let stop = worker.poll().await?;
             if stop != Stop::Done {
                 return Ok(stop);
@@ -243,7 +244,13 @@ impl App {
     }
 
     /// What an outcome means for the tenant, and when it is asked next; `None`: when the dispatcher has said.
-    async fn after(&self, tenant: &Tenant, lease: &mut Lease, outcome: Result<Stop>, tally: Tally) -> Result<After> {
+    async fn after(
+        &self,
+        tenant: &Tenant,
+        lease: &mut Lease,
+        outcome: Result<Stop>,
+        tally: SyncStats,
+    ) -> Result<After> {
         let now = self.clock.now();
         let mut active = tenant.status == Status::Active;
         let after = match outcome {
@@ -295,7 +302,7 @@ impl App {
         // A paused tenant falls behind as a matter of course, and has a reason and an alarm of its own.
         #[expect(clippy::cast_precision_loss, reason = "a metric")]
         values.extend(lag.filter(|_| active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
-        let embedded_metrics = telemetry::embedded(now, Some(&tenant.tenant_id), &values);
+        let embedded_metrics = telemetry::emf(now, Some(&tenant.tenant_id), &values);
         tracing::info!(
             target: telemetry::RECORD,
             embedded_metrics,
@@ -316,7 +323,7 @@ impl App {
         job_id: Option<String>,
         tenant: &Tenant,
         lease: &Lease,
-        tally: Tally,
+        tally: SyncStats,
         after: After,
     ) -> Result<()> {
         let now = self.clock.now();
@@ -336,7 +343,7 @@ impl App {
             }
             // Without progress the next dispatch is soon enough: this may be what does not fit into an invocation.
             (None, Some(Stop::OutOfTime)) if progress => {
-                self.queue.send(&SyncMessage::new(tenant.tenant_id, Kind::Poll), SignedDuration::ZERO).await
+                self.queue.send(&SyncMessage::new(tenant.tenant_id, SyncKind::Poll), SignedDuration::ZERO).await
             }
             _ => Ok(()),
         }

@@ -17,21 +17,19 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    TenantId,
-    aadsts::{self, Verdict},
-    access_token::{AccessToken, Unusable},
+    aadsts::{self, TokenErrorAction},
+    access_token::{AccessToken, TokenError},
     claims::Expected,
-    cloud::Cloud,
-    credential::{AppCredential, Kind},
-    secret::Secret,
+    credential::{AppCredential, CredentialKind},
 };
 use crate::{
     clock::Clock,
-    config::Microsoft,
     error::{Error, Result},
-    http::{Answer, Deadline, Endpoint, Outbound, send},
-    incidents::Surface,
+    http::{Deadline, Endpoint, HttpClient, Response, send},
+    microsoft::{Cloud, IncidentApi, Microsoft},
     telemetry,
+    tenant::TenantId,
+    text::Secret,
 };
 
 const CALL: &str = "the token endpoint";
@@ -55,7 +53,7 @@ const LONGEST_REST: SignedDuration = SignedDuration::from_hours(24);
 pub struct TokenEndpoint {
     cloud: Cloud,
     authority: Endpoint,
-    outbound: Outbound,
+    outbound: HttpClient,
     kms: aws_sdk_kms::Client,
     sts: aws_sdk_sts::Client,
     clock: Clock,
@@ -71,7 +69,7 @@ struct Federated {
 /// What is asked of the token endpoint.
 pub(super) enum Grant<'a> {
     /// An app-only token.
-    ClientCredentials { tenant: &'a TenantId, surface: Surface },
+    ClientCredentials { tenant: &'a TenantId, api: IncidentApi },
     /// The tokens of a sign-in.
     AuthorizationCode { authority: &'a str, code: &'a Secret, redirect_uri: &'a str, code_verifier: &'a Secret },
 }
@@ -86,7 +84,7 @@ impl<'a> Grant<'a> {
 
     fn scope(&self, cloud: Cloud) -> String {
         match self {
-            Self::ClientCredentials { surface, .. } => format!("{}/.default", cloud.resource(*surface)),
+            Self::ClientCredentials { api, .. } => format!("{}/.default", cloud.resource(*api)),
             Self::AuthorizationCode { .. } => "openid profile".to_owned(),
         }
     }
@@ -106,18 +104,18 @@ impl<'a> Grant<'a> {
 
 /// How many requests one question may cost.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tries {
-    One,
-    Two,
+pub(super) enum Retry {
+    Never,
+    Once,
 }
 
 /// An answer with tokens, before they were looked at.
-pub(super) struct Reply {
+pub(super) struct TokenResponse {
     body: ReplyBody,
     asked_at: Timestamp,
 }
 
-impl Reply {
+impl TokenResponse {
     /// The ID token, which is not validated here.
     pub(super) fn into_id_token(self) -> Result<Secret> {
         self.body.id_token.ok_or(Error::Upstream { status: 200, call: CALL })
@@ -155,7 +153,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Op
 }
 
 /// What one request led to, where it is not an answer.
-enum Setback {
+enum AttemptError {
     /// No second try.
     Final(Error),
     /// A second try may succeed.
@@ -164,7 +162,7 @@ enum Setback {
 
 impl TokenEndpoint {
     /// Speaks to the login host of `microsoft`.
-    pub fn new(microsoft: &Microsoft, outbound: Outbound, aws: &aws_config::SdkConfig, clock: Clock) -> Self {
+    pub fn new(microsoft: &Microsoft, outbound: HttpClient, aws: &aws_config::SdkConfig, clock: Clock) -> Self {
         Self {
             cloud: microsoft.cloud,
             authority: microsoft.endpoints.authority.clone(),
@@ -176,41 +174,41 @@ impl TokenEndpoint {
         }
     }
 
-    /// An app-only token of `tenant` for `surface`, asked for with this one credential.
+    /// An app-only token of `tenant` for `api`, asked for with this one credential.
     ///
     /// # Errors
     /// [`Error::CredentialRejected`] when Entra does not take it; else as the answer is to be read.
     pub async fn app_token(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         credential: &AppCredential,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let grant = Grant::ClientCredentials { tenant, surface };
-        let reply = self.ask(&grant, credential, Tries::Two, deadline).boxed().await?;
-        self.accept(reply, tenant, surface, credential)
+        let grant = Grant::ClientCredentials { tenant, api };
+        let reply = self.ask(&grant, credential, Retry::Once, deadline).boxed().await?;
+        self.validate(reply, tenant, api, credential)
     }
 
-    /// Looks at the token that came for `tenant` and `surface`.
-    pub(super) fn accept(
+    /// Looks at the token that came for `tenant` and `api`.
+    pub(super) fn validate(
         &self,
-        reply: Reply,
+        reply: TokenResponse,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         credential: &AppCredential,
     ) -> Result<AccessToken> {
-        let Reply { body, asked_at } = reply;
-        let unexpected = Error::Upstream { status: 200, call: CALL };
+        let TokenResponse { body, asked_at } = reply;
+        let unexpected_status = Error::Upstream { status: 200, call: CALL };
         let bearer = body.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let (Some(value), Some(lifetime), true) = (body.access_token, body.expires_in, bearer) else {
-            return Err(unexpected);
+            return Err(unexpected_status);
         };
-        let expected = Expected { tenant, client_id: credential.client_id(), cloud: self.cloud, surface };
-        match AccessToken::accept(value, lifetime, body.refresh_in, &expected, asked_at) {
+        let expected = Expected { tenant, client_id: credential.client_id(), cloud: self.cloud, api };
+        match AccessToken::validate(value, lifetime, body.refresh_in, &expected, asked_at) {
             Ok(token) => Ok(token),
-            Err(Unusable::Mismatch(mismatch)) => {
-                let (tenant_id, resource) = (tenant.to_string(), surface.as_str());
+            Err(TokenError::ClaimMismatch(mismatch)) => {
+                let (tenant_id, resource) = (tenant.to_string(), api.as_str());
                 tracing::error!(
                     tenant_id,
                     resource,
@@ -218,9 +216,9 @@ impl TokenEndpoint {
                     "a token that is not what was asked for was thrown away"
                 );
                 telemetry::metrics(self.clock.now(), Some(tenant), &[("ForeignToken", "Count", 1.0)]);
-                Err(unexpected)
+                Err(unexpected_status)
             }
-            Err(Unusable::Malformed) => Err(unexpected),
+            Err(TokenError::Malformed) => Err(unexpected_status),
         }
     }
 
@@ -229,21 +227,21 @@ impl TokenEndpoint {
         &self,
         grant: &Grant<'_>,
         credential: &AppCredential,
-        tries: Tries,
+        tries: Retry,
         deadline: Deadline,
-    ) -> Result<Reply> {
+    ) -> Result<TokenResponse> {
         let error = match self.attempt(grant, credential, deadline).await {
             Ok(reply) => return Ok(reply),
-            Err(Setback::Final(error)) => error,
-            Err(Setback::Again(error)) => {
+            Err(AttemptError::Final(error)) => error,
+            Err(AttemptError::Again(error)) => {
                 let pause = pause_of(&grant.authority());
-                if tries == Tries::One || deadline.left() < pause + LEAST {
+                if tries == Retry::Never || deadline.left() < pause + LEAST {
                     error
                 } else {
                     tokio::time::sleep(pause).await;
                     match self.attempt(grant, credential, deadline).await {
                         Ok(reply) => return Ok(reply),
-                        Err(Setback::Final(error) | Setback::Again(error)) => error,
+                        Err(AttemptError::Final(error) | AttemptError::Again(error)) => error,
                     }
                 }
             }
@@ -259,11 +257,11 @@ impl TokenEndpoint {
         grant: &Grant<'_>,
         credential: &AppCredential,
         deadline: Deadline,
-    ) -> Result<Reply, Setback> {
+    ) -> Result<TokenResponse, AttemptError> {
         let deadline = deadline.at_most(ATTEMPT);
         let (authority, scope) = (grant.authority(), grant.scope(self.cloud));
         let asked_at = self.clock.now();
-        let assertion = self.assertion(&authority, credential, deadline).await.map_err(Setback::Final)?;
+        let assertion = self.assertion(&authority, credential, deadline).await.map_err(AttemptError::Final)?;
         let mut form = grant.parameters();
         form.push(("scope", &scope));
         form.push(("client_id", credential.client_id()));
@@ -272,28 +270,28 @@ impl TokenEndpoint {
                 form.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
                 form.push(("client_assertion", assertion.expose()));
             }
-            (None, Kind::ClientSecret(secret)) => form.push(("client_secret", secret.expose())),
-            (None, Kind::Certificate { .. } | Kind::Kms { .. } | Kind::Federated) => {}
+            (None, CredentialKind::ClientSecret(secret)) => form.push(("client_secret", secret.expose())),
+            (None, CredentialKind::Certificate { .. } | CredentialKind::Kms { .. } | CredentialKind::Federated) => {}
         }
         let url = self.authority.join(&format!("/{authority}/oauth2/v2.0/token"));
-        let answer = send(self.outbound.post(url).form(&form), CALL, deadline).await.map_err(Setback::Again)?;
+        let answer = send(self.outbound.post(url).form(&form), CALL, deadline).await.map_err(AttemptError::Again)?;
         if answer.status() == http::StatusCode::OK {
             return match answer.json().await {
-                Ok(body) => Ok(Reply { body, asked_at }),
-                Err(error @ Error::Unreachable { .. }) => Err(Setback::Again(error)),
-                Err(error) => Err(Setback::Final(error)),
+                Ok(body) => Ok(TokenResponse { body, asked_at }),
+                Err(error @ Error::Unreachable { .. }) => Err(AttemptError::Again(error)),
+                Err(error) => Err(AttemptError::Final(error)),
             };
         }
         Err(self.setback(&authority, answer).await)
     }
 
-    async fn setback(&self, authority: &str, answer: Answer) -> Setback {
+    async fn setback(&self, authority: &str, answer: Response) -> AttemptError {
         let now = self.clock.now();
         let (status, asked_rest) = (answer.status().as_u16(), answer.retry_after(now));
-        let unexpected = answer.unexpected();
+        let unexpected_status = answer.unexpected_status();
         let body: RefusalBody =
             answer.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-        let verdict = aadsts::judge(status, &body.error, &body.error_codes);
+        let verdict = aadsts::classify(status, &body.error, &body.error_codes);
         tracing::warn!(
             authority,
             status,
@@ -304,22 +302,22 @@ impl TokenEndpoint {
             "Entra refused a token request"
         );
         match verdict {
-            Verdict::Refused(reason) => Setback::Final(Error::Refused(reason)),
-            Verdict::Credential => Setback::Final(Error::CredentialRejected),
-            Verdict::Assertion => {
+            TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason)),
+            TokenErrorAction::Credential => AttemptError::Final(Error::CredentialRejected),
+            TokenErrorAction::Assertion => {
                 *self.federated.lock().await = None;
-                Setback::Again(Error::CredentialRejected)
+                AttemptError::Again(Error::CredentialRejected)
             }
-            Verdict::Throttled(rest) => {
+            TokenErrorAction::Throttled(rest) => {
                 let rest = asked_rest.unwrap_or(rest).clamp(SignedDuration::from_secs(1), LONGEST_REST);
-                Setback::Final(Error::Throttled { until: now + rest })
+                AttemptError::Final(Error::Throttled { until: now + rest })
             }
-            Verdict::Transient => Setback::Again(unexpected),
-            Verdict::Fault => {
+            TokenErrorAction::Transient => AttemptError::Again(unexpected_status),
+            TokenErrorAction::Fault => {
                 let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));
-                Setback::Final(Error::Internal(format!("Entra finds the token request itself at fault{code}")))
+                AttemptError::Final(Error::Internal(format!("Entra finds the token request itself at fault{code}")))
             }
-            Verdict::Unknown => Setback::Final(unexpected),
+            TokenErrorAction::Unknown => AttemptError::Final(unexpected_status),
         }
     }
 
@@ -331,14 +329,14 @@ impl TokenEndpoint {
         deadline: Deadline,
     ) -> Result<Option<Secret>> {
         match credential.kind() {
-            Kind::ClientSecret(_) => Ok(None),
-            Kind::Certificate { thumbprint, key } => {
+            CredentialKind::ClientSecret(_) => Ok(None),
+            CredentialKind::Certificate { thumbprint, key } => {
                 let input = self.signing_input(authority, credential.client_id(), thumbprint)?;
                 let signature = jsonwebtoken::crypto::sign(input.as_bytes(), key, Algorithm::PS256)
                     .map_err(|_| Error::Internal("an assertion could not be signed".into()))?;
                 Ok(Some(Secret::new(format!("{input}.{signature}"))))
             }
-            Kind::Kms { thumbprint, key_id } => {
+            CredentialKind::Kms { thumbprint, key_id } => {
                 let input = self.signing_input(authority, credential.client_id(), thumbprint)?;
                 let request = self
                     .kms
@@ -354,7 +352,7 @@ impl TokenEndpoint {
                 let signature = BASE64_URL_SAFE_NO_PAD.encode(signature);
                 Ok(Some(Secret::new(format!("{input}.{signature}"))))
             }
-            Kind::Federated => {
+            CredentialKind::Federated => {
                 let token = self.federated_token(deadline).await?;
                 Ok(Some(Secret::new(token.expose().to_owned())))
             }
@@ -423,13 +421,13 @@ mod tests {
         let microsoft = Microsoft {
             app_credential_secret_id: "s".into(),
             cloud: Cloud::Commercial,
-            endpoints: crate::entra::cloud::Endpoints {
+            endpoints: crate::microsoft::Endpoints {
                 authority: "http://127.0.0.1:1".parse().unwrap(),
                 ..Cloud::Commercial.endpoints()
             },
         };
         let aws = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
-        TokenEndpoint::new(&microsoft, Outbound::new().unwrap(), &aws, Clock::system())
+        TokenEndpoint::new(&microsoft, HttpClient::new().unwrap(), &aws, Clock::system())
     }
 
     #[tokio::test]

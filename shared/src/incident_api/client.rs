@@ -10,20 +10,18 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Surface,
-    question::{Question, Span},
-    rows::{Envelope, LARGEST_ROW, Rows},
+    odata::{MAX_ROW_BYTES, ODataEnvelope, ODataReader},
+    query::IncidentQuery,
 };
 use crate::{
     clock::Clock,
-    entra::{
-        TenantId,
-        cloud::Endpoints,
-        tokens::{AccessToken, Tokens},
-    },
-    error::{Error, Reason, Result},
-    http::{Answer, Deadline, Outbound, send},
+    entra::token_cache::{AccessToken, Tokens},
+    error::{Error, Result},
+    http::{Deadline, HttpClient, Response, send},
+    incident::span::Span,
+    microsoft::{Endpoints, IncidentApi},
     registry::Registry,
+    tenant::{Reason, TenantId},
 };
 
 /// How long one answer may take from its first byte to its last.
@@ -51,7 +49,7 @@ const DEFAULT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Clone)]
 pub struct Incidents {
     endpoints: Endpoints,
-    outbound: Outbound,
+    outbound: HttpClient,
     tokens: Tokens,
     registry: Registry,
     clock: Clock,
@@ -59,7 +57,7 @@ pub struct Incidents {
 
 /// Which token a call may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
+enum TokenFreshness {
     /// Whatever is cached.
     Cached,
     /// One that Entra has confirmed lately.
@@ -71,16 +69,16 @@ enum Trust {
 pub const CONFIRMED: SignedDuration = SignedDuration::from_secs(25);
 
 /// A list as it arrives.
-pub struct Listing {
-    answer: Answer,
-    rows: Rows,
+pub struct IncidentList {
+    answer: Response,
+    rows: ODataReader,
     count: u32,
     partial: bool,
 }
 
 /// The end of a list.
 #[derive(Clone, Debug, PartialEq)]
-pub struct End {
+pub struct ListEnd {
     /// Rows that came.
     pub rows: u32,
     /// Whether Microsoft says that there are more.
@@ -91,7 +89,7 @@ pub struct End {
     pub date: Option<Timestamp>,
 }
 
-impl Listing {
+impl IncidentList {
     /// The next row, as it was sent; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
@@ -100,24 +98,24 @@ impl Listing {
                 return Ok(Some(row));
             }
             match self.answer.chunk().await? {
-                Some(bytes) => self.rows.push(&bytes).map_err(|_| self.answer.unexpected())?,
+                Some(bytes) => self.rows.push(&bytes).map_err(|_| self.answer.unexpected_status())?,
                 None => return Ok(None),
             }
         }
     }
 
     /// What is known once all rows were taken.
-    pub fn end(self) -> Result<End> {
-        let unexpected = self.answer.unexpected();
+    pub fn end(self) -> Result<ListEnd> {
+        let unexpected_status = self.answer.unexpected_status();
         let date = self.answer.date();
-        let Envelope { next_link, .. } = self.rows.finish().map_err(|_| unexpected)?;
-        Ok(End { rows: self.count, more: next_link.is_some(), partial: self.partial, date })
+        let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| unexpected_status)?;
+        Ok(ListEnd { rows: self.count, more: next_link.is_some(), partial: self.partial, date })
     }
 }
 
 impl Incidents {
     /// Speaks to the API hosts of `endpoints`.
-    pub fn new(endpoints: Endpoints, outbound: Outbound, tokens: Tokens, registry: Registry, clock: Clock) -> Self {
+    pub fn new(endpoints: Endpoints, outbound: HttpClient, tokens: Tokens, registry: Registry, clock: Clock) -> Self {
         Self { endpoints, outbound, tokens, registry, clock }
     }
 
@@ -125,18 +123,18 @@ impl Incidents {
     pub async fn probe(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         token: &AccessToken,
         deadline: Deadline,
     ) -> Result<()> {
         let now = self.clock.now();
-        self.registry.take_call(tenant, surface, now).await?;
-        let question = Question { top: 1, alerts: false, ..Question::of(Span { from: now, to: None }, surface) };
-        let request = self.outbound.get(question.url(self.endpoints.of(surface), surface));
+        self.registry.take_call(tenant, api, now).await?;
+        let query = IncidentQuery { top: 1, alerts: false, ..IncidentQuery::of(Span { from: now, to: None }, api) };
+        let request = self.outbound.get(query.url(self.endpoints.of(api), api));
         let answer = self.send_with(request, token, LIST, deadline).await?;
         let answer = match answer.status() {
             StatusCode::UNAUTHORIZED => return Err(Error::Refused(Reason::RoleMissing)),
-            _ => self.checked(tenant, surface, answer).await?,
+            _ => self.checked(tenant, api, answer).await?,
         };
         answer.bytes().await.map(|_| ())
     }
@@ -145,38 +143,38 @@ impl Incidents {
     pub async fn list(
         &self,
         tenant: &TenantId,
-        surface: Surface,
-        question: &Question,
+        api: IncidentApi,
+        query: &IncidentQuery,
         deadline: Deadline,
-    ) -> Result<Listing> {
-        self.list_trusting(tenant, surface, question, Trust::Confirmed, deadline).await
+    ) -> Result<IncidentList> {
+        self.list_trusting(tenant, api, query, TokenFreshness::Confirmed, deadline).await
     }
 
     /// Asks for a list, for a person who waits.
     pub async fn list_live(
         &self,
         tenant: &TenantId,
-        surface: Surface,
-        question: &Question,
+        api: IncidentApi,
+        query: &IncidentQuery,
         deadline: Deadline,
-    ) -> Result<Listing> {
-        self.list_trusting(tenant, surface, question, Trust::Cached, deadline).await
+    ) -> Result<IncidentList> {
+        self.list_trusting(tenant, api, query, TokenFreshness::Cached, deadline).await
     }
 
     async fn list_trusting(
         &self,
         tenant: &TenantId,
-        surface: Surface,
-        question: &Question,
-        trust: Trust,
+        api: IncidentApi,
+        query: &IncidentQuery,
+        trust: TokenFreshness,
         deadline: Deadline,
-    ) -> Result<Listing> {
-        let url = question.url(self.endpoints.of(surface), surface);
+    ) -> Result<IncidentList> {
+        let url = query.url(self.endpoints.of(api), api);
         let deadline = deadline.at_most(LONGEST_ANSWER);
         let request = || self.outbound.get(url.clone());
-        let answer = self.ask(tenant, surface, request, LIST, trust, deadline).await?;
+        let answer = self.ask(tenant, api, request, LIST, trust, deadline).await?;
         let partial = answer.status() == StatusCode::PARTIAL_CONTENT;
-        Ok(Listing { answer, rows: Rows::default(), count: 0, partial })
+        Ok(IncidentList { answer, rows: ODataReader::default(), count: 0, partial })
     }
 
     /// One incident as it was sent.
@@ -187,45 +185,45 @@ impl Incidents {
     pub async fn one(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         incident_id: &str,
         alerts: bool,
         deadline: Deadline,
     ) -> Result<Vec<u8>> {
-        self.one_within(LARGEST_ROW, tenant, surface, (incident_id, alerts), deadline).await
+        self.one_within(MAX_ROW_BYTES, tenant, api, (incident_id, alerts), deadline).await
     }
 
     /// One incident with its alerts, for a person who waits. [`Incidents::one`] takes in larger ones.
     pub async fn one_live(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         incident_id: &str,
         deadline: Deadline,
     ) -> Result<Vec<u8>> {
-        self.one_within(LARGEST_LIVE, tenant, surface, (incident_id, true), deadline).await
+        self.one_within(LARGEST_LIVE, tenant, api, (incident_id, true), deadline).await
     }
 
     async fn one_within(
         &self,
         most: usize,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         (incident_id, alerts): (&str, bool),
         deadline: Deadline,
     ) -> Result<Vec<u8>> {
-        let mut url = self.incident_url(surface, incident_id);
-        if alerts && surface == Surface::Graph {
+        let mut url = self.incident_url(api, incident_id);
+        if alerts && api == IncidentApi::Graph {
             url.set_query(Some("$expand=alerts"));
         }
         let deadline = deadline.at_most(LONGEST_ANSWER);
         let request = || self.outbound.get(url.clone());
-        let answer = self.ask(tenant, surface, request, ONE, Trust::Cached, deadline).await;
+        let answer = self.ask(tenant, api, request, ONE, TokenFreshness::Cached, deadline).await;
         let mut answer = answer.map_err(no_such_incident)?;
         let mut body = Vec::new();
         while let Some(bytes) = answer.chunk().await? {
             if body.len() + bytes.len() > most {
-                return Err(answer.unexpected());
+                return Err(answer.unexpected_status());
             }
             body.extend_from_slice(&bytes);
         }
@@ -236,23 +234,23 @@ impl Incidents {
     pub async fn change(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         incident_id: &str,
         body: &Value,
         deadline: Deadline,
     ) -> Result<()> {
-        let url = self.incident_url(surface, incident_id);
+        let url = self.incident_url(api, incident_id);
         let request = || self.outbound.patch(url.clone()).json(body);
-        let answer = self.ask(tenant, surface, request, CHANGE, Trust::Cached, deadline).await;
+        let answer = self.ask(tenant, api, request, CHANGE, TokenFreshness::Cached, deadline).await;
         answer.map(drop).map_err(no_such_incident)
     }
 
     /// Adds a comment to an incident where the surface has a call of its own for that (Graph).
     pub async fn comment(&self, tenant: &TenantId, incident_id: &str, body: &Value, deadline: Deadline) -> Result<()> {
-        let path = format!("{}/{incident_id}/comments", Surface::Graph.incidents_path());
+        let path = format!("{}/{incident_id}/comments", IncidentApi::Graph.incidents_path());
         let url = self.endpoints.graph.join(&path);
         let request = || self.outbound.post(url.clone()).json(body);
-        let answer = self.ask(tenant, Surface::Graph, request, COMMENT, Trust::Cached, deadline).await;
+        let answer = self.ask(tenant, IncidentApi::Graph, request, COMMENT, TokenFreshness::Cached, deadline).await;
         answer.map(drop).map_err(no_such_incident)
     }
 
@@ -265,8 +263,8 @@ impl Incidents {
     ) -> Result<T> {
         let url = self.endpoints.graph.join("/v1.0/security/runHuntingQuery");
         let request = || self.outbound.post(url.clone()).json(body);
-        let mut answer = self.ask(tenant, Surface::Graph, request, HUNT, Trust::Cached, deadline).await?;
-        let unexpected = answer.unexpected();
+        let mut answer = self.ask(tenant, IncidentApi::Graph, request, HUNT, TokenFreshness::Cached, deadline).await?;
+        let unexpected_status = answer.unexpected_status();
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
             // Microsoft's own cap of a result is 50 MB; a Lambda answer holds 6.
@@ -277,38 +275,40 @@ impl Incidents {
             }
             bytes.extend_from_slice(&chunk);
         }
-        serde_json::from_slice(&bytes).map_err(|_| unexpected)
+        serde_json::from_slice(&bytes).map_err(|_| unexpected_status)
     }
 
-    fn incident_url(&self, surface: Surface, incident_id: &str) -> Url {
-        self.endpoints.of(surface).join(&format!("{}/{incident_id}", surface.incidents_path()))
+    fn incident_url(&self, api: IncidentApi, incident_id: &str) -> Url {
+        self.endpoints.of(api).join(&format!("{}/{incident_id}", api.incidents_path()))
     }
 
     /// Sends a request with a token of the tenant. A token that is refused is dropped, and a fresh one tried once.
     async fn ask(
         &self,
         tenant: &TenantId,
-        surface: Surface,
+        api: IncidentApi,
         request: impl Fn() -> RequestBuilder,
         call: &'static str,
-        trust: Trust,
+        trust: TokenFreshness,
         deadline: Deadline,
-    ) -> Result<Answer> {
+    ) -> Result<Response> {
         let token: Arc<AccessToken> = match trust {
-            Trust::Cached => self.tokens.access_token(tenant, surface, deadline).await?,
-            Trust::Confirmed => self.tokens.confirmed_access_token(tenant, surface, CONFIRMED, deadline).await?,
+            TokenFreshness::Cached => self.tokens.access_token(tenant, api, deadline).await?,
+            TokenFreshness::Confirmed => {
+                self.tokens.access_token_no_older_than(tenant, api, CONFIRMED, deadline).await?
+            }
         };
         let answer = self.send_with(request(), &token, call, deadline).await?;
         let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if !refused {
-            return self.checked(tenant, surface, answer).await;
+            return self.checked(tenant, api, answer).await;
         }
-        let fresh = self.tokens.fresh_access_token(tenant, surface, deadline).await?;
+        let fresh = self.tokens.fresh_access_token(tenant, api, deadline).await?;
         let answer = self.send_with(request(), &fresh, call, deadline).await?;
         if answer.status() == StatusCode::FORBIDDEN || answer.status() == StatusCode::UNAUTHORIZED {
             self.tokens.forget(tenant);
         }
-        self.checked(tenant, surface, answer).await
+        self.checked(tenant, api, answer).await
     }
 
     async fn send_with(
@@ -317,7 +317,7 @@ impl Incidents {
         token: &AccessToken,
         call: &'static str,
         deadline: Deadline,
-    ) -> Result<Answer> {
+    ) -> Result<Response> {
         let request = request
             .header(header::AUTHORIZATION, token.authorization())
             .header(header::ACCEPT, "application/json")
@@ -328,9 +328,9 @@ impl Incidents {
     }
 
     /// An answer that is good to read, or the error that its status means.
-    async fn checked(&self, tenant: &TenantId, surface: Surface, answer: Answer) -> Result<Answer> {
+    async fn checked(&self, tenant: &TenantId, api: IncidentApi, answer: Response) -> Result<Response> {
         let now = self.clock.now();
-        let unexpected = answer.unexpected();
+        let unexpected_status = answer.unexpected_status();
         match answer.status() {
             status if status.is_success() => Ok(answer),
             StatusCode::FORBIDDEN => {
@@ -343,19 +343,19 @@ impl Incidents {
                     Some(pause) => pause,
                     None => pause_in_body(answer).await.unwrap_or(DEFAULT_PAUSE),
                 };
-                Err(self.held(tenant, surface, now + pause.max(SignedDuration::from_secs(1))).await)
+                Err(self.held(tenant, api, now + pause.max(SignedDuration::from_secs(1))).await)
             }
             StatusCode::SERVICE_UNAVAILABLE => match answer.retry_after(now) {
-                Some(pause) => Err(self.held(tenant, surface, now + pause.max(SignedDuration::from_secs(1))).await),
-                None => Err(unexpected),
+                Some(pause) => Err(self.held(tenant, api, now + pause.max(SignedDuration::from_secs(1))).await),
+                None => Err(unexpected_status),
             },
-            _ => Err(unexpected),
+            _ => Err(unexpected_status),
         }
     }
 
     /// Notes a pause for all functions.
-    async fn held(&self, tenant: &TenantId, surface: Surface, until: Timestamp) -> Error {
-        match self.registry.hold_surface(tenant, surface, until).await {
+    async fn held(&self, tenant: &TenantId, api: IncidentApi, until: Timestamp) -> Error {
+        match self.registry.set_throttled_until(tenant, api, until).await {
             Ok(()) => Error::Throttled { until },
             Err(error) => error,
         }
@@ -383,11 +383,11 @@ struct ErrorDetail {
     message: String,
 }
 
-async fn error_code(answer: Answer) -> Option<String> {
+async fn error_code(answer: Response) -> Option<String> {
     answer.json::<ErrorBody>().await.ok().map(|body| body.error.code)
 }
 
-async fn pause_in_body(answer: Answer) -> Option<SignedDuration> {
+async fn pause_in_body(answer: Response) -> Option<SignedDuration> {
     let body: ErrorBody = answer.json().await.ok()?;
     seconds_in(&body.error.message).map(SignedDuration::from_secs)
 }

@@ -5,21 +5,23 @@ use serde_json::{Value, json};
 
 use super::{
     Worker,
-    harvest::Reading,
+    ingest::Reading,
     is_transient,
-    pass::Second,
     window::{length, narrowed, next_span},
+    windows::Second,
 };
-use crate::{
+use shared::{
     error::{Error, Result},
-    incidents::{
-        Surface, hex,
-        question::{LARGEST_SKIP, Question, Span},
+    incident::{
         record::{Record, Unreadable},
-        version::{Verdict, judge},
+        span::Span,
+        version::{VersionComparison, compare},
     },
-    registry::quarantine::SetAside,
+    incident_api::query::{IncidentQuery, MAX_SKIP},
+    microsoft::IncidentApi,
+    registry::quarantine::QuarantineEntry,
     telemetry,
+    text::hex,
 };
 
 /// Calls after which more budget would not help: it was all but whole.
@@ -33,7 +35,7 @@ impl Worker<'_> {
     /// aside. `lists_ids`: a list without alerts may be had.
     pub(super) async fn one_by_one(&mut self, second: Span, lists_ids: bool) -> Result<()> {
         let before = self.tally.calls;
-        let outcome = if lists_ids && self.surface == Surface::Graph {
+        let outcome = if lists_ids && self.api == IncidentApi::Graph {
             self.one_by_one_by_id(second).await
         } else {
             self.one_by_one_by_row(second).await
@@ -42,7 +44,7 @@ impl Worker<'_> {
         match outcome {
             // The budget does not hold it: it would begin from the first row again and again.
             Err(Error::Throttled { until }) if self.tally.calls - before >= MOST_OF_A_BUDGET => {
-                self.set_span_aside(second, "not_read_to_its_end").await?;
+                self.quarantine_span(second, "not_read_to_its_end").await?;
                 Err(Error::Throttled { until })
             }
             outcome => outcome,
@@ -51,22 +53,22 @@ impl Worker<'_> {
 
     /// Graph lists without alerts, and then each incident can be asked for by its id.
     async fn one_by_one_by_id(&mut self, second: Span) -> Result<()> {
-        let question = Question { alerts: false, ..Question::of(second, self.surface) };
+        let question = IncidentQuery { alerts: false, ..IncidentQuery::of(second, self.api) };
         let mut ids = Vec::new();
         self.take_call().await?;
         let tenant = self.tenant.tenant_id;
         let listed = async {
-            let mut listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await?;
+            let mut listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await?;
             while let Some(row) = listing.next().await? {
-                match Record::read(&row, &tenant, false) {
+                match Record::parse(&row, &tenant, false) {
                     Ok(record) => {
-                        let surface = self.surface;
+                        let api = self.api;
                         let known = self.known(&record.incident_id).await?;
-                        if matches!(judge(known, &record, surface), Verdict::New { .. }) {
+                        if matches!(compare(known, &record, api), VersionComparison::New { .. }) {
                             ids.push(record.incident_id);
                         }
                     }
-                    Err(why) => self.set_row_aside(&row, why, &question).await?,
+                    Err(why) => self.quarantine_row(&row, why, &question).await?,
                 }
             }
             listing.end()
@@ -104,11 +106,11 @@ impl Worker<'_> {
     /// Where no list can be had (on Defender, whose alerts always come along, there is none without): the second's rows are
     /// read in runs that grow, and a run that fails is halved until the row that fails stands alone.
     async fn one_by_one_by_row(&mut self, second: Span) -> Result<()> {
-        let mut question = Question::of(second, self.surface);
+        let mut question = IncidentQuery::of(second, self.api);
         let most = std::mem::replace(&mut question.top, 1);
         // Before which row the next one lies that fails, as far as is known.
         let mut fails_before = None;
-        while question.skip <= LARGEST_SKIP {
+        while question.skip <= MAX_SKIP {
             if self.out_of_time() {
                 return Err(Error::DeadlineExceeded);
             }
@@ -123,7 +125,7 @@ impl Worker<'_> {
                 Err(error) if is_transient(&error) => {
                     self.alive().await?;
                     if question.top == 1 {
-                        self.set_span_aside(second, "unreadable").await?;
+                        self.quarantine_span(second, "unreadable").await?;
                         question.skip += 1;
                         fails_before = None;
                     } else {
@@ -134,13 +136,13 @@ impl Worker<'_> {
                 Err(error) => return Err(error),
             }
         }
-        self.set_span_aside(second, "inseparable").await
+        self.quarantine_span(second, "inseparable").await
     }
 
     /// Tries again what was set aside and is due. `false`: time ran out before the end.
-    pub(super) async fn retry_set_aside(&mut self) -> Result<bool> {
+    pub(super) async fn retry_quarantined(&mut self) -> Result<bool> {
         let now = self.sync.clock.now();
-        let due: Vec<SetAside> =
+        let due: Vec<QuarantineEntry> =
             self.set_aside.iter().filter(|one| one.next_try_at <= now).take(RETRIES).cloned().collect();
         for mut one in due {
             if self.out_of_time() {
@@ -148,7 +150,7 @@ impl Worker<'_> {
             }
             match self.retry(&one).await {
                 Ok(true) => {
-                    self.sync.registry.take_back(&self.tenant.tenant_id, &one.name).await?;
+                    self.sync.registry.release_from_quarantine(&self.tenant.tenant_id, &one.name).await?;
                     self.set_aside.retain(|other| other.name != one.name);
                     self.lease.feed.quarantined = self.set_aside.len() as u64;
                     tracing::info!(name = one.name, "what was set aside could be read");
@@ -156,9 +158,9 @@ impl Worker<'_> {
                 Ok(false) => {
                     // It may have been met again within a narrower span.
                     let met = self.set_aside.iter_mut().find(|other| other.name == one.name);
-                    one = SetAside { tries: one.tries, ..met.as_deref().cloned().unwrap_or(one) };
-                    one.tried_in_vain(now);
-                    self.sync.registry.update_set_aside(&self.tenant.tenant_id, &one).await?;
+                    one = QuarantineEntry { tries: one.tries, ..met.as_deref().cloned().unwrap_or(one) };
+                    one.note_failed_retry(now);
+                    self.sync.registry.update_quarantine_entry(&self.tenant.tenant_id, &one).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -167,7 +169,7 @@ impl Worker<'_> {
     }
 
     /// Whether what was set aside can be read now.
-    async fn retry(&mut self, one: &SetAside) -> Result<bool> {
+    async fn retry(&mut self, one: &QuarantineEntry) -> Result<bool> {
         if let Some(id) = &one.incident_id {
             match self.read_one(id, true).await {
                 Ok(_) | Err(Error::NotFound) => {}
@@ -185,7 +187,7 @@ impl Worker<'_> {
             if self.out_of_time() {
                 return Err(Error::DeadlineExceeded);
             }
-            let question = Question::of(span, self.surface);
+            let question = IncidentQuery::of(span, self.api);
             let mut reading = Reading::default();
             let outcome = self.read(&question, &mut reading).await;
             self.flush().await?;
@@ -210,7 +212,7 @@ impl Worker<'_> {
     }
 
     /// Sets a row aside that is no record. One of another tenant is not kept: it is nobody's business here.
-    pub(super) async fn set_row_aside(&mut self, row: &[u8], why: Unreadable, question: &Question) -> Result<()> {
+    pub(super) async fn quarantine_row(&mut self, row: &[u8], why: Unreadable, question: &IncidentQuery) -> Result<()> {
         let name = hex(&digest(&SHA256, row).as_ref()[..16]);
         let kept = match why {
             Unreadable::ForeignTenant => {
@@ -240,7 +242,7 @@ impl Worker<'_> {
     }
 
     /// Sets a whole span aside.
-    pub(super) async fn set_span_aside(&mut self, span: Span, reason: &str) -> Result<()> {
+    pub(super) async fn quarantine_span(&mut self, span: Span, reason: &str) -> Result<()> {
         self.put_aside(format!("span-{}", span.from.as_second()), reason, None, span, true, Value::Null).await
     }
 
@@ -256,7 +258,7 @@ impl Worker<'_> {
         let now = self.sync.clock.now();
         let tenant = self.tenant.tenant_id;
         let to = span.to.unwrap_or(now);
-        let mut one = SetAside::new(name, reason, incident_id, (span.from, to), now);
+        let mut one = QuarantineEntry::new(name, reason, incident_id, (span.from, to), now);
         one.blocks = blocks;
         self.met += 1;
         let known = self.set_aside.iter().find(|other| other.name == one.name);
@@ -264,9 +266,9 @@ impl Worker<'_> {
             return Ok(());
         }
         let is_new = known.is_none();
-        let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.surface, "reason": reason,
+        let told = json!({"tenant_id": tenant, "incident_id": one.incident_id, "api": self.api, "reason": reason,
                           "from": span.from, "to": to, "set_aside_at": now, "record": record});
-        self.sync.bucket.set_aside(&tenant, &one.name, &told).await?;
+        self.sync.bucket.write_quarantined(&tenant, &one.name, &told).await?;
         if is_new {
             // Counted first: what is counted and not noted is put right by the next run, but nobody looks for a note that
             // is not counted.
@@ -276,9 +278,9 @@ impl Worker<'_> {
                 return Err(Error::DeadlineExceeded);
             }
         }
-        if !self.sync.registry.set_aside(&tenant, &one).await? {
+        if !self.sync.registry.quarantine(&tenant, &one).await? {
             // It was met before, elsewhere or by a worker that died before it counted it.
-            self.sync.registry.update_set_aside(&tenant, &one).await?;
+            self.sync.registry.update_quarantine_entry(&tenant, &one).await?;
         }
         tracing::warn!(name = one.name, reason, incident_id = one.incident_id, "set aside");
         self.set_aside.retain(|other| other.name != one.name);

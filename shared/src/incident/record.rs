@@ -5,8 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::Surface;
-use crate::entra::TenantId;
+use crate::{tenant::TenantId, text::hex};
 
 /// What a record is about, for the rules of versions and for filters. All else in it stays as it was sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,11 +23,11 @@ pub struct Record {
     /// To whom it is assigned.
     pub assigned_to: Option<String>,
     /// The incident that this one was merged into.
-    pub redirect: Option<String>,
+    pub merged_into: Option<String>,
     /// How many alerts came with it; `None`: it was read without its alerts.
     pub alerts: Option<usize>,
     /// Tells apart two states of one record under one time of last update: status, merge target, set of alert ids.
-    pub digest: String,
+    pub state_hash: String,
     /// The record, without line breaks.
     pub json: Box<str>,
 }
@@ -60,7 +59,7 @@ impl Unreadable {
 
 /// The members that are read, under the names of both surfaces. Numbers and strings both serve as identifiers.
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct RecordBody<'a> {
     #[serde(borrow, alias = "incidentId")]
     id: Option<&'a RawValue>,
     #[serde(default, alias = "lastUpdateTime", rename = "lastUpdateDateTime", deserialize_with = "lenient_text")]
@@ -74,7 +73,7 @@ struct Wire<'a> {
     #[serde(default, rename = "assignedTo", deserialize_with = "lenient_text")]
     assigned_to: Option<String>,
     #[serde(borrow, default, rename = "redirectIncidentId")]
-    redirect: Option<&'a RawValue>,
+    merged_into: Option<&'a RawValue>,
     #[serde(borrow, default)]
     alerts: Option<&'a RawValue>,
     #[serde(default, rename = "tenantId", deserialize_with = "lenient_text")]
@@ -82,7 +81,7 @@ struct Wire<'a> {
 }
 
 #[derive(Deserialize)]
-struct WireAlert<'a> {
+struct AlertBody<'a> {
     #[serde(borrow, default, alias = "alertId")]
     id: Option<&'a RawValue>,
 }
@@ -103,25 +102,25 @@ fn lenient_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
 
 impl Record {
     /// Reads what was sent for `tenant`; `with_alerts`: whether the alerts were asked for (and so are all here).
-    pub fn read(raw: &[u8], tenant: &TenantId, with_alerts: bool) -> Result<Self, Unreadable> {
-        let json = compact(raw).ok_or(Unreadable::NotJson)?;
-        let wire: Wire<'_> = serde_json::from_str(&json).map_err(|_| Unreadable::NotJson)?;
+    pub fn parse(raw: &[u8], tenant: &TenantId, with_alerts: bool) -> Result<Self, Unreadable> {
+        let json = strip_whitespace(raw).ok_or(Unreadable::NotJson)?;
+        let wire: RecordBody<'_> = serde_json::from_str(&json).map_err(|_| Unreadable::NotJson)?;
         if wire.tenant_id.is_some_and(|named| TenantId::from_guid(&named) != Ok(*tenant)) {
             return Err(Unreadable::ForeignTenant);
         }
         let incident_id = wire.id.and_then(identifier).filter(|id| is_incident_id(id)).ok_or(Unreadable::NoId)?;
         let last_updated = wire.last_update.as_deref().and_then(time).ok_or(Unreadable::NoLastUpdate)?;
         let status = wire.status.as_deref().map_or_else(|| "unknown".into(), snake_case);
-        let redirect = wire.redirect.and_then(identifier).filter(|id| !id.is_empty() && id != "0");
+        let merged_into = wire.merged_into.and_then(identifier).filter(|id| !id.is_empty() && id != "0");
         let alerts = match wire.alerts {
             Some(alerts) if with_alerts => {
-                serde_json::from_str::<Option<Vec<WireAlert<'_>>>>(alerts.get()).ok().flatten().unwrap_or_default()
+                serde_json::from_str::<Option<Vec<AlertBody<'_>>>>(alerts.get()).ok().flatten().unwrap_or_default()
             }
             _ => Vec::new(),
         };
         let ids: Vec<String> = alerts.iter().filter_map(|alert| identifier(alert.id?)).collect();
         Ok(Self {
-            digest: digest_of(&status, redirect.as_deref(), ids),
+            state_hash: state_hash_of(&status, merged_into.as_deref(), ids),
             alerts: with_alerts.then_some(alerts.len()),
             created: wire.created.as_deref().and_then(time),
             severity: wire.severity.as_deref().map(snake_case),
@@ -129,7 +128,7 @@ impl Record {
             incident_id,
             last_updated,
             status,
-            redirect,
+            merged_into,
             json,
         })
     }
@@ -139,7 +138,7 @@ impl Record {
         match self.status.as_str() {
             "redirected" => State::Redirected,
             "resolved" => State::Resolved,
-            _ if self.redirect.is_some() => State::Redirected,
+            _ if self.merged_into.is_some() => State::Redirected,
             _ => State::Open,
         }
     }
@@ -195,20 +194,20 @@ pub fn snake_case(text: &str) -> String {
     snake
 }
 
-fn digest_of(status: &str, redirect: Option<&str>, mut alert_ids: Vec<String>) -> String {
+fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<String>) -> String {
     alert_ids.sort_unstable();
     alert_ids.dedup();
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in [status, redirect.unwrap_or_default()].into_iter().chain(alert_ids.iter().map(String::as_str)) {
+    for part in [status, merged_into.unwrap_or_default()].into_iter().chain(alert_ids.iter().map(String::as_str)) {
         context.update(&part.len().to_be_bytes());
         context.update(part.as_bytes());
     }
-    super::hex(&context.finish().as_ref()[..8])
+    hex(&context.finish().as_ref()[..8])
 }
 
 /// The same JSON without white space between its parts, so that it is one line whatever was sent. Strings and numbers
 /// stay as they are to the byte.
-fn compact(raw: &[u8]) -> Option<Box<str>> {
+fn strip_whitespace(raw: &[u8]) -> Option<Box<str>> {
     let checked: &RawValue = serde_json::from_slice(raw).ok()?;
     let mut text = String::with_capacity(checked.get().len());
     let (mut in_string, mut escaped) = (false, false);
@@ -230,38 +229,19 @@ fn compact(raw: &[u8]) -> Option<Box<str>> {
     Some(text.into())
 }
 
-/// Which surface a record's shape belongs to decides nothing here: both have the same members under two names.
-impl Surface {
-    /// The name of the member that holds the time of last update, for `$filter`.
-    pub fn last_update_member(self) -> &'static str {
-        match self {
-            Self::Graph => "lastUpdateDateTime",
-            Self::Defender => "lastUpdateTime",
-        }
-    }
-
-    /// The name of the member that holds the time of creation, for `$filter`.
-    pub fn created_member(self) -> &'static str {
-        match self {
-            Self::Graph => "createdDateTime",
-            Self::Defender => "createdTime",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::damage::damaged;
+    use crate::testing::damaged;
 
     fn tenant() -> TenantId {
         "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
     }
 
     fn read(json: &str) -> Result<Record, Unreadable> {
-        Record::read(json.as_bytes(), &tenant(), true)
+        Record::parse(json.as_bytes(), &tenant(), true)
     }
 
     #[test]
@@ -279,7 +259,7 @@ mod tests {
         .unwrap();
         assert_eq!(graph.last_updated.to_string(), "2026-02-25T16:29:33.1Z");
         assert_eq!(graph.created.unwrap().to_string(), "2026-01-22T12:09:23.1433333Z");
-        assert_eq!(graph.digest, defender.digest, "the same state has the same digest on both surfaces");
+        assert_eq!(graph.state_hash, defender.state_hash, "the same state has the same digest on both surfaces");
         assert_eq!(
             (graph.incident_id, graph.status, graph.severity, graph.created, graph.alerts),
             (defender.incident_id, defender.status, defender.severity, defender.created, defender.alerts)
@@ -344,7 +324,7 @@ mod tests {
         fn damaged_records_are_set_aside_or_have_an_id_and_a_time(
             raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
         ) {
-            if let Ok(record) = Record::read(&raw, &tenant(), true) {
+            if let Ok(record) = Record::parse(&raw, &tenant(), true) {
                 prop_assert!(is_incident_id(&record.incident_id));
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&record.json).is_ok());
             }

@@ -6,19 +6,21 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Stop, Worker,
-    harvest::{Reading, Shown},
+    ingest::{Reading, Shown},
     is_transient,
     window::{ceil, floor, length, narrowed, next_span, reached, widened},
 };
-use crate::{
+use shared::{
     error::{Error, Result},
-    incidents::{
-        Surface,
-        question::{LARGEST_SKIP, Question, Span},
+    incident::{
         record::Record,
-        version::{Verdict, judge},
+        span::Span,
+        version::{VersionComparison, compare},
     },
-    registry::{budget::Purpose, jobs::Job},
+    incident_api::query::{IncidentQuery, MAX_SKIP},
+    microsoft::IncidentApi,
+    queue::SyncKind,
+    registry::jobs::Job,
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
@@ -117,7 +119,7 @@ impl Worker<'_> {
             if job.is_some() && self.poll_is_due() {
                 return Ok(Stop::PollDue);
             }
-            let question = Question::of(span, self.surface);
+            let question = IncidentQuery::of(span, self.api);
             let mut reading = Reading::default();
             match self.read(&question, &mut reading).await {
                 Ok(()) => {
@@ -214,7 +216,7 @@ impl Worker<'_> {
     }
 
     fn covered(&mut self, until: Timestamp) {
-        if self.purpose != Purpose::Poll {
+        if self.kind != SyncKind::Poll {
             return;
         }
         let feed = &mut self.lease.feed;
@@ -294,7 +296,7 @@ impl Worker<'_> {
     async fn read_other(&mut self, other: Span, trouble: &mut Trouble) -> Result<bool> {
         trouble.asked += 1;
         let mut reading = Reading::default();
-        let outcome = self.read(&Question::of(other, self.surface), &mut reading).await;
+        let outcome = self.read(&IncidentQuery::of(other, self.api), &mut reading).await;
         self.flush().await?;
         trouble.anything_read |= reading.rows > 0;
         match outcome {
@@ -313,13 +315,13 @@ impl Worker<'_> {
 
     /// The seconds of last update of what is not delivered yet, where the surface lists without alerts and does so now.
     async fn seconds_of_new_rows(&mut self, span: Span) -> Result<Option<BTreeSet<Timestamp>>> {
-        if self.surface != Surface::Graph {
+        if self.api != IncidentApi::Graph {
             return Ok(None);
         }
-        let question = Question { alerts: false, ..Question::of(span, self.surface) };
+        let question = IncidentQuery { alerts: false, ..IncidentQuery::of(span, self.api) };
         self.take_call().await?;
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.surface, &question, self.deadline).await;
+        let listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await;
         let mut listing = match self.heed(listing) {
             Ok(listing) => listing,
             Err(error) if is_transient(&error) => return Ok(None),
@@ -327,10 +329,10 @@ impl Worker<'_> {
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = listing.next().await {
-            let Ok(record) = Record::read(&row, &tenant, false) else { continue };
-            let surface = self.surface;
+            let Ok(record) = Record::parse(&row, &tenant, false) else { continue };
+            let api = self.api;
             let known = self.known(&record.incident_id).await?;
-            if let Verdict::New { .. } = judge(known, &record, surface) {
+            if let VersionComparison::New { .. } = compare(known, &record, api) {
                 seconds.insert(floor(record.last_updated));
             }
         }
@@ -341,7 +343,7 @@ impl Worker<'_> {
     pub(super) async fn alive(&mut self) -> Result<()> {
         let tomorrow = ceil(self.sync.clock.now() + SignedDuration::from_hours(24));
         let question =
-            Question { top: 1, alerts: false, ..Question::of(Span { from: tomorrow, to: None }, self.surface) };
+            IncidentQuery { top: 1, alerts: false, ..IncidentQuery::of(Span { from: tomorrow, to: None }, self.api) };
         self.read(&question, &mut Reading::default()).await
     }
 
@@ -354,7 +356,7 @@ impl Worker<'_> {
             Second::OutOfTime => Ok(false),
             Second::Failing(error) => {
                 self.alive().await.map_err(|_| error)?;
-                self.set_span_aside(second, "unreadable").await?;
+                self.quarantine_span(second, "unreadable").await?;
                 Ok(true)
             }
         }
@@ -378,7 +380,7 @@ impl Worker<'_> {
             }
             let outcome = match part {
                 Part::Created(created) => {
-                    let question = Question { created: Some(created), ..Question::of(second, self.surface) };
+                    let question = IncidentQuery { created: Some(created), ..IncidentQuery::of(second, self.api) };
                     let mut reading = Reading::default();
                     let mut outcome = self.read(&question, &mut reading).await;
                     if outcome.as_ref().is_err_and(is_transient) {
@@ -399,7 +401,7 @@ impl Worker<'_> {
                 },
             };
             match outcome {
-                Ok(until) if self.purpose == Purpose::Poll => self.lease.feed.resume_created = until,
+                Ok(until) if self.kind == SyncKind::Poll => self.lease.feed.resume_created = until,
                 Ok(_) => {}
                 // Too much for what was left.
                 Err(error) if is_transient(&error) && self.little_time_left() => return Ok(Second::OutOfTime),
@@ -418,9 +420,9 @@ impl Worker<'_> {
             let mut seen = BTreeSet::new();
             let mut skip = 0;
             loop {
-                let question = Question { created, skip, ..Question::of(second, self.surface) };
-                if skip > LARGEST_SKIP {
-                    return self.set_span_aside(second, "inseparable").await.map(|()| true);
+                let question = IncidentQuery { created, skip, ..IncidentQuery::of(second, self.api) };
+                if skip > MAX_SKIP {
+                    return self.quarantine_span(second, "inseparable").await.map(|()| true);
                 }
                 if self.out_of_time() {
                     return Ok(false);

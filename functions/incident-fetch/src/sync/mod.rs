@@ -4,34 +4,36 @@
 //! or on rows that move while they are read. What is delivered are versions: S3 first, then the event, then the registry,
 //! then the cursor, so that a crash anywhere repeats work and loses nothing.
 
-mod harvest;
-mod isolate;
-mod pass;
-pub mod window;
+mod bisect;
+mod ingest;
+pub(crate) mod window;
+mod windows;
 
 use std::{collections::HashMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Surface, question::Span, read::Incidents, version::Known};
-use crate::{
+use shared::{
     clock::Clock,
     delivery::{
         bucket::{Batch, Bucket},
         events::Events,
     },
-    entra::TenantId,
     error::{Error, Result},
     http::Deadline,
+    incident::{span::Span, version::DeliveredVersion},
+    incident_api::client::Incidents,
+    microsoft::IncidentApi,
+    queue::SyncKind,
     registry::{
         Registry,
-        budget::Purpose,
         feed::{Feed, LastSweep, Lease},
         jobs::{Job, JobKind, JobStatus},
-        quarantine::SetAside,
+        quarantine::QuarantineEntry,
         tenants::Tenant,
-        versions::Neighbourhood,
+        versions::VersionBlock,
     },
+    tenant::TenantId,
 };
 
 /// Kept back from the invocation's time for what must be written at its end.
@@ -51,35 +53,35 @@ const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
 /// What a sync works with.
 #[derive(Clone)]
-pub struct Sync {
+pub(crate) struct SyncContext {
     /// The client for both surfaces.
-    pub incidents: Incidents,
+    pub(crate) incidents: Incidents,
     /// The table.
-    pub registry: Registry,
+    pub(crate) registry: Registry,
     /// The bucket.
-    pub bucket: Bucket,
+    pub(crate) bucket: Bucket,
     /// The bus.
-    pub events: Events,
+    pub(crate) events: Events,
     /// The time.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// The deployment's choices.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
 }
 
 /// The deployment's choices.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// How often a tenant is asked.
-    pub poll_interval: SignedDuration,
+    pub(crate) poll_interval: SignedDuration,
     /// How far back every poll looks again.
-    pub overlap: SignedDuration,
+    pub(crate) overlap: SignedDuration,
     /// Where a new tenant's feed starts, before its activation.
-    pub first_lookback: SignedDuration,
+    pub(crate) first_lookback: SignedDuration,
 }
 
 /// Why work on a tenant ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// There is nothing more to do.
     Done,
     /// The invocation's time is used up; the work goes on in the next one.
@@ -92,33 +94,33 @@ pub enum Stop {
 
 /// What came of a piece of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct SyncStats {
     /// Requests for incidents.
-    pub calls: u32,
+    pub(crate) calls: u32,
     /// Records that were read.
-    pub checked: u64,
+    pub(crate) checked: u64,
     /// Versions that were delivered.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Older versions than the delivered ones: answers that lag behind.
-    pub stale: u64,
+    pub(crate) stale: u64,
     /// Records and spans that were set aside.
-    pub set_aside: u64,
+    pub(crate) set_aside: u64,
     /// Whether the cursor, or a job's progress, moved.
-    pub moved: bool,
+    pub(crate) moved: bool,
     /// Whether a failing window is less wide now: what fails is being found.
-    pub narrowed: bool,
+    pub(crate) narrowed: bool,
 }
 
 /// One worker on one tenant, for one invocation.
-pub struct Worker<'a> {
-    sync: &'a Sync,
+pub(crate) struct Worker<'a> {
+    sync: &'a SyncContext,
     tenant: &'a Tenant,
-    surface: Surface,
+    api: IncidentApi,
     lease: &'a mut Lease,
     deadline: Deadline,
-    purpose: Purpose,
+    kind: SyncKind,
     /// Versions known, by neighbourhood and incident.
-    known: HashMap<Neighbourhood, HashMap<String, Known>>,
+    known: HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
     batch: Batch,
     /// Different incidents in the batch that were never delivered before.
     created: u64,
@@ -126,7 +128,7 @@ pub struct Worker<'a> {
     cap: u32,
     /// Whether an answer said that it was not all (206).
     partial_answers: bool,
-    set_aside: Vec<SetAside>,
+    set_aside: Vec<QuarantineEntry>,
     /// How often something was met that has to be set aside, new or not.
     met: u64,
     /// How much of what was delivered is counted for a job, or is not one's.
@@ -136,19 +138,19 @@ pub struct Worker<'a> {
     /// Whether the first answer of the pass held all of its window.
     first_was_whole: Option<bool>,
     /// What has been done so far.
-    pub tally: Tally,
+    pub(crate) tally: SyncStats,
 }
 
 impl<'a> Worker<'a> {
     /// A worker on `tenant`, whose lease it holds, that ends before `deadline`.
-    pub fn new(sync: &'a Sync, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
+    pub(crate) fn new(sync: &'a SyncContext, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
         Self {
             sync,
             tenant,
-            surface: tenant.api,
+            api: tenant.api,
             lease,
             deadline: deadline.reserving(FOR_COMMIT),
-            purpose: Purpose::Poll,
+            kind: SyncKind::Poll,
             known: HashMap::new(),
             batch: sync.bucket.batch(),
             created: 0,
@@ -159,7 +161,7 @@ impl<'a> Worker<'a> {
             credited: 0,
             seen_at: sync.clock.now(),
             first_was_whole: None,
-            tally: Tally::default(),
+            tally: SyncStats::default(),
         }
     }
 
@@ -167,8 +169,8 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     /// Whatever stopped it; what was read before is delivered.
-    pub async fn poll(&mut self) -> Result<Stop> {
-        self.purpose = Purpose::Poll;
+    pub(crate) async fn poll(&mut self) -> Result<Stop> {
+        self.kind = SyncKind::Poll;
         let now = self.sync.clock.now();
         self.load_set_aside().await?;
         let begins = self.lease.feed.covered_until.is_none();
@@ -192,7 +194,7 @@ impl<'a> Worker<'a> {
                 if !self.sync.registry.commit_feed(self.lease).await? {
                     return Ok(Stop::Overtaken);
                 }
-                if !self.recheck().await? || !self.retry_set_aside().await? {
+                if !self.recheck().await? || !self.retry_quarantined().await? {
                     stop = Stop::OutOfTime;
                 }
             }
@@ -209,11 +211,8 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     /// Whatever stopped it; what was read before is delivered.
-    pub async fn drive(&mut self, job: &mut Job) -> Result<Stop> {
-        self.purpose = match job.kind {
-            JobKind::Backfill => Purpose::Backfill,
-            JobKind::Sweep => Purpose::Sweep,
-        };
+    pub(crate) async fn drive(&mut self, job: &mut Job) -> Result<Stop> {
+        self.kind = job.kind.into();
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_set_aside().await?;
         job.status = JobStatus::Running;
@@ -274,12 +273,12 @@ impl<'a> Worker<'a> {
         if now >= self.seen_at + NEWS_OF_PAUSES {
             // A live read may have met a pause meanwhile.
             let feed = self.sync.registry.feed(&self.tenant.tenant_id).await?;
-            if let Some(until) = feed.and_then(|feed| feed.budget(self.surface).not_before) {
-                self.lease.feed.hold(self.surface, until);
+            if let Some(until) = feed.and_then(|feed| feed.budget(self.api).throttled_until) {
+                self.lease.feed.set_throttled_until(self.api, until);
             }
             self.seen_at = now;
         }
-        self.lease.take_call(self.surface, self.purpose, now)?;
+        self.lease.take_call(self.api, self.kind, now)?;
         self.tally.calls += 1;
         Ok(())
     }
@@ -294,31 +293,31 @@ impl<'a> Worker<'a> {
     }
 
     /// The tenant worked on.
-    pub fn tenant_id(&self) -> TenantId {
+    pub(crate) fn tenant_id(&self) -> TenantId {
         self.tenant.tenant_id
     }
 
     /// The feed as this worker has it.
-    pub fn feed(&self) -> &Feed {
+    pub(crate) fn feed(&self) -> &Feed {
         &self.lease.feed
     }
 
     /// Whether it is time for a poll, which goes before other work.
-    pub fn poll_is_due(&self) -> bool {
+    pub(crate) fn poll_is_due(&self) -> bool {
         let last = self.lease.feed.last_success_at;
         last.is_none_or(|last| self.sync.clock.now() >= last + self.sync.settings.poll_interval)
     }
 
     async fn load_set_aside(&mut self) -> Result<()> {
         if self.lease.feed.quarantined > 0 {
-            self.set_aside = self.sync.registry.all_set_aside(&self.tenant.tenant_id).await?;
+            self.set_aside = self.sync.registry.quarantine_entries(&self.tenant.tenant_id).await?;
             self.lease.feed.quarantined = self.set_aside.len() as u64;
         }
         Ok(())
     }
 
     fn blocked(&self) -> Vec<Span> {
-        self.set_aside.iter().filter(|one| one.blocks).map(SetAside::span).collect()
+        self.set_aside.iter().filter(|one| one.blocks).map(QuarantineEntry::span).collect()
     }
 }
 

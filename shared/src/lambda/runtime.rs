@@ -1,34 +1,83 @@
 //! How a function's process begins, and how one invocation is framed.
 
-use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, time::Duration};
+use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use futures_util::{FutureExt, future::BoxFuture};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
 use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use crate::{
     clock::Clock,
     config::{self, Variables},
-    entra::TenantId,
     error::{Error, Result},
-    event::{Failure, HttpRequest, HttpResponse, Invocation},
-    http::Deadline,
-    telemetry::{self, Origin},
+    http::{Deadline, HttpClient},
+    lambda::event::{HttpRequest, HttpResponse, Invocation, InvocationError},
+    telemetry::{self, MetricDimensions},
+    tenant::TenantId,
 };
 
 /// Kept back from the runtime's deadline for the answer to travel.
-const ANSWER: Duration = Duration::from_millis(500);
+const RESPONSE_RESERVE: Duration = Duration::from_millis(500);
+
+/// What a function's process has from outside: AWS, the network, time and randomness. Tests hand in their own.
+#[derive(Clone)]
+pub struct Platform {
+    /// The AWS SDK's configuration.
+    pub aws: SdkConfig,
+    /// The client for all hosts that are not AWS's.
+    pub http: HttpClient,
+    /// The source of time.
+    pub clock: Clock,
+    /// The source of randomness for identifiers, tokens and cookies.
+    pub random: Arc<dyn SecureRandom + Send + Sync>,
+}
+
+/// Runs a function's process: reads its configuration, builds the function, and hands it each event until Lambda ends the
+/// process.
+///
+/// The exit code is a failure, after one line in the log, when the configuration is wrong or the runtime API fails.
+pub async fn serve<C, F>(
+    read: impl FnOnce(&mut Variables<'_>) -> Option<C>,
+    build: impl FnOnce(C, &Platform) -> F,
+    handle: impl AsyncFn(&F, Value, Invocation) -> std::result::Result<Value, InvocationError>,
+) -> ExitCode {
+    // The error is the exit code itself: a `Result` would be printed to standard error on its way out of `main`.
+    run(read, build, handle).await.err().unwrap_or(ExitCode::SUCCESS)
+}
+
+async fn run<C, F>(
+    read: impl FnOnce(&mut Variables<'_>) -> Option<C>,
+    build: impl FnOnce(C, &Platform) -> F,
+    handle: impl AsyncFn(&F, Value, Invocation) -> std::result::Result<Value, InvocationError>,
+) -> std::result::Result<(), ExitCode> {
+    let config = configure(read)?;
+    let clock = Clock::system();
+    let aws = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    let http = HttpClient::new().map_err(fatal)?;
+    let platform = Platform { aws, http, clock: clock.clone(), random: Arc::new(SystemRandom::new()) };
+    let (function, handle, clock) = (&build(config, &platform), &handle, &clock);
+    let service = service_fn(async move |event: LambdaEvent<Value>| {
+        let invocation = Invocation::new(event.context.request_id, event.context.deadline, clock);
+        let outcome = guarded(handle(function, event.payload, invocation)).await;
+        outcome.map_err(|error| Diagnostic { error_type: error.code.into(), error_message: error.detail })
+    });
+    lambda_runtime::run(service).await.map_err(fatal)
+}
 
 /// Reads `LOG_LEVEL` and what `read` wants, and starts logging.
 ///
 /// # Errors
 /// The exit code to end with, after one line that names every faulty variable.
-pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::result::Result<T, ExitCode> {
+fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::result::Result<T, ExitCode> {
     let configured = config::from_environment(|variables| {
         let rule = "must be error, warn, info, debug or trace";
         let LogLevel(level) = variables.parsed("LOG_LEVEL", LogLevel(LevelFilter::INFO), rule);
         let mut name = |variable| variables.optional(variable).unwrap_or_default();
-        let origin = Origin { table_name: name("TABLE_NAME"), function_name: name("AWS_LAMBDA_FUNCTION_NAME") };
+        let origin =
+            MetricDimensions { table_name: name("TABLE_NAME"), function_name: name("AWS_LAMBDA_FUNCTION_NAME") };
         Some((level, origin, read(variables)?))
     });
     match configured {
@@ -37,14 +86,14 @@ pub fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::
             Ok(config)
         }
         Err(error) => {
-            telemetry::start(LevelFilter::INFO, Origin::default());
+            telemetry::start(LevelFilter::INFO, MetricDimensions::default());
             Err(fatal(error))
         }
     }
 }
 
 /// Says why the process cannot start or go on.
-pub fn fatal(error: impl std::fmt::Display) -> ExitCode {
+fn fatal(error: impl std::fmt::Display) -> ExitCode {
     tracing::error!("{error}");
     ExitCode::FAILURE
 }
@@ -72,9 +121,9 @@ impl FromStr for LogLevel {
 ///
 /// # Errors
 /// The handler's own, or `internal`.
-pub async fn guarded<T>(
-    handler: impl Future<Output = std::result::Result<T, Failure>>,
-) -> std::result::Result<T, Failure> {
+async fn guarded<T>(
+    handler: impl Future<Output = std::result::Result<T, InvocationError>>,
+) -> std::result::Result<T, InvocationError> {
     let outcome = AssertUnwindSafe(Box::pin(handler)).catch_unwind().await;
     outcome.unwrap_or_else(|_| Err(panicked().into()))
 }
@@ -97,16 +146,11 @@ pub fn tenant_span(tenant: &TenantId) -> Span {
     tracing::info_span!("tenant", tenant_id = %tenant)
 }
 
-/// The AWS SDK's configuration, from its own variables.
-pub async fn aws() -> SdkConfig {
-    aws_config::load_defaults(BehaviorVersion::latest()).await
-}
-
 impl Invocation {
     /// From what the runtime tells: the request id and the deadline in milliseconds since 1970.
     pub fn new(request_id: String, deadline_ms: u64, clock: &Clock) -> Self {
         let now = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
-        let left = Duration::from_millis(deadline_ms.saturating_sub(now)).saturating_sub(ANSWER);
+        let left = Duration::from_millis(deadline_ms.saturating_sub(now)).saturating_sub(RESPONSE_RESERVE);
         Self { request_id, deadline: Deadline::within(left) }
     }
 
@@ -114,7 +158,7 @@ impl Invocation {
     ///
     /// Boxed as `dyn` and no `async fn`, whose future would hold `work`: the compiler's measuring of a whole function in
     /// one future runs out of depth.
-    pub fn frame<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+    pub fn in_request_span<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
         let span = tracing::info_span!("invocation", request_id = self.request_id);
         work.instrument(span).boxed()
     }
@@ -154,7 +198,7 @@ impl Invocation {
             }
             Err(error) => {
                 let (code, status) = error.code();
-                let reason = error.reason().map(crate::error::Reason::as_str);
+                let reason = error.reason().map(crate::tenant::Reason::as_str);
                 if status == 500 {
                     telemetry::internal_failure(clock.now());
                     tracing::error!(method = request.method, status, code, reason, duration_ms, cause = %error, "request failed");
@@ -170,7 +214,7 @@ impl Invocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Caller;
+    use crate::lambda::event::Caller;
 
     #[tokio::test]
     async fn a_panic_is_told_as_internal_and_without_its_text() {

@@ -1,0 +1,46 @@
+//! The clients of the neighbours, wired to each other in one place.
+
+use crate::{
+    clock::Clock,
+    delivery::events::Events,
+    entra::token_cache::Tokens,
+    incident_api::client::Incidents,
+    lambda::runtime::Platform,
+    microsoft::{IncidentApiSetting, Microsoft},
+    onboarding::Onboarding,
+    registry::Registry,
+};
+
+/// What a function that works on tenants speaks with: the table, Entra, the incident APIs and the event bus.
+#[derive(Clone)]
+pub struct Clients {
+    /// The DynamoDB table.
+    pub registry: Registry,
+    /// Access tokens of all tenants.
+    pub tokens: Tokens,
+    /// The incident APIs of all tenants.
+    pub incidents: Incidents,
+    /// The event bus.
+    pub events: Events,
+    /// The source of time.
+    pub clock: Clock,
+}
+
+impl Clients {
+    /// The clients of one deployment. Without `event_bus_name` no events are sent.
+    pub fn new(microsoft: &Microsoft, table_name: String, event_bus_name: Option<String>, platform: &Platform) -> Self {
+        let Platform { aws, http, clock, .. } = platform;
+        let registry = Registry::new(aws, table_name);
+        let tokens = Tokens::new(microsoft, http.clone(), aws, registry.clone(), clock.clone());
+        let endpoints = microsoft.endpoints.clone();
+        let incidents = Incidents::new(endpoints, http.clone(), tokens.clone(), registry.clone(), clock.clone());
+        let events = Events::new(aws, event_bus_name, clock.clone());
+        Self { registry, tokens, incidents, events, clock: clock.clone() }
+    }
+
+    /// Onboarding of tenants that use the incident APIs of `setting`.
+    pub fn onboarding(&self, setting: IncidentApiSetting) -> Onboarding {
+        let Self { registry, tokens, incidents, events, clock } = self.clone();
+        Onboarding::new(setting, tokens, incidents, registry, events, clock)
+    }
+}

@@ -1,0 +1,5 @@
+//! One tenant's incident API: Microsoft Graph security or the Defender API.
+
+pub mod client;
+pub mod odata;
+pub mod query;

@@ -1,0 +1,4 @@
+//! AWS Lambda: what starts a function, how its process starts, how one invocation runs.
+
+pub mod event;
+pub mod runtime;

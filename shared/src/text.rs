@@ -1,0 +1,79 @@
+//! Text: secrets that are never shown, hexadecimal digits, JSON objects, times.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+/// A client secret, an assertion, a token, a code: text that is wiped from memory when it is dropped, and that can be
+/// neither printed nor serialised.
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes the text over.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text, for the one request that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+/// A JSON object as what it stands for. An array is none, though a derived `Deserialize` would take its elements for the
+/// members of a struct in their order.
+pub fn from_json_object<T: DeserializeOwned>(value: Value) -> Option<T> {
+    if value.is_object() { serde_json::from_value(value).ok() } else { None }
+}
+
+/// A time as this API writes it: RFC 3339, in UTC with `Z`.
+pub fn parse_utc(text: &str) -> Option<Timestamp> {
+    let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;
+    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let in_form = whole.bytes().enumerate().all(|(at, byte)| match marks.iter().find(|(place, _)| *place == at) {
+        Some((_, mark)) => byte == *mark,
+        None => byte.is_ascii_digit(),
+    });
+    let fraction = rest.strip_suffix('Z')?;
+    let fraction_in_form = fraction.is_empty()
+        || fraction
+            .strip_prefix('.')
+            .is_some_and(|digits| (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
+    if in_form && fraction_in_form { text.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_show_in_debug_output() {
+        let secret = Secret::new("canary".into());
+        assert_eq!(format!("{secret:?} {:#?}", Some(&secret)).matches("canary").count(), 0);
+        assert_eq!(secret.expose(), "canary");
+    }
+}

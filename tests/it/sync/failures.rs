@@ -120,6 +120,27 @@ async fn a_poison_incident_that_is_alone_does_not_hold_the_feed_up() {
 }
 
 #[tokio::test]
+async fn a_search_that_reads_nothing_gives_up_after_few_requests() {
+    // Graph is also asked for a list without alerts.
+    for (surface, most) in [(IncidentApi::Graph, 9), (IncidentApi::Defender, 8)] {
+        let feed = Feed::start(surface).await;
+        // The search cuts away windows without a row, again and again, before it reaches this one.
+        let id = feed.put(3_000);
+        feed.local.sim.fault(Fault::poison(TENANT, &id));
+        for poll in 0..6 {
+            let before = feed.calls();
+            feed.poll().await;
+            let calls = feed.calls() - before;
+            assert!(calls <= most, "{calls} requests in poll {poll} on {surface}");
+            assert_eq!(feed.feed().await.quarantined, 0, "poll {poll} on {surface}");
+            feed.advance(60);
+        }
+        feed.poll().await;
+        assert_eq!(feed.feed().await.quarantined, 1, "{surface}");
+    }
+}
+
+#[tokio::test]
 async fn an_outage_costs_few_requests_and_sets_nothing_aside() {
     for surface in SURFACES {
         for kind in [FaultKind::status(500), FaultKind::Reset, FaultKind::BadGateway] {

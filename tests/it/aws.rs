@@ -23,9 +23,20 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
-use shared::http::{Deadline, HttpClient, send};
+use shared::{
+    clock::Clock,
+    http::{Deadline, HttpClient, send},
+};
+use sim::FederatedCredential;
+
+/// Who says in AWS's tokens who it is.
+const ISSUER: &str = "https://3f7d.tokens.sts.global.api.aws";
+const ROLE: &str = "arn:aws:iam::123456789012:role/mandate";
 
 /// One test's AWS.
 #[derive(Clone)]
@@ -99,6 +110,30 @@ impl Aws {
         self.shared.state.lock().unwrap().calls.get(operation).copied().unwrap_or_default()
     }
 
+    /// Where it is served.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.config.endpoint_url().unwrap()
+    }
+
+    /// A certificate of the key in KMS, in DER.
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        sim::self_signed(&self.shared.kms_key, "Litware Security")
+    }
+
+    /// What an app registration knows of AWS's tokens.
+    pub(crate) fn federated_credential(&self) -> FederatedCredential {
+        // PKCS #1 of 2,048 bits: nine bytes before the modulus, five before the exponent, which has three.
+        let key = self.kms_public_key();
+        let (n, e) = (&key[9..265], &key[267..]);
+        let (n, e) = (BASE64_URL_SAFE_NO_PAD.encode(n), BASE64_URL_SAFE_NO_PAD.encode(e));
+        FederatedCredential {
+            issuer: ISSUER.into(),
+            subject: ROLE.into(),
+            audience: "api://AzureADTokenExchange".into(),
+            jwks: json!({"keys": [{"kty": "RSA", "kid": "aws", "n": n, "e": e}]}),
+        }
+    }
+
     /// The public part of the key in KMS, in DER (PKCS #1).
     pub(crate) fn kms_public_key(&self) -> Vec<u8> {
         self.shared.kms_key.public_key().as_ref().to_vec()
@@ -135,7 +170,7 @@ async fn serve(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
     match operation.as_str() {
         "GetSecretValue" => secret_value(&shared, &body),
         "Sign" => sign(&shared, &body),
-        "sts" => web_identity_token(&body),
+        "sts" => web_identity_token(&shared, &body),
         _ => forward(&shared, &headers, body).await,
     }
 }
@@ -166,16 +201,24 @@ fn sign(shared: &Shared, body: &[u8]) -> Response {
     json!({"KeyId": request["KeyId"], "Signature": BASE64_STANDARD.encode(bytes)}).to_string().into_response()
 }
 
-fn web_identity_token(body: &[u8]) -> Response {
+/// Signed with the same key as what KMS signs, RS256.
+fn web_identity_token(shared: &Shared, body: &[u8]) -> Response {
     let form: BTreeMap<String, String> = url::form_urlencoded::parse(body).into_owned().collect();
     assert_eq!(form["Action"], "GetWebIdentityToken");
     assert_eq!(form["Audience.member.1"], "api://AzureADTokenExchange");
     assert_eq!((form["SigningAlgorithm"].as_str(), form["DurationSeconds"].as_str()), ("RS256", "300"));
+    let encode = |part: Value| BASE64_URL_SAFE_NO_PAD.encode(part.to_string());
+    let now = Clock::system().now().as_second();
+    let claims = json!({"iss": ISSUER, "sub": ROLE, "aud": form["Audience.member.1"], "iat": now, "exp": now + 300,
+                        "jti": unique().to_string()});
+    let message = format!("{}.{}", encode(json!({"alg": "RS256", "kid": "aws"})), encode(claims));
+    let mut signed = vec![0; shared.kms_key.public_modulus_len()];
+    shared.kms_key.sign(&signature::RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signed).unwrap();
+    let token = format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signed));
     let body = format!(
         "<GetWebIdentityTokenResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetWebIdentityTokenResult>\
-         <WebIdentityToken>aws-token-{}</WebIdentityToken><Expiration>2099-01-01T00:00:00Z</Expiration>\
-         </GetWebIdentityTokenResult></GetWebIdentityTokenResponse>",
-        unique()
+         <WebIdentityToken>{token}</WebIdentityToken><Expiration>2099-01-01T00:00:00Z</Expiration>\
+         </GetWebIdentityTokenResult></GetWebIdentityTokenResponse>"
     );
     ([("content-type", "text/xml")], body).into_response()
 }

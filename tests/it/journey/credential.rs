@@ -12,6 +12,8 @@ use devstack::ApiReply;
 use serde_json::{Value, json};
 use sim::{App, Call, Surface};
 
+use crate::aws::Aws;
+
 use super::world::{APP, CONTOSO, Customer, FABRIKAM, HOME, NORTHWIND, World, refused};
 
 const CUSTOMERS: [Customer; 3] = [CONTOSO, FABRIKAM, NORTHWIND];
@@ -157,9 +159,59 @@ async fn a_certificate_takes_the_secrets_place_without_a_restart() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_in_kms_and_then_awss_own_word_take_the_secrets_place_without_a_restart() {
+    let aws = Aws::start().await;
+    let elsewhere = [("AWS_ENDPOINT_URL_KMS", aws.endpoint()), ("AWS_ENDPOINT_URL_STS", aws.endpoint())];
+    let world = start_with("kms-and-federation", &elsewhere).await;
+    for customer in CUSTOMERS {
+        world.sim.update_tenant(customer.tenant_id, |tenant| tenant.token_lifetime_seconds = Some(2));
+    }
+    let certificate = aws.certificate();
+    let in_kms = json!({
+        "client_id": APP,
+        "certificate": pem("CERTIFICATE", &certificate),
+        "kms_key_id": "alias/mandate",
+    });
+    let by_key = App { certificates: vec![certificate], ..App::default() };
+    let by_word = App { federated_credentials: vec![aws.federated_credential()], ..App::default() };
+    let kinds = [
+        (in_kms, by_key, "Sign", "By a key in KMS"),
+        (json!({"client_id": APP, "federated": true}), by_word, "sts", "By AWS's own word"),
+    ];
+    for (delivered, (credential, registered, call, title)) in (1..).zip(kinds) {
+        assert_eq!(aws.calls(call), 0);
+        world.stack.put_secret(credential).await.unwrap();
+        // The registration has this and nothing else any more.
+        let app = App { client_id: APP.to_owned(), home_tenant_id: HOME.to_owned(), ..registered };
+        world.sim.register_app(app);
+        world.sim.clear_calls();
+        for customer in CUSTOMERS {
+            world
+                .until(format!("{} has a token: {title}", customer.name), async || {
+                    let asked = token_requests(&world, customer.tenant_id);
+                    token(&world, &customer).await.status == 200 && asked.iter().any(|call| call.status == 200)
+                })
+                .await;
+        }
+        world.incident(&CONTOSO, title, 5);
+        world.delivered(delivered).await;
+        assert!(aws.calls(call) > 0, "{call} was not called");
+    }
+    assert_eq!(count_of(&world, REFUSED_FOR_ALL).await, 0);
+    world.nothing_failed().await;
+    world.lines_are_whole().await;
+    world.end().await;
+}
+
 /// Three customers that are active.
 async fn start(name: &str) -> World {
-    let world = World::start(name, &[]).await;
+    start_with(name, &[]).await
+}
+
+/// The same, with these variables for all functions.
+async fn start_with(name: &str, variables: &[(&str, &str)]) -> World {
+    let world = World::start(name, variables).await;
     for customer in CUSTOMERS {
         world.seed(&customer);
         world.onboard(&customer, None).await;

@@ -12,7 +12,7 @@ use crate::{
     entra::token_cache::Tokens,
     error::{Error, Result},
     http::Deadline,
-    incident_api::client::Incidents,
+    incident_api::client::{CallBudget, Incidents},
     microsoft::{IncidentApi, IncidentApiSetting},
     registry::{
         Registry,
@@ -309,7 +309,7 @@ impl Onboarding {
             }
         }
         *has_role = true;
-        self.incidents.probe(tenant, api, &token, deadline).await
+        self.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await
     }
 
     /// The surfaces to try; the one that a known tenant uses already goes first.

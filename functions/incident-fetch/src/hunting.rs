@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use shared::{
     error::{Error, Result},
     http::Deadline,
-    incident_api::client::HUNT,
+    incident_api::client::{CallBudget, HUNT},
     lambda::{
         event::{HttpRequest, HttpResponse},
         runtime::tenant_span,
@@ -122,8 +122,8 @@ impl App {
     }
 
     async fn hunt_in(&self, id: TenantId, body: &Value, deadline: Deadline) -> Result<Table> {
-        self.registry.take_call(&id, IncidentApi::Graph, self.clock.now()).await?;
-        self.incidents.hunt(&id, body, deadline).await.map_err(|error| match error {
+        let mut client = self.incidents.of(id, IncidentApi::Graph, CallBudget::Table, deadline);
+        client.hunt(body).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => Error::Conflict {
                 detail: "The customer has not consented to hunting.".into(),
                 reason: Some(Reason::RoleMissing),

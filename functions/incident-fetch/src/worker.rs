@@ -308,7 +308,7 @@ impl App {
             embedded_metrics,
             outcome = after.outcome,
             api = tenant.api.as_str(),
-            calls = tally.calls,
+            calls = lease.calls,
             checked = tally.checked,
             stale = tally.stale,
             "tenant worked on"

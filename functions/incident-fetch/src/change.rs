@@ -3,9 +3,9 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
-    incident_api::client::{CHANGE, COMMENT, MAX_CONFIRMED_TOKEN_AGE},
+    incident_api::client::MAX_CONFIRMED_TOKEN_AGE,
     lambda::event::{HttpRequest, HttpResponse},
     microsoft::IncidentApi,
     registry::tenants::Tenant,
@@ -123,7 +123,7 @@ impl App {
         }
         self.apply(&tenant, incident_id, &changes, deadline).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => read_only(),
-            Error::Upstream { status: 400, call: CHANGE | COMMENT } => Error::InvalidRequest(
+            Error::Upstream { status: 400, call: Call::UpdateIncident | Call::AddComment } => Error::InvalidRequest(
                 "Microsoft does not accept this change. A `determination` must go with its `classification`.".into(),
             ),
             other => other,

@@ -4,9 +4,9 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
-    incident_api::client::{CallBudget, HUNT},
+    incident_api::client::CallBudget,
     lambda::{
         event::{HttpRequest, HttpResponse},
         runtime::tenant_span,
@@ -128,7 +128,7 @@ impl App {
                 detail: "The customer has not consented to hunting.".into(),
                 reason: Some(Reason::RoleMissing),
             },
-            Error::Upstream { status: 400, call: HUNT } => {
+            Error::Upstream { status: 400, call: Call::Hunt } => {
                 Error::InvalidRequest("Microsoft does not accept the query.".into())
             }
             other => other,

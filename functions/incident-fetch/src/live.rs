@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     incident::{
         line::IncidentLine,
@@ -360,7 +360,7 @@ impl App {
         let id = tenant.tenant_id;
         let mut client = self.client(tenant, deadline);
         let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
-        let unreadable = Error::Upstream { status: 200, call: "one incident" };
+        let unreadable = Error::Malformed { call: Call::GetIncident };
         let record = Record::parse(&raw, &id, true).map_err(|_| unreadable.clone())?;
         if record.incident_id != incident_id {
             return Err(unreadable);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::Clock,
     entra::token_cache::{AccessToken, Tokens},
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::{Deadline, HttpClient, Response, send},
     incident::span::Span,
     microsoft::{Endpoints, IncidentApi},
@@ -38,18 +38,6 @@ const THROTTLING_MAX_AGE: SignedDuration = SignedDuration::from_secs(2);
 /// The maximum age of a confirmed token. Entra refuses the next one after consent is withdrawn, and the interface
 /// promises to notice that within 30 seconds of polling. A change relies on it, too: consent to writing may be as new.
 pub const MAX_CONFIRMED_TOKEN_AGE: SignedDuration = SignedDuration::from_secs(25);
-
-const LIST: &str = "the list of incidents";
-const ONE: &str = "one incident";
-
-/// The call that changes an incident, as errors name it.
-pub const CHANGE: &str = "the change of an incident";
-
-/// The call that adds a comment, as errors name it.
-pub const COMMENT: &str = "the comment on an incident";
-
-/// The call that hunts, as errors name it.
-pub const HUNT: &str = "the hunting query";
 
 /// The incident APIs of all tenants. Requests leave only through [`Incidents::of`].
 #[derive(Clone)]
@@ -119,7 +107,7 @@ impl TenantClient<'_> {
         let span = Span { from: now, to: None };
         let query = IncidentQuery { top: 1, alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let request = self.incidents.http.get(self.list_url(&query));
-        let response = send_with_token(request, token, LIST, self.deadline).await?;
+        let response = send_with_token(request, token, Call::ListIncidents, self.deadline).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(Error::Refused(Reason::RoleMissing));
         }
@@ -130,14 +118,14 @@ impl TenantClient<'_> {
     pub async fn list(&mut self, query: &IncidentQuery, freshness: TokenFreshness) -> Result<IncidentList> {
         let url = self.list_url(query);
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
-        let response = self.request(LIST, freshness, deadline, |http| http.get(url.clone())).await;
+        let response = self.request(Call::ListIncidents, freshness, deadline, |http| http.get(url.clone())).await;
         response.map(IncidentList::new)
     }
 
     /// Returns one incident exactly as Microsoft sent it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Upstream`] where it is larger than
+    /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Malformed`] where it is larger than
     /// `max_bytes`.
     pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Vec<u8>> {
         let mut url = self.incident_url(incident_id);
@@ -145,9 +133,10 @@ impl TenantClient<'_> {
             url.set_query(Some("$expand=alerts"));
         }
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
-        let response = self.request(ONE, TokenFreshness::Cached, deadline, |http| http.get(url.clone())).await;
+        let response =
+            self.request(Call::GetIncident, TokenFreshness::Cached, deadline, |http| http.get(url.clone())).await;
         let response = response.map_err(no_such_incident)?;
-        let too_large = response.unexpected_status();
+        let too_large = response.malformed();
         body_up_to(max_bytes, response).await?.ok_or(too_large)
     }
 
@@ -158,7 +147,7 @@ impl TenantClient<'_> {
     pub async fn change(&mut self, incident_id: &str, body: &Value) -> Result<()> {
         let url = self.incident_url(incident_id);
         let request = |http: &HttpClient| http.patch(url.clone()).json(body);
-        let response = self.request(CHANGE, TokenFreshness::Cached, self.deadline, request).await;
+        let response = self.request(Call::UpdateIncident, TokenFreshness::Cached, self.deadline, request).await;
         response.map(drop).map_err(no_such_incident)
     }
 
@@ -170,7 +159,7 @@ impl TenantClient<'_> {
         let path = format!("{}/{incident_id}/comments", IncidentApi::Graph.incidents_path());
         let url = self.incidents.endpoints.graph.join(&path);
         let request = |http: &HttpClient| http.post(url.clone()).json(body);
-        let response = self.request(COMMENT, TokenFreshness::Cached, self.deadline, request).await;
+        let response = self.request(Call::AddComment, TokenFreshness::Cached, self.deadline, request).await;
         response.map(drop).map_err(no_such_incident)
     }
 
@@ -181,12 +170,12 @@ impl TenantClient<'_> {
     pub async fn hunt<T: DeserializeOwned>(&mut self, body: &Value) -> Result<T> {
         let url = self.incidents.endpoints.graph.join("/v1.0/security/runHuntingQuery");
         let request = |http: &HttpClient| http.post(url.clone()).json(body);
-        let response = self.request(HUNT, TokenFreshness::Cached, self.deadline, request).await?;
-        let unreadable = response.unexpected_status();
+        let response = self.request(Call::Hunt, TokenFreshness::Cached, self.deadline, request).await?;
+        let malformed = response.malformed();
         let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response).await? else {
             return Err(Error::InvalidRequest("The result is too large for one answer. Ask for fewer rows.".into()));
         };
-        serde_json::from_slice(&bytes).map_err(|_| unreadable)
+        serde_json::from_slice(&bytes).map_err(|_| malformed)
     }
 
     fn list_url(&self, query: &IncidentQuery) -> Url {
@@ -202,7 +191,7 @@ impl TenantClient<'_> {
     /// fresh one tried once.
     async fn request(
         &mut self,
-        call: &'static str,
+        call: Call,
         freshness: TokenFreshness,
         deadline: Deadline,
         request: impl Fn(&HttpClient) -> RequestBuilder,
@@ -268,7 +257,7 @@ impl TenantClient<'_> {
 async fn send_with_token(
     request: RequestBuilder,
     token: &AccessToken,
-    call: &'static str,
+    call: Call,
     deadline: Deadline,
 ) -> Result<Response> {
     let request = request
@@ -299,7 +288,9 @@ async fn body_up_to(max_bytes: usize, mut response: Response) -> Result<Option<V
 /// A 404 means an unknown incident where one incident was requested. Elsewhere the API itself is not there.
 fn no_such_incident(error: Error) -> Error {
     match error {
-        Error::Upstream { status: 404, call: ONE | CHANGE | COMMENT } => Error::NotFound,
+        Error::Upstream { status: 404, call: Call::GetIncident | Call::UpdateIncident | Call::AddComment } => {
+            Error::NotFound
+        }
         other => other,
     }
 }

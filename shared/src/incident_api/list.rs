@@ -34,7 +34,7 @@ impl IncidentList {
     /// Returns the next row exactly as Microsoft sent it, and `None` after the last one.
     ///
     /// # Errors
-    /// [`Error::Upstream`](crate::error::Error::Upstream) when the body is not an `OData` collection,
+    /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not an `OData` collection,
     /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
@@ -43,7 +43,7 @@ impl IncidentList {
                 return Ok(Some(row));
             }
             match self.response.chunk().await? {
-                Some(bytes) => self.rows.push(&bytes).map_err(|_| self.response.unexpected_status())?,
+                Some(bytes) => self.rows.push(&bytes).map_err(|_| self.response.malformed())?,
                 None => return Ok(None),
             }
         }
@@ -52,12 +52,12 @@ impl IncidentList {
     /// Returns the facts about the whole list. The caller has read all rows before.
     ///
     /// # Errors
-    /// [`Error::Upstream`](crate::error::Error::Upstream) when the body is not a complete `OData` collection.
+    /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not a complete `OData` collection.
     pub fn end(self) -> Result<ListEnd> {
-        let unreadable = self.response.unexpected_status();
+        let malformed = self.response.malformed();
         let partial = self.response.status() == StatusCode::PARTIAL_CONTENT;
         let date = self.response.date();
-        let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| unreadable)?;
+        let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| malformed)?;
         Ok(ListEnd { rows: self.count, more: next_link.is_some(), partial, date })
     }
 }

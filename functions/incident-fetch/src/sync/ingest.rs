@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{RECHECK_AFTER, Worker, is_transient};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     incident::{
         record::{Record, Unreadable},
         version::{Change, DeliveredVersion, VersionComparison, compare},
@@ -81,7 +81,7 @@ impl Worker<'_> {
         (reading.more, reading.date) = (end.more, end.date);
         if end.partial && !std::mem::replace(&mut self.partial_answers, true) {
             // Once it may be a hiccup of one of Microsoft's parts; what is missing for longer is the sweep's to find.
-            return Err(Error::Upstream { status: 206, call: "the list of incidents" });
+            return Err(Error::Partial { call: Call::ListIncidents });
         }
         if end.more && end.rows < question.top {
             if self.nothing_after(question, end.rows).await? {
@@ -228,9 +228,9 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<Record> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
         let record = Record::parse(&raw, &self.tenant.tenant_id, alerts == Alerts::Included)
-            .map_err(|_: Unreadable| Error::Upstream { status: 200, call: "one incident" })?;
+            .map_err(|_: Unreadable| Error::Malformed { call: Call::GetIncident })?;
         if record.incident_id != incident_id {
-            return Err(Error::Upstream { status: 200, call: "one incident" });
+            return Err(Error::Malformed { call: Call::GetIncident });
         }
         self.take(&record).await?;
         Ok(record)

@@ -306,7 +306,7 @@ impl<'a> Worker<'a> {
 /// Whether an error says something about Microsoft's health at this moment, so that a smaller question may do better.
 fn is_transient(error: &Error) -> bool {
     match error {
-        Error::Upstream { .. } | Error::Unreachable { .. } => true,
+        Error::Upstream { .. } | Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound

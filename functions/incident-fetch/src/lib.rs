@@ -109,13 +109,14 @@ impl App {
         let sync = SyncContext {
             incidents: clients.incidents.clone(),
             registry: clients.registry.clone(),
-            bucket: Bucket::new(aws, config.incident_bucket, config.format),
+            bucket: Bucket::new(aws, config.incident_bucket),
             events: clients.events.clone(),
             clock: clients.clock.clone(),
             settings: Settings {
                 poll_interval: config.poll_interval,
                 overlap: config.overlap,
                 first_lookback: config.first_lookback,
+                format: config.format,
             },
         };
         Self {

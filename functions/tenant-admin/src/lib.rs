@@ -15,7 +15,7 @@ use shared::{
     clients::Clients,
     clock::Clock,
     config::{PublicBaseUrl, Variables},
-    delivery::bucket::{Bucket, Format},
+    delivery::bucket::Bucket,
     error::{Error, Result},
     http::HttpClient,
     lambda::{
@@ -93,7 +93,7 @@ impl App {
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
         let clients = Clients::new(&config.microsoft, table, bus, platform);
         let queue = SyncQueue::new(&aws, config.sync_queue_url.clone());
-        let bucket = Bucket::new(&aws, config.incident_bucket.clone(), Format::Envelope);
+        let bucket = Bucket::new(&aws, config.incident_bucket.clone());
         Self { config, clients, queue, bucket, http, clock, random }
     }
 

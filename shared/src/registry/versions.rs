@@ -46,7 +46,7 @@ impl Registry {
         let mut known = HashMap::new();
         for (name, value) in item.into_iter().flatten() {
             if let (Some(id), Ok(packed)) = (name.strip_prefix('i'), value.as_s()) {
-                let version = packed.parse().map_err(|()| Error::Internal("a version that cannot be read".into()))?;
+                let version = packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
                 known.insert(id.to_owned(), version);
             }
         }

@@ -13,13 +13,13 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::{Record, Unreadable},
+        record::{Alerts, Record, Unreadable},
         span::Span,
         version::{VersionComparison, compare},
     },
     incident_api::{
         client::TokenFreshness,
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
     microsoft::IncidentApi,
     registry::quarantine::QuarantineEntry,
@@ -62,7 +62,7 @@ impl Worker<'_> {
         let listed = async {
             let mut listing = self.client().list(&question, TokenFreshness::Confirmed).await?;
             while let Some(row) = listing.next().await? {
-                match Record::parse(&row, &tenant, false) {
+                match Record::parse(&row, &tenant, Alerts::Omitted) {
                     Ok(record) => {
                         let api = self.api;
                         let known = self.known(&record.incident_id).await?;

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     clock::Clock,
     delivery::{
-        bucket::{Batch, Bucket},
+        bucket::{Batch, Bucket, Format},
         events::Events,
     },
     error::{Error, Result},
@@ -74,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) overlap: SignedDuration,
     /// Where a new tenant's feed starts, before its activation.
     pub(crate) first_lookback: SignedDuration,
+    /// The schema of delivered incidents.
+    pub(crate) format: Format,
 }
 
 /// Why work on a tenant ended.
@@ -145,7 +147,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(FOR_COMMIT),
             kind: SyncKind::Poll,
             known: HashMap::new(),
-            batch: sync.bucket.batch(),
+            batch: Batch::new(sync.settings.format),
             created: 0,
             cap: u32::MAX,
             partial_answers: false,

@@ -13,13 +13,13 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::Record,
+        record::{Alerts, Record},
         span::Span,
         version::{VersionComparison, compare},
     },
     incident_api::{
         client::TokenFreshness,
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
     microsoft::IncidentApi,
     queue::SyncKind,
@@ -330,7 +330,7 @@ impl Worker<'_> {
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = listing.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, false) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
             let api = self.api;
             let known = self.known(&record.incident_id).await?;
             if let VersionComparison::New { .. } = compare(known, &record, api) {

@@ -25,7 +25,7 @@ use shared::{
     http::Deadline,
     lambda::{
         event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
-        runtime::{Platform, caught, tenant_span},
+        runtime::{Platform, catch_panic, tenant_span},
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::{Consent, Onboarding, Recorded},
@@ -151,7 +151,7 @@ impl App {
             deadline: invocation.deadline,
             now: begun,
         };
-        let response = match invocation.deadline.run(caught(Box::pin(call.route()))).await {
+        let response = match invocation.deadline.run(catch_panic(call.route())).await {
             Ok(response) => response,
             Err(error) => {
                 let (code, status) = error.code();

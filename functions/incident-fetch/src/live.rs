@@ -24,7 +24,10 @@ use shared::{
         client::{CallBudget, TenantClient, TokenFreshness},
         query::{IncidentQuery, MAX_SKIP},
     },
-    lambda::event::{HttpRequest, HttpResponse, page_limit},
+    lambda::{
+        event::{HttpRequest, HttpResponse},
+        route::page_limit,
+    },
     microsoft::IncidentApi,
     registry::{tenants::Tenant, versions::VersionBlock},
     tenant::{Reason, TenantId},

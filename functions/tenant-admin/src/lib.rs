@@ -20,6 +20,7 @@ use shared::{
     http::HttpClient,
     lambda::{
         event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        route::json_route,
         runtime::Platform,
     },
     microsoft::Microsoft,
@@ -112,7 +113,7 @@ impl App {
         };
         // Boxed, because the compiler's measuring of all routes in one future runs out of depth.
         let route = Box::pin(self.route(&request, invocation));
-        let response = invocation.json_route(&self.clock, &request, route).await;
+        let response = json_route(invocation, &self.clock, &request, route).await;
         Ok(response.into_value())
     }
 

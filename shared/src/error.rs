@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variant_has_the_code_status_and_reason_of_the_interface() {
+    fn variants_have_code_status_and_reason_of_the_interface() {
         let until = Timestamp::UNIX_EPOCH;
         let table = [
             (Error::InvalidRequest("x".into()), "invalid_request", 400, None),

@@ -28,12 +28,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint(Url);
 
-/// The text is not an acceptable origin.
+/// The text is not an [`Endpoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAnEndpoint;
 
 /// Returns whether a URL is `https`, or `http` to this machine.
-pub fn is_https_or_loopback(url: &Url) -> bool {
+pub(crate) fn is_https_or_loopback(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -186,7 +186,7 @@ pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// Converts a word of either API: `InProgress`, `inProgress` and `in progress` all become `in_progress`.
-pub fn snake_case(text: &str) -> String {
+pub(super) fn snake_case(text: &str) -> String {
     let mut snake = String::with_capacity(text.len() + 4);
     let mut after_lower = false;
     for letter in text.chars() {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn both_surfaces_are_read() {
+    fn parses_records_of_both_apis() {
         let graph = parse(
             r#"{"id":"29","tenantId":"11111111-2222-4333-8444-ABCDEFABCDEF","status":"inProgress","severity":"high",
                 "createdDateTime":"2026-01-22T12:09:23.1433333Z","lastUpdateDateTime":"2026-02-25T16:29:33.10Z",
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_line_and_otherwise_as_it_was_sent() {
+    fn record_is_one_line_and_otherwise_as_sent() {
         let sent = "{ \"id\" : \"1\",\r\n \"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\", \"n\": 1.50e+400, \"big\": 123456789012345678901234567890, \"t\":\"a\\n b\\u2028 \u{200b}\" }";
         let record = parse(sent).unwrap();
         assert_eq!(
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn unreadable_records_have_a_reason() {
         let table = [
             ("nonsense", Unreadable::NotJson),
             (r#"{"lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#, Unreadable::NoId),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_enums_wrong_types_and_nulls_do_no_harm() {
+    fn unknown_words_wrong_types_and_nulls_are_accepted() {
         let record = parse(
             r#"{"id":"1","lastUpdateDateTime":"2026-01-01T00:00:00Z","status":7,"severity":"UnSpecified","alerts":null,"assignedTo":{},"new":[]}"#,
         )
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_enums_become_snake_case() {
+    fn words_become_snake_case() {
         for (sent, ours) in [
             ("InProgress", "in_progress"),
             ("awaitingAction", "awaiting_action"),
@@ -331,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_records_are_set_aside_or_have_an_id_and_a_time(
+        fn damaged_records_are_unreadable_or_have_an_id(
             raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
         ) {
             if let Ok(record) = Record::parse(&raw, &tenant(), Alerts::Included) {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Decision,
     entra::{self, flow::SESSION},
-    faults::{Fault, Surface},
+    faults::{Fault, Host},
     http::{Incoming, Reply, encode},
     serve::{self, Shared},
     store::{App, AppRecord, HuntingTable, Incident, IncidentSeed, Resource, Tenant, TenantSeed},
@@ -60,8 +60,8 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Incoming) -> Reply {
 fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -> Outcome {
     match (method, rest) {
         ("GET", []) => Ok(shown(&json!({
-            "entra": world.url(Surface::Entra), "graph": world.url(Surface::Graph),
-            "defender": world.url(Surface::Defender), "now": world.now(),
+            "entra": world.url(Host::Entra), "graph": world.url(Host::Graph),
+            "defender": world.url(Host::Defender), "now": world.now(),
             "apps": world.apps.values().map(|record| &record.app).collect::<Vec<_>>(),
             "tenants": world.tenants.values().map(|tenant| &tenant.seed).collect::<Vec<_>>(),
         }))),
@@ -126,7 +126,7 @@ fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -
         }
         ("POST", ["limits"]) => {
             let limit: Limit = read(request)?;
-            world.limits.insert((limit.surface, limit.tenant_id), limit.limits);
+            world.limits.insert((limit.host, limit.tenant_id), limit.limits);
             Ok(done())
         }
         ("POST", ["keys"]) => {
@@ -279,7 +279,7 @@ struct ClockChange {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limit {
-    surface: Surface,
+    host: Host,
     #[serde(default)]
     tenant_id: Option<String>,
     limits: Limits,
@@ -338,7 +338,7 @@ pub(crate) fn browse(
     let path_and_query = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
     let (path, query) = path_and_query.ok_or("not a URL")?.split_once('?').unwrap_or_default();
     let mut request = Incoming {
-        surface: Surface::Entra,
+        host: Host::Entra,
         method: "GET".to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),

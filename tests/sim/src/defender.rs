@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     clock::{guid, to_ticks},
-    faults::{RetryAfter, Surface},
+    faults::{Host, RetryAfter},
     graph::{editor, retry_header, set},
     http::{Incoming, Piece, Reply},
     incidents::{
@@ -56,7 +56,7 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> 
         Ok(caller) => caller,
         Err(message) => return error(401, "Unauthorized", message),
     };
-    if let Some(retry_after) = world.throttle(Surface::Defender, &caller.tenant_id) {
+    if let Some(retry_after) = world.throttle(Host::Defender, &caller.tenant_id) {
         return throttled(world, retry_after);
     }
     let method = request.method.as_str();
@@ -322,7 +322,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        IncidentSeed, Limits, NextLink, RetryAfter, Surface,
+        Host, IncidentSeed, Limits, NextLink, RetryAfter,
         testing::{CONTOSO, FABRIKAM, rig},
     };
 
@@ -371,18 +371,18 @@ mod tests {
     async fn the_51st_call_of_a_minute_is_refused_and_a_minute_later_is_not() {
         let rig = rig().await;
         rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
-        rig.sim.set_limits(Surface::Defender, None, Limits::DEFENDER);
+        rig.sim.set_limits(Host::Defender, None, Limits::DEFENDER);
         for _ in 0..50 {
             assert_eq!(rig.get("/api/incidents?$top=1").await.status, 200);
         }
         let refused = rig.get("/api/incidents?$top=1").await;
         assert_eq!((refused.status, refused.header("retry-after")), (429, "61"));
         assert_eq!(refused.json()["error"]["code"], "TooManyRequests");
-        assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200, "another surface has its own limit");
+        assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200, "the other API has its own limit");
         rig.sim.clock().advance(jiff::SignedDuration::from_secs(61));
         assert_eq!(rig.get("/api/incidents?$top=1").await.status, 200);
-        assert_eq!(rig.sim.count(Surface::Defender, CONTOSO), 52);
-        assert_eq!(rig.sim.count(Surface::Defender, FABRIKAM), 0);
+        assert_eq!(rig.sim.count(Host::Defender, CONTOSO), 52);
+        assert_eq!(rig.sim.count(Host::Defender, FABRIKAM), 0);
     }
 
     #[tokio::test]
@@ -396,7 +396,7 @@ mod tests {
             (RetryAfter::Absent, "", ""),
         ] {
             let limits = Limits { per_minute: Some(0), per_hour: None, retry_after };
-            rig.sim.set_limits(Surface::Defender, Some(CONTOSO), limits);
+            rig.sim.set_limits(Host::Defender, Some(CONTOSO), limits);
             let refused = rig.get("/api/incidents").await;
             assert_eq!((refused.status, refused.header("retry-after")), (429, header));
             assert!(refused.text.contains(text), "{}", refused.text);

@@ -7,7 +7,7 @@ use crate::http::Incoming;
 /// One of Microsoft's three hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Surface {
+pub enum Host {
     /// The login host.
     Entra,
     /// Microsoft Graph.
@@ -22,7 +22,7 @@ pub enum Surface {
 pub struct Fault {
     /// Only on this host.
     #[serde(default)]
-    pub surface: Option<Surface>,
+    pub host: Option<Host>,
     /// Only for this tenant (by path on Entra, by token elsewhere).
     #[serde(default)]
     pub tenant_id: Option<String>,
@@ -55,7 +55,7 @@ impl Fault {
     /// A fault for every request of its kind, until cleared.
     pub fn new(kind: FaultKind) -> Self {
         Self {
-            surface: None,
+            host: None,
             tenant_id: None,
             method: None,
             path_prefix: None,
@@ -75,8 +75,8 @@ impl Fault {
 
     /// Only on this host.
     #[must_use]
-    pub fn on(mut self, surface: Surface) -> Self {
-        self.surface = Some(surface);
+    pub fn on(mut self, host: Host) -> Self {
+        self.host = Some(host);
         self
     }
 
@@ -138,7 +138,7 @@ impl Fault {
 
     /// Whether the fault meets a request, the incident aside.
     fn matches(&self, request: &Incoming, tenant_id: Option<&str>) -> bool {
-        self.surface.is_none_or(|surface| surface == request.surface)
+        self.host.is_none_or(|host| host == request.host)
             && self.tenant_id.as_deref().is_none_or(|tenant| Some(tenant) == tenant_id)
             && self.method.as_deref().is_none_or(|method| method.eq_ignore_ascii_case(&request.method))
             && self.path_prefix.as_deref().is_none_or(|prefix| request.path.starts_with(prefix))
@@ -187,7 +187,7 @@ pub enum FaultKind {
     Status {
         /// Status code.
         status: u16,
-        /// Body; the surface's own error body if not given.
+        /// Body; the host's own error body if not given.
         #[serde(default)]
         body: Option<String>,
         /// Further headers, which win.
@@ -291,7 +291,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// A status with the surface's own error body.
+    /// A status with the host's own error body.
     pub fn status(status: u16) -> Self {
         Self::Status { status, body: None, headers: Vec::new() }
     }
@@ -305,9 +305,9 @@ impl FaultKind {
             | Self::ExpiresIn { .. }
             | Self::MissingRoles
             | Self::Claims { .. } => request.is_token_request(),
-            Self::Aadsts { .. } => request.surface == Surface::Entra && request.method == "POST",
+            Self::Aadsts { .. } => request.host == Host::Entra && request.method == "POST",
             Self::ForeignNextLink { .. } | Self::LoopingNextLink | Self::SilentCap { .. } => request.is_incident_list(),
-            Self::Stale { .. } => request.surface != Surface::Entra && request.method == "GET",
+            Self::Stale { .. } => request.host != Host::Entra && request.method == "GET",
             Self::ExpiredSkiptoken => {
                 request.is_incident_list() && request.decoded_query().split('&').any(|pair| pair.starts_with("$skip"))
             }

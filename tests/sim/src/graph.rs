@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     applications,
     clock::{guid, http_date},
-    faults::{RetryAfter, Surface},
+    faults::{Host, RetryAfter},
     http::{Incoming, Piece, Reply},
     hunting,
     incidents::{
@@ -122,7 +122,7 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> 
         Ok(caller) => caller,
         Err(message) => return error(world, request, 401, "InvalidAuthenticationToken", message),
     };
-    if let Some(retry_after) = world.throttle(Surface::Graph, &caller.tenant_id) {
+    if let Some(retry_after) = world.throttle(Host::Graph, &caller.tenant_id) {
         return throttled(world, request, retry_after);
     }
     let reply = match (request.method.as_str(), request.segments().as_slice()) {

@@ -26,12 +26,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::faults::Surface;
+use crate::faults::Host;
 
 /// A request with its body, nothing decoded.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    pub(crate) surface: Surface,
+    pub(crate) host: Host,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -77,11 +77,11 @@ impl Incoming {
     }
 
     pub(crate) fn is_token_request(&self) -> bool {
-        self.surface == Surface::Entra && self.path.ends_with("/token")
+        self.host == Host::Entra && self.path.ends_with("/token")
     }
 
     pub(crate) fn is_incident_list(&self) -> bool {
-        self.surface != Surface::Entra && self.method == "GET" && self.path.ends_with("/incidents")
+        self.host != Host::Entra && self.method == "GET" && self.path.ends_with("/incidents")
     }
 
     pub(crate) fn incident_in_path(&self) -> Option<&str> {

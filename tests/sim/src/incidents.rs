@@ -1,4 +1,4 @@
-//! What both surfaces do with the one store: query options, pages and names.
+//! What both APIs do with the one store: query options, pages and names.
 
 use std::{cmp::Ordering, collections::BTreeSet, fmt::Write as _, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     entra::verify_access_token,
-    faults::Surface,
+    faults::Host,
     http::{Incoming, Piece, Reply, decode_pairs, encode},
     odata::{Field, Filter, Operand, count},
     store::{Alert, Incident, Resource},
@@ -65,7 +65,7 @@ pub(crate) struct Listing {
     ascending: Option<bool>,
 }
 
-/// Which options and fields a surface knows.
+/// Which options and fields a host knows.
 pub(crate) struct Dialect {
     pub(crate) options: &'static [&'static str],
     pub(crate) fields: &'static [Field],
@@ -147,7 +147,7 @@ pub(crate) fn page(
     let now = world.now();
     world.turn += 1;
     let turn = world.turn;
-    let behaviour = behaviour(world, request.surface);
+    let behaviour = behaviour(world, request.host);
     let Some(tenant) = world.tenants.get(tenant_id) else {
         return Page { rows: Vec::new(), total: 0, next_link: None };
     };
@@ -190,13 +190,13 @@ pub(crate) fn page(
     Page { rows, total, next_link }
 }
 
-pub(crate) fn behaviour(world: &World, surface: Surface) -> ListBehaviour {
-    if surface == Surface::Defender { world.behaviour.defender } else { world.behaviour.graph }
+pub(crate) fn behaviour(world: &World, host: Host) -> ListBehaviour {
+    if host == Host::Defender { world.behaviour.defender } else { world.behaviour.graph }
 }
 
 fn link(world: &World, request: &Incoming, query: &str) -> String {
     let separator = if query.is_empty() { "" } else { "?" };
-    format!("{}{}{separator}{query}", world.url(request.surface), request.path)
+    format!("{}{}{separator}{query}", world.url(request.host), request.path)
 }
 
 fn next(world: &World, request: &Incoming, behaviour: &ListBehaviour, place: usize) -> Option<String> {

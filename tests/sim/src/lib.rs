@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 pub use clock::SimClock;
 pub use entra::keys::self_signed;
-pub use faults::{Fault, FaultKind, RetryAfter, Surface};
+pub use faults::{Fault, FaultKind, Host, RetryAfter};
 pub use store::{
     APPLICATION_ADMINISTRATOR, Alert, App, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
     FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingTable, Incident, IncidentSeed, PERSONAL_ACCOUNTS,
@@ -84,25 +84,25 @@ impl Sim {
         let clock = SimClock::default();
         let shared = Arc::new(Shared::new(World::new(clock.clone(), urls.clone(), Keys::new()?)));
         let (running, stop) = watch::channel(false);
-        for (surface, listener) in [Surface::Entra, Surface::Graph, Surface::Defender].into_iter().zip(listeners) {
-            serve(listener, surface, Arc::clone(&shared), stop.clone());
+        for (host, listener) in [Host::Entra, Host::Graph, Host::Defender].into_iter().zip(listeners) {
+            serve(listener, host, Arc::clone(&shared), stop.clone());
         }
         Ok(Self { shared, clock, urls: Arc::new(urls), _running: Arc::new(running) })
     }
 
     /// `http://127.0.0.1:PORT` of the login host.
     pub fn entra_url(&self) -> &str {
-        &self.urls[Surface::Entra as usize]
+        &self.urls[Host::Entra as usize]
     }
 
     /// `http://127.0.0.1:PORT` of Microsoft Graph.
     pub fn graph_url(&self) -> &str {
-        &self.urls[Surface::Graph as usize]
+        &self.urls[Host::Graph as usize]
     }
 
     /// `http://127.0.0.1:PORT` of the Defender XDR API.
     pub fn defender_url(&self) -> &str {
-        &self.urls[Surface::Defender as usize]
+        &self.urls[Host::Defender as usize]
     }
 
     /// Microsoft's clock.
@@ -309,9 +309,9 @@ impl Sim {
         self.shared.world().faults.0.clone()
     }
 
-    /// Limits the calls on a surface, for one tenant or for each of them.
-    pub fn set_limits(&self, surface: Surface, tenant_id: Option<&str>, limits: Limits) {
-        self.shared.world().limits.insert((surface, tenant_id.map(str::to_owned)), limits);
+    /// Limits the calls on a host, for one tenant or for each of them.
+    pub fn set_limits(&self, host: Host, tenant_id: Option<&str>, limits: Limits) {
+        self.shared.world().limits.insert((host, tenant_id.map(str::to_owned)), limits);
     }
 
     /// Changes what Microsoft's documents leave open.
@@ -356,13 +356,9 @@ impl Sim {
         self.shared.world().calls.clear();
     }
 
-    /// How many requests a surface had for a tenant.
-    pub fn count(&self, surface: Surface, tenant_id: &str) -> usize {
+    /// How many requests a host had for a tenant.
+    pub fn count(&self, host: Host, tenant_id: &str) -> usize {
         let world = self.shared.world();
-        world
-            .calls
-            .iter()
-            .filter(|call| call.surface == surface && call.tenant_id.as_deref() == Some(tenant_id))
-            .count()
+        world.calls.iter().filter(|call| call.host == host && call.tenant_id.as_deref() == Some(tenant_id)).count()
     }
 }

@@ -1,4 +1,4 @@
-//! The part of OData that the two surfaces understand: `$filter`, `$top`, `$skip` and what belongs to a page.
+//! The part of OData that the two APIs understand: `$filter`, `$top`, `$skip` and what belongs to a page.
 
 use std::cmp::Ordering;
 

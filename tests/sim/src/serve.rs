@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     clock::http_date,
     control, defender, entra,
-    faults::{FaultKind, RetryAfter, Surface},
+    faults::{FaultKind, Host, RetryAfter},
     graph,
     http::{Connection, Delivery, Incoming, Length, Reply, Resettable, send},
     incidents::claimed_tenant,
@@ -56,15 +56,15 @@ pub(crate) async fn bind(port: u16) -> std::io::Result<TcpListener> {
 
 #[derive(Clone)]
 struct Front {
-    surface: Surface,
+    host: Host,
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
 }
 
 /// Serves one host until told to stop.
-pub(crate) fn serve(listener: TcpListener, surface: Surface, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+pub(crate) fn serve(listener: TcpListener, host: Host, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let mut stopped = stop.clone();
-    let router = Router::new().fallback(handle).with_state(Front { surface, shared, stop });
+    let router = Router::new().fallback(handle).with_state(Front { host, shared, stop });
     let service = router.into_make_service_with_connect_info::<Connection>();
     let until = async move {
         // An error means that the last handle is gone.
@@ -85,14 +85,14 @@ async fn handle(
         return response;
     };
     let request = Incoming {
-        surface: front.surface,
+        host: front.host,
         method: parts.method.to_string(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body,
     };
-    if front.surface == Surface::Entra && request.path.starts_with("/_sim") {
+    if front.host == Host::Entra && request.path.starts_with("/_sim") {
         return send(control::answer(&front.shared, &request), &Delivery::default());
     }
     let (reply, delivery) = answer(&mut front.shared.world(), &request);
@@ -115,14 +115,14 @@ async fn handle(
 /// One line on standard error, without the query: it holds codes and states.
 fn log(request: &Incoming, reply: &Reply, delivery: &Delivery) {
     let outcome = if delivery.reset { "reset".to_owned() } else { reply.status.to_string() };
-    let _ = writeln!(std::io::stderr(), "{:?} {} {} {outcome}", request.surface, request.method, request.path);
+    let _ = writeln!(std::io::stderr(), "{:?} {} {} {outcome}", request.host, request.method, request.path);
 }
 
 /// Answers a request with everything that goes wrong on the way, and keeps a record of it.
 pub(crate) fn answer(world: &mut World, request: &Incoming) -> (Reply, Delivery) {
-    let tenant_id = match request.surface {
-        Surface::Entra => entra::tenant_of(world, request),
-        Surface::Graph | Surface::Defender => claimed_tenant(world, request),
+    let tenant_id = match request.host {
+        Host::Entra => entra::tenant_of(world, request),
+        Host::Graph | Host::Defender => claimed_tenant(world, request),
     };
     let mut journey =
         Journey { tweaks: Tweaks::default(), delivery: Delivery::default(), after: Vec::new(), instead: None };
@@ -132,10 +132,10 @@ pub(crate) fn answer(world: &mut World, request: &Incoming) -> (Reply, Delivery)
     let mut reply = if let Some(instead) = journey.instead.take() {
         instead
     } else {
-        let reply = match request.surface {
-            Surface::Entra => entra::answer(world, request, &journey.tweaks),
-            Surface::Graph => graph::answer(world, request, &journey.tweaks),
-            Surface::Defender => defender::answer(world, request, &journey.tweaks),
+        let reply = match request.host {
+            Host::Entra => entra::answer(world, request, &journey.tweaks),
+            Host::Graph => graph::answer(world, request, &journey.tweaks),
+            Host::Defender => defender::answer(world, request, &journey.tweaks),
         };
         for kind in world.faults.after(request, tenant_id.as_deref(), &reply.incidents) {
             journey.meet(world, request, kind);
@@ -157,7 +157,7 @@ pub(crate) fn answer(world: &mut World, request: &Incoming) -> (Reply, Delivery)
     reply.set("date", &http_date(now));
     world.calls.push(Call {
         at: world.now(),
-        surface: request.surface,
+        host: request.host,
         tenant_id,
         method: request.method.clone(),
         path: request.path.clone(),
@@ -204,8 +204,8 @@ impl Journey {
                 self.instead = Some(Reply::empty(500));
             }
             FaultKind::ExpiredSkiptoken => {
-                self.instead = Some(match request.surface {
-                    Surface::Defender => defender::error(400, "ODataError", "The skip token has expired."),
+                self.instead = Some(match request.host {
+                    Host::Defender => defender::error(400, "ODataError", "The skip token has expired."),
                     _ => graph::bad(
                         world,
                         request,
@@ -243,7 +243,7 @@ fn guess(body: &str) -> &'static str {
     if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/html; charset=utf-8" }
 }
 
-/// A status in the surface's own words.
+/// A status in the host's own words.
 fn failure(world: &World, request: &Incoming, status: u16) -> Reply {
     let (graph_code, defender_code) = match status {
         400 => ("BadRequest", "BadRequest"),
@@ -256,20 +256,20 @@ fn failure(world: &World, request: &Incoming, status: u16) -> Reply {
         _ => ("InternalServerError", "InternalServerError"),
     };
     let message = "The request could not be completed.";
-    match request.surface {
-        Surface::Entra => {
+    match request.host {
+        Host::Entra => {
             let error = if status >= 500 { "temporarily_unavailable" } else { "invalid_request" };
             entra::Aadsts::new(status, error, 90_033, "A transient error has occurred. Please try again.")
                 .reply(request, world.now())
         }
-        Surface::Graph => graph::error(world, request, status, graph_code, message),
-        Surface::Defender => defender::error(status, defender_code, message),
+        Host::Graph => graph::error(world, request, status, graph_code, message),
+        Host::Defender => defender::error(status, defender_code, message),
     }
 }
 
 fn throttled(world: &World, request: &Incoming, retry_after: RetryAfter) -> Reply {
-    match request.surface {
-        Surface::Entra => {
+    match request.host {
+        Host::Entra => {
             let text = match retry_after {
                 RetryAfter::Body(seconds) => {
                     format!("The request was throttled. Please retry after {seconds} seconds.")
@@ -281,8 +281,8 @@ fn throttled(world: &World, request: &Incoming, retry_after: RetryAfter) -> Repl
             reply.headers.retain(|(name, _)| name != "retry-after");
             graph::retry_header(reply, world, retry_after)
         }
-        Surface::Graph => graph::throttled(world, request, retry_after),
-        Surface::Defender => defender::throttled(world, retry_after),
+        Host::Graph => graph::throttled(world, request, retry_after),
+        Host::Defender => defender::throttled(world, retry_after),
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::{
-        Fault, FaultKind, Giant, IncidentSeed, RetryAfter, Surface,
+        Fault, FaultKind, Giant, Host, IncidentSeed, RetryAfter,
         testing::{CONTOSO, FABRIKAM, rig},
     };
 
@@ -300,8 +300,8 @@ mod tests {
     #[tokio::test]
     async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
         let rig = rig().await;
-        rig.sim.fault(Fault::new(FaultKind::status(503)).on(Surface::Graph).tenant(FABRIKAM));
-        rig.sim.fault(Fault::new(FaultKind::BadGateway).on(Surface::Graph).tenant(CONTOSO).after(1).times(1));
+        rig.sim.fault(Fault::new(FaultKind::status(503)).on(Host::Graph).tenant(FABRIKAM));
+        rig.sim.fault(Fault::new(FaultKind::BadGateway).on(Host::Graph).tenant(CONTOSO).after(1).times(1));
         let status = async || rig.get(LIST).await.status;
         assert_eq!((status().await, status().await, status().await), (200, 502, 200));
         rig.sim.fault(Fault::new(FaultKind::Throttle { retry_after: RetryAfter::Seconds(7) }).times(1));
@@ -425,8 +425,7 @@ mod tests {
             rig.http.patch(format!("{control}/tenants/{CONTOSO}/incidents/1")).json(&json!({"status": "resolved"}));
         assert_eq!(rig.send(patch).await.status, 204);
         assert_eq!(rig.sim.incident(CONTOSO, "1").unwrap().status, "resolved");
-        let fault =
-            json!({"surface": "graph", "times": 1, "kind": {"kind": "throttle", "retry_after": {"seconds": 3}}});
+        let fault = json!({"host": "graph", "times": 1, "kind": {"kind": "throttle", "retry_after": {"seconds": 3}}});
         assert_eq!(post("/faults", fault).await.status, 204);
         assert_eq!(rig.get(LIST).await.header("retry-after"), "3");
         assert_eq!(post("/faults", json!({"nonsense": 1})).await.status, 400);

@@ -425,7 +425,7 @@ pub struct IncidentSeed {
     pub alerts_visible_from: Option<Timestamp>,
     /// Further alerts that are generated while the answer is sent.
     pub giant: Option<Giant>,
-    /// Fields that no document names, shown on both surfaces.
+    /// Fields that no document names, shown on both APIs.
     pub extra: Map<String, Value>,
 }
 
@@ -499,7 +499,7 @@ pub struct Giant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Incident {
-    /// The same number on both surfaces.
+    /// The same number on both APIs.
     pub id: u64,
     /// Title.
     pub display_name: String,

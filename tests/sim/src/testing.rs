@@ -32,7 +32,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The ids of a page, from either surface.
+    /// The ids of a page, from either host.
     pub(crate) fn ids(&self) -> Vec<u64> {
         assert_eq!(self.status, 200, "{}", self.text);
         let rows = self.json()["value"].as_array().unwrap().clone();

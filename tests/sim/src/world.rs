@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     clock::SimClock,
     entra::{flow::Flows, keys::Keys},
-    faults::{Faults, RetryAfter, Surface},
+    faults::{Faults, Host, RetryAfter},
     store::{AppRecord, Incident, Resource, ServicePrincipal, Tenant},
 };
 
@@ -19,7 +19,7 @@ pub struct Call {
     /// When, by the simulator's clock.
     pub at: Timestamp,
     /// On which host.
-    pub surface: Surface,
+    pub host: Host,
     /// For which tenant, where that is known (by path on Entra, by token elsewhere).
     pub tenant_id: Option<String>,
     /// Method.
@@ -58,7 +58,7 @@ pub enum Order {
     CreatedDescending,
 }
 
-/// What Microsoft's documents leave open about one surface.
+/// What Microsoft's documents leave open about one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListBehaviour {
@@ -125,7 +125,7 @@ impl Default for Behaviour {
     }
 }
 
-/// How many calls a tenant may make on a surface.
+/// How many calls a tenant may make on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -185,8 +185,8 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) calls: Vec<Call>,
     pub(crate) behaviour: Behaviour,
-    pub(crate) limits: BTreeMap<(Surface, Option<String>), Limits>,
-    pub(crate) recent: BTreeMap<(Surface, String), VecDeque<Timestamp>>,
+    pub(crate) limits: BTreeMap<(Host, Option<String>), Limits>,
+    pub(crate) recent: BTreeMap<(Host, String), VecDeque<Timestamp>>,
     /// Counts answers, so that what varies does so the same in each run.
     pub(crate) turn: u64,
 }
@@ -211,8 +211,8 @@ impl World {
         }
     }
 
-    pub(crate) fn url(&self, surface: Surface) -> &str {
-        &self.urls[surface as usize]
+    pub(crate) fn url(&self, host: Host) -> &str {
+        &self.urls[host as usize]
     }
 
     /// A number that differs from request to request without order, and is the same in each run.
@@ -268,11 +268,11 @@ impl World {
     }
 
     /// Counts a call against a tenant's limits; the seconds to wait if it is one too many, and how to say so.
-    pub(crate) fn throttle(&mut self, surface: Surface, tenant_id: &str) -> Option<RetryAfter> {
+    pub(crate) fn throttle(&mut self, host: Host, tenant_id: &str) -> Option<RetryAfter> {
         let now = self.now();
         let limits =
-            *self.limits.get(&(surface, Some(tenant_id.to_owned()))).or_else(|| self.limits.get(&(surface, None)))?;
-        let recent = self.recent.entry((surface, tenant_id.to_owned())).or_default();
+            *self.limits.get(&(host, Some(tenant_id.to_owned()))).or_else(|| self.limits.get(&(host, None)))?;
+        let recent = self.recent.entry((host, tenant_id.to_owned())).or_default();
         let age = |at: Timestamp| now.duration_since(at);
         while recent.front().is_some_and(|at| age(*at) >= SignedDuration::from_hours(1)) {
             recent.pop_front();

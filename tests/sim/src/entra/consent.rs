@@ -258,7 +258,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        CallbackErrors, Decision, Surface,
+        CallbackErrors, Decision, Host,
         entra::keys::{Jwt, s256},
         http::decode_pairs,
         testing::{CLIENT, CONTOSO, FABRIKAM, REDIRECT, Rig, SECRET, rig},
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!((back.status, callback(back.header("location"))["tenant"].as_str()), (302, CONTOSO));
         let again = rig.send(rig.http.post(&consent).header("cookie", &cookie).form(&form)).await;
         assert_eq!(again.status, 400);
-        assert_eq!(rig.sim.count(Surface::Entra, CONTOSO), 1);
+        assert_eq!(rig.sim.count(Host::Entra, CONTOSO), 1);
     }
 
     #[tokio::test]

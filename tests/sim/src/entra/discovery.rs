@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Authority;
-use crate::{faults::Surface, http::Reply, world::World};
+use crate::{faults::Host, http::Reply, world::World};
 
 /// Issuer template of v2 tokens.
 const ISSUER_V2: &str = "https://login.microsoftonline.com/{tenantid}/v2.0";
@@ -24,7 +24,7 @@ pub(super) fn configuration(world: &World, segment: &str) -> Reply {
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V2.to_owned()),
         Err(error) => return refused(world, &error),
     };
-    let base = format!("{}/{place}", world.url(Surface::Entra));
+    let base = format!("{}/{place}", world.url(Host::Entra));
     cached(Reply::json(
         200,
         &json!({
@@ -57,12 +57,12 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Reply {
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V1.to_owned()),
         Err(error) => return refused(world, &error),
     };
-    let base = format!("{}/{place}", world.url(Surface::Entra));
+    let base = format!("{}/{place}", world.url(Host::Entra));
     cached(Reply::json(
         200,
         &json!({
             "token_endpoint": format!("{base}/oauth2/token"),
-            "jwks_uri": format!("{}/common/discovery/keys", world.url(Surface::Entra)),
+            "jwks_uri": format!("{}/common/discovery/keys", world.url(Host::Entra)),
             "issuer": issuer,
             "id_token_signing_alg_values_supported": ["RS256"],
             "cloud_instance_name": "microsoftonline.com",

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     clock::{guid, opaque},
     graph::{bad, error, forbidden},
-    http::{Incoming, Reply, decode, decode_pairs},
+    http::{Request, Response, decode, decode_pairs},
     incidents::{Caller, nullable},
     store::{App, AppRecord, FederatedCredential, Password, Resource, ServicePrincipal, years_after},
     world::World,
@@ -15,7 +15,7 @@ use crate::{
 const ALL: &[&str] = &["Application.ReadWrite.All"];
 const OWNED: &[&str] = &["Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
 
-pub(crate) fn answer(world: &mut World, request: &Incoming, caller: &Caller, first: &str, rest: &[&str]) -> Reply {
+pub(crate) fn respond(world: &mut World, request: &Request, caller: &Caller, first: &str, rest: &[&str]) -> Response {
     let Ok(first) = decode(&first.replace('+', "%2B")) else { return bad(world, request, "Bad request path.") };
     let (collection, key) = match first.split_once('(') {
         Some((collection, key)) => (collection, key.strip_suffix(')')),
@@ -41,7 +41,7 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, caller: &Caller, fir
         ("servicePrincipals", None, []) if request.method == "GET" => principals(world, request, caller),
         ("servicePrincipals", Some(Some(Key::App(app_id))), []) if request.method == "GET" => {
             match principal(world, caller, &app_id) {
-                Some(body) => Reply::json(200, &selected(request, body)),
+                Some(body) => Response::json(200, &selected(request, body)),
                 None => not_found(world, request, &app_id),
             }
         }
@@ -49,11 +49,11 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, caller: &Caller, fir
     }
 }
 
-fn unsupported(world: &World, request: &Incoming) -> Reply {
+fn unsupported(world: &World, request: &Request) -> Response {
     error(world, request, 405, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.")
 }
 
-fn not_found(world: &World, request: &Incoming, key: &str) -> Reply {
+fn not_found(world: &World, request: &Request, key: &str) -> Response {
     let message =
         format!("Resource '{key}' does not exist or one of its queried reference-property objects are not present.");
     error(world, request, 404, "Request_ResourceNotFound", &message)
@@ -90,7 +90,7 @@ fn resolve(world: &World, caller: &Caller, key: &Key) -> Option<String> {
     (found.app.home_tenant_id == caller.tenant_id).then(|| found.app.client_id.clone())
 }
 
-fn application(world: &mut World, request: &Incoming, caller: &Caller, key: &Key, rest: &[&str]) -> Reply {
+fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key, rest: &[&str]) -> Response {
     let Some(client_id) = resolve(world, caller, key) else { return not_found(world, request, key.text()) };
     if request.method != "GET" && !caller.has_any(ALL) {
         // https://learn.microsoft.com/graph/permissions-reference#applicationreadwriteownedby
@@ -107,19 +107,19 @@ fn application(world: &mut World, request: &Incoming, caller: &Caller, key: &Key
     }
     match (request.method.as_str(), rest) {
         ("GET", []) => match world.apps.get(&client_id) {
-            Some(record) => Reply::json(200, &selected(request, document(record))),
+            Some(record) => Response::json(200, &selected(request, document(record))),
             None => not_found(world, request, key.text()),
         },
         ("PATCH", []) => change(world, request, &client_id),
         ("DELETE", []) => {
             world.apps.remove(&client_id);
-            Reply::empty(204)
+            Response::empty(204)
         }
         ("POST", ["addPassword" | "microsoft.graph.addPassword"]) => add_password(world, request, &client_id),
         ("POST", ["removePassword" | "microsoft.graph.removePassword"]) => remove_password(world, request, &client_id),
         ("GET", ["federatedIdentityCredentials"]) => {
             let known = world.apps.get(&client_id).map(federated).unwrap_or_default();
-            Reply::json(200, &json!({ "value": known }))
+            Response::json(200, &json!({ "value": known }))
         }
         ("POST", ["federatedIdentityCredentials"]) => add_federated(world, request, &client_id),
         (_, []) => unsupported(world, request),
@@ -128,7 +128,7 @@ fn application(world: &mut World, request: &Incoming, caller: &Caller, key: &Key
 }
 
 /// Keeps what `$select` asks for.
-fn selected(request: &Incoming, body: Value) -> Value {
+fn selected(request: &Request, body: Value) -> Value {
     let pairs = decode_pairs(&request.query).unwrap_or_default();
     let Some((_, select)) = pairs.iter().find(|(name, _)| name == "$select") else { return body };
     let wanted: Vec<&str> = select.split(',').map(str::trim).collect();
@@ -142,7 +142,7 @@ fn selected(request: &Incoming, body: Value) -> Value {
 }
 
 /// `name eq 'value'`, the only filter that registration scripts need.
-fn equals(request: &Incoming, names: &[&str]) -> Option<(String, String)> {
+fn equals(request: &Request, names: &[&str]) -> Option<(String, String)> {
     let pairs = decode_pairs(&request.query).ok()?;
     let (_, filter) = pairs.into_iter().find(|(name, _)| name == "$filter")?;
     let (name, value) = filter.split_once(" eq ")?;
@@ -150,7 +150,7 @@ fn equals(request: &Incoming, names: &[&str]) -> Option<(String, String)> {
     names.contains(&name).then(|| (name.to_owned(), value))
 }
 
-fn list(world: &World, request: &Incoming, caller: &Caller) -> Reply {
+fn list(world: &World, request: &Request, caller: &Caller) -> Response {
     let wanted = equals(request, &["appId", "displayName"]);
     if wanted.is_none() && request.decoded_query().contains("$filter") {
         return error(world, request, 400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.");
@@ -160,7 +160,10 @@ fn list(world: &World, request: &Incoming, caller: &Caller) -> Reply {
             *value == if name == "appId" { &*record.app.client_id } else { &*record.app.display_name }
         })
     });
-    Reply::json(200, &json!({ "value": found.map(|record| selected(request, document(record))).collect::<Vec<_>>() }))
+    Response::json(
+        200,
+        &json!({ "value": found.map(|record| selected(request, document(record))).collect::<Vec<_>>() }),
+    )
 }
 
 fn document(record: &AppRecord) -> Value {
@@ -201,7 +204,7 @@ fn password_json(password: &Password, with_secret: bool) -> Value {
     })
 }
 
-fn body(request: &Incoming) -> Result<Map<String, Value>, String> {
+fn body(request: &Request) -> Result<Map<String, Value>, String> {
     if request.media_type() != "application/json" {
         return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
     }
@@ -295,7 +298,7 @@ fn certificates(value: &Value) -> Option<Vec<Vec<u8>>> {
     value.as_array()?.iter().map(|item| STANDARD.decode(item.get("key")?.as_str()?).ok()).collect()
 }
 
-fn create(world: &mut World, request: &Incoming, caller: &Caller) -> Reply {
+fn create(world: &mut World, request: &Request, caller: &Caller) -> Response {
     let body = match body(request) {
         Ok(body) if body.contains_key("displayName") => body,
         Ok(_) => {
@@ -314,12 +317,12 @@ fn create(world: &mut World, request: &Incoming, caller: &Caller) -> Reply {
     if let Err(message) = apply(&mut record, body) {
         return error(world, request, 400, "Request_BadRequest", &message);
     }
-    let reply = Reply::json(201, &document(&record));
+    let response = Response::json(201, &document(&record));
     world.apps.insert(record.app.client_id.clone(), record);
-    reply
+    response
 }
 
-fn change(world: &mut World, request: &Incoming, client_id: &str) -> Reply {
+fn change(world: &mut World, request: &Request, client_id: &str) -> Response {
     let outcome = body(request).and_then(|body| {
         let mut changed = world.apps.get(client_id).cloned().ok_or("Resource does not exist.")?;
         apply(&mut changed, body)?;
@@ -328,13 +331,13 @@ fn change(world: &mut World, request: &Incoming, client_id: &str) -> Reply {
     match outcome {
         Ok(changed) => {
             world.apps.insert(client_id.to_owned(), changed);
-            Reply::empty(204)
+            Response::empty(204)
         }
         Err(message) => error(world, request, 400, "Request_BadRequest", &message),
     }
 }
 
-fn add_password(world: &mut World, request: &Incoming, client_id: &str) -> Reply {
+fn add_password(world: &mut World, request: &Request, client_id: &str) -> Response {
     let now = world.now();
     let wait = jiff::SignedDuration::from_secs(world.behaviour.secret_propagation_seconds);
     let password = body(request).and_then(|body| {
@@ -367,19 +370,19 @@ fn add_password(world: &mut World, request: &Incoming, client_id: &str) -> Reply
     });
     match password {
         Ok(password) => {
-            let mut answer = password_json(&password, true);
-            answer["@odata.context"] =
+            let mut body = password_json(&password, true);
+            body["@odata.context"] =
                 json!("https://graph.microsoft.com/v1.0/$metadata#microsoft.graph.passwordCredential");
             if let Some(record) = world.apps.get_mut(client_id) {
                 record.passwords.push(password);
             }
-            Reply::json(200, &answer)
+            Response::json(200, &body)
         }
         Err(message) => error(world, request, 400, "Request_BadRequest", &message),
     }
 }
 
-fn remove_password(world: &mut World, request: &Incoming, client_id: &str) -> Reply {
+fn remove_password(world: &mut World, request: &Request, client_id: &str) -> Response {
     let key_id = body(request).ok().and_then(|body| body.get("keyId").and_then(Value::as_str).map(str::to_owned));
     let removed = key_id.and_then(|key_id| {
         let passwords = &mut world.apps.get_mut(client_id)?.passwords;
@@ -387,7 +390,7 @@ fn remove_password(world: &mut World, request: &Incoming, client_id: &str) -> Re
         Some(passwords.remove(place))
     });
     match removed {
-        Some(_) => Reply::empty(204),
+        Some(_) => Response::empty(204),
         None => error(world, request, 400, "Request_BadRequest", "No password credential found with keyId."),
     }
 }
@@ -399,7 +402,7 @@ fn federated(record: &AppRecord) -> Vec<Value> {
         .collect()
 }
 
-fn add_federated(world: &mut World, request: &Incoming, client_id: &str) -> Reply {
+fn add_federated(world: &mut World, request: &Request, client_id: &str) -> Response {
     let parsed = body(request).ok().and_then(|body| {
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
         let audiences = body.get("audiences")?.as_array()?;
@@ -415,7 +418,7 @@ fn add_federated(world: &mut World, request: &Incoming, client_id: &str) -> Repl
     let Some(credential) = parsed else {
         return error(world, request, 400, "Request_BadRequest", "Invalid federated identity credential.");
     };
-    let Some(record) = world.apps.get_mut(client_id) else { return Reply::empty(404) };
+    let Some(record) = world.apps.get_mut(client_id) else { return Response::empty(404) };
     let known = &mut record.app.federated_credentials;
     if known.len() >= 20 || known.iter().any(|old| old.issuer == credential.issuer && old.subject == credential.subject)
     {
@@ -427,9 +430,9 @@ fn add_federated(world: &mut World, request: &Incoming, client_id: &str) -> Repl
             "The credential exists, or there are too many.",
         );
     }
-    let answer = json!({"id": guid(), "issuer": credential.issuer, "subject": credential.subject, "audiences": [credential.audience]});
+    let body = json!({"id": guid(), "issuer": credential.issuer, "subject": credential.subject, "audiences": [credential.audience]});
     known.push(credential);
-    Reply::json(201, &answer)
+    Response::json(201, &body)
 }
 
 /// A service principal in the caller's tenant: a resource's, or an app's.
@@ -452,18 +455,18 @@ fn principal(world: &World, caller: &Caller, app_id: &str) -> Option<Value> {
     )
 }
 
-fn principals(world: &World, request: &Incoming, caller: &Caller) -> Reply {
+fn principals(world: &World, request: &Request, caller: &Caller) -> Response {
     match equals(request, &["appId"]) {
         Some((_, app_id)) => {
             let found: Vec<Value> =
                 principal(world, caller, &app_id).into_iter().map(|body| selected(request, body)).collect();
-            Reply::json(200, &json!({ "value": found }))
+            Response::json(200, &json!({ "value": found }))
         }
         None => error(world, request, 400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause."),
     }
 }
 
-fn create_principal(world: &mut World, request: &Incoming, caller: &Caller) -> Reply {
+fn create_principal(world: &mut World, request: &Request, caller: &Caller) -> Response {
     let app_id = body(request).ok().and_then(|body| body.get("appId").and_then(Value::as_str).map(str::to_owned));
     let Some(app_id) = app_id.filter(|app_id| world.apps.contains_key(app_id)) else {
         return error(world, request, 400, "Request_BadRequest", "The appId does not name an application.");
@@ -472,7 +475,7 @@ fn create_principal(world: &mut World, request: &Incoming, caller: &Caller) -> R
         tenant.principals.entry(app_id.clone()).or_insert_with(ServicePrincipal::default);
     }
     match principal(world, caller, &app_id) {
-        Some(body) => Reply::json(201, &body),
+        Some(body) => Response::json(201, &body),
         None => not_found(world, request, &app_id),
     }
 }
@@ -483,12 +486,12 @@ mod tests {
 
     use crate::{
         App, Resource,
-        testing::{Answer, CLIENT, CONTOSO, HOME, Rig, rig},
+        testing::{CLIENT, CONTOSO, HOME, Response, Rig, rig},
     };
 
     const ROTATOR: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
 
-    async fn call(rig: &Rig, role: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+    async fn call(rig: &Rig, role: &str, method: &str, path: &str, body: Option<Value>) -> Response {
         let token = rig.sim.issue_token(HOME, ROTATOR, &[role], Resource::Graph);
         let url = format!("{}/v1.0{path}", rig.sim.graph_url());
         let request = rig.http.request(method.parse().unwrap(), url).bearer_auth(token);

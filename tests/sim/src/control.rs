@@ -12,7 +12,7 @@ use crate::{
     Decision,
     entra::{self, flow::SESSION},
     faults::{Fault, Host},
-    http::{Incoming, Reply, encode},
+    http::{Request, Response, encode},
     serve::{self, Shared},
     store::{App, AppRecord, HuntingTable, Incident, IncidentSeed, Resource, Tenant, TenantSeed},
     world::{Behaviour, Limits, World},
@@ -21,7 +21,7 @@ use crate::{
 /// Why a control request was refused.
 struct Refused(u16, String);
 
-type Outcome = Result<Reply, Refused>;
+type Outcome = Result<Response, Refused>;
 
 fn invalid(error: impl Into<Box<dyn std::error::Error>>) -> Refused {
     Refused(400, error.into().to_string())
@@ -31,33 +31,33 @@ fn unknown(what: &str) -> Refused {
     Refused(404, format!("unknown {what}"))
 }
 
-fn read<T: DeserializeOwned>(request: &Incoming) -> Result<T, Refused> {
+fn read<T: DeserializeOwned>(request: &Request) -> Result<T, Refused> {
     serde_json::from_slice(&request.body).map_err(invalid)
 }
 
-fn done() -> Reply {
-    Reply::empty(204)
+fn done() -> Response {
+    Response::empty(204)
 }
 
-fn shown(body: &Value) -> Reply {
-    Reply::json(200, body)
+fn shown(body: &Value) -> Response {
+    Response::json(200, body)
 }
 
-fn made(body: &Value) -> Reply {
-    Reply::json(201, body)
+fn made(body: &Value) -> Response {
+    Response::json(201, body)
 }
 
-pub(crate) fn answer(shared: &Arc<Shared>, request: &Incoming) -> Reply {
+pub(crate) fn respond(shared: &Arc<Shared>, request: &Request) -> Response {
     let segments = request.segments();
     let outcome = match (request.method.as_str(), &segments[1..]) {
         ("POST", ["sign-in"]) => walk(shared, request, false),
         ("POST", ["consent"]) => walk(shared, request, true),
         (method, rest) => control(&mut shared.world(), request, method, rest),
     };
-    outcome.unwrap_or_else(|Refused(status, message)| Reply::json(status, &json!({ "error": message })))
+    outcome.unwrap_or_else(|Refused(status, message)| Response::json(status, &json!({ "error": message })))
 }
 
-fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -> Outcome {
+fn control(world: &mut World, request: &Request, method: &str, rest: &[&str]) -> Outcome {
     match (method, rest) {
         ("GET", []) => Ok(shown(&json!({
             "entra": world.url(Host::Entra), "graph": world.url(Host::Graph),
@@ -138,7 +138,7 @@ fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -
     }
 }
 
-fn tenant(world: &mut World, request: &Incoming, method: &str, tenant_id: &str, rest: &[&str]) -> Outcome {
+fn tenant(world: &mut World, request: &Request, method: &str, tenant_id: &str, rest: &[&str]) -> Outcome {
     let now = world.now();
     let Some(tenant) = world.tenants.get_mut(tenant_id) else { return Err(unknown("tenant")) };
     let number = |id: &str| id.parse::<u64>().map_err(invalid);
@@ -307,7 +307,7 @@ struct Walk {
     cancel: bool,
 }
 
-fn walk(shared: &Shared, request: &Incoming, consent: bool) -> Outcome {
+fn walk(shared: &Shared, request: &Request, consent: bool) -> Outcome {
     let walk: Walk = read(request)?;
     let decision = if walk.cancel { Decision::Cancel } else { Decision::Accept };
     let decision = consent.then_some(decision);
@@ -337,7 +337,7 @@ pub(crate) fn browse(
 ) -> Result<String, String> {
     let path_and_query = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
     let (path, query) = path_and_query.ok_or("not a URL")?.split_once('?').unwrap_or_default();
-    let mut request = Incoming {
+    let mut request = Request {
         host: Host::Entra,
         method: "GET".to_owned(),
         path: path.to_owned(),
@@ -347,17 +347,17 @@ pub(crate) fn browse(
     };
     // Account, permissions prompt, consent: no walk is longer.
     for _ in 0..5 {
-        let (reply, _) = serve::answer(&mut shared.world(), &request);
-        if let Some(location) = reply.header("location") {
+        let (response, _) = serve::respond(&mut shared.world(), &request);
+        if let Some(location) = response.header("location") {
             return Ok(location.to_owned());
         }
-        let cookie = reply.header("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
-        let text: String = reply
+        let cookie = response.header("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
+        let text: String = response
             .body
             .into_iter()
             .map(|piece| match piece {
-                crate::http::Piece::Text(text) => text,
-                crate::http::Piece::Generated { .. } => String::new(),
+                crate::http::BodyPart::Text(text) => text,
+                crate::http::BodyPart::Generated { .. } => String::new(),
             })
             .collect();
         let Some(flow) = attribute(&text, "name=\"flow\" value=\"") else { return Err(text) };

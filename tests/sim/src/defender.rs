@@ -7,7 +7,7 @@ use crate::{
     clock::{guid, to_ticks},
     faults::{Host, RetryAfter},
     graph::{editor, retry_header, set},
-    http::{Incoming, Piece, Reply},
+    http::{BodyPart, Request, Response},
     incidents::{
         Caller, Dialect, caller, choice, collection, find, listing, nullable, page, patch, record, strings, time,
     },
@@ -34,13 +34,13 @@ const WRITE: &[&str] = &["Incident.ReadWrite.All"];
 const CONTEXT: &str = "https://api.security.microsoft.com/api/$metadata#Incidents";
 
 /// Defender's error body.
-pub(crate) fn error(status: u16, code: &str, message: &str) -> Reply {
-    let reply = Reply::json(status, &json!({"error": {"code": code, "message": message, "target": guid()}}));
-    if status == 401 { reply.with("www-authenticate", "Bearer error=\"invalid_token\"") } else { reply }
+pub(crate) fn error(status: u16, code: &str, message: &str) -> Response {
+    let response = Response::json(status, &json!({"error": {"code": code, "message": message, "target": guid()}}));
+    if status == 401 { response.with("www-authenticate", "Bearer error=\"invalid_token\"") } else { response }
 }
 
 /// 429, with the wait said in one of four ways.
-pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Reply {
+pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
         RetryAfter::Body(seconds) => format!(
             "You have sent too many requests in a given amount of time. Quota will be reset in {seconds} seconds. Please retry after {seconds} seconds."
@@ -51,7 +51,7 @@ pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Reply {
 }
 
 /// Answers a request.
-pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let caller = match caller(world, request, Resource::Defender) {
         Ok(caller) => caller,
         Err(message) => return error(401, "Unauthorized", message),
@@ -87,13 +87,13 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> 
     }
 }
 
-fn not_found(id: &str) -> Reply {
+fn not_found(id: &str) -> Response {
     error(404, "ResourceNotFound", &format!("Incident {id} was not found."))
 }
 
 const CONTENT_TYPE: &str = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
 
-fn list(world: &mut World, request: &Incoming, caller: &Caller, tweaks: &Tweaks) -> Reply {
+fn list(world: &mut World, request: &Request, caller: &Caller, tweaks: &Tweaks) -> Response {
     let behaviour = world.behaviour.defender;
     let listing = match listing(&request.query, &DIALECT, &behaviour) {
         Ok(listing) => listing,
@@ -108,14 +108,14 @@ fn list(world: &mut World, request: &Incoming, caller: &Caller, tweaks: &Tweaks)
     .with("odata-version", "4.0")
 }
 
-fn entity(world: &World, caller: &Caller, incident: &Incident) -> Reply {
-    let mut reply = Reply::new(200, CONTENT_TYPE, String::new()).with("odata-version", "4.0");
-    reply.body = wire(incident, &caller.tenant_id, world.now(), Some(format!("{CONTEXT}/$entity")));
-    reply.incidents = vec![incident.id];
-    reply
+fn entity(world: &World, caller: &Caller, incident: &Incident) -> Response {
+    let mut response = Response::new(200, CONTENT_TYPE, String::new()).with("odata-version", "4.0");
+    response.body = wire(incident, &caller.tenant_id, world.now(), Some(format!("{CONTEXT}/$entity")));
+    response.incidents = vec![incident.id];
+    response
 }
 
-fn update(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> Reply {
+fn update(world: &mut World, request: &Request, caller: &Caller, id: &str) -> Response {
     let Some(incident) = find(world, &caller.tenant_id, id, 0) else { return not_found(id) };
     if incident.status == "redirected" {
         return error(400, "BadRequest", "The incident was merged into another one and cannot be changed.");
@@ -129,7 +129,7 @@ fn update(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> R
     }
 }
 
-fn changes(world: &mut World, request: &Incoming, caller: &Caller, id: u64) -> Result<(), String> {
+fn changes(world: &mut World, request: &Request, caller: &Caller, id: u64) -> Result<(), String> {
     const TRUE_POSITIVE: &[&str] = &[
         "MultiStagedAttack",
         "MaliciousUserActivity",
@@ -230,7 +230,7 @@ struct Wire<'a> {
     alerts: Vec<Value>,
 }
 
-fn wire(incident: &Incident, tenant_id: &str, now: jiff::Timestamp, context: Option<String>) -> Vec<Piece> {
+fn wire(incident: &Incident, tenant_id: &str, now: jiff::Timestamp, context: Option<String>) -> Vec<BodyPart> {
     let shows = incident.shows_alerts(now);
     let alerts = if shows { incident.alerts.as_slice() } else { &[] };
     let comments = incident.comments.iter().map(|comment| {
@@ -337,8 +337,12 @@ mod tests {
         let linked = rig.get("/api/incidents?$top=2").await.json();
         assert_eq!(linked["@odata.nextLink"], format!("{}/api/incidents?$top=2&$skip=2", rig.sim.defender_url()));
         for query in ["$top=101", "$expand=alerts", "$count=true", "$orderby=x", "$filter=severity%20eq%20'High'"] {
-            let answer = rig.get(&format!("/api/incidents?{query}")).await;
-            assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("ODataError")), "{query}");
+            let response = rig.get(&format!("/api/incidents?{query}")).await;
+            assert_eq!(
+                (response.status, response.json()["error"]["code"].as_str()),
+                (400, Some("ODataError")),
+                "{query}"
+            );
         }
     }
 

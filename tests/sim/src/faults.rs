@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::Incoming;
+use crate::http::Request;
 
 /// One of Microsoft's three hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,7 +137,7 @@ impl Fault {
     }
 
     /// Whether the fault meets a request, the incident aside.
-    fn matches(&self, request: &Incoming, tenant_id: Option<&str>) -> bool {
+    fn matches(&self, request: &Request, tenant_id: Option<&str>) -> bool {
         self.host.is_none_or(|host| host == request.host)
             && self.tenant_id.as_deref().is_none_or(|tenant| Some(tenant) == tenant_id)
             && self.method.as_deref().is_none_or(|method| method.eq_ignore_ascii_case(&request.method))
@@ -297,7 +297,7 @@ impl FaultKind {
     }
 
     /// Faults that only make sense for some requests do not count others.
-    fn concerns(&self, request: &Incoming) -> bool {
+    fn concerns(&self, request: &Request) -> bool {
         match self {
             Self::WrongTid { .. }
             | Self::OpaqueToken
@@ -340,7 +340,7 @@ pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
     /// What a request meets before it is answered: one that stands in place of the answer ends the list.
-    pub(crate) fn before(&mut self, request: &Incoming, tenant_id: Option<&str>) -> Vec<FaultKind> {
+    pub(crate) fn before(&mut self, request: &Request, tenant_id: Option<&str>) -> Vec<FaultKind> {
         let in_path = request.incident_in_path();
         self.take(|fault| {
             fault.matches(request, tenant_id) && fault.incident_id.as_deref().is_none_or(|id| Some(id) == in_path)
@@ -348,7 +348,7 @@ impl Faults {
     }
 
     /// What an answer meets that contains these incidents.
-    pub(crate) fn after(&mut self, request: &Incoming, tenant_id: Option<&str>, incidents: &[u64]) -> Vec<FaultKind> {
+    pub(crate) fn after(&mut self, request: &Request, tenant_id: Option<&str>, incidents: &[u64]) -> Vec<FaultKind> {
         if request.incident_in_path().is_some() || incidents.is_empty() {
             return Vec::new();
         }

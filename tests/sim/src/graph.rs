@@ -7,7 +7,7 @@ use crate::{
     applications,
     clock::{guid, http_date},
     faults::{Host, RetryAfter},
-    http::{Incoming, Piece, Reply},
+    http::{BodyPart, Request, Response},
     hunting,
     incidents::{
         Caller, Dialect, caller, choice, collection, find, listing, nullable, page, patch, record, strings, time,
@@ -62,7 +62,7 @@ const WRITE: &[&str] = &["SecurityIncident.ReadWrite.All"];
 const CONTEXT: &str = "https://graph.microsoft.com/v1.0/$metadata#security/incidents";
 
 /// Graph's error body.
-pub(crate) fn error(world: &World, request: &Incoming, status: u16, code: &str, message: &str) -> Reply {
+pub(crate) fn error(world: &World, request: &Request, status: u16, code: &str, message: &str) -> Response {
     let id = guid();
     let client_id = request.header("client-request-id").map_or_else(|| id.clone(), str::to_owned);
     let body = json!({"error": {"code": code, "message": message, "innerError": {
@@ -70,22 +70,22 @@ pub(crate) fn error(world: &World, request: &Incoming, status: u16, code: &str, 
         "request-id": id,
         "client-request-id": client_id,
     }}});
-    let reply = Reply::json(status, &body);
+    let response = Response::json(status, &body);
     match status {
-        401 => reply.with(
+        401 => response.with(
             "www-authenticate",
             "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", \
              client_id=\"00000003-0000-0000-c000-000000000000\"",
         ),
-        _ => reply,
+        _ => response,
     }
 }
 
-pub(crate) fn bad(world: &World, request: &Incoming, message: &str) -> Reply {
+pub(crate) fn bad(world: &World, request: &Request, message: &str) -> Response {
     error(world, request, 400, "BadRequest", message)
 }
 
-pub(crate) fn forbidden(world: &World, request: &Incoming, caller: &Caller, wanted: &[&str]) -> Reply {
+pub(crate) fn forbidden(world: &World, request: &Request, caller: &Caller, wanted: &[&str]) -> Response {
     let message = format!(
         "Missing application roles. API application roles({}), application roles({}).",
         wanted.join(","),
@@ -95,7 +95,7 @@ pub(crate) fn forbidden(world: &World, request: &Incoming, caller: &Caller, want
 }
 
 /// 429, with the wait said in one of four ways.
-pub(crate) fn throttled(world: &World, request: &Incoming, retry_after: RetryAfter) -> Reply {
+pub(crate) fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
         RetryAfter::Body(seconds) => format!("Too many requests. Please retry after {seconds} seconds."),
         _ => "Too Many Requests".to_owned(),
@@ -104,20 +104,20 @@ pub(crate) fn throttled(world: &World, request: &Incoming, retry_after: RetryAft
 }
 
 /// Sets `Retry-After` where it goes into a header.
-pub(crate) fn retry_header(reply: Reply, world: &World, retry_after: RetryAfter) -> Reply {
+pub(crate) fn retry_header(response: Response, world: &World, retry_after: RetryAfter) -> Response {
     match retry_after {
-        RetryAfter::Seconds(seconds) => reply.with("retry-after", &seconds.to_string()),
+        RetryAfter::Seconds(seconds) => response.with("retry-after", &seconds.to_string()),
         RetryAfter::Date(seconds) => {
             let wait = jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(0));
             let at = world.now().checked_add(wait).unwrap_or_else(|_| world.now());
-            reply.with("retry-after", &http_date(at))
+            response.with("retry-after", &http_date(at))
         }
-        RetryAfter::Body(_) | RetryAfter::Absent => reply,
+        RetryAfter::Body(_) | RetryAfter::Absent => response,
     }
 }
 
 /// Answers a request.
-pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let caller = match caller(world, request, Resource::Graph) {
         Ok(caller) => caller,
         Err(message) => return error(world, request, 401, "InvalidAuthenticationToken", message),
@@ -125,25 +125,25 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> 
     if let Some(retry_after) = world.throttle(Host::Graph, &caller.tenant_id) {
         return throttled(world, request, retry_after);
     }
-    let reply = match (request.method.as_str(), request.segments().as_slice()) {
-        (_, ["v1.0", "security", "runHuntingQuery"]) => hunting::answer(world, request, &caller),
+    let response = match (request.method.as_str(), request.segments().as_slice()) {
+        (_, ["v1.0", "security", "runHuntingQuery"]) => hunting::respond(world, request, &caller),
         (method, ["v1.0", "security", "incidents", rest @ ..]) => {
             incidents(world, request, &caller, method, rest, tweaks)
         }
-        (_, ["v1.0", first, rest @ ..]) => applications::answer(world, request, &caller, first, rest),
+        (_, ["v1.0", first, rest @ ..]) => applications::respond(world, request, &caller, first, rest),
         _ => error(world, request, 404, "ResourceNotFound", "Resource not found for the segment."),
     };
-    reply.with("request-id", &guid()).with("odata-version", "4.0")
+    response.with("request-id", &guid()).with("odata-version", "4.0")
 }
 
 fn incidents(
     world: &mut World,
-    request: &Incoming,
+    request: &Request,
     caller: &Caller,
     method: &str,
     rest: &[&str],
     tweaks: &Tweaks,
-) -> Reply {
+) -> Response {
     let wanted = if method == "GET" { READ } else { WRITE };
     if !caller.has_any(wanted) {
         return forbidden(world, request, caller, wanted);
@@ -163,7 +163,7 @@ fn incidents(
     }
 }
 
-fn list(world: &mut World, request: &Incoming, caller: &Caller, tweaks: &Tweaks) -> Reply {
+fn list(world: &mut World, request: &Request, caller: &Caller, tweaks: &Tweaks) -> Response {
     let behaviour = world.behaviour.graph;
     let listing = match listing(&request.query, &DIALECT, &behaviour) {
         Ok(listing) => listing,
@@ -180,7 +180,7 @@ fn list(world: &mut World, request: &Incoming, caller: &Caller, tweaks: &Tweaks)
 const CONTENT_TYPE: &str =
     "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8";
 
-fn single(world: &World, request: &Incoming, caller: &Caller, id: &str, tweaks: &Tweaks) -> Reply {
+fn single(world: &World, request: &Request, caller: &Caller, id: &str, tweaks: &Tweaks) -> Response {
     let dialect = Dialect { options: &["$expand"], fields: &[] };
     let listing = match listing(&request.query, &dialect, &world.behaviour.graph) {
         Ok(listing) => listing,
@@ -192,19 +192,19 @@ fn single(world: &World, request: &Incoming, caller: &Caller, id: &str, tweaks: 
     }
 }
 
-fn not_found(world: &World, request: &Incoming, id: &str) -> Reply {
+fn not_found(world: &World, request: &Request, id: &str) -> Response {
     error(world, request, 404, "NotFound", &format!("Incident with id '{id}' was not found."))
 }
 
-fn entity(world: &World, request: &Incoming, caller: &Caller, incident: &Incident, expand: bool) -> Reply {
+fn entity(world: &World, request: &Request, caller: &Caller, incident: &Incident, expand: bool) -> Response {
     let view = View { now: world.now(), tenant_id: &caller.tenant_id, expand, all: all_members(request) };
-    let mut reply = Reply::new(200, CONTENT_TYPE, String::new());
-    reply.body = view.record(incident, Some(format!("{CONTEXT}/$entity")));
-    reply.incidents = vec![incident.id];
-    reply
+    let mut response = Response::new(200, CONTENT_TYPE, String::new());
+    response.body = view.record(incident, Some(format!("{CONTEXT}/$entity")));
+    response.incidents = vec![incident.id];
+    response
 }
 
-fn update(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> Reply {
+fn update(world: &mut World, request: &Request, caller: &Caller, id: &str) -> Response {
     let Some(incident) = find(world, &caller.tenant_id, id, 0) else { return not_found(world, request, id) };
     if incident.status == "redirected" {
         return bad(world, request, "The incident was merged into another one and cannot be changed.");
@@ -219,7 +219,7 @@ fn update(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> R
     }
 }
 
-fn changes(request: &Incoming, id: u64, world: &mut World, caller: &Caller) -> Result<(), String> {
+fn changes(request: &Request, id: u64, world: &mut World, caller: &Caller) -> Result<(), String> {
     let body = patch(
         request,
         &[
@@ -278,7 +278,7 @@ pub(crate) fn editor(world: &World, caller: &Caller) -> String {
     format!("API-App:{name}")
 }
 
-fn comment(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> Reply {
+fn comment(world: &mut World, request: &Request, caller: &Caller, id: &str) -> Response {
     let Some(incident) = find(world, &caller.tenant_id, id, 0) else { return not_found(world, request, id) };
     let text = patch(request, &["comment", "@odata.type"]).and_then(|body| {
         choice(&body, "comment", &[])?.filter(|text| !text.is_empty()).ok_or_else(|| "The comment is empty.".to_owned())
@@ -296,7 +296,7 @@ fn comment(world: &mut World, request: &Incoming, caller: &Caller, id: &str) -> 
         });
     }
     let context = format!("{CONTEXT}('{id}')/comments");
-    Reply::json(200, &json!({"@odata.context": context, "value": comments}))
+    Response::json(200, &json!({"@odata.context": context, "value": comments}))
 }
 
 fn comment_json(comment: &Comment) -> Value {
@@ -320,7 +320,7 @@ fn operand(incident: &Incident, field: &str) -> Operand {
 }
 
 /// Whether the caller understands enumeration members newer than `unknownFutureValue`.
-fn all_members(request: &Incoming) -> bool {
+fn all_members(request: &Request) -> bool {
     request.header("prefer").is_some_and(|prefer| {
         prefer.split(',').any(|part| part.trim().eq_ignore_ascii_case("include-unknown-enum-members"))
     })
@@ -366,7 +366,7 @@ struct Wire<'a> {
 }
 
 impl View<'_> {
-    fn record(&self, incident: &Incident, context: Option<String>) -> Vec<Piece> {
+    fn record(&self, incident: &Incident, context: Option<String>) -> Vec<BodyPart> {
         let shows = incident.shows_alerts(self.now);
         let alerts = if shows { incident.alerts.as_slice() } else { &[] };
         let wire = Wire {
@@ -536,8 +536,12 @@ mod tests {
             "colour=blue",
             "$filter=%zz",
         ] {
-            let answer = rig.get(&format!("{LIST}?{query}")).await;
-            assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("BadRequest")), "{query}");
+            let response = rig.get(&format!("{LIST}?{query}")).await;
+            assert_eq!(
+                (response.status, response.json()["error"]["code"].as_str()),
+                (400, Some("BadRequest")),
+                "{query}"
+            );
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::Body,
     extract::connect_info::Connected,
-    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     serve::{IncomingStream, Listener},
 };
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::faults::Host;
 
 /// A request with its body, nothing decoded.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct Request {
     pub(crate) host: Host,
     pub(crate) method: String,
     pub(crate) path: String,
@@ -39,7 +39,7 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
 }
 
-impl Incoming {
+impl Request {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -135,12 +135,12 @@ pub(crate) fn encode(text: &str) -> String {
 }
 
 /// A part of a body. Generated parts are made while they are sent.
-pub(crate) enum Piece {
+pub(crate) enum BodyPart {
     Text(String),
     Generated { count: usize, make: Arc<dyn Fn(usize) -> String + Send + Sync> },
 }
 
-impl Piece {
+impl BodyPart {
     fn into_chunks(self) -> Box<dyn Iterator<Item = String> + Send> {
         match self {
             Self::Text(text) => Box::new(std::iter::once(text)),
@@ -150,20 +150,20 @@ impl Piece {
 }
 
 /// An answer.
-pub(crate) struct Reply {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<Piece>,
+    pub(crate) body: Vec<BodyPart>,
     /// The incidents in it, for faults that follow an incident.
     pub(crate) incidents: Vec<u64>,
 }
 
-impl Reply {
+impl Response {
     pub(crate) fn new(status: u16, content_type: &str, body: impl Into<String>) -> Self {
         Self {
             status,
             headers: vec![("content-type".to_owned(), content_type.to_owned())],
-            body: vec![Piece::Text(body.into())],
+            body: vec![BodyPart::Text(body.into())],
             incidents: Vec::new(),
         }
     }
@@ -204,58 +204,58 @@ impl Reply {
 
 /// Where a body ends early.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Length {
+pub(crate) enum Truncation {
     Half,
     Bytes(usize),
 }
 
 /// How an answer travels.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct TransportFaults {
     pub(crate) reset: bool,
     pub(crate) delay: Duration,
-    pub(crate) truncate: Option<Length>,
+    pub(crate) truncate: Option<Truncation>,
     pub(crate) cut: bool,
     pub(crate) slow: Option<(usize, Duration)>,
 }
 
 /// Turns an answer into what axum sends.
-pub(crate) fn send(reply: Reply, delivery: &Delivery) -> Response<Body> {
-    let generated = reply.body.iter().any(|piece| matches!(piece, Piece::Generated { .. }));
-    let chunks = reply.body.into_iter().flat_map(Piece::into_chunks);
-    let body = if generated && delivery.truncate.is_none() && !delivery.cut && delivery.slow.is_none() {
+pub(crate) fn send(response: Response, transport: &TransportFaults) -> axum::response::Response {
+    let generated = response.body.iter().any(|piece| matches!(piece, BodyPart::Generated { .. }));
+    let chunks = response.body.into_iter().flat_map(BodyPart::into_chunks);
+    let body = if generated && transport.truncate.is_none() && !transport.cut && transport.slow.is_none() {
         Body::from_stream(stream::iter(chunks.map(|chunk| Ok::<_, io::Error>(Bytes::from(chunk)))))
     } else {
-        damaged(chunks.collect::<String>().into_bytes(), delivery)
+        damaged_body(chunks.collect::<String>().into_bytes(), transport)
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in &reply.headers {
+    let mut sent = axum::response::Response::new(body);
+    *sent.status_mut() = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &response.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().append(name, value);
+            sent.headers_mut().append(name, value);
         }
     }
-    response
+    sent
 }
 
-fn damaged(mut bytes: Vec<u8>, delivery: &Delivery) -> Body {
-    match delivery.truncate {
-        Some(Length::Half) => bytes.truncate(bytes.len() / 2),
-        Some(Length::Bytes(length)) => bytes.truncate(length),
+fn damaged_body(mut bytes: Vec<u8>, transport: &TransportFaults) -> Body {
+    match transport.truncate {
+        Some(Truncation::Half) => bytes.truncate(bytes.len() / 2),
+        Some(Truncation::Bytes(length)) => bytes.truncate(length),
         None => {}
     }
     let mut parts: Vec<io::Result<Bytes>> = Vec::new();
-    if delivery.cut {
+    if transport.cut {
         bytes.truncate(bytes.len() / 2);
     }
-    let chunk = delivery.slow.map_or(bytes.len(), |(chunk, _)| chunk).max(1);
+    let chunk = transport.slow.map_or(bytes.len(), |(chunk, _)| chunk).max(1);
     parts.extend(bytes.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))));
-    if delivery.cut {
+    if transport.cut {
         parts.push(Err(io::ErrorKind::ConnectionAborted.into()));
-    } else if delivery.slow.is_none() {
+    } else if transport.slow.is_none() {
         return Body::from(bytes);
     }
-    let pause = delivery.slow.map_or(Duration::from_millis(5), |(_, pause)| pause);
+    let pause = transport.slow.map_or(Duration::from_millis(5), |(_, pause)| pause);
     Body::from_stream(stream::iter(parts).then(move |part| async move {
         tokio::time::sleep(pause).await;
         part
@@ -263,9 +263,9 @@ fn damaged(mut bytes: Vec<u8>, delivery: &Delivery) -> Body {
 }
 
 /// A listener whose connections can be reset from a handler.
-pub(crate) struct Resettable(pub(crate) TcpListener);
+pub(crate) struct ResettableListener(pub(crate) TcpListener);
 
-impl Listener for Resettable {
+impl Listener for ResettableListener {
     type Io = Socket;
     type Addr = SocketAddr;
 
@@ -333,8 +333,8 @@ impl Connection {
     }
 }
 
-impl Connected<IncomingStream<'_, Resettable>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, Resettable>) -> Self {
+impl Connected<IncomingStream<'_, ResettableListener>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, ResettableListener>) -> Self {
         Self(Arc::clone(&stream.io().reset))
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     graph::{bad, error, forbidden},
-    http::{Incoming, Reply},
+    http::{Request, Response},
     incidents::Caller,
     store::HuntingTable,
     world::World,
@@ -12,7 +12,7 @@ use crate::{
 
 const WANTED: &[&str] = &["ThreatHunting.Read.All"];
 
-pub(crate) fn answer(world: &World, request: &Incoming, caller: &Caller) -> Reply {
+pub(crate) fn respond(world: &World, request: &Request, caller: &Caller) -> Response {
     if request.method != "POST" {
         return error(world, request, 405, "UnknownError", "The requested resource does not support this http method.");
     }
@@ -53,7 +53,7 @@ pub(crate) fn answer(world: &World, request: &Incoming, caller: &Caller) -> Repl
                 "schema": schema,
                 "results": table.rows,
             });
-            Reply::json(200, &body)
+            Response::json(200, &body)
         }
         Err(message) => bad(world, request, &message),
     }

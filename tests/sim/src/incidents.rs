@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::{
     entra::verify_access_token,
     faults::Host,
-    http::{Incoming, Piece, Reply, decode_pairs, encode},
+    http::{BodyPart, Request, Response, decode_pairs, encode},
     odata::{Field, Filter, Operand, count},
     store::{Alert, Incident, Resource},
     world::{ListBehaviour, NextLink, NextLinkTweak, Order, Tweaks, World},
@@ -28,7 +28,7 @@ impl Caller {
 }
 
 /// The caller of a request, or why the token is no good.
-pub(crate) fn caller(world: &World, request: &Incoming, resource: Resource) -> Result<Caller, &'static str> {
+pub(crate) fn caller(world: &World, request: &Request, resource: Resource) -> Result<Caller, &'static str> {
     let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
     let claims = verify_access_token(world, token)?;
     let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -45,7 +45,7 @@ pub(crate) fn caller(world: &World, request: &Incoming, resource: Resource) -> R
 }
 
 /// The tenant that a bearer claims to be for: for faults and the record of calls, which need no proof.
-pub(crate) fn claimed_tenant(world: &World, request: &Incoming) -> Option<String> {
+pub(crate) fn claimed_tenant(world: &World, request: &Request) -> Option<String> {
     let token = request.bearer()?;
     let tid = |claims: &Map<String, Value>| claims.get("tid").and_then(Value::as_str).map(str::to_owned);
     match world.opaque_tokens.get(token) {
@@ -138,7 +138,7 @@ pub(crate) struct Page {
 /// Cuts the page that a request asks for.
 pub(crate) fn page(
     world: &mut World,
-    request: &Incoming,
+    request: &Request,
     tenant_id: &str,
     listing: &Listing,
     operand: impl Fn(&Incident, &str) -> Operand,
@@ -194,12 +194,12 @@ pub(crate) fn behaviour(world: &World, host: Host) -> ListBehaviour {
     if host == Host::Defender { world.behaviour.defender } else { world.behaviour.graph }
 }
 
-fn link(world: &World, request: &Incoming, query: &str) -> String {
+fn link(world: &World, request: &Request, query: &str) -> String {
     let separator = if query.is_empty() { "" } else { "?" };
     format!("{}{}{separator}{query}", world.url(request.host), request.path)
 }
 
-fn next(world: &World, request: &Incoming, behaviour: &ListBehaviour, place: usize) -> Option<String> {
+fn next(world: &World, request: &Request, behaviour: &ListBehaviour, place: usize) -> Option<String> {
     let (name, value) = match behaviour.next_link {
         NextLink::None => return None,
         NextLink::Skip => ("$skip", place.to_string()),
@@ -221,14 +221,14 @@ pub(crate) fn record(
     incident: &Incident,
     alert: fn(&Alert, u64) -> Value,
     with_alerts: bool,
-) -> Vec<Piece> {
+) -> Vec<BodyPart> {
     if let Some(raw) = &incident.raw {
-        return vec![Piece::Text(raw.clone())];
+        return vec![BodyPart::Text(raw.clone())];
     }
     let Some(giant) = incident.giant.filter(|giant| giant.alerts > 0 && with_alerts) else {
-        return vec![Piece::Text(text)];
+        return vec![BodyPart::Text(text)];
     };
-    let Some(start) = text.strip_suffix("]}") else { return vec![Piece::Text(text)] };
+    let Some(start) = text.strip_suffix("]}") else { return vec![BodyPart::Text(text)] };
     let (id, at, first) = (incident.id, incident.last_update, incident.alerts.len());
     let make = move |n: usize| {
         let mut made = Alert::sample(id, first + n, at);
@@ -236,8 +236,8 @@ pub(crate) fn record(
         let comma = if first + n == 0 { "" } else { "," };
         format!("{comma}{}", alert(&made, id))
     };
-    let generated = Piece::Generated { count: giant.alerts, make: Arc::new(make) };
-    vec![Piece::Text(start.to_owned()), generated, Piece::Text("]}".to_owned())]
+    let generated = BodyPart::Generated { count: giant.alerts, make: Arc::new(make) };
+    vec![BodyPart::Text(start.to_owned()), generated, BodyPart::Text("]}".to_owned())]
 }
 
 /// An OData collection.
@@ -246,8 +246,8 @@ pub(crate) fn collection(
     page: &Page,
     count: bool,
     link_first: bool,
-    row: impl Fn(&Incident) -> Vec<Piece>,
-) -> Reply {
+    row: impl Fn(&Incident) -> Vec<BodyPart>,
+) -> Response {
     let mut start = format!("{{\"@odata.context\":{}", Value::from(context));
     if count {
         let _ = write!(start, ",\"@odata.count\":{}", page.total);
@@ -258,18 +258,18 @@ pub(crate) fn collection(
         start.push_str(&link);
     }
     start.push_str(",\"value\":[");
-    let mut body = vec![Piece::Text(start)];
+    let mut body = vec![BodyPart::Text(start)];
     for (place, incident) in page.rows.iter().enumerate() {
         if place > 0 {
-            body.push(Piece::Text(",".to_owned()));
+            body.push(BodyPart::Text(",".to_owned()));
         }
         body.extend(row(incident));
     }
-    body.push(Piece::Text(if link_first { "]}".to_owned() } else { format!("]{link}}}") }));
-    let mut reply = Reply::new(200, "application/json", String::new());
-    reply.body = body;
-    reply.incidents = page.rows.iter().map(|incident| incident.id).collect();
-    reply
+    body.push(BodyPart::Text(if link_first { "]}".to_owned() } else { format!("]{link}}}") }));
+    let mut response = Response::new(200, "application/json", String::new());
+    response.body = body;
+    response.incidents = page.rows.iter().map(|incident| incident.id).collect();
+    response
 }
 
 /// An incident that a single read may show.
@@ -286,7 +286,7 @@ pub(crate) fn time(at: Timestamp) -> Value {
 }
 
 /// Checks the body of an update: an object, JSON, known names only.
-pub(crate) fn patch(request: &Incoming, known: &[&str]) -> Result<Map<String, Value>, String> {
+pub(crate) fn patch(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
     if request.media_type() != "application/json" {
         return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
     }

@@ -13,8 +13,8 @@ use std::{
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::{ConnectInfo, Request, State},
-    http::{Response, StatusCode},
+    extract::{ConnectInfo, State},
+    http::StatusCode,
 };
 use jiff::SignedDuration;
 use tokio::{net::TcpListener, sync::watch};
@@ -24,7 +24,7 @@ use crate::{
     control, defender, entra,
     faults::{FaultKind, Host, RetryAfter},
     graph,
-    http::{Connection, Delivery, Incoming, Length, Reply, Resettable, send},
+    http::{Connection, Request, ResettableListener, Response, TransportFaults, Truncation, send},
     incidents::claimed_tenant,
     world::{Call, NextLinkTweak, Tweaks, World},
 };
@@ -55,7 +55,7 @@ pub(crate) async fn bind(port: u16) -> std::io::Result<TcpListener> {
 }
 
 #[derive(Clone)]
-struct Front {
+struct HostState {
     host: Host,
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
@@ -64,97 +64,101 @@ struct Front {
 /// Serves one host until told to stop.
 pub(crate) fn serve(listener: TcpListener, host: Host, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let mut stopped = stop.clone();
-    let router = Router::new().fallback(handle).with_state(Front { host, shared, stop });
+    let router = Router::new().fallback(handle).with_state(HostState { host, shared, stop });
     let service = router.into_make_service_with_connect_info::<Connection>();
     let until = async move {
         // An error means that the last handle is gone.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    tokio::spawn(async move { axum::serve(Resettable(listener), service).with_graceful_shutdown(until).await });
+    tokio::spawn(async move { axum::serve(ResettableListener(listener), service).with_graceful_shutdown(until).await });
 }
 
 async fn handle(
-    State(front): State<Front>,
+    State(state): State<HostState>,
     ConnectInfo(connection): ConnectInfo<Connection>,
-    request: Request,
-) -> Response<Body> {
+    request: axum::extract::Request,
+) -> axum::response::Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
-        let mut response = Response::new(Body::empty());
+        let mut response = axum::response::Response::new(Body::empty());
         *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
         return response;
     };
-    let request = Incoming {
-        host: front.host,
+    let request = Request {
+        host: state.host,
         method: parts.method.to_string(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body,
     };
-    if front.host == Host::Entra && request.path.starts_with("/_sim") {
-        return send(control::answer(&front.shared, &request), &Delivery::default());
+    if state.host == Host::Entra && request.path.starts_with("/_sim") {
+        return send(control::respond(&state.shared, &request), &TransportFaults::default());
     }
-    let (reply, delivery) = answer(&mut front.shared.world(), &request);
-    if front.shared.verbose.load(Ordering::Relaxed) {
-        log(&request, &reply, &delivery);
+    let (response, transport) = respond(&mut state.shared.world(), &request);
+    if state.shared.verbose.load(Ordering::Relaxed) {
+        log(&request, &response, &transport);
     }
-    if !delivery.delay.is_zero() {
-        let mut stop = front.stop.clone();
+    if !transport.delay.is_zero() {
+        let mut stop = state.stop.clone();
         tokio::select! {
-            () = tokio::time::sleep(delivery.delay) => {}
+            () = tokio::time::sleep(transport.delay) => {}
             _ = stop.wait_for(|stopped| *stopped) => connection.reset(),
         }
     }
-    if delivery.reset {
+    if transport.reset {
         connection.reset();
     }
-    send(reply, &delivery)
+    send(response, &transport)
 }
 
 /// One line on standard error, without the query: it holds codes and states.
-fn log(request: &Incoming, reply: &Reply, delivery: &Delivery) {
-    let outcome = if delivery.reset { "reset".to_owned() } else { reply.status.to_string() };
+fn log(request: &Request, response: &Response, transport: &TransportFaults) {
+    let outcome = if transport.reset { "reset".to_owned() } else { response.status.to_string() };
     let _ = writeln!(std::io::stderr(), "{:?} {} {} {outcome}", request.host, request.method, request.path);
 }
 
 /// Answers a request with everything that goes wrong on the way, and keeps a record of it.
-pub(crate) fn answer(world: &mut World, request: &Incoming) -> (Reply, Delivery) {
+pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, TransportFaults) {
     let tenant_id = match request.host {
         Host::Entra => entra::tenant_of(world, request),
         Host::Graph | Host::Defender => claimed_tenant(world, request),
     };
-    let mut journey =
-        Journey { tweaks: Tweaks::default(), delivery: Delivery::default(), after: Vec::new(), instead: None };
+    let mut effects = FaultEffects {
+        tweaks: Tweaks::default(),
+        transport: TransportFaults::default(),
+        after: Vec::new(),
+        instead: None,
+    };
     for kind in world.faults.before(request, tenant_id.as_deref()) {
-        journey.meet(world, request, kind);
+        effects.apply(world, request, kind);
     }
-    let mut reply = if let Some(instead) = journey.instead.take() {
+    let mut response = if let Some(instead) = effects.instead.take() {
         instead
     } else {
-        let reply = match request.host {
-            Host::Entra => entra::answer(world, request, &journey.tweaks),
-            Host::Graph => graph::answer(world, request, &journey.tweaks),
-            Host::Defender => defender::answer(world, request, &journey.tweaks),
+        let response = match request.host {
+            Host::Entra => entra::respond(world, request, &effects.tweaks),
+            Host::Graph => graph::respond(world, request, &effects.tweaks),
+            Host::Defender => defender::respond(world, request, &effects.tweaks),
         };
-        for kind in world.faults.after(request, tenant_id.as_deref(), &reply.incidents) {
-            journey.meet(world, request, kind);
+        for kind in world.faults.after(request, tenant_id.as_deref(), &response.incidents) {
+            effects.apply(world, request, kind);
         }
-        journey.instead.take().unwrap_or(reply)
+        effects.instead.take().unwrap_or(response)
     };
     let mut now = world.now();
-    for change in journey.after {
+    for change in effects.after {
         match change {
             After::Rewrite(status, headers) => {
-                reply.status = status;
+                response.status = status;
                 for (name, value) in headers {
-                    reply.set(&name, &value);
+                    response.set(&name, &value);
                 }
             }
             After::Skew(by) => now = now.checked_add(by).unwrap_or(now),
         }
     }
-    reply.set("date", &http_date(now));
+    response.set("date", &http_date(now));
     world.calls.push(Call {
         at: world.now(),
         host: request.host,
@@ -162,9 +166,9 @@ pub(crate) fn answer(world: &mut World, request: &Incoming) -> (Reply, Delivery)
         method: request.method.clone(),
         path: request.path.clone(),
         query: request.query.clone(),
-        status: if journey.delivery.reset { 0 } else { reply.status },
+        status: if effects.transport.reset { 0 } else { response.status },
     });
-    (reply, journey.delivery)
+    (response, effects.transport)
 }
 
 enum After {
@@ -173,35 +177,35 @@ enum After {
 }
 
 /// What a request has met so far.
-struct Journey {
+struct FaultEffects {
     tweaks: Tweaks,
-    delivery: Delivery,
+    transport: TransportFaults,
     after: Vec<After>,
-    instead: Option<Reply>,
+    instead: Option<Response>,
 }
 
-impl Journey {
-    fn meet(&mut self, world: &World, request: &Incoming, kind: FaultKind) {
+impl FaultEffects {
+    fn apply(&mut self, world: &World, request: &Request, kind: FaultKind) {
         match kind {
             FaultKind::Status { status, body, headers } => {
-                let mut reply = match body {
-                    Some(body) => Reply::new(status, guess(&body), body),
+                let mut response = match body {
+                    Some(body) => Response::new(status, guess(&body), body),
                     None => failure(world, request, status),
                 };
                 for (name, value) in headers {
-                    reply.set(&name, &value);
+                    response.set(&name, &value);
                 }
-                self.instead = Some(reply);
+                self.instead = Some(response);
             }
             FaultKind::Throttle { retry_after } => self.instead = Some(throttled(world, request, retry_after)),
             FaultKind::BadGateway => {
                 let body =
                     "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n";
-                self.instead = Some(Reply::new(502, "text/html", body));
+                self.instead = Some(Response::new(502, "text/html", body));
             }
             FaultKind::Reset => {
-                self.delivery.reset = true;
-                self.instead = Some(Reply::empty(500));
+                self.transport.reset = true;
+                self.instead = Some(Response::empty(500));
             }
             FaultKind::ExpiredSkiptoken => {
                 self.instead = Some(match request.host {
@@ -213,15 +217,17 @@ impl Journey {
                     ),
                 });
             }
-            FaultKind::Hang { millis } => self.delivery.delay += Duration::from_millis(millis),
+            FaultKind::Hang { millis } => self.transport.delay += Duration::from_millis(millis),
             FaultKind::Latency { least_millis, most_millis } => {
                 let spread = most_millis.saturating_sub(least_millis).saturating_add(1);
                 let millis = least_millis.saturating_add(world.scattered() % spread);
-                self.delivery.delay += Duration::from_millis(millis);
+                self.transport.delay += Duration::from_millis(millis);
             }
-            FaultKind::Truncate { at } => self.delivery.truncate = Some(at.map_or(Length::Half, Length::Bytes)),
-            FaultKind::Cut => self.delivery.cut = true,
-            FaultKind::SlowBody { chunk, millis } => self.delivery.slow = Some((chunk, Duration::from_millis(millis))),
+            FaultKind::Truncate { at } => {
+                self.transport.truncate = Some(at.map_or(Truncation::Half, Truncation::Bytes))
+            }
+            FaultKind::Cut => self.transport.cut = true,
+            FaultKind::SlowBody { chunk, millis } => self.transport.slow = Some((chunk, Duration::from_millis(millis))),
             FaultKind::Rewrite { status, headers } => self.after.push(After::Rewrite(status, headers)),
             FaultKind::DateSkew { seconds } => self.after.push(After::Skew(SignedDuration::from_secs(seconds))),
             FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
@@ -244,7 +250,7 @@ fn guess(body: &str) -> &'static str {
 }
 
 /// A status in the host's own words.
-fn failure(world: &World, request: &Incoming, status: u16) -> Reply {
+fn failure(world: &World, request: &Request, status: u16) -> Response {
     let (graph_code, defender_code) = match status {
         400 => ("BadRequest", "BadRequest"),
         401 => ("InvalidAuthenticationToken", "Unauthorized"),
@@ -260,14 +266,14 @@ fn failure(world: &World, request: &Incoming, status: u16) -> Reply {
         Host::Entra => {
             let error = if status >= 500 { "temporarily_unavailable" } else { "invalid_request" };
             entra::Aadsts::new(status, error, 90_033, "A transient error has occurred. Please try again.")
-                .reply(request, world.now())
+                .response(request, world.now())
         }
         Host::Graph => graph::error(world, request, status, graph_code, message),
         Host::Defender => defender::error(status, defender_code, message),
     }
 }
 
-fn throttled(world: &World, request: &Incoming, retry_after: RetryAfter) -> Reply {
+fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
     match request.host {
         Host::Entra => {
             let text = match retry_after {
@@ -276,10 +282,10 @@ fn throttled(world: &World, request: &Incoming, retry_after: RetryAfter) -> Repl
                 }
                 _ => "The request was throttled.".to_owned(),
             };
-            let mut reply =
-                entra::Aadsts::new(429, "temporarily_unavailable", 90_055, text).reply(request, world.now());
-            reply.headers.retain(|(name, _)| name != "retry-after");
-            graph::retry_header(reply, world, retry_after)
+            let mut response =
+                entra::Aadsts::new(429, "temporarily_unavailable", 90_055, text).response(request, world.now());
+            response.headers.retain(|(name, _)| name != "retry-after");
+            graph::retry_header(response, world, retry_after)
         }
         Host::Graph => graph::throttled(world, request, retry_after),
         Host::Defender => defender::throttled(world, retry_after),

@@ -491,7 +491,7 @@ impl IncidentSeed {
 pub struct Giant {
     /// How many.
     pub alerts: usize,
-    /// Length of each one's description.
+    /// Truncation of each one's description.
     pub bytes_each: usize,
 }
 

@@ -17,13 +17,13 @@ pub(crate) struct Rig {
     pub(crate) http: reqwest::Client,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) text: String,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
@@ -78,19 +78,19 @@ pub(crate) async fn rig() -> Rig {
 }
 
 impl Rig {
-    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap();
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.unwrap() }
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Response {
+        let received = request.send().await.unwrap();
+        let (status, headers) = (received.status().as_u16(), received.headers().clone());
+        Response { status, headers, text: received.text().await.unwrap() }
     }
 
-    pub(crate) async fn token(&self, place: &str, form: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn token(&self, place: &str, form: &[(&str, &str)]) -> Response {
         let url = format!("{}/{place}/oauth2/v2.0/token", self.sim.entra_url());
         self.send(self.http.post(url).form(form)).await
     }
 
     /// A request for Contoso with every role.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Response {
         let (base, resource) = if path.starts_with("/api") {
             (self.sim.defender_url(), Resource::Defender)
         } else {
@@ -105,7 +105,7 @@ impl Rig {
         self.send(request).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.call("GET", path, None).await
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::{guid, opaque},
-    http::{Incoming, Reply},
+    http::{Request, Response},
     store::PERSONAL_ACCOUNTS,
     world::{Tweaks, World},
 };
@@ -23,7 +23,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn reply(self, world: &World) -> Reply {
+    fn response(self, world: &World) -> Response {
         match self {
             Self::Page(error) => page::error(400, &error, world.now()),
             Self::Redirect { to, state, error } => back_with_error(world, &to, state.as_deref(), &error, None),
@@ -31,13 +31,13 @@ impl Refusal {
     }
 }
 
-fn back_with_error(world: &World, to: &str, state: Option<&str>, error: &Aadsts, subcode: Option<&str>) -> Reply {
+fn back_with_error(world: &World, to: &str, state: Option<&str>, error: &Aadsts, subcode: Option<&str>) -> Response {
     let mut pairs = vec![("error", error.error.to_owned())];
     pairs.extend(subcode.map(|subcode| ("error_subcode", subcode.to_owned())));
     pairs.push(("error_description", error.description(&guid(), &guid(), world.now())));
     pairs.push(("error_uri", format!("https://login.microsoftonline.com/error?code={}", error.code)));
     pairs.extend(state.map(|state| ("state", state.to_owned())));
-    Reply::redirect(&with_query(to, &pairs))
+    Response::redirect(&with_query(to, &pairs))
 }
 
 /// The app and a redirect URI that it registered: what every page checks first.
@@ -77,7 +77,7 @@ pub(super) fn client(
     Ok((client_id.clone(), redirect_uri.clone()))
 }
 
-fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn, Option<String>), Refusal> {
+fn validate(world: &World, request: &Request, segment: &str) -> Result<(SignIn, Option<String>), Refusal> {
     const KNOWN: &[&str] = &[
         "client_id",
         "response_type",
@@ -154,10 +154,10 @@ fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn,
     Ok((sign_in, prompt))
 }
 
-pub(super) fn start(world: &mut World, request: &Incoming, segment: &str) -> Reply {
+pub(super) fn start(world: &mut World, request: &Request, segment: &str) -> Response {
     let (sign_in, prompt) = match validate(world, request, segment) {
         Ok(valid) => valid,
-        Err(refusal) => return refusal.reply(world),
+        Err(refusal) => return refusal.response(world),
     };
     let person = world.flows.person(request);
     match (prompt.as_deref(), person) {
@@ -177,7 +177,7 @@ pub(super) fn start(world: &mut World, request: &Incoming, segment: &str) -> Rep
 }
 
 /// Everybody who could sign in with this browser, one button each.
-pub(super) fn picker(world: &World, flow: &str, app: &str) -> Reply {
+pub(super) fn picker(world: &World, flow: &str, app: &str) -> Response {
     let mut body = format!(
         r#"<p>to continue to <strong>{}</strong></p>
 <form method="post" action="/login">
@@ -254,7 +254,7 @@ pub(super) fn admits(world: &World, authority: &Authority, client_id: &str, pers
 }
 
 /// The form of the account picker.
-pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+pub(super) fn post(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let form = match form(request) {
         Ok(form) => form,
         Err(error) => return page::error(400, &error, world.now()),
@@ -269,7 +269,7 @@ pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Re
         return page::error(400, &error, world.now());
     };
     let person = Person { tenant_id: tenant_id.to_owned(), oid };
-    let reply = match flow {
+    let response = match flow {
         Flow::SignIn(sign_in) => {
             if let Err(error) = may_use(world, &sign_in, &person) {
                 return page::error(400, &error, world.now());
@@ -297,22 +297,22 @@ pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Re
         }
     };
     let session = world.flows.open_session(person);
-    reply.with("set-cookie", &format!("{SESSION}={session}; Path=/; HttpOnly; SameSite=Lax"))
+    response.with("set-cookie", &format!("{SESSION}={session}; Path=/; HttpOnly; SameSite=Lax"))
 }
 
-pub(super) fn form(request: &Incoming) -> Result<BTreeMap<String, String>, Aadsts> {
+pub(super) fn form(request: &Request) -> Result<BTreeMap<String, String>, Aadsts> {
     if request.media_type() != "application/x-www-form-urlencoded" {
         return Err(missing("flow"));
     }
     parameters(std::str::from_utf8(&request.body).unwrap_or("%"))
 }
 
-pub(super) fn expired(world: &World) -> Reply {
+pub(super) fn expired(world: &World) -> Response {
     let message = "Due to inactivity, you've been signed out. Please sign in again: the flow token expired.";
     page::error(400, &Aadsts::new(400, "invalid_request", 50_089, message), world.now())
 }
 
-fn cancelled(world: &mut World, id: &str, flow: Flow) -> Reply {
+fn cancelled(world: &mut World, id: &str, flow: Flow) -> Response {
     world.flows.end(id);
     match flow {
         Flow::SignIn(sign_in) => {
@@ -331,7 +331,7 @@ fn must_prompt(world: &World, request: &SignIn, person: &Person) -> bool {
 }
 
 /// The permissions prompt that a person sees at the first sign-in.
-fn permissions(flow: &str, person: &Person, app: &str) -> Reply {
+fn permissions(flow: &str, person: &Person, app: &str) -> Response {
     let (flow, app) = (escape(flow), escape(app));
     let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
     let body = format!(
@@ -348,7 +348,7 @@ fn permissions(flow: &str, person: &Person, app: &str) -> Reply {
 }
 
 /// Signed in: a code for the app, and a service principal of it in the person's tenant.
-fn finish(world: &mut World, request: SignIn, person: Person) -> Reply {
+fn finish(world: &mut World, request: SignIn, person: Person) -> Response {
     let (now, code) = (world.now(), format!("1.{}{}", opaque(), opaque()));
     if let Some(principal) = world.principal(&person.tenant_id, &request.client_id) {
         principal.prompted.insert(person.oid.clone());
@@ -358,5 +358,5 @@ fn finish(world: &mut World, request: SignIn, person: Person) -> Reply {
     pairs.push(("session_state", guid()));
     let location = with_query(&request.redirect_uri, &pairs);
     world.flows.codes.insert(code, Code { request, person, issued: now, redeemed: false });
-    Reply::redirect(&location)
+    Response::redirect(&location)
 }

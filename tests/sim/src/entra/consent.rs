@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{
     clock::guid,
-    http::{Incoming, Reply},
+    http::{Request, Response},
     store::{CallbackErrors, Resource},
     world::{Tweaks, World},
 };
 
-fn validate(world: &World, request: &Incoming, segment: &str, v2: bool) -> Result<Consent, Aadsts> {
+fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result<Consent, Aadsts> {
     let known: &[&str] = if v2 {
         &["client_id", "redirect_uri", "state", "scope", "prompt"]
     } else {
@@ -95,7 +95,7 @@ pub(super) fn no_such_resource(identifier: &str, tenant: &str) -> Aadsts {
     )
 }
 
-pub(super) fn start(world: &mut World, request: &Incoming, segment: &str, v2: bool) -> Reply {
+pub(super) fn start(world: &mut World, request: &Request, segment: &str, v2: bool) -> Response {
     let consent = match validate(world, request, segment, v2) {
         Ok(consent) => consent,
         Err(error) => return page::error(400, &error, world.now()),
@@ -115,7 +115,7 @@ pub(super) fn start(world: &mut World, request: &Incoming, segment: &str, v2: bo
 }
 
 /// What is asked, and Accept and Cancel for those who may.
-pub(super) fn show(world: &World, id: &str, consent: &Consent, person: &Person) -> Reply {
+pub(super) fn show(world: &World, id: &str, consent: &Consent, person: &Person) -> Response {
     let Some(record) = world.apps.get(&consent.client_id) else { return expired(world) };
     let Some(tenant) = world.tenants.get(&person.tenant_id) else { return expired(world) };
     let (flow, app) = (escape(id), escape(&record.app.display_name));
@@ -163,7 +163,7 @@ fn may_consent(world: &World, consent: &Consent, person: &Person) -> bool {
 }
 
 /// The form of the consent page.
-pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+pub(super) fn post(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let form = match form(request) {
         Ok(form) => form,
         Err(error) => return page::error(400, &error, world.now()),
@@ -187,7 +187,7 @@ pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Re
     accept(world, &consent, &person)
 }
 
-fn accept(world: &mut World, consent: &Consent, person: &Person) -> Reply {
+fn accept(world: &mut World, consent: &Consent, person: &Person) -> Response {
     let Some(tenant) = world.tenants.get(&person.tenant_id) else { return expired(world) };
     if !consent.resources.iter().all(|resource| tenant.has_resource(*resource)) {
         return refused(world, consent, &person.tenant_id, &Aadsts::of_code(650_052));
@@ -205,14 +205,14 @@ fn accept(world: &mut World, consent: &Consent, person: &Person) -> Reply {
     let mut pairs = vec![("admin_consent", "True".to_owned()), ("tenant", person.tenant_id.clone())];
     pairs.extend(consent.state.clone().map(|state| ("state", state)));
     pairs.extend(consent.scope.clone().map(|scope| ("scope", scope)));
-    Reply::redirect(&with_query(&consent.redirect_uri, &pairs))
+    Response::redirect(&with_query(&consent.redirect_uri, &pairs))
 }
 
 fn shape(world: &World, tenant_id: Option<&str>) -> CallbackErrors {
     tenant_id.and_then(|id| world.tenants.get(id)).map(|tenant| tenant.seed.callback_errors).unwrap_or_default()
 }
 
-fn refused(world: &World, consent: &Consent, tenant_id: &str, error: &Aadsts) -> Reply {
+fn refused(world: &World, consent: &Consent, tenant_id: &str, error: &Aadsts) -> Response {
     let mut pairs = Vec::new();
     if shape(world, Some(tenant_id)) == CallbackErrors::ConsentRequired {
         pairs.push(("admin_consent", "True".to_owned()));
@@ -221,11 +221,11 @@ fn refused(world: &World, consent: &Consent, tenant_id: &str, error: &Aadsts) ->
     pairs.push(("error_description", error.description(&guid(), &guid(), world.now())));
     pairs.push(("error_uri", format!("https://login.microsoftonline.com/error?code={}", error.code)));
     pairs.extend(consent.state.clone().map(|state| ("state", state)));
-    Reply::redirect(&with_query(&consent.redirect_uri, &pairs))
+    Response::redirect(&with_query(&consent.redirect_uri, &pairs))
 }
 
 /// Cancel, in the shape that the tenant is set to.
-pub(super) fn declined(world: &World, consent: &Consent) -> Reply {
+pub(super) fn declined(world: &World, consent: &Consent) -> Response {
     let tenant_id = match &consent.authority {
         Authority::Tenant(tid) => Some(tid.as_str()),
         Authority::Organizations | Authority::Common => None,
@@ -248,7 +248,7 @@ pub(super) fn declined(world: &World, consent: &Consent) -> Reply {
         ],
     };
     pairs.extend(consent.state.clone().map(|state| ("state", state)));
-    Reply::redirect(&with_query(&consent.redirect_uri, &pairs))
+    Response::redirect(&with_query(&consent.redirect_uri, &pairs))
 }
 
 #[cfg(test)]

@@ -3,29 +3,29 @@
 use serde_json::json;
 
 use super::Authority;
-use crate::{faults::Host, http::Reply, world::World};
+use crate::{faults::Host, http::Response, world::World};
 
 /// Issuer template of v2 tokens.
 const ISSUER_V2: &str = "https://login.microsoftonline.com/{tenantid}/v2.0";
 const ISSUER_V1: &str = "https://sts.windows.net/{tenantid}/";
 
-fn cached(reply: Reply) -> Reply {
-    reply.with("cache-control", "max-age=86400, private").with("access-control-allow-origin", "*")
+fn cached(response: Response) -> Response {
+    response.with("cache-control", "max-age=86400, private").with("access-control-allow-origin", "*")
 }
 
-pub(super) fn keys(world: &World, v1: bool) -> Reply {
-    cached(Reply::json(200, &world.keys.jwks(if v1 { ISSUER_V1 } else { ISSUER_V2 })))
+pub(super) fn keys(world: &World, v1: bool) -> Response {
+    cached(Response::json(200, &world.keys.jwks(if v1 { ISSUER_V1 } else { ISSUER_V2 })))
 }
 
 /// Endpoints lie on the simulator; the issuer is always Microsoft's.
-pub(super) fn configuration(world: &World, segment: &str) -> Reply {
+pub(super) fn configuration(world: &World, segment: &str) -> Response {
     let (place, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V2.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V2.to_owned()),
         Err(error) => return refused(world, &error),
     };
     let base = format!("{}/{place}", world.url(Host::Entra));
-    cached(Reply::json(
+    cached(Response::json(
         200,
         &json!({
             "token_endpoint": format!("{base}/oauth2/v2.0/token"),
@@ -51,14 +51,14 @@ pub(super) fn configuration(world: &World, segment: &str) -> Reply {
     ))
 }
 
-pub(super) fn configuration_v1(world: &World, segment: &str) -> Reply {
+pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
     let (place, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V1.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V1.to_owned()),
         Err(error) => return refused(world, &error),
     };
     let base = format!("{}/{place}", world.url(Host::Entra));
-    cached(Reply::json(
+    cached(Response::json(
         200,
         &json!({
             "token_endpoint": format!("{base}/oauth2/token"),
@@ -72,10 +72,10 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Reply {
 }
 
 /// Discovery refuses in the token endpoint's shape.
-fn refused(world: &World, error: &super::Aadsts) -> Reply {
+fn refused(world: &World, error: &super::Aadsts) -> Response {
     let now = world.now();
     let (trace, correlation) = (crate::clock::guid(), crate::clock::guid());
-    Reply::json(
+    Response::json(
         error.status,
         &json!({
             "error": "invalid_tenant",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::Authority;
-use crate::{clock::opaque, http::Incoming, store::Resource};
+use crate::{clock::opaque, http::Request, store::Resource};
 
 /// Name of Entra's own cookie.
 pub(crate) const SESSION: &str = "ESTSAUTH";
@@ -80,7 +80,7 @@ impl Flows {
         self.begun.remove(id);
     }
 
-    pub(crate) fn person(&self, request: &Incoming) -> Option<Person> {
+    pub(crate) fn person(&self, request: &Request) -> Option<Person> {
         self.sessions.get(request.cookie(SESSION)?).cloned()
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::guid,
-    http::{Incoming, Reply},
+    http::{Request, Response},
     world::{Tweaks, World},
 };
 
@@ -139,7 +139,7 @@ impl Aadsts {
     }
 
     /// The token endpoint's answer.
-    pub(crate) fn reply(&self, request: &Incoming, now: Timestamp) -> Reply {
+    pub(crate) fn response(&self, request: &Request, now: Timestamp) -> Response {
         let trace = guid();
         let correlation = request.header("client-request-id").map_or_else(guid, str::to_owned);
         let description = self.description(&trace, &correlation, now);
@@ -158,11 +158,11 @@ impl Aadsts {
                 r#"{"access_token":{"capolids":{"essential":true,"values":["00000000-0000-0000-0000-000000000001"]}}}"#
             );
         }
-        let mut reply = no_store(Reply::json(self.status, &body)).with("x-ms-request-id", &trace);
+        let mut response = no_store(Response::json(self.status, &body)).with("x-ms-request-id", &trace);
         if self.status == 429 {
-            reply.set("retry-after", "60");
+            response.set("retry-after", "60");
         }
-        reply
+        response
     }
 }
 
@@ -170,8 +170,8 @@ fn stamp(now: Timestamp) -> String {
     now.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-fn no_store(reply: Reply) -> Reply {
-    reply.with("cache-control", "no-store, no-cache").with("pragma", "no-cache").with("expires", "-1")
+fn no_store(response: Response) -> Response {
+    response.with("cache-control", "no-store, no-cache").with("pragma", "no-cache").with("expires", "-1")
 }
 
 /// The tenant that a path names; `organizations` and `common` name none.
@@ -217,12 +217,12 @@ pub(crate) fn is_guid(text: &str) -> bool {
 }
 
 /// The tenant that an Entra request is about, by its path.
-pub(crate) fn tenant_of(world: &World, request: &Incoming) -> Option<String> {
+pub(crate) fn tenant_of(world: &World, request: &Request) -> Option<String> {
     world.tenant_id(request.segments().first()?)
 }
 
 /// Answers a request.
-pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
+pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let segments = request.segments();
     match (request.method.as_str(), segments.as_slice()) {
         ("GET", [segment, "v2.0", ".well-known", "openid-configuration"]) => discovery::configuration(world, segment),
@@ -242,8 +242,8 @@ pub(crate) fn answer(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> 
             900_561,
             "The endpoint only accepts POST requests. Received a GET request.",
         )
-        .reply(request, world.now()),
-        ("GET", ["favicon.ico"]) => Reply::empty(204),
+        .response(request, world.now()),
+        ("GET", ["favicon.ico"]) => Response::empty(204),
         _ => page::error(404, &Aadsts::new(404, "invalid_request", 90_014, "There is nothing here."), world.now()),
     }
 }

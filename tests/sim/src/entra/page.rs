@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::Aadsts;
-use crate::{clock::guid, http::Reply};
+use crate::{clock::guid, http::Response};
 
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -20,9 +20,9 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-pub(super) fn page(status: u16, title: &str, body: &str) -> Reply {
+pub(super) fn page(status: u16, title: &str, body: &str) -> Response {
     let title = escape(title);
-    Reply::html(
+    Response::html(
         status,
         format!(
             r#"<!doctype html>
@@ -55,7 +55,7 @@ button.primary {{ background: #0067b8; border-color: #0067b8; color: #fff }}
 }
 
 /// Where Entra does not trust the redirect URI, it shows the error itself.
-pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Reply {
+pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
     let description = escape(&aadsts.description(&guid(), &guid(), now));
     page(
         status,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::{guid, opaque},
-    http::{Incoming, Reply, decode},
+    http::{Request, Response, decode},
     store::{AppRecord, Propagation, Resource},
     world::{Tweaks, World},
 };
@@ -28,7 +28,7 @@ const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Held by everybody who has no other directory role.
 const DEFAULT_USER_ROLE: &str = "b79fbf4d-3ef9-4689-8143-76b194e85509";
 
-pub(super) fn post(world: &mut World, request: &Incoming, segment: &str, v1: bool, tweaks: &Tweaks) -> Reply {
+pub(super) fn post(world: &mut World, request: &Request, segment: &str, v1: bool, tweaks: &Tweaks) -> Response {
     let outcome = match tweaks.aadsts {
         Some(code) => Err(Aadsts::of_code(code)),
         None => redeem(world, request, segment, v1, tweaks),
@@ -42,9 +42,9 @@ pub(super) fn post(world: &mut World, request: &Incoming, segment: &str, v1: boo
                     }
                 }
             }
-            no_store(Reply::json(200, &Value::Object(body))).with("x-ms-request-id", &guid())
+            no_store(Response::json(200, &Value::Object(body))).with("x-ms-request-id", &guid())
         }
-        Err(error) => error.reply(request, world.now()),
+        Err(error) => error.response(request, world.now()),
     }
 }
 
@@ -54,7 +54,7 @@ struct Form {
 }
 
 impl Form {
-    fn read(request: &Incoming, v1: bool) -> Result<Self, Aadsts> {
+    fn read(request: &Request, v1: bool) -> Result<Self, Aadsts> {
         const KNOWN: &[&str] = &[
             "grant_type",
             "client_id",
@@ -113,7 +113,7 @@ impl Form {
 
 fn redeem(
     world: &mut World,
-    request: &Incoming,
+    request: &Request,
     segment: &str,
     v1: bool,
     tweaks: &Tweaks,
@@ -619,9 +619,9 @@ mod tests {
     }
 
     async fn refused(rig: &Rig, place: &str, form: &[(&str, &str)], status: u16, error: &str, code: u32) {
-        let answer = rig.token(place, form).await;
-        let body = answer.json();
-        assert_eq!((answer.status, &body["error"], &body["error_codes"]), (status, &json!(error), &json!([code])));
+        let response = rig.token(place, form).await;
+        let body = response.json();
+        assert_eq!((response.status, &body["error"], &body["error_codes"]), (status, &json!(error), &json!([code])));
         let description = body["error_description"].as_str().unwrap();
         assert!(description.starts_with(&format!("AADSTS{code}: ")), "{description}");
         assert!(description.contains("\r\nTrace ID: ") && description.contains("\r\nTimestamp: "), "{description}");
@@ -631,9 +631,9 @@ mod tests {
     async fn a_token_carries_the_roles_of_its_resource() {
         let rig = rig().await;
         rig.sim.grant(CONTOSO, CLIENT, &["SecurityIncident.Read.All", "Incident.Read.All"]);
-        let answer = rig.token(CONTOSO, &form()).await;
-        assert_eq!(answer.header("cache-control"), "no-store, no-cache");
-        let body = answer.json();
+        let response = rig.token(CONTOSO, &form()).await;
+        assert_eq!(response.header("cache-control"), "no-store, no-cache");
+        let body = response.json();
         let lifetime = body["expires_in"].as_i64().unwrap();
         assert!((3599..5400).contains(&lifetime));
         let jwt = Jwt::parse(body["access_token"].as_str().unwrap()).unwrap();
@@ -711,8 +711,8 @@ mod tests {
         );
         rig.sim.consent(&url, CONTOSO, "admin@contoso.example", crate::Decision::Accept).unwrap();
         refused(&rig, CONTOSO, &form(), 400, "unauthorized_client", 700_016).await;
-        let roles = |answer: crate::testing::Answer| {
-            Jwt::parse(answer.json()["access_token"].as_str().unwrap()).unwrap().claims.get("roles").cloned()
+        let roles = |response: crate::testing::Response| {
+            Jwt::parse(response.json()["access_token"].as_str().unwrap()).unwrap().claims.get("roles").cloned()
         };
         assert_eq!(roles(rig.token(CONTOSO, &form()).await), None);
         assert_eq!(roles(rig.token(CONTOSO, &form()).await), Some(json!(["SecurityIncident.Read.All"])));
@@ -750,9 +750,9 @@ mod tests {
             form
         };
         let good = form(assertion(&keys, &header, &claims));
-        let answer = rig.token(CONTOSO, &good).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        assert_eq!(Jwt::parse(answer.json()["access_token"].as_str().unwrap()).unwrap().claim("appidacr"), Some("2"));
+        let response = rig.token(CONTOSO, &good).await;
+        assert_eq!(response.status, 200, "{}", response.text);
+        assert_eq!(Jwt::parse(response.json()["access_token"].as_str().unwrap()).unwrap().claim("appidacr"), Some("2"));
         refused(&rig, CONTOSO, &good, 401, "invalid_client", 50_013).await;
         let legacy = json!({"alg": "RS256", "typ": "JWT", "x5t": x5t});
         let mut fresh = claims.clone();

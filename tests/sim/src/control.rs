@@ -13,7 +13,8 @@ use crate::{
     entra::{self, flow::SESSION},
     faults::{Fault, Host},
     http::{Request, Response, encode},
-    serve::{self, Shared},
+    respond::respond as respond_on_host,
+    serve::Shared,
     store::{App, AppRecord, HuntingTable, Incident, IncidentSeed, Resource, Tenant, TenantSeed},
     world::{Behaviour, Limits, World},
 };
@@ -347,7 +348,7 @@ pub(crate) fn browse(
     };
     // Account, permissions prompt, consent: no walk is longer.
     for _ in 0..5 {
-        let (response, _) = serve::respond(&mut shared.world(), &request);
+        let (response, _) = respond_on_host(&mut shared.world(), &request);
         if let Some(location) = response.header("location") {
             return Ok(location.to_owned());
         }

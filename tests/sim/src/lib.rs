@@ -3,7 +3,7 @@
 //! The same server is a library for tests and a program (`cargo run -p sim -- --help`). It knows Microsoft's documents
 //! and nothing of the code under test.
 
-mod applications;
+mod caller;
 mod clock;
 mod control;
 mod defender;
@@ -11,13 +11,14 @@ mod entra;
 mod faults;
 mod graph;
 mod http;
-mod hunting;
-mod incidents;
+mod list;
 mod odata;
+mod respond;
 mod serve;
 mod store;
 #[cfg(test)]
 mod testing;
+mod update;
 mod world;
 
 use std::{

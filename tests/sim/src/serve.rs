@@ -1,4 +1,4 @@
-//! The three listeners, and the way of a request through faults, host and record.
+//! The three listeners.
 
 use std::{
     io::Write as _,
@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -16,17 +15,14 @@ use axum::{
     extract::{ConnectInfo, State},
     http::StatusCode,
 };
-use jiff::SignedDuration;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    clock::http_date,
-    control, defender, entra,
-    faults::{FaultKind, Host, RetryAfter},
-    graph,
-    http::{Connection, Request, ResettableListener, Response, TransportFaults, Truncation, send},
-    incidents::claimed_tenant,
-    world::{Call, NextLinkTweak, Tweaks, World},
+    control,
+    faults::Host,
+    http::{Connection, Request, ResettableListener, Response, TransportFaults, send},
+    respond::respond,
+    world::World,
 };
 
 /// A body that is longer is refused; Microsoft's own limit is about this.
@@ -118,307 +114,13 @@ fn log(request: &Request, response: &Response, transport: &TransportFaults) {
     let _ = writeln!(std::io::stderr(), "{:?} {} {} {outcome}", request.host, request.method, request.path);
 }
 
-/// Answers a request with everything that goes wrong on the way, and keeps a record of it.
-pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, TransportFaults) {
-    let tenant_id = match request.host {
-        Host::Entra => entra::tenant_of(world, request),
-        Host::Graph | Host::Defender => claimed_tenant(world, request),
-    };
-    let mut effects = FaultEffects {
-        tweaks: Tweaks::default(),
-        transport: TransportFaults::default(),
-        after: Vec::new(),
-        instead: None,
-    };
-    for kind in world.faults.before(request, tenant_id.as_deref()) {
-        effects.apply(world, request, kind);
-    }
-    let mut response = if let Some(instead) = effects.instead.take() {
-        instead
-    } else {
-        let response = match request.host {
-            Host::Entra => entra::respond(world, request, &effects.tweaks),
-            Host::Graph => graph::respond(world, request, &effects.tweaks),
-            Host::Defender => defender::respond(world, request, &effects.tweaks),
-        };
-        for kind in world.faults.after(request, tenant_id.as_deref(), &response.incidents) {
-            effects.apply(world, request, kind);
-        }
-        effects.instead.take().unwrap_or(response)
-    };
-    let mut now = world.now();
-    for change in effects.after {
-        match change {
-            After::Rewrite(status, headers) => {
-                response.status = status;
-                for (name, value) in headers {
-                    response.set(&name, &value);
-                }
-            }
-            After::Skew(by) => now = now.checked_add(by).unwrap_or(now),
-        }
-    }
-    response.set("date", &http_date(now));
-    world.calls.push(Call {
-        at: world.now(),
-        host: request.host,
-        tenant_id,
-        method: request.method.clone(),
-        path: request.path.clone(),
-        query: request.query.clone(),
-        status: if effects.transport.reset { 0 } else { response.status },
-    });
-    (response, effects.transport)
-}
-
-enum After {
-    Rewrite(u16, Vec<(String, String)>),
-    Skew(SignedDuration),
-}
-
-/// What a request has met so far.
-struct FaultEffects {
-    tweaks: Tweaks,
-    transport: TransportFaults,
-    after: Vec<After>,
-    instead: Option<Response>,
-}
-
-impl FaultEffects {
-    fn apply(&mut self, world: &World, request: &Request, kind: FaultKind) {
-        match kind {
-            FaultKind::Status { status, body, headers } => {
-                let mut response = match body {
-                    Some(body) => Response::new(status, guess(&body), body),
-                    None => failure(world, request, status),
-                };
-                for (name, value) in headers {
-                    response.set(&name, &value);
-                }
-                self.instead = Some(response);
-            }
-            FaultKind::Throttle { retry_after } => self.instead = Some(throttled(world, request, retry_after)),
-            FaultKind::BadGateway => {
-                let body =
-                    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n";
-                self.instead = Some(Response::new(502, "text/html", body));
-            }
-            FaultKind::Reset => {
-                self.transport.reset = true;
-                self.instead = Some(Response::empty(500));
-            }
-            FaultKind::ExpiredSkiptoken => {
-                self.instead = Some(match request.host {
-                    Host::Defender => defender::error(400, "ODataError", "The skip token has expired."),
-                    _ => graph::bad(
-                        world,
-                        request,
-                        "Skip token is expired. Please restart the request from the first page.",
-                    ),
-                });
-            }
-            FaultKind::Hang { millis } => self.transport.delay += Duration::from_millis(millis),
-            FaultKind::Latency { least_millis, most_millis } => {
-                let spread = most_millis.saturating_sub(least_millis).saturating_add(1);
-                let millis = least_millis.saturating_add(world.scattered() % spread);
-                self.transport.delay += Duration::from_millis(millis);
-            }
-            FaultKind::Truncate { at } => {
-                self.transport.truncate = Some(at.map_or(Truncation::Half, Truncation::Bytes))
-            }
-            FaultKind::Cut => self.transport.cut = true,
-            FaultKind::SlowBody { chunk, millis } => self.transport.slow = Some((chunk, Duration::from_millis(millis))),
-            FaultKind::Rewrite { status, headers } => self.after.push(After::Rewrite(status, headers)),
-            FaultKind::DateSkew { seconds } => self.after.push(After::Skew(SignedDuration::from_secs(seconds))),
-            FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
-            FaultKind::LoopingNextLink => self.tweaks.next_link = Some(NextLinkTweak::Loop),
-            FaultKind::SilentCap { rows } => self.tweaks.cap = Some(rows),
-            FaultKind::Stale { versions } => self.tweaks.stale = versions,
-            FaultKind::WrongTid { tid } => self.tweaks.tid = Some(tid),
-            FaultKind::OpaqueToken => self.tweaks.opaque = true,
-            FaultKind::ExpiresInString => self.tweaks.expires_in_string = true,
-            FaultKind::ExpiresIn { seconds } => self.tweaks.expires_in = Some(seconds),
-            FaultKind::MissingRoles => self.tweaks.missing_roles = true,
-            FaultKind::Claims { claims } => self.tweaks.claims = claims,
-            FaultKind::Aadsts { code } => self.tweaks.aadsts = Some(code),
-        }
-    }
-}
-
-fn guess(body: &str) -> &'static str {
-    if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/html; charset=utf-8" }
-}
-
-/// A status in the host's own words.
-fn failure(world: &World, request: &Request, status: u16) -> Response {
-    let (graph_code, defender_code) = match status {
-        400 => ("BadRequest", "BadRequest"),
-        401 => ("InvalidAuthenticationToken", "Unauthorized"),
-        403 => ("Forbidden", "Forbidden"),
-        404 => ("NotFound", "ResourceNotFound"),
-        429 => ("TooManyRequests", "TooManyRequests"),
-        503 => ("ServiceUnavailable", "ServiceUnavailable"),
-        504 => ("GatewayTimeout", "GatewayTimeout"),
-        _ => ("InternalServerError", "InternalServerError"),
-    };
-    let message = "The request could not be completed.";
-    match request.host {
-        Host::Entra => {
-            let error = if status >= 500 { "temporarily_unavailable" } else { "invalid_request" };
-            entra::Aadsts::new(status, error, 90_033, "A transient error has occurred. Please try again.")
-                .response(request, world.now())
-        }
-        Host::Graph => graph::error(world, request, status, graph_code, message),
-        Host::Defender => defender::error(status, defender_code, message),
-    }
-}
-
-fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
-    match request.host {
-        Host::Entra => {
-            let text = match retry_after {
-                RetryAfter::Body(seconds) => {
-                    format!("The request was throttled. Please retry after {seconds} seconds.")
-                }
-                _ => "The request was throttled.".to_owned(),
-            };
-            let mut response =
-                entra::Aadsts::new(429, "temporarily_unavailable", 90_055, text).response(request, world.now());
-            response.headers.retain(|(name, _)| name != "retry-after");
-            graph::retry_header(response, world, retry_after)
-        }
-        Host::Graph => graph::throttled(world, request, retry_after),
-        Host::Defender => defender::throttled(world, retry_after),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::{
-        Fault, FaultKind, Giant, Host, IncidentSeed, RetryAfter,
-        testing::{CONTOSO, FABRIKAM, rig},
-    };
+    use crate::testing::{CONTOSO, rig};
 
     const LIST: &str = "/v1.0/security/incidents?$expand=alerts";
-
-    #[tokio::test]
-    async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
-        let rig = rig().await;
-        rig.sim.fault(Fault::new(FaultKind::status(503)).on(Host::Graph).tenant(FABRIKAM));
-        rig.sim.fault(Fault::new(FaultKind::BadGateway).on(Host::Graph).tenant(CONTOSO).after(1).times(1));
-        let status = async || rig.get(LIST).await.status;
-        assert_eq!((status().await, status().await, status().await), (200, 502, 200));
-        rig.sim.fault(Fault::new(FaultKind::Throttle { retry_after: RetryAfter::Seconds(7) }).times(1));
-        assert_eq!(rig.get(LIST).await.header("retry-after"), "7");
-        assert_eq!(rig.sim.faults().len(), 1);
-        assert_eq!(rig.sim.calls().iter().map(|call| call.status).collect::<Vec<_>>(), [200, 502, 200, 429]);
-    }
-
-    #[tokio::test]
-    async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
-        let rig = rig().await;
-        rig.incidents(3);
-        rig.sim.fault(Fault::poison(CONTOSO, "2").expand(true));
-        assert_eq!(rig.get(LIST).await.status, 500);
-        assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200);
-        assert_eq!(rig.get("/v1.0/security/incidents?$expand=alerts&$top=1").await.ids(), [3]);
-        assert_eq!(rig.get("/v1.0/security/incidents/2?$expand=alerts").await.status, 500);
-        assert_eq!(rig.get("/v1.0/security/incidents/2").await.status, 200);
-    }
-
-    #[tokio::test]
-    async fn answers_break_off_in_the_ways_that_they_do() {
-        let rig = rig().await;
-        rig.incidents(3);
-        rig.sim.fault(Fault::new(FaultKind::Truncate { at: None }).times(1));
-        let truncated = rig.get(LIST).await;
-        assert!(truncated.status == 200 && serde_json::from_str::<Value>(&truncated.text).is_err());
-        let token = rig.sim.issue_token(CONTOSO, "x", &["SecurityIncident.Read.All"], crate::Resource::Graph);
-        let request = || rig.http.get(format!("{}{LIST}", rig.sim.graph_url())).bearer_auth(&token);
-        rig.sim.fault(Fault::new(FaultKind::Reset).times(1));
-        let reset = request().send().await.unwrap_err();
-        assert!(format!("{reset:?}").contains("ConnectionReset"), "{reset:?}");
-        assert_eq!(rig.sim.calls().last().unwrap().status, 0);
-        rig.sim.fault(Fault::new(FaultKind::Cut).times(1));
-        assert!(request().send().await.unwrap().bytes().await.is_err());
-        rig.sim.fault(Fault::new(FaultKind::SlowBody { chunk: 1024, millis: 1 }).times(1));
-        assert_eq!(
-            request().send().await.unwrap().json::<Value>().await.unwrap()["value"].as_array().unwrap().len(),
-            3
-        );
-        rig.sim.fault(Fault::new(FaultKind::Hang { millis: 60_000 }).times(1));
-        let late = tokio::time::timeout(std::time::Duration::from_millis(100), request().send()).await;
-        assert!(late.is_err());
-    }
-
-    #[tokio::test]
-    async fn answers_take_their_time() {
-        let rig = rig().await;
-        rig.sim.fault(Fault::new(FaultKind::Latency { least_millis: 20, most_millis: 60 }));
-        rig.sim.fault(Fault::new(FaultKind::status(503)).times(1));
-        let mut took = Vec::new();
-        for status in [503, 200, 200, 200] {
-            let began = std::time::Instant::now();
-            assert_eq!(rig.get(LIST).await.status, status);
-            took.push(began.elapsed());
-        }
-        assert!(took.iter().all(|took| took.as_millis() >= 20), "{took:?}");
-    }
-
-    #[tokio::test]
-    async fn lists_can_lie() {
-        let rig = rig().await;
-        rig.incidents(3);
-        rig.sim.fault(Fault::new(FaultKind::SilentCap { rows: 1 }).times(1));
-        let capped = rig.get(LIST).await;
-        assert_eq!((capped.ids(), capped.json().get("@odata.nextLink")), (vec![3], None));
-        rig.sim.fault(Fault::new(FaultKind::ForeignNextLink { url: "https://evil.example/x".into() }).times(1));
-        assert_eq!(rig.get(LIST).await.json()["@odata.nextLink"], "https://evil.example/x");
-        rig.sim.fault(Fault::new(FaultKind::LoopingNextLink).times(1));
-        let looping = rig.get(LIST).await.json()["@odata.nextLink"].as_str().unwrap().to_owned();
-        assert!(looping.ends_with(LIST), "{looping}");
-        rig.sim.update_incident(CONTOSO, "1", |incident| incident.status = "resolved".into());
-        rig.sim.fault(Fault::new(FaultKind::Stale { versions: 1 }).times(1));
-        let stale = rig.get(LIST).await;
-        assert_eq!((stale.ids(), &stale.json()["value"][0]["status"]), (vec![1], &json!("active")));
-        assert_eq!(rig.get(LIST).await.ids(), [1, 3, 2]);
-    }
-
-    #[tokio::test]
-    async fn a_giant_is_made_while_it_is_sent() {
-        let rig = rig().await;
-        for alerts in [0, 2] {
-            let giant = Some(Giant { alerts: 500, bytes_each: 2000 });
-            rig.sim.put_incident(CONTOSO, IncidentSeed { alerts, giant, ..IncidentSeed::default() });
-        }
-        let body = rig.get(LIST).await.json();
-        assert_eq!(body["value"][0]["alerts"].as_array().unwrap().len(), 502);
-        assert_eq!(body["value"][1]["alerts"].as_array().unwrap().len(), 500);
-        assert_eq!(rig.get("/api/incidents/1").await.json()["alerts"].as_array().unwrap().len(), 500);
-    }
-
-    #[tokio::test]
-    async fn incidents_arrive_late_change_silently_and_merge() {
-        let rig = rig().await;
-        rig.incidents(3);
-        let now = rig.sim.clock().now();
-        rig.sim.clock().freeze(now);
-        let later = now.checked_add(jiff::SignedDuration::from_mins(15)).unwrap();
-        rig.sim.set_visible_from(CONTOSO, "1", later);
-        rig.sim.change_incident_silently(CONTOSO, "2", |incident| {
-            incident.add_alert(now);
-        });
-        assert_eq!(rig.get(LIST).await.ids(), [3, 2]);
-        assert_eq!(rig.get(LIST).await.json()["value"][1]["alerts"].as_array().unwrap().len(), 2);
-        rig.sim.clock().freeze(later);
-        assert_eq!(rig.get(LIST).await.ids(), [3, 2, 1]);
-        assert!(rig.sim.merge_incident(CONTOSO, "1", "2"));
-        let merged = rig.get("/v1.0/security/incidents/1?$expand=alerts").await.json();
-        assert_eq!((&merged["status"], &merged["redirectIncidentId"]), (&json!("redirected"), &json!("2")));
-        assert_eq!(merged["alerts"], json!([]));
-    }
 
     #[tokio::test]
     async fn the_control_api_does_what_the_handle_does() {

@@ -1,12 +1,12 @@
 //! Sign-in: the authorization code flow of a person.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use super::{
     Aadsts, Authority, consent,
     flow::{Code, Flow, Person, SESSION, SignIn},
     missing,
-    page::{self, escape, page},
+    page::{self, permissions, picker},
     parameters, unknown_app, with_query,
 };
 use crate::{
@@ -176,41 +176,6 @@ pub(super) fn start(world: &mut World, request: &Request, segment: &str) -> Resp
     }
 }
 
-/// Everybody who could sign in with this browser, one button each.
-pub(super) fn picker(world: &World, flow: &str, app: &str) -> Response {
-    let mut body = format!(
-        r#"<p>to continue to <strong>{}</strong></p>
-<form method="post" action="/login">
-<input type="hidden" name="flow" value="{}">
-"#,
-        escape(app),
-        escape(flow),
-    );
-    for tenant in world.tenants.values() {
-        for user in &tenant.seed.users {
-            let _ = writeln!(
-                body,
-                r#"<button class="user" name="user" value="{}/{}" data-user="{}" data-tenant="{}">{}<br><span class="note">{}</span></button>"#,
-                escape(&tenant.seed.tenant_id),
-                escape(&user.oid),
-                escape(&user.name),
-                escape(&tenant.seed.tenant_id),
-                escape(&user.name),
-                escape(if tenant.seed.display_name.is_empty() {
-                    &tenant.seed.domain
-                } else {
-                    &tenant.seed.display_name
-                }),
-            );
-        }
-    }
-    body.push_str(
-        r#"<button id="cancel" name="user" value="">Cancel</button>
-</form>"#,
-    );
-    page(200, "Pick an account", &body)
-}
-
 /// Whether the person's kind of account and tenant suit the authority.
 fn may_use(world: &World, request: &SignIn, person: &Person) -> Result<(), Aadsts> {
     admits(world, &request.authority, &request.client_id, person)
@@ -328,23 +293,6 @@ fn must_prompt(world: &World, request: &SignIn, person: &Person) -> bool {
     let Some(tenant) = world.tenants.get(&person.tenant_id) else { return false };
     let prompted = tenant.principals.get(&request.client_id).is_some_and(|found| found.prompted.contains(&person.oid));
     tenant.seed.sign_in_prompt && !prompted && request.prompting.is_none()
-}
-
-/// The permissions prompt that a person sees at the first sign-in.
-fn permissions(flow: &str, person: &Person, app: &str) -> Response {
-    let (flow, app) = (escape(flow), escape(app));
-    let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
-    let body = format!(
-        r#"<p><strong>{app}</strong> would like to:</p>
-<ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>
-<form method="post" action="/login">
-<input type="hidden" name="flow" value="{flow}">
-<input type="hidden" name="accept" value="yes">
-<button id="accept" class="primary" name="user" value="{user}">Accept</button>
-<button id="cancel" name="user" value="">Cancel</button>
-</form>"#
-    );
-    page(200, "Permissions requested", &body)
 }
 
 /// Signed in: a code for the app, and a service principal of it in the person's tenant.

@@ -1,9 +1,11 @@
 //! The pages of the login host: plain HTML, no scripts.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 
-use super::Aadsts;
-use crate::{clock::guid, http::Response};
+use super::{Aadsts, flow::Person};
+use crate::{clock::guid, http::Response, world::World};
 
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -62,4 +64,56 @@ pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
         "Sorry, but we’re having trouble signing you in.",
         &format!(r#"<p id="error" data-code="{}">{description}</p>"#, aadsts.code),
     )
+}
+
+/// Everybody who could sign in with this browser, one button each.
+pub(super) fn picker(world: &World, flow: &str, app: &str) -> Response {
+    let mut body = format!(
+        r#"<p>to continue to <strong>{}</strong></p>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{}">
+"#,
+        escape(app),
+        escape(flow),
+    );
+    for tenant in world.tenants.values() {
+        for user in &tenant.seed.users {
+            let _ = writeln!(
+                body,
+                r#"<button class="user" name="user" value="{}/{}" data-user="{}" data-tenant="{}">{}<br><span class="note">{}</span></button>"#,
+                escape(&tenant.seed.tenant_id),
+                escape(&user.oid),
+                escape(&user.name),
+                escape(&tenant.seed.tenant_id),
+                escape(&user.name),
+                escape(if tenant.seed.display_name.is_empty() {
+                    &tenant.seed.domain
+                } else {
+                    &tenant.seed.display_name
+                }),
+            );
+        }
+    }
+    body.push_str(
+        r#"<button id="cancel" name="user" value="">Cancel</button>
+</form>"#,
+    );
+    page(200, "Pick an account", &body)
+}
+
+/// The permissions prompt that a person sees at the first sign-in.
+pub(super) fn permissions(flow: &str, person: &Person, app: &str) -> Response {
+    let (flow, app) = (escape(flow), escape(app));
+    let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
+    let body = format!(
+        r#"<p><strong>{app}</strong> would like to:</p>
+<ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{flow}">
+<input type="hidden" name="accept" value="yes">
+<button id="accept" class="primary" name="user" value="{user}">Accept</button>
+<button id="cancel" name="user" value="">Cancel</button>
+</form>"#
+    );
+    page(200, "Permissions requested", &body)
 }

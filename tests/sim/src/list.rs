@@ -1,58 +1,17 @@
-//! What both APIs do with the one store: query options, pages and names.
+//! Lists of incidents, as both APIs serve them from the one store: query options, pages, next links and records.
 
 use std::{cmp::Ordering, collections::BTreeSet, fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
-    entra::verify_access_token,
     faults::Host,
     http::{BodyPart, Request, Response, decode_pairs, encode},
     odata::{Field, Filter, Operand, count},
-    store::{Alert, Incident, Resource},
+    store::{Alert, Incident},
     world::{ListBehaviour, NextLink, NextLinkTweak, Order, Tweaks, World},
 };
-
-/// The bearer of a request, checked.
-pub(crate) struct Caller {
-    pub(crate) tenant_id: String,
-    pub(crate) client_id: String,
-    pub(crate) roles: Vec<String>,
-}
-
-impl Caller {
-    pub(crate) fn has_any(&self, roles: &[&str]) -> bool {
-        self.roles.iter().any(|role| roles.contains(&role.as_str()))
-    }
-}
-
-/// The caller of a request, or why the token is no good.
-pub(crate) fn caller(world: &World, request: &Request, resource: Resource) -> Result<Caller, &'static str> {
-    let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
-    let claims = verify_access_token(world, token)?;
-    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    if Resource::of_identifier(&text("aud")) != Some(resource) {
-        return Err("Access token validation failure. Invalid audience.");
-    }
-    let tenant_id = text("tid");
-    if !world.tenants.contains_key(&tenant_id) {
-        return Err("Access token validation failure. Invalid tenant.");
-    }
-    let roles = claims.get("roles").and_then(Value::as_array);
-    let roles = roles.map(|roles| roles.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    Ok(Caller { tenant_id, client_id: text("appid"), roles: roles.unwrap_or_default() })
-}
-
-/// The tenant that a bearer claims to be for: for faults and the record of calls, which need no proof.
-pub(crate) fn claimed_tenant(world: &World, request: &Request) -> Option<String> {
-    let token = request.bearer()?;
-    let tid = |claims: &Map<String, Value>| claims.get("tid").and_then(Value::as_str).map(str::to_owned);
-    match world.opaque_tokens.get(token) {
-        Some(claims) => tid(claims),
-        None => tid(&crate::entra::keys::Jwt::parse(token)?.claims),
-    }
-}
 
 /// The query options of a list.
 #[derive(Debug)]
@@ -283,76 +242,4 @@ pub(crate) fn find(world: &World, tenant_id: &str, id: &str, stale: usize) -> Op
 /// A time as .NET writes it: no more digits of fraction than it has.
 pub(crate) fn time(at: Timestamp) -> Value {
     Value::String(at.to_string())
-}
-
-/// Checks the body of an update: an object, JSON, known names only.
-pub(crate) fn patch(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
-    if request.media_type() != "application/json" {
-        return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
-    }
-    let Some(Value::Object(body)) = request.json() else {
-        return Err("Unable to read JSON request payload. Please ensure Content-Type header is set and payload is of valid JSON format.".to_owned());
-    };
-    if let Some(name) = body.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!(
-            "The property '{name}' does not exist on type 'microsoft.graph.security.incident' or cannot be changed."
-        ));
-    }
-    if body.is_empty() {
-        return Err("The request has no property to change.".to_owned());
-    }
-    Ok(body)
-}
-
-/// A string property of an update, out of a closed set if there is one.
-pub(crate) fn choice(body: &Map<String, Value>, name: &str, values: &[&str]) -> Result<Option<String>, String> {
-    match body.get(name) {
-        None => Ok(None),
-        Some(Value::String(value)) if values.is_empty() || values.contains(&value.as_str()) => Ok(Some(value.clone())),
-        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
-    }
-}
-
-/// What an update does to a property that may be null.
-pub(crate) enum Change {
-    Keep,
-    Clear,
-    Set(String),
-}
-
-impl Change {
-    /// Makes the change to a field.
-    pub(crate) fn apply(self, field: &mut Option<String>) {
-        match self {
-            Self::Keep => {}
-            Self::Clear => *field = None,
-            Self::Set(value) => *field = Some(value),
-        }
-    }
-
-    /// An empty string clears.
-    pub(crate) fn or_clear(self) -> Self {
-        match self {
-            Self::Set(value) if value.is_empty() => Self::Clear,
-            other => other,
-        }
-    }
-}
-
-/// A string property that may be null.
-pub(crate) fn nullable(body: &Map<String, Value>, name: &str) -> Result<Change, String> {
-    match body.get(name) {
-        None => Ok(Change::Keep),
-        Some(Value::Null) => Ok(Change::Clear),
-        Some(Value::String(value)) => Ok(Change::Set(value.clone())),
-        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
-    }
-}
-
-/// A property that is a list of strings.
-pub(crate) fn strings(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
-    let Some(value) = body.get(name) else { return Ok(None) };
-    let invalid = || format!("Invalid value {value} for '{name}'.");
-    let items = value.as_array().ok_or_else(invalid)?;
-    items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(invalid)).collect::<Result<_, _>>().map(Some)
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::{bad, error, forbidden};
 use crate::{
-    graph::{bad, error, forbidden},
+    caller::Caller,
     http::{Request, Response},
-    incidents::Caller,
     store::HuntingTable,
     world::World,
 };

@@ -1,0 +1,178 @@
+//! The app's credential at the token endpoint: secret, certificate or federated token.
+
+use serde_json::Value;
+
+use super::{
+    Aadsts, Authority,
+    keys::{Jwt, thumbprints},
+    missing,
+    token_endpoint::Form,
+    tokens::SKEW,
+};
+use crate::{store::AppRecord, world::World};
+
+pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// Checks the app's credential. `appidacr` of the token: 1 for a secret, 2 for an assertion.
+pub(super) fn authenticate(
+    world: &World,
+    record: &AppRecord,
+    form: &Form,
+    tenant: &str,
+    authority: &Authority,
+) -> Result<&'static str, Aadsts> {
+    let refuse = |code, message: String| Err(Aadsts::new(401, "invalid_client", code, message));
+    let client_id = &record.app.client_id;
+    match (form.get("client_secret"), form.get("client_assertion")) {
+        (Some(secret), None) => {
+            let now = world.now();
+            let found = record.passwords.iter().find(|known| known.secret == secret && known.known_from <= now);
+            match found {
+                Some(password) if password.end <= now => refuse(
+                    7_000_222,
+                    format!(
+                        "The provided client secret keys for app '{client_id}' are expired. Visit the Azure portal to \
+                         create new keys for your app: https://aka.ms/NewClientSecret, or consider using certificate \
+                         credentials for added security: https://aka.ms/certCreds."
+                    ),
+                ),
+                Some(_) => Ok("1"),
+                None => refuse(
+                    7_000_215,
+                    format!(
+                        "Invalid client secret provided. Ensure the secret being sent in the request is the client \
+                         secret value, not the client secret ID, for a secret added to app '{client_id}'."
+                    ),
+                ),
+            }
+        }
+        (None, Some(assertion)) => {
+            if form.get("client_assertion_type") != Some(JWT_BEARER) {
+                return Err(missing("client_assertion_type"));
+            }
+            client_assertion(world, record, assertion, tenant, authority)?;
+            Ok("2")
+        }
+        (Some(_), Some(_)) => {
+            Err(Aadsts::new(400, "invalid_request", 9_002_313, "Invalid request. More than one client credential."))
+        }
+        (None, None) => refuse(
+            7_000_218,
+            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.".to_owned(),
+        ),
+    }
+}
+
+fn client_assertion(
+    world: &World,
+    record: &AppRecord,
+    assertion: &str,
+    tenant: &str,
+    authority: &Authority,
+) -> Result<(), Aadsts> {
+    let refuse = |code, message: &str| Err(Aadsts::new(401, "invalid_client", code, message));
+    let Some(jwt) = Jwt::parse(assertion) else {
+        return refuse(50_027, "JWT token is invalid or malformed.");
+    };
+    let client_id = record.app.client_id.as_str();
+    if jwt.claim("iss") != Some(client_id) && !record.app.federated_credentials.is_empty() {
+        return federated(world, record, &jwt);
+    }
+    if !matches!(jwt.header("alg"), Some("PS256" | "RS256")) {
+        return refuse(5_002_723, "Invalid JWT token. The algorithm of the client assertion is not supported.");
+    }
+    let (x5t, x5t_s256) = (jwt.header("x5t"), jwt.header("x5t#S256"));
+    let certificate = record.app.certificates.iter().find(|der| {
+        let (sha1, sha256) = thumbprints(der);
+        match (x5t, x5t_s256) {
+            (_, Some(print)) => print == sha256,
+            (Some(print), None) => print == sha1,
+            (None, None) => false,
+        }
+    });
+    let Some(certificate) = certificate else {
+        let print = x5t_s256.or(x5t).unwrap_or_default();
+        return refuse(
+            700_027,
+            &format!(
+                "The certificate with identifier used to sign the client assertion is not registered on application. \
+                 [Reason - The key was not found. Thumbprint of key used by client: '{print}'.]"
+            ),
+        );
+    };
+    if !jwt.is_signed_by_certificate(certificate) {
+        return refuse(700_027, "Client assertion failed signature validation.");
+    }
+    if jwt.claim("iss") != Some(client_id) || jwt.claim("sub") != Some(client_id) {
+        return refuse(700_021, "Client assertion application identifier doesn't match 'client_id' parameter.");
+    }
+    let place = match authority {
+        Authority::Tenant(tid) => tid.as_str(),
+        Authority::Organizations => "organizations",
+        Authority::Common => "common",
+    };
+    let audience = |place: &str| format!("https://login.microsoftonline.com/{place}/oauth2/v2.0/token");
+    let aud = jwt.claim("aud");
+    if aud != Some(&audience(place)) && aud != Some(&audience(tenant)) {
+        return refuse(700_023, "Client assertion audience claim does not match Realm issuer.");
+    }
+    within_time(world, &jwt)?;
+    if jwt.claim("jti").is_none() {
+        return refuse(50_027, "JWT token is invalid or malformed: 'jti' is missing.");
+    }
+    if world.behaviour.refuse_assertion_replay && world.used_assertions.contains(assertion) {
+        return refuse(50_013, "Assertion failed: it has been used before.");
+    }
+    Ok(())
+}
+
+fn within_time(world: &World, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
+    let now = world.now().as_second();
+    let time = |name: &str| jwt.claims.get(name).and_then(Value::as_i64);
+    let begun = time("nbf").or_else(|| time("iat")).is_none_or(|nbf| nbf <= now + SKEW.as_secs());
+    if !begun || time("exp").is_none_or(|exp| exp + SKEW.as_secs() <= now) {
+        return Err(Aadsts::new(
+            401,
+            "invalid_client",
+            700_024,
+            "Client assertion is not within its valid time range. Review the documentation at \
+             https://docs.microsoft.com/azure/active-directory/develop/active-directory-certificate-credentials .",
+        ));
+    }
+    Ok(())
+}
+
+/// Issuer, audience and subject are compared exactly, and Entra names the first that differs.
+fn federated(world: &World, record: &AppRecord, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
+    let refuse = |code, what: &str, value: Option<&str>| {
+        let message = format!(
+            "No matching federated identity record found for presented assertion {what} '{}'. Please check your \
+             federated identity credential Subject, Audience and Issuer against the presented assertion.",
+            value.unwrap_or_default()
+        );
+        Err(Aadsts::new(401, "invalid_client", code, message))
+    };
+    let audience = match jwt.claims.get("aud") {
+        Some(Value::String(aud)) => Some(aud.as_str()),
+        Some(Value::Array(items)) if items.len() == 1 => items[0].as_str(),
+        _ => None,
+    };
+    let known = &record.app.federated_credentials;
+    let by_issuer = || known.iter().filter(|known| Some(known.issuer.as_str()) == jwt.claim("iss"));
+    if by_issuer().next().is_none() {
+        return refuse(700_211, "issuer", jwt.claim("iss"));
+    }
+    if !by_issuer().any(|known| Some(known.subject.as_str()) == jwt.claim("sub")) {
+        return refuse(700_213, "subject", jwt.claim("sub"));
+    }
+    let Some(credential) = by_issuer()
+        .find(|known| Some(known.subject.as_str()) == jwt.claim("sub") && Some(known.audience.as_str()) == audience)
+    else {
+        return refuse(700_212, "audience", audience);
+    };
+    if !jwt.is_signed_by_jwks(&credential.jwks) {
+        let message = "Assertion failed signature validation.";
+        return Err(Aadsts::new(401, "invalid_client", 50_013, message));
+    }
+    within_time(world, jwt)
+}

@@ -1,0 +1,144 @@
+//! Access tokens and ID tokens: their claims, signature and check.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::{
+    array,
+    flow::Person,
+    is_guid,
+    keys::{Jwt, s256},
+};
+use crate::{
+    clock::{guid, opaque},
+    store::Resource,
+    world::{Tweaks, World},
+};
+
+/// What Entra's validation allows clocks to differ by.
+pub(super) const SKEW: SignedDuration = SignedDuration::from_mins(5);
+/// Held by everybody who has no other directory role.
+const DEFAULT_USER_ROLE: &str = "b79fbf4d-3ef9-4689-8143-76b194e85509";
+
+pub(super) fn access_claims(
+    tid: &str,
+    client_id: &str,
+    resource: Resource,
+    oid: &str,
+    now: Timestamp,
+    lifetime: i64,
+) -> Map<String, Value> {
+    let issuer = format!("https://sts.windows.net/{tid}/");
+    let iat = now.as_second();
+    let claims = json!({
+        "aud": resource.audience(), "iss": issuer, "iat": iat, "nbf": iat, "exp": iat + lifetime,
+        "aio": opaque(), "appid": client_id, "idp": issuer, "idtyp": "app", "oid": oid, "rh": opaque(), "sub": oid,
+        "tid": tid, "uti": opaque(), "ver": "1.0",
+    });
+    match claims {
+        Value::Object(claims) => claims,
+        _ => Map::new(),
+    }
+}
+
+/// A token without the token endpoint.
+pub(crate) fn issue(world: &mut World, tenant_id: &str, client_id: &str, roles: &[&str], resource: Resource) -> String {
+    let principal = world.tenants.get(tenant_id).and_then(|tenant| tenant.principals.get(client_id));
+    let oid = principal.map_or_else(guid, |principal| principal.oid.clone());
+    let mut claims = access_claims(tenant_id, client_id, resource, &oid, world.now(), 3600);
+    claims.insert("appidacr".to_owned(), json!("1"));
+    if !roles.is_empty() {
+        claims.insert("roles".to_owned(), json!(roles));
+    }
+    issue_access_token(world, claims, &Tweaks::default())
+}
+
+/// Signs access token claims, with what faults make of them.
+pub(super) fn issue_access_token(world: &mut World, mut claims: Map<String, Value>, tweaks: &Tweaks) -> String {
+    if let Some(tid) = &tweaks.tid {
+        claims.insert("tid".to_owned(), json!(tid));
+        claims.insert("iss".to_owned(), json!(format!("https://sts.windows.net/{tid}/")));
+    }
+    replace(&mut claims, &tweaks.claims);
+    if tweaks.opaque {
+        let token = format!("EwB{}", opaque());
+        world.opaque_tokens.insert(token.clone(), claims);
+        return token;
+    }
+    let key = world.keys.current();
+    key.sign(&json!({"typ": "JWT", "alg": "RS256", "x5t": key.kid, "kid": key.kid}), &claims)
+}
+
+fn replace(claims: &mut Map<String, Value>, with: &Map<String, Value>) {
+    for (name, value) in with {
+        if value.is_null() {
+            claims.remove(name);
+        } else {
+            claims.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// What an API learns from a bearer: its claims if Entra signed it, else why not.
+pub(crate) fn verify_access_token(world: &World, token: &str) -> Result<Map<String, Value>, &'static str> {
+    let claims = if let Some(claims) = world.opaque_tokens.get(token) {
+        claims.clone()
+    } else {
+        let jwt = Jwt::parse(token).ok_or("IDX14100: JWT is not well formed.")?;
+        let key = jwt.header("kid").and_then(|kid| world.keys.find(kid)).ok_or("Signing key was not found.")?;
+        if !key.signed(&jwt) {
+            return Err("Signature is invalid.");
+        }
+        jwt.claims
+    };
+    let now = world.now().as_second();
+    let time = |name: &str| claims.get(name).and_then(Value::as_i64);
+    if time("exp").is_none_or(|exp| exp <= now) || time("nbf").is_some_and(|nbf| nbf > now + SKEW.as_secs()) {
+        return Err("Access token has expired or is not yet valid.");
+    }
+    Ok(claims)
+}
+
+pub(super) fn id_token(
+    world: &World,
+    person: &Person,
+    client_id: &str,
+    nonce: Option<&str>,
+    wids: bool,
+    tweaks: &Tweaks,
+) -> String {
+    let tenant = world.tenants.get(&person.tenant_id);
+    let user = tenant.and_then(|tenant| tenant.user(&person.oid)).cloned().unwrap_or_default();
+    let domain = tenant.map_or("", |tenant| tenant.seed.domain.as_str());
+    let tid = tweaks.tid.as_deref().unwrap_or(&person.tenant_id);
+    let upn = if user.name.contains('@') { user.name.clone() } else { format!("{}@{domain}", user.name) };
+    let iat = world.now().as_second();
+    let mut claims = Map::new();
+    let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+    put("aud", json!(client_id));
+    put("iss", json!(format!("https://login.microsoftonline.com/{tid}/v2.0")));
+    put("iat", json!(iat));
+    put("nbf", json!(iat));
+    put("exp", json!(iat + tweaks.expires_in.unwrap_or(3600)));
+    put("name", json!(user.name));
+    if let Some(nonce) = nonce {
+        put("nonce", json!(nonce));
+    }
+    put("oid", json!(person.oid));
+    put("preferred_username", json!(upn));
+    put("rh", json!(opaque()));
+    put("sid", json!(guid()));
+    put("sub", json!(s256(&format!("{client_id}{}", person.oid))));
+    put("tid", json!(tid));
+    put("uti", json!(opaque()));
+    put("ver", json!("2.0"));
+    if wids {
+        let mut roles = user.wids;
+        roles.push(DEFAULT_USER_ROLE.to_owned());
+        roles.retain(|role| is_guid(role));
+        put("wids", array(&roles));
+    }
+    replace(&mut claims, &tweaks.claims);
+    let key = world.keys.current();
+    key.sign(&json!({"typ": "JWT", "alg": "RS256", "kid": key.kid}), &claims)
+}

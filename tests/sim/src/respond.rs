@@ -1,0 +1,192 @@
+//! The way of a request through faults, host and record.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use crate::{
+    caller::claimed_tenant,
+    clock::http_date,
+    defender, entra,
+    faults::{FaultKind, Host, RetryAfter},
+    graph,
+    http::{Request, Response, TransportFaults, Truncation},
+    world::{Call, NextLinkTweak, Tweaks, World},
+};
+
+/// Answers a request with everything that goes wrong on the way, and keeps a record of it.
+pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, TransportFaults) {
+    let tenant_id = match request.host {
+        Host::Entra => entra::tenant_of(world, request),
+        Host::Graph | Host::Defender => claimed_tenant(world, request),
+    };
+    let mut effects = FaultEffects {
+        tweaks: Tweaks::default(),
+        transport: TransportFaults::default(),
+        after: Vec::new(),
+        instead: None,
+    };
+    for kind in world.faults.before(request, tenant_id.as_deref()) {
+        effects.apply(world, request, kind);
+    }
+    let mut response = if let Some(instead) = effects.instead.take() {
+        instead
+    } else {
+        let response = match request.host {
+            Host::Entra => entra::respond(world, request, &effects.tweaks),
+            Host::Graph => graph::respond(world, request, &effects.tweaks),
+            Host::Defender => defender::respond(world, request, &effects.tweaks),
+        };
+        for kind in world.faults.after(request, tenant_id.as_deref(), &response.incidents) {
+            effects.apply(world, request, kind);
+        }
+        effects.instead.take().unwrap_or(response)
+    };
+    let mut now = world.now();
+    for change in effects.after {
+        match change {
+            After::Rewrite(status, headers) => {
+                response.status = status;
+                for (name, value) in headers {
+                    response.set(&name, &value);
+                }
+            }
+            After::Skew(by) => now = now.checked_add(by).unwrap_or(now),
+        }
+    }
+    response.set("date", &http_date(now));
+    world.calls.push(Call {
+        at: world.now(),
+        host: request.host,
+        tenant_id,
+        method: request.method.clone(),
+        path: request.path.clone(),
+        query: request.query.clone(),
+        status: if effects.transport.reset { 0 } else { response.status },
+    });
+    (response, effects.transport)
+}
+
+enum After {
+    Rewrite(u16, Vec<(String, String)>),
+    Skew(SignedDuration),
+}
+
+/// What a request has met so far.
+struct FaultEffects {
+    tweaks: Tweaks,
+    transport: TransportFaults,
+    after: Vec<After>,
+    instead: Option<Response>,
+}
+
+impl FaultEffects {
+    fn apply(&mut self, world: &World, request: &Request, kind: FaultKind) {
+        match kind {
+            FaultKind::Status { status, body, headers } => {
+                let mut response = match body {
+                    Some(body) => Response::new(status, guess(&body), body),
+                    None => failure(world, request, status),
+                };
+                for (name, value) in headers {
+                    response.set(&name, &value);
+                }
+                self.instead = Some(response);
+            }
+            FaultKind::Throttle { retry_after } => self.instead = Some(throttled(world, request, retry_after)),
+            FaultKind::BadGateway => {
+                let body =
+                    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n";
+                self.instead = Some(Response::new(502, "text/html", body));
+            }
+            FaultKind::Reset => {
+                self.transport.reset = true;
+                self.instead = Some(Response::empty(500));
+            }
+            FaultKind::ExpiredSkiptoken => {
+                self.instead = Some(match request.host {
+                    Host::Defender => defender::error(400, "ODataError", "The skip token has expired."),
+                    _ => graph::bad(
+                        world,
+                        request,
+                        "Skip token is expired. Please restart the request from the first page.",
+                    ),
+                });
+            }
+            FaultKind::Hang { millis } => self.transport.delay += Duration::from_millis(millis),
+            FaultKind::Latency { least_millis, most_millis } => {
+                let spread = most_millis.saturating_sub(least_millis).saturating_add(1);
+                let millis = least_millis.saturating_add(world.scattered() % spread);
+                self.transport.delay += Duration::from_millis(millis);
+            }
+            FaultKind::Truncate { at } => {
+                self.transport.truncate = Some(at.map_or(Truncation::Half, Truncation::Bytes))
+            }
+            FaultKind::Cut => self.transport.cut = true,
+            FaultKind::SlowBody { chunk, millis } => self.transport.slow = Some((chunk, Duration::from_millis(millis))),
+            FaultKind::Rewrite { status, headers } => self.after.push(After::Rewrite(status, headers)),
+            FaultKind::DateSkew { seconds } => self.after.push(After::Skew(SignedDuration::from_secs(seconds))),
+            FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
+            FaultKind::LoopingNextLink => self.tweaks.next_link = Some(NextLinkTweak::Loop),
+            FaultKind::SilentCap { rows } => self.tweaks.cap = Some(rows),
+            FaultKind::Stale { versions } => self.tweaks.stale = versions,
+            FaultKind::WrongTid { tid } => self.tweaks.tid = Some(tid),
+            FaultKind::OpaqueToken => self.tweaks.opaque = true,
+            FaultKind::ExpiresInString => self.tweaks.expires_in_string = true,
+            FaultKind::ExpiresIn { seconds } => self.tweaks.expires_in = Some(seconds),
+            FaultKind::MissingRoles => self.tweaks.missing_roles = true,
+            FaultKind::Claims { claims } => self.tweaks.claims = claims,
+            FaultKind::Aadsts { code } => self.tweaks.aadsts = Some(code),
+        }
+    }
+}
+
+fn guess(body: &str) -> &'static str {
+    if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/html; charset=utf-8" }
+}
+
+/// A status in the host's own words.
+fn failure(world: &World, request: &Request, status: u16) -> Response {
+    let (graph_code, defender_code) = match status {
+        400 => ("BadRequest", "BadRequest"),
+        401 => ("InvalidAuthenticationToken", "Unauthorized"),
+        403 => ("Forbidden", "Forbidden"),
+        404 => ("NotFound", "ResourceNotFound"),
+        429 => ("TooManyRequests", "TooManyRequests"),
+        503 => ("ServiceUnavailable", "ServiceUnavailable"),
+        504 => ("GatewayTimeout", "GatewayTimeout"),
+        _ => ("InternalServerError", "InternalServerError"),
+    };
+    let message = "The request could not be completed.";
+    match request.host {
+        Host::Entra => {
+            let error = if status >= 500 { "temporarily_unavailable" } else { "invalid_request" };
+            entra::Aadsts::new(status, error, 90_033, "A transient error has occurred. Please try again.")
+                .response(request, world.now())
+        }
+        Host::Graph => graph::error(world, request, status, graph_code, message),
+        Host::Defender => defender::error(status, defender_code, message),
+    }
+}
+
+fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
+    match request.host {
+        Host::Entra => {
+            let text = match retry_after {
+                RetryAfter::Body(seconds) => {
+                    format!("The request was throttled. Please retry after {seconds} seconds.")
+                }
+                _ => "The request was throttled.".to_owned(),
+            };
+            let mut response =
+                entra::Aadsts::new(429, "temporarily_unavailable", 90_055, text).response(request, world.now());
+            response.headers.retain(|(name, _)| name != "retry-after");
+            graph::retry_header(response, world, retry_after)
+        }
+        Host::Graph => graph::throttled(world, request, retry_after),
+        Host::Defender => defender::throttled(world, retry_after),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Customers' tenants: their people, service principals and incidents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    incident::{Incident, IncidentSeed},
+    resource::Resource,
+};
+use crate::clock::{guid, to_ticks};
+
+/// A person in a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct User {
+    /// User principal name or display name.
+    pub name: String,
+    /// Object ID; random if empty.
+    pub oid: String,
+    /// Template IDs of the directory roles that the person holds.
+    pub wids: Vec<String>,
+}
+
+/// The shape of the callback after Cancel or an error at admin consent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallbackErrors {
+    /// `admin_consent=True&error=consent_required&error_description=AADSTS65004…` (v2 page).
+    #[default]
+    ConsentRequired,
+    /// `error=permission_denied&error_description=The admin canceled the request` (v1 page).
+    PermissionDenied,
+    /// `error=access_denied&error_subcode=cancel` (authorize endpoint).
+    AccessDenied,
+}
+
+/// How long Entra needs after a consent until tokens are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Propagation {
+    /// This many token requests are refused first.
+    pub refused: u32,
+    /// With this code: 7000229 or 700016.
+    pub code: u32,
+    /// Then this many tokens come without roles.
+    pub roleless: u32,
+}
+
+impl Default for Propagation {
+    fn default() -> Self {
+        Self { refused: 0, code: 7_000_229, roleless: 0 }
+    }
+}
+
+/// A customer's tenant as a test sets it up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantSeed {
+    /// Lower-case GUID.
+    pub tenant_id: String,
+    /// A verified domain.
+    pub domain: String,
+    /// Name of the organisation.
+    pub display_name: String,
+    /// People who can sign in.
+    pub users: Vec<User>,
+    /// The tenant has a service principal of the Defender API.
+    pub defender_licensed: bool,
+    /// What consent given on the page needs to spread.
+    pub propagation: Propagation,
+    /// Shape of error callbacks at admin consent.
+    pub callback_errors: CallbackErrors,
+    /// A person's first sign-in to an app shows the permissions prompt.
+    pub sign_in_prompt: bool,
+    /// Lifetime of access tokens by the tenant's policy; otherwise 60 to 90 minutes.
+    pub token_lifetime_seconds: Option<i64>,
+}
+
+impl Default for TenantSeed {
+    fn default() -> Self {
+        Self {
+            tenant_id: String::new(),
+            domain: String::new(),
+            display_name: String::new(),
+            users: Vec::new(),
+            defender_licensed: true,
+            propagation: Propagation::default(),
+            callback_errors: CallbackErrors::default(),
+            sign_in_prompt: false,
+            token_lifetime_seconds: None,
+        }
+    }
+}
+
+/// The local half of an app in a customer's tenant.
+#[derive(Clone, Debug)]
+pub(crate) struct ServicePrincipal {
+    pub(crate) oid: String,
+    pub(crate) enabled: bool,
+    pub(crate) roles: BTreeMap<Resource, BTreeSet<String>>,
+    pub(crate) propagation: Propagation,
+    pub(crate) prompted: BTreeSet<String>,
+}
+
+impl Default for ServicePrincipal {
+    fn default() -> Self {
+        Self {
+            oid: guid(),
+            enabled: true,
+            roles: BTreeMap::new(),
+            propagation: Propagation::default(),
+            prompted: BTreeSet::new(),
+        }
+    }
+}
+
+/// A table that hunting queries read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HuntingTable {
+    /// Name as in the query, e.g. `DeviceInfo`.
+    pub name: String,
+    /// Column name and type, in order.
+    pub columns: Vec<(String, String)>,
+    /// Rows, keyed by column.
+    pub rows: Vec<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    pub(crate) seed: TenantSeed,
+    pub(crate) principals: BTreeMap<String, ServicePrincipal>,
+    pub(crate) incidents: BTreeMap<u64, Stored>,
+    pub(crate) hunting: Vec<HuntingTable>,
+    next_incident: u64,
+}
+
+/// An incident with its earlier versions, newest last.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) incident: Incident,
+    history: Vec<Incident>,
+}
+
+impl Stored {
+    /// What an answer shows that is this many versions behind; nothing if the incident is younger than that.
+    pub(crate) fn behind(&self, versions: usize) -> Option<&Incident> {
+        match versions {
+            0 => Some(&self.incident),
+            n if n <= self.history.len() => Some(&self.history[self.history.len() - n]),
+            _ => None,
+        }
+    }
+}
+
+impl Tenant {
+    pub(crate) fn new(mut seed: TenantSeed) -> Self {
+        for user in &mut seed.users {
+            if user.oid.is_empty() {
+                user.oid = guid();
+            }
+        }
+        Self { seed, principals: BTreeMap::new(), incidents: BTreeMap::new(), hunting: Vec::new(), next_incident: 1 }
+    }
+
+    pub(crate) fn user(&self, key: &str) -> Option<&User> {
+        self.seed.users.iter().find(|user| user.oid == key || user.name == key)
+    }
+
+    pub(crate) fn has_resource(&self, resource: Resource) -> bool {
+        resource == Resource::Graph || self.seed.defender_licensed
+    }
+
+    pub(crate) fn put(&mut self, seed: IncidentSeed, now: Timestamp) -> u64 {
+        let id = seed.id.unwrap_or(self.next_incident);
+        self.next_incident = self.next_incident.max(id.saturating_add(1));
+        let incident = seed.into_incident(id, now);
+        self.incidents.insert(id, Stored { incident, history: Vec::new() });
+        id
+    }
+
+    /// Keeps the version before, for stale answers.
+    pub(crate) fn change(&mut self, id: u64, change: impl FnOnce(&mut Incident)) -> bool {
+        let Some(stored) = self.incidents.get_mut(&id) else { return false };
+        let before = stored.incident.clone();
+        change(&mut stored.incident);
+        stored.incident.created = to_ticks(stored.incident.created);
+        stored.incident.last_update = to_ticks(stored.incident.last_update);
+        stored.history.push(before);
+        true
+    }
+
+    /// Like [`Tenant::change`], and the time of last update moves on unless the change has set it.
+    pub(crate) fn touch(&mut self, id: u64, now: Timestamp, change: impl FnOnce(&mut Incident)) -> bool {
+        self.change(id, |incident| {
+            let before = incident.last_update;
+            change(incident);
+            if incident.last_update == before {
+                let tick = before.checked_add(SignedDuration::from_nanos(100)).unwrap_or(before);
+                incident.last_update = to_ticks(now).max(tick);
+            }
+        })
+    }
+}

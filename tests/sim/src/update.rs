@@ -1,0 +1,90 @@
+//! The body of an update, checked property by property.
+
+use serde_json::{Map, Value};
+
+use crate::{caller::Caller, http::Request, world::World};
+
+/// Checks the body of an update: an object, JSON, known names only.
+pub(crate) fn patch(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
+    if request.media_type() != "application/json" {
+        return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
+    }
+    let Some(Value::Object(body)) = request.json() else {
+        return Err("Unable to read JSON request payload. Please ensure Content-Type header is set and payload is of valid JSON format.".to_owned());
+    };
+    if let Some(name) = body.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "The property '{name}' does not exist on type 'microsoft.graph.security.incident' or cannot be changed."
+        ));
+    }
+    if body.is_empty() {
+        return Err("The request has no property to change.".to_owned());
+    }
+    Ok(body)
+}
+
+/// A string property of an update, out of a closed set if there is one.
+pub(crate) fn choice(body: &Map<String, Value>, name: &str, values: &[&str]) -> Result<Option<String>, String> {
+    match body.get(name) {
+        None => Ok(None),
+        Some(Value::String(value)) if values.is_empty() || values.contains(&value.as_str()) => Ok(Some(value.clone())),
+        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
+    }
+}
+
+/// What an update does to a property that may be null.
+pub(crate) enum Change {
+    Keep,
+    Clear,
+    Set(String),
+}
+
+impl Change {
+    /// Makes the change to a field.
+    pub(crate) fn apply(self, field: &mut Option<String>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *field = None,
+            Self::Set(value) => *field = Some(value),
+        }
+    }
+
+    /// An empty string clears.
+    pub(crate) fn or_clear(self) -> Self {
+        match self {
+            Self::Set(value) if value.is_empty() => Self::Clear,
+            other => other,
+        }
+    }
+}
+
+/// A string property that may be null.
+pub(crate) fn nullable(body: &Map<String, Value>, name: &str) -> Result<Change, String> {
+    match body.get(name) {
+        None => Ok(Change::Keep),
+        Some(Value::Null) => Ok(Change::Clear),
+        Some(Value::String(value)) => Ok(Change::Set(value.clone())),
+        Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
+    }
+}
+
+/// A property that is a list of strings.
+pub(crate) fn strings(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(value) = body.get(name) else { return Ok(None) };
+    let invalid = || format!("Invalid value {value} for '{name}'.");
+    let items = value.as_array().ok_or_else(invalid)?;
+    items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(invalid)).collect::<Result<_, _>>().map(Some)
+}
+
+/// Sets a field if there is something to set it to.
+pub(crate) fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// How an app signs its changes.
+pub(crate) fn editor(world: &World, caller: &Caller) -> String {
+    let name = world.apps.get(&caller.client_id).map_or(caller.client_id.as_str(), |record| &record.app.display_name);
+    format!("API-App:{name}")
+}

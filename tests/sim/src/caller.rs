@@ -17,26 +17,26 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The caller of a request, or why the token is no good.
+    pub(crate) fn authenticate(world: &World, request: &Request, resource: Resource) -> Result<Self, &'static str> {
+        let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
+        let claims = verify_access_token(world, token)?;
+        let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        if Resource::of_identifier(&text("aud")) != Some(resource) {
+            return Err("Access token validation failure. Invalid audience.");
+        }
+        let tenant_id = text("tid");
+        if !world.tenants.contains_key(&tenant_id) {
+            return Err("Access token validation failure. Invalid tenant.");
+        }
+        let roles = claims.get("roles").and_then(Value::as_array);
+        let roles = roles.map(|roles| roles.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        Ok(Self { tenant_id, client_id: text("appid"), roles: roles.unwrap_or_default() })
+    }
+
     pub(crate) fn has_any(&self, roles: &[&str]) -> bool {
         self.roles.iter().any(|role| roles.contains(&role.as_str()))
     }
-}
-
-/// The caller of a request, or why the token is no good.
-pub(crate) fn caller(world: &World, request: &Request, resource: Resource) -> Result<Caller, &'static str> {
-    let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
-    let claims = verify_access_token(world, token)?;
-    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    if Resource::of_identifier(&text("aud")) != Some(resource) {
-        return Err("Access token validation failure. Invalid audience.");
-    }
-    let tenant_id = text("tid");
-    if !world.tenants.contains_key(&tenant_id) {
-        return Err("Access token validation failure. Invalid tenant.");
-    }
-    let roles = claims.get("roles").and_then(Value::as_array);
-    let roles = roles.map(|roles| roles.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    Ok(Caller { tenant_id, client_id: text("appid"), roles: roles.unwrap_or_default() })
 }
 
 /// The tenant that a bearer claims to be for: for faults and the record of calls, which need no proof.

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Microsoft's time: real time plus an offset, or frozen. All handles of one simulator share it.
 #[derive(Clone, Debug, Default)]
-pub struct SimClock(Arc<Mutex<Reading>>);
+pub struct SimClock(Arc<Mutex<ClockState>>);
 
 #[derive(Debug, Default)]
-struct Reading {
+struct ClockState {
     offset: SignedDuration,
     frozen: Option<Timestamp>,
 }
@@ -18,36 +18,36 @@ struct Reading {
 impl SimClock {
     /// The time that Microsoft would give now.
     pub fn now(&self) -> Timestamp {
-        let reading = self.reading();
-        reading.frozen.unwrap_or_else(|| {
+        let state = self.state();
+        state.frozen.unwrap_or_else(|| {
             let real = real_time();
-            real.checked_add(reading.offset).unwrap_or(real)
+            real.checked_add(state.offset).unwrap_or(real)
         })
     }
 
     /// Moves the clock, running or frozen. Negative durations move it back.
     pub fn advance(&self, by: SignedDuration) {
-        let mut reading = self.reading();
-        match reading.frozen {
-            Some(at) => reading.frozen = Some(at.checked_add(by).unwrap_or(at)),
-            None => reading.offset = reading.offset.saturating_add(by),
+        let mut state = self.state();
+        match state.frozen {
+            Some(at) => state.frozen = Some(at.checked_add(by).unwrap_or(at)),
+            None => state.offset = state.offset.saturating_add(by),
         }
     }
 
     /// Stops the clock at a time.
     pub fn freeze(&self, at: Timestamp) {
-        self.reading().frozen = Some(at);
+        self.state().frozen = Some(at);
     }
 
     /// Lets a frozen clock run on from where it stood.
     pub fn thaw(&self) {
-        let mut reading = self.reading();
-        if let Some(at) = reading.frozen.take() {
-            reading.offset = at.duration_since(real_time());
+        let mut state = self.state();
+        if let Some(at) = state.frozen.take() {
+            state.offset = at.duration_since(real_time());
         }
     }
 
-    fn reading(&self) -> MutexGuard<'_, Reading> {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,13 +65,13 @@ pub(crate) fn guid() -> String {
 
 /// A random value that fits into a URL.
 #[expect(clippy::disallowed_methods, reason = "nobody has to predict what Microsoft calls a thing")]
-pub(crate) fn opaque() -> String {
+pub(crate) fn random_token() -> String {
     let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
     URL_SAFE_NO_PAD.encode(halves.map(uuid::Uuid::into_bytes).concat())
 }
 
 /// Cut to 100 ns, the resolution of Microsoft's stores.
-pub(crate) fn to_ticks(at: Timestamp) -> Timestamp {
+pub(crate) fn truncate_to_100ns(at: Timestamp) -> Timestamp {
     let nanos = at.as_nanosecond();
     Timestamp::from_nanosecond(nanos - nanos.rem_euclid(100)).unwrap_or(at)
 }

@@ -144,11 +144,11 @@ impl Fault {
             && self.path_prefix.as_deref().is_none_or(|prefix| request.path.starts_with(prefix))
             && self.query_contains.as_deref().is_none_or(|part| request.decoded_query().contains(part))
             && self.expand.is_none_or(|expand| request.decoded_query().contains("$expand") == expand)
-            && self.kind.concerns(request)
+            && self.kind.applies_to(request)
     }
 
     /// Counts a match down; whether the fault strikes.
-    fn strike(&mut self) -> bool {
+    fn applies_now(&mut self) -> bool {
         if self.after > 0 {
             self.after -= 1;
             return false;
@@ -297,7 +297,7 @@ impl FaultKind {
     }
 
     /// Faults that only make sense for some requests do not count others.
-    fn concerns(&self, request: &Request) -> bool {
+    fn applies_to(&self, request: &Request) -> bool {
         match self {
             Self::WrongTid { .. }
             | Self::OpaqueToken
@@ -326,7 +326,7 @@ impl FaultKind {
     }
 
     /// Whether it stands in place of the answer.
-    fn replaces(&self) -> bool {
+    fn replaces_response(&self) -> bool {
         matches!(
             self,
             Self::Status { .. } | Self::Throttle { .. } | Self::BadGateway | Self::Reset | Self::ExpiredSkiptoken
@@ -340,19 +340,24 @@ pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
     /// What a request meets before it is answered: one that stands in place of the answer ends the list.
-    pub(crate) fn before(&mut self, request: &Request, tenant_id: Option<&str>) -> Vec<FaultKind> {
+    pub(crate) fn before_handling(&mut self, request: &Request, tenant_id: Option<&str>) -> Vec<FaultKind> {
         let in_path = request.incident_in_path();
-        self.take(|fault| {
+        self.take_matching(|fault| {
             fault.matches(request, tenant_id) && fault.incident_id.as_deref().is_none_or(|id| Some(id) == in_path)
         })
     }
 
     /// What an answer meets that contains these incidents.
-    pub(crate) fn after(&mut self, request: &Request, tenant_id: Option<&str>, incidents: &[u64]) -> Vec<FaultKind> {
+    pub(crate) fn after_handling(
+        &mut self,
+        request: &Request,
+        tenant_id: Option<&str>,
+        incidents: &[u64],
+    ) -> Vec<FaultKind> {
         if request.incident_in_path().is_some() || incidents.is_empty() {
             return Vec::new();
         }
-        self.take(|fault| {
+        self.take_matching(|fault| {
             fault.matches(request, tenant_id)
                 && fault
                     .incident_id
@@ -361,12 +366,12 @@ impl Faults {
         })
     }
 
-    fn take(&mut self, matches: impl Fn(&Fault) -> bool) -> Vec<FaultKind> {
+    fn take_matching(&mut self, matches: impl Fn(&Fault) -> bool) -> Vec<FaultKind> {
         let mut taken = Vec::new();
         for fault in self.0.iter_mut().filter(|fault| matches(fault)) {
-            if fault.strike() {
+            if fault.applies_now() {
                 taken.push(fault.kind.clone());
-                if fault.kind.replaces() {
+                if fault.kind.replaces_response() {
                     break;
                 }
             }

@@ -155,7 +155,7 @@ pub(crate) struct Response {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<BodyPart>,
     /// The incidents in it, for faults that follow an incident.
-    pub(crate) incidents: Vec<u64>,
+    pub(crate) incident_ids: Vec<u64>,
 }
 
 impl Response {
@@ -164,7 +164,7 @@ impl Response {
             status,
             headers: vec![("content-type".to_owned(), content_type.to_owned())],
             body: vec![BodyPart::Text(body.into())],
-            incidents: Vec::new(),
+            incident_ids: Vec::new(),
         }
     }
 
@@ -179,7 +179,7 @@ impl Response {
     }
 
     pub(crate) fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), incidents: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), incident_ids: Vec::new() }
     }
 
     pub(crate) fn redirect(location: &str) -> Self {
@@ -209,6 +209,13 @@ pub(crate) enum Truncation {
     Bytes(usize),
 }
 
+/// A body that is sent in chunks with a pause before each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlowBody {
+    pub(crate) chunk_bytes: usize,
+    pub(crate) pause: Duration,
+}
+
 /// How an answer travels.
 #[derive(Debug, Default)]
 pub(crate) struct TransportFaults {
@@ -216,14 +223,14 @@ pub(crate) struct TransportFaults {
     pub(crate) delay: Duration,
     pub(crate) truncate: Option<Truncation>,
     pub(crate) cut: bool,
-    pub(crate) slow: Option<(usize, Duration)>,
+    pub(crate) slow_body: Option<SlowBody>,
 }
 
 /// Turns an answer into what axum sends.
 pub(crate) fn send(response: Response, transport: &TransportFaults) -> axum::response::Response {
     let generated = response.body.iter().any(|piece| matches!(piece, BodyPart::Generated { .. }));
     let chunks = response.body.into_iter().flat_map(BodyPart::into_chunks);
-    let body = if generated && transport.truncate.is_none() && !transport.cut && transport.slow.is_none() {
+    let body = if generated && transport.truncate.is_none() && !transport.cut && transport.slow_body.is_none() {
         Body::from_stream(stream::iter(chunks.map(|chunk| Ok::<_, io::Error>(Bytes::from(chunk)))))
     } else {
         damaged_body(chunks.collect::<String>().into_bytes(), transport)
@@ -248,14 +255,14 @@ fn damaged_body(mut bytes: Vec<u8>, transport: &TransportFaults) -> Body {
     if transport.cut {
         bytes.truncate(bytes.len() / 2);
     }
-    let chunk = transport.slow.map_or(bytes.len(), |(chunk, _)| chunk).max(1);
-    parts.extend(bytes.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))));
+    let chunk_bytes = transport.slow_body.map_or(bytes.len(), |slow| slow.chunk_bytes).max(1);
+    parts.extend(bytes.chunks(chunk_bytes).map(|part| Ok(Bytes::copy_from_slice(part))));
     if transport.cut {
         parts.push(Err(io::ErrorKind::ConnectionAborted.into()));
-    } else if transport.slow.is_none() {
+    } else if transport.slow_body.is_none() {
         return Body::from(bytes);
     }
-    let pause = transport.slow.map_or(Duration::from_millis(5), |(_, pause)| pause);
+    let pause = transport.slow_body.map_or(Duration::from_millis(5), |slow| slow.pause);
     Body::from_stream(stream::iter(parts).then(move |part| async move {
         tokio::time::sleep(pause).await;
         part

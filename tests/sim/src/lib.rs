@@ -138,7 +138,7 @@ impl Sim {
                 display_name: None,
                 start,
                 end,
-                known_from: start,
+                usable_from: start,
             });
         }
     }
@@ -188,14 +188,14 @@ impl Sim {
         let roles: BTreeSet<String> = roles.iter().map(|role| (*role).to_owned()).collect();
         let mut world = self.shared.world();
         world.grant(tenant_id, client_id, &roles);
-        if let Some(principal) = world.principal(tenant_id, client_id) {
+        if let Some(principal) = world.ensure_service_principal(tenant_id, client_id) {
             principal.enabled = true;
         }
     }
 
     /// Takes single roles away from an app. Tokens that were issued keep them.
     pub fn revoke_roles(&self, tenant_id: &str, client_id: &str, roles: &[&str]) {
-        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+        if let Some(principal) = self.shared.world().ensure_service_principal(tenant_id, client_id) {
             for granted in principal.roles.values_mut() {
                 granted.retain(|role| !roles.contains(&role.as_str()));
             }
@@ -220,7 +220,7 @@ impl Sim {
     }
 
     fn enable(&self, tenant_id: &str, client_id: &str, enabled: bool) {
-        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+        if let Some(principal) = self.shared.world().ensure_service_principal(tenant_id, client_id) {
             principal.enabled = enabled;
         }
     }
@@ -236,7 +236,7 @@ impl Sim {
     pub fn put_incident(&self, tenant_id: &str, seed: IncidentSeed) -> String {
         let mut world = self.shared.world();
         let now = world.now();
-        world.tenants.get_mut(tenant_id).map(|tenant| tenant.put(seed, now).to_string()).unwrap_or_default()
+        world.tenants.get_mut(tenant_id).map(|tenant| tenant.put_incident(seed, now).to_string()).unwrap_or_default()
     }
 
     /// Changes an incident. Unless the change sets the time of last update, that becomes now, and later than before.
@@ -245,14 +245,14 @@ impl Sim {
         let mut world = self.shared.world();
         let now = world.now();
         let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
-        tenant.touch(id, now, change)
+        tenant.update(id, now, change)
     }
 
     /// Changes an incident without touching its time of last update.
     pub fn change_incident_silently(&self, tenant_id: &str, id: &str, change: impl FnOnce(&mut Incident)) -> bool {
         let mut world = self.shared.world();
         let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
-        tenant.change(id, change)
+        tenant.change_silently(id, change)
     }
 
     /// Merges an incident into another: redirected and without alerts, which go to the other.
@@ -327,13 +327,13 @@ impl Sim {
 
     /// An access token as Entra would give it, for calling an API without going to the token endpoint.
     pub fn issue_token(&self, tenant_id: &str, client_id: &str, roles: &[&str], resource: Resource) -> String {
-        entra::issue(&mut self.shared.world(), tenant_id, client_id, roles, resource)
+        entra::issue_app_token(&mut self.shared.world(), tenant_id, client_id, roles, resource)
     }
 
     /// Goes through the sign-in that a URL starts, as a user (by name or object ID), and returns where the browser is
     /// sent; an error page is returned as its text.
     pub fn sign_in(&self, authorize_url: &str, tenant_id: &str, user: &str) -> Result<String, String> {
-        control::browse(&self.shared, authorize_url, tenant_id, user, None)
+        control::walk_pages(&self.shared, authorize_url, tenant_id, user, None)
     }
 
     /// Goes through the admin consent that a URL starts, as a user, and returns where the browser is sent.
@@ -344,7 +344,7 @@ impl Sim {
         user: &str,
         decision: Decision,
     ) -> Result<String, String> {
-        control::browse(&self.shared, consent_url, tenant_id, user, Some(decision))
+        control::walk_pages(&self.shared, consent_url, tenant_id, user, Some(decision))
     }
 
     /// All requests so far, in order, without those to `/_sim`.

@@ -10,7 +10,7 @@ use crate::{
     defender, entra,
     faults::{FaultKind, Host, RetryAfter},
     graph,
-    http::{Request, Response, TransportFaults, Truncation},
+    http::{Request, Response, SlowBody, TransportFaults, Truncation},
     world::{Call, NextLinkTweak, Tweaks, World},
 };
 
@@ -20,40 +20,30 @@ pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, Transp
         Host::Entra => entra::tenant_of(world, request),
         Host::Graph | Host::Defender => claimed_tenant(world, request),
     };
-    let mut effects = FaultEffects {
-        tweaks: Tweaks::default(),
-        transport: TransportFaults::default(),
-        after: Vec::new(),
-        instead: None,
-    };
-    for kind in world.faults.before(request, tenant_id.as_deref()) {
+    let mut effects = FaultEffects::default();
+    for kind in world.faults.before_handling(request, tenant_id.as_deref()) {
         effects.apply(world, request, kind);
     }
-    let mut response = if let Some(instead) = effects.instead.take() {
-        instead
+    let mut response = if let Some(replacement) = effects.replacement.take() {
+        replacement
     } else {
         let response = match request.host {
             Host::Entra => entra::respond(world, request, &effects.tweaks),
             Host::Graph => graph::respond(world, request, &effects.tweaks),
             Host::Defender => defender::respond(world, request, &effects.tweaks),
         };
-        for kind in world.faults.after(request, tenant_id.as_deref(), &response.incidents) {
+        for kind in world.faults.after_handling(request, tenant_id.as_deref(), &response.incident_ids) {
             effects.apply(world, request, kind);
         }
-        effects.instead.take().unwrap_or(response)
+        effects.replacement.take().unwrap_or(response)
     };
-    let mut now = world.now();
-    for change in effects.after {
-        match change {
-            After::Rewrite(status, headers) => {
-                response.status = status;
-                for (name, value) in headers {
-                    response.set(&name, &value);
-                }
-            }
-            After::Skew(by) => now = now.checked_add(by).unwrap_or(now),
+    for Rewrite { status, headers } in effects.rewrites {
+        response.status = status;
+        for (name, value) in headers {
+            response.set(&name, &value);
         }
     }
+    let now = world.now().checked_add(effects.date_skew).unwrap_or_else(|_| world.now());
     response.set("date", &http_date(now));
     world.calls.push(Call {
         at: world.now(),
@@ -67,17 +57,22 @@ pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, Transp
     (response, effects.transport)
 }
 
-enum After {
-    Rewrite(u16, Vec<(String, String)>),
-    Skew(SignedDuration),
+/// Another status and further headers for a response whose body stays.
+struct Rewrite {
+    status: u16,
+    headers: Vec<(String, String)>,
 }
 
 /// What a request has met so far.
+#[derive(Default)]
 struct FaultEffects {
     tweaks: Tweaks,
     transport: TransportFaults,
-    after: Vec<After>,
-    instead: Option<Response>,
+    rewrites: Vec<Rewrite>,
+    /// Added to the time of the `Date` header.
+    date_skew: SignedDuration,
+    /// The response in place of the host's own.
+    replacement: Option<Response>,
 }
 
 impl FaultEffects {
@@ -85,28 +80,28 @@ impl FaultEffects {
         match kind {
             FaultKind::Status { status, body, headers } => {
                 let mut response = match body {
-                    Some(body) => Response::new(status, guess(&body), body),
-                    None => failure(world, request, status),
+                    Some(body) => Response::new(status, content_type_of(&body), body),
+                    None => error_response(world, request, status),
                 };
                 for (name, value) in headers {
                     response.set(&name, &value);
                 }
-                self.instead = Some(response);
+                self.replacement = Some(response);
             }
-            FaultKind::Throttle { retry_after } => self.instead = Some(throttled(world, request, retry_after)),
+            FaultKind::Throttle { retry_after } => self.replacement = Some(throttled(world, request, retry_after)),
             FaultKind::BadGateway => {
                 let body =
                     "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n";
-                self.instead = Some(Response::new(502, "text/html", body));
+                self.replacement = Some(Response::new(502, "text/html", body));
             }
             FaultKind::Reset => {
                 self.transport.reset = true;
-                self.instead = Some(Response::empty(500));
+                self.replacement = Some(Response::empty(500));
             }
             FaultKind::ExpiredSkiptoken => {
-                self.instead = Some(match request.host {
+                self.replacement = Some(match request.host {
                     Host::Defender => defender::error(400, "ODataError", "The skip token has expired."),
-                    _ => graph::bad(
+                    _ => graph::bad_request(
                         world,
                         request,
                         "Skip token is expired. Please restart the request from the first page.",
@@ -116,22 +111,26 @@ impl FaultEffects {
             FaultKind::Hang { millis } => self.transport.delay += Duration::from_millis(millis),
             FaultKind::Latency { least_millis, most_millis } => {
                 let spread = most_millis.saturating_sub(least_millis).saturating_add(1);
-                let millis = least_millis.saturating_add(world.scattered() % spread);
+                let millis = least_millis.saturating_add(world.pseudo_random() % spread);
                 self.transport.delay += Duration::from_millis(millis);
             }
             FaultKind::Truncate { at } => {
-                self.transport.truncate = Some(at.map_or(Truncation::Half, Truncation::Bytes))
+                self.transport.truncate = Some(at.map_or(Truncation::Half, Truncation::Bytes));
             }
             FaultKind::Cut => self.transport.cut = true,
-            FaultKind::SlowBody { chunk, millis } => self.transport.slow = Some((chunk, Duration::from_millis(millis))),
-            FaultKind::Rewrite { status, headers } => self.after.push(After::Rewrite(status, headers)),
-            FaultKind::DateSkew { seconds } => self.after.push(After::Skew(SignedDuration::from_secs(seconds))),
+            FaultKind::SlowBody { chunk, millis } => {
+                self.transport.slow_body = Some(SlowBody { chunk_bytes: chunk, pause: Duration::from_millis(millis) });
+            }
+            FaultKind::Rewrite { status, headers } => self.rewrites.push(Rewrite { status, headers }),
+            FaultKind::DateSkew { seconds } => {
+                self.date_skew = self.date_skew.saturating_add(SignedDuration::from_secs(seconds));
+            }
             FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
             FaultKind::LoopingNextLink => self.tweaks.next_link = Some(NextLinkTweak::Loop),
-            FaultKind::SilentCap { rows } => self.tweaks.cap = Some(rows),
-            FaultKind::Stale { versions } => self.tweaks.stale = versions,
+            FaultKind::SilentCap { rows } => self.tweaks.row_cap = Some(rows),
+            FaultKind::Stale { versions } => self.tweaks.versions_behind = versions,
             FaultKind::WrongTid { tid } => self.tweaks.tid = Some(tid),
-            FaultKind::OpaqueToken => self.tweaks.opaque = true,
+            FaultKind::OpaqueToken => self.tweaks.opaque_token = true,
             FaultKind::ExpiresInString => self.tweaks.expires_in_string = true,
             FaultKind::ExpiresIn { seconds } => self.tweaks.expires_in = Some(seconds),
             FaultKind::MissingRoles => self.tweaks.missing_roles = true,
@@ -141,12 +140,12 @@ impl FaultEffects {
     }
 }
 
-fn guess(body: &str) -> &'static str {
+fn content_type_of(body: &str) -> &'static str {
     if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/html; charset=utf-8" }
 }
 
 /// A status in the host's own words.
-fn failure(world: &World, request: &Request, status: u16) -> Response {
+fn error_response(world: &World, request: &Request, status: u16) -> Response {
     let (graph_code, defender_code) = match status {
         400 => ("BadRequest", "BadRequest"),
         401 => ("InvalidAuthenticationToken", "Unauthorized"),

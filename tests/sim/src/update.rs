@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::{caller::Caller, http::Request, world::World};
 
 /// Checks the body of an update: an object, JSON, known names only.
-pub(crate) fn patch(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
+pub(crate) fn parse_update(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
     if request.media_type() != "application/json" {
         return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
     }
@@ -24,7 +24,11 @@ pub(crate) fn patch(request: &Request, known: &[&str]) -> Result<Map<String, Val
 }
 
 /// A string property of an update, out of a closed set if there is one.
-pub(crate) fn choice(body: &Map<String, Value>, name: &str, values: &[&str]) -> Result<Option<String>, String> {
+pub(crate) fn string_property(
+    body: &Map<String, Value>,
+    name: &str,
+    values: &[&str],
+) -> Result<Option<String>, String> {
     match body.get(name) {
         None => Ok(None),
         Some(Value::String(value)) if values.is_empty() || values.contains(&value.as_str()) => Ok(Some(value.clone())),
@@ -33,13 +37,13 @@ pub(crate) fn choice(body: &Map<String, Value>, name: &str, values: &[&str]) -> 
 }
 
 /// What an update does to a property that may be null.
-pub(crate) enum Change {
+pub(crate) enum PropertyChange {
     Keep,
     Clear,
     Set(String),
 }
 
-impl Change {
+impl PropertyChange {
     /// Makes the change to a field.
     pub(crate) fn apply(self, field: &mut Option<String>) {
         match self {
@@ -50,7 +54,7 @@ impl Change {
     }
 
     /// An empty string clears.
-    pub(crate) fn or_clear(self) -> Self {
+    pub(crate) fn empty_clears(self) -> Self {
         match self {
             Self::Set(value) if value.is_empty() => Self::Clear,
             other => other,
@@ -59,17 +63,17 @@ impl Change {
 }
 
 /// A string property that may be null.
-pub(crate) fn nullable(body: &Map<String, Value>, name: &str) -> Result<Change, String> {
+pub(crate) fn nullable_property(body: &Map<String, Value>, name: &str) -> Result<PropertyChange, String> {
     match body.get(name) {
-        None => Ok(Change::Keep),
-        Some(Value::Null) => Ok(Change::Clear),
-        Some(Value::String(value)) => Ok(Change::Set(value.clone())),
+        None => Ok(PropertyChange::Keep),
+        Some(Value::Null) => Ok(PropertyChange::Clear),
+        Some(Value::String(value)) => Ok(PropertyChange::Set(value.clone())),
         Some(other) => Err(format!("Invalid value {other} for '{name}'.")),
     }
 }
 
 /// A property that is a list of strings.
-pub(crate) fn strings(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
+pub(crate) fn string_list(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
     let Some(value) = body.get(name) else { return Ok(None) };
     let invalid = || format!("Invalid value {value} for '{name}'.");
     let items = value.as_array().ok_or_else(invalid)?;
@@ -77,14 +81,14 @@ pub(crate) fn strings(body: &Map<String, Value>, name: &str) -> Result<Option<Ve
 }
 
 /// Sets a field if there is something to set it to.
-pub(crate) fn set<T>(field: &mut T, value: Option<T>) {
+pub(crate) fn set_if_some<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
 }
 
 /// How an app signs its changes.
-pub(crate) fn editor(world: &World, caller: &Caller) -> String {
+pub(crate) fn editor_name(world: &World, caller: &Caller) -> String {
     let name = world.apps.get(&caller.client_id).map_or(caller.client_id.as_str(), |record| &record.app.display_name);
     format!("API-App:{name}")
 }

@@ -154,10 +154,10 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 pub(crate) struct Tweaks {
     pub(crate) next_link: Option<NextLinkTweak>,
-    pub(crate) cap: Option<usize>,
-    pub(crate) stale: usize,
+    pub(crate) row_cap: Option<usize>,
+    pub(crate) versions_behind: usize,
     pub(crate) tid: Option<String>,
-    pub(crate) opaque: bool,
+    pub(crate) opaque_token: bool,
     pub(crate) expires_in_string: bool,
     pub(crate) expires_in: Option<i64>,
     pub(crate) missing_roles: bool,
@@ -186,9 +186,9 @@ pub(crate) struct World {
     pub(crate) calls: Vec<Call>,
     pub(crate) behaviour: Behaviour,
     pub(crate) limits: BTreeMap<(Host, Option<String>), Limits>,
-    pub(crate) recent: BTreeMap<(Host, String), VecDeque<Timestamp>>,
+    pub(crate) recent_calls: BTreeMap<(Host, String), VecDeque<Timestamp>>,
     /// Counts answers, so that what varies does so the same in each run.
-    pub(crate) turn: u64,
+    pub(crate) responses_made: u64,
 }
 
 impl World {
@@ -206,8 +206,8 @@ impl World {
             calls: Vec::new(),
             behaviour: Behaviour::default(),
             limits: BTreeMap::new(),
-            recent: BTreeMap::new(),
-            turn: 0,
+            recent_calls: BTreeMap::new(),
+            responses_made: 0,
         }
     }
 
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// A number that differs from request to request without order, and is the same in each run.
-    pub(crate) fn scattered(&self) -> u64 {
+    pub(crate) fn pseudo_random(&self) -> u64 {
         let number = u64::try_from(self.calls.len()).unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (number ^ (number >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 16
     }
@@ -247,7 +247,11 @@ impl World {
     }
 
     /// A person's sign-in makes a service principal, without roles.
-    pub(crate) fn principal(&mut self, tenant_id: &str, client_id: &str) -> Option<&mut ServicePrincipal> {
+    pub(crate) fn ensure_service_principal(
+        &mut self,
+        tenant_id: &str,
+        client_id: &str,
+    ) -> Option<&mut ServicePrincipal> {
         Some(self.tenants.get_mut(tenant_id)?.principals.entry(client_id.to_owned()).or_default())
     }
 
@@ -259,12 +263,12 @@ impl World {
             return false;
         }
         let mut alerts = Vec::new();
-        let redirected = tenant.touch(from, now, |incident: &mut Incident| {
+        let redirected = tenant.update(from, now, |incident: &mut Incident| {
             "redirected".clone_into(&mut incident.status);
             incident.redirect_incident_id = Some(into);
             alerts.append(&mut incident.alerts);
         });
-        redirected && tenant.touch(into, now, |incident| incident.alerts.append(&mut alerts))
+        redirected && tenant.update(into, now, |incident| incident.alerts.append(&mut alerts))
     }
 
     /// Counts a call against a tenant's limits; the seconds to wait if it is one too many, and how to say so.
@@ -272,7 +276,7 @@ impl World {
         let now = self.now();
         let limits =
             *self.limits.get(&(host, Some(tenant_id.to_owned()))).or_else(|| self.limits.get(&(host, None)))?;
-        let recent = self.recent.entry((host, tenant_id.to_owned())).or_default();
+        let recent = self.recent_calls.entry((host, tenant_id.to_owned())).or_default();
         let age = |at: Timestamp| now.duration_since(at);
         while recent.front().is_some_and(|at| age(*at) >= SignedDuration::from_hours(1)) {
             recent.pop_front();

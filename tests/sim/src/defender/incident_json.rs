@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     http::BodyPart,
-    list::{record, time},
+    list::{json_time, record_parts},
     store::{Alert, Incident},
 };
 
@@ -66,13 +66,13 @@ pub(super) fn incident_json(
     now: Timestamp,
     context: Option<String>,
 ) -> Vec<BodyPart> {
-    let shows = incident.shows_alerts(now);
-    let alerts = if shows { incident.alerts.as_slice() } else { &[] };
+    let shows_alerts = incident.shows_alerts(now);
+    let alerts = if shows_alerts { incident.alerts.as_slice() } else { &[] };
     let comments = incident.comments.iter().map(|comment| {
         json!({
             "comment": comment.comment,
             "createdBy": comment.created_by,
-            "createdTime": time(comment.created),
+            "createdTime": json_time(comment.created),
         })
     });
     let body = IncidentBody {
@@ -81,8 +81,8 @@ pub(super) fn incident_json(
         incident_uri: format!("https://security.microsoft.com/incidents/{}?tid={tenant_id}", incident.id),
         redirect_incident_id: incident.redirect_incident_id,
         incident_name: &incident.display_name,
-        created_time: time(incident.created),
-        last_update_time: time(incident.last_update),
+        created_time: json_time(incident.created),
+        last_update_time: json_time(incident.last_update),
         assigned_to: incident.assigned_to.as_deref(),
         classification: pascal(&incident.classification),
         determination: determination(&incident.determination),
@@ -94,7 +94,7 @@ pub(super) fn incident_json(
         alerts: alerts.iter().map(|alert| alert_json(alert, incident.id)).collect(),
     };
     let text = serde_json::to_string(&body).unwrap_or_default();
-    record(text, incident, alert_json, shows)
+    record_parts(text, incident, incident.giant.filter(|_| shows_alerts), alert_json)
 }
 
 fn alert_json(alert: &Alert, incident_id: u64) -> Value {
@@ -106,7 +106,7 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
                 "mdatpDeviceId": "335b3ef544f5d3690b6c75c776dc3e52bb3485c4", "aadDeviceId": null, "deviceDnsName": name,
                 "osPlatform": "Windows11", "version": "25H2", "osProcessor": "x64", "osBuild": 26200,
                 "healthStatus": "Active", "riskScore": "High", "rbacGroupName": "Clients", "rbacGroupId": 125,
-                "firstSeen": time(alert.first_activity), "tags": [], "defenderAvStatus": "Updated",
+                "firstSeen": json_time(alert.first_activity), "tags": [], "defenderAvStatus": "Updated",
                 "onboardingStatus": "Onboarded", "vmMetadata": null,
             })
         })
@@ -114,7 +114,7 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
     let users = alert.users.iter().map(|name| {
         let (account, domain) = name.split_once('@').unwrap_or((name, ""));
         json!({
-            "entityType": "User", "evidenceCreationTime": time(alert.created), "verdict": "Suspicious",
+            "entityType": "User", "evidenceCreationTime": json_time(alert.created), "verdict": "Suspicious",
             "remediationStatus": "None", "accountName": account, "domainName": domain, "userSid": "S-1-12-1-1-2-3-4",
             "aadUserId": "22222222-2222-2222-2222-222222222222", "userPrincipalName": name,
         })
@@ -139,9 +139,9 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
     };
     json!({
         "alertId": alert.id, "providerAlertId": alert.id.trim_start_matches("da"), "incidentId": incident_id,
-        "serviceSource": service, "creationTime": time(alert.created), "lastUpdatedTime": time(alert.last_update),
-        "resolvedTime": alert.resolved.map(time), "firstActivity": time(alert.first_activity),
-        "lastActivity": time(alert.last_activity), "title": alert.title, "description": alert.description,
+        "serviceSource": service, "creationTime": json_time(alert.created), "lastUpdatedTime": json_time(alert.last_update),
+        "resolvedTime": alert.resolved.map(json_time), "firstActivity": json_time(alert.first_activity),
+        "lastActivity": json_time(alert.last_activity), "title": alert.title, "description": alert.description,
         "category": alert.category, "status": pascal(&alert.status), "severity": severity(&alert.severity),
         "investigationId": null, "investigationState": pascal(&alert.investigation_state),
         "classification": alert.classification.as_deref().map(pascal),

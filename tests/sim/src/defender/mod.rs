@@ -5,20 +5,20 @@ mod incident_json;
 use serde_json::json;
 
 use crate::{
-    caller::{Caller, caller},
-    clock::{guid, to_ticks},
+    caller::Caller,
+    clock::{guid, truncate_to_100ns},
     faults::{Host, RetryAfter},
     graph::retry_header,
     http::{Request, Response},
-    list::{Dialect, collection, find, listing, page},
-    odata::{Field, FieldType, Operand},
+    list::{ListQuery, QuerySyntax, collection, find_incident, select_page},
+    odata::{Field, FieldType, FieldValue},
     store::{Comment, Incident, Resource},
-    update::{choice, editor, nullable, patch, set, strings},
+    update::{editor_name, nullable_property, parse_update, set_if_some, string_list, string_property},
     world::{Tweaks, World},
 };
 use incident_json::{camel, determination_to_graph, incident_json, pascal};
 
-const DIALECT: Dialect = Dialect {
+const QUERY_SYNTAX: QuerySyntax = QuerySyntax {
     options: &["$filter", "$top", "$skip"],
     fields: &[
         Field { name: "lastUpdateTime", kind: FieldType::Time },
@@ -54,7 +54,7 @@ pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Response {
 
 /// Answers a request.
 pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
-    let caller = match caller(world, request, Resource::Defender) {
+    let caller = match Caller::authenticate(world, request, Resource::Defender) {
         Ok(caller) => caller,
         Err(message) => return error(401, "Unauthorized", message),
     };
@@ -62,9 +62,9 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
         return throttled(world, retry_after);
     }
     let method = request.method.as_str();
-    let wanted = if method == "GET" { READ } else { WRITE };
-    if !caller.has_any(wanted) {
-        let message = format!("Missing application roles. API required roles: {}.", wanted.join(", "));
+    let required_roles = if method == "GET" { READ } else { WRITE };
+    if !caller.has_any(required_roles) {
+        let message = format!("Missing application roles. API required roles: {}.", required_roles.join(", "));
         return error(403, "Forbidden", &message);
     }
     if !world.tenants.get(&caller.tenant_id).is_some_and(|tenant| tenant.seed.defender_licensed) {
@@ -76,12 +76,12 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
             if !request.query.is_empty() {
                 return error(400, "ODataError", "The query options are not supported on a single incident.");
             }
-            match find(world, &caller.tenant_id, id, tweaks.stale) {
-                Some(incident) => entity(world, &caller, &incident),
+            match find_incident(world, &caller.tenant_id, id, tweaks.versions_behind) {
+                Some(incident) => incident_response(world, &caller, &incident),
                 None => not_found(id),
             }
         }
-        ("PATCH", ["api", "incidents", id]) => update(world, request, &caller, id),
+        ("PATCH", ["api", "incidents", id]) => update_incident(world, request, &caller, id),
         (_, ["api", "incidents"] | ["api", "incidents", _]) => {
             error(405, "BadRequest", "The requested resource does not support this http method.")
         }
@@ -97,41 +97,39 @@ const CONTENT_TYPE: &str = "application/json; odata.metadata=minimal; odata.stre
 
 fn list(world: &mut World, request: &Request, caller: &Caller, tweaks: &Tweaks) -> Response {
     let behaviour = world.behaviour.defender;
-    let listing = match listing(&request.query, &DIALECT, &behaviour) {
-        Ok(listing) => listing,
+    let list_query = match ListQuery::parse(&request.query, &QUERY_SYNTAX, &behaviour) {
+        Ok(list_query) => list_query,
         Err(message) => return error(400, "ODataError", &message),
     };
-    let page = page(world, request, &caller.tenant_id, &listing, operand, tweaks);
+    let page = select_page(world, request, &caller.tenant_id, &list_query, field_value, tweaks);
     let now = world.now();
-    collection(CONTEXT, &page, false, behaviour.next_link_first, |incident| {
-        incident_json(incident, &caller.tenant_id, now, None)
-    })
-    .with("content-type", CONTENT_TYPE)
-    .with("odata-version", "4.0")
+    collection(CONTEXT, &page, |incident| incident_json(incident, &caller.tenant_id, now, None))
+        .with("content-type", CONTENT_TYPE)
+        .with("odata-version", "4.0")
 }
 
-fn entity(world: &World, caller: &Caller, incident: &Incident) -> Response {
+fn incident_response(world: &World, caller: &Caller, incident: &Incident) -> Response {
     let mut response = Response::new(200, CONTENT_TYPE, String::new()).with("odata-version", "4.0");
     response.body = incident_json(incident, &caller.tenant_id, world.now(), Some(format!("{CONTEXT}/$entity")));
-    response.incidents = vec![incident.id];
+    response.incident_ids = vec![incident.id];
     response
 }
 
-fn update(world: &mut World, request: &Request, caller: &Caller, id: &str) -> Response {
-    let Some(incident) = find(world, &caller.tenant_id, id, 0) else { return not_found(id) };
+fn update_incident(world: &mut World, request: &Request, caller: &Caller, id: &str) -> Response {
+    let Some(incident) = find_incident(world, &caller.tenant_id, id, 0) else { return not_found(id) };
     if incident.status == "redirected" {
         return error(400, "BadRequest", "The incident was merged into another one and cannot be changed.");
     }
-    match changes(world, request, caller, incident.id) {
-        Ok(()) => match find(world, &caller.tenant_id, id, 0) {
-            Some(incident) => entity(world, caller, &incident),
+    match apply_update(world, request, caller, incident.id) {
+        Ok(()) => match find_incident(world, &caller.tenant_id, id, 0) {
+            Some(incident) => incident_response(world, caller, &incident),
             None => not_found(id),
         },
         Err(message) => error(400, "InvalidRequestBody", &message),
     }
 }
 
-fn changes(world: &mut World, request: &Request, caller: &Caller, id: u64) -> Result<(), String> {
+fn apply_update(world: &mut World, request: &Request, caller: &Caller, id: u64) -> Result<(), String> {
     const TRUE_POSITIVE: &[&str] = &[
         "MultiStagedAttack",
         "MaliciousUserActivity",
@@ -143,42 +141,42 @@ fn changes(world: &mut World, request: &Request, caller: &Caller, id: u64) -> Re
     ];
     const INFORMATIONAL: &[&str] = &["SecurityTesting", "LineOfBusinessApplication", "ConfirmedActivity", "Other"];
     const FALSE_POSITIVE: &[&str] = &["Clean", "NoEnoughDataToValidate", "Other"];
-    let body = patch(request, &["status", "assignedTo", "classification", "determination", "tags", "comment"])?;
-    let status = choice(&body, "status", &["Active", "InProgress", "Resolved", "Redirected"])?;
+    let body = parse_update(request, &["status", "assignedTo", "classification", "determination", "tags", "comment"])?;
+    let status = string_property(&body, "status", &["Active", "InProgress", "Resolved", "Redirected"])?;
     let classification =
-        choice(&body, "classification", &["TruePositive", "InformationalExpectedActivity", "FalsePositive"])?;
+        string_property(&body, "classification", &["TruePositive", "InformationalExpectedActivity", "FalsePositive"])?;
     let allowed = match classification.as_deref() {
         Some("TruePositive") => TRUE_POSITIVE.to_vec(),
         Some("InformationalExpectedActivity") => INFORMATIONAL.to_vec(),
         Some(_) => FALSE_POSITIVE.to_vec(),
         None => [TRUE_POSITIVE, INFORMATIONAL, FALSE_POSITIVE].concat(),
     };
-    let determination = choice(&body, "determination", &allowed)?;
-    let assigned_to = nullable(&body, "assignedTo")?;
-    let tags = strings(&body, "tags")?;
-    let comment = choice(&body, "comment", &[])?;
-    let (editor, now) = (editor(world, caller), world.now());
+    let determination = string_property(&body, "determination", &allowed)?;
+    let assigned_to = nullable_property(&body, "assignedTo")?;
+    let tags = string_list(&body, "tags")?;
+    let comment = string_property(&body, "comment", &[])?;
+    let (editor, now) = (editor_name(world, caller), world.now());
     let Some(tenant) = world.tenants.get_mut(&caller.tenant_id) else { return Ok(()) };
-    tenant.touch(id, now, |incident| {
-        set(&mut incident.status, status.as_deref().map(camel));
-        set(&mut incident.classification, classification.as_deref().map(camel));
-        set(&mut incident.determination, determination.as_deref().map(determination_to_graph));
-        assigned_to.or_clear().apply(&mut incident.assigned_to);
-        set(&mut incident.custom_tags, tags);
+    tenant.update(id, now, |incident| {
+        set_if_some(&mut incident.status, status.as_deref().map(camel));
+        set_if_some(&mut incident.classification, classification.as_deref().map(camel));
+        set_if_some(&mut incident.determination, determination.as_deref().map(determination_to_graph));
+        assigned_to.empty_clears().apply(&mut incident.assigned_to);
+        set_if_some(&mut incident.custom_tags, tags);
         incident.last_modified_by = Some(editor.clone());
         if let Some(comment) = comment {
-            incident.comments.push(Comment { comment, created_by: editor, created: to_ticks(now) });
+            incident.comments.push(Comment { comment, created_by: editor, created: truncate_to_100ns(now) });
         }
     });
     Ok(())
 }
 
-fn operand(incident: &Incident, field: &str) -> Operand {
+fn field_value(incident: &Incident, field: &str) -> FieldValue {
     match field {
-        "lastUpdateTime" => Operand::Time(incident.last_update),
-        "createdTime" => Operand::Time(incident.created),
-        "status" => Operand::Text(Some(pascal(&incident.status))),
-        _ => Operand::Text(incident.assigned_to.clone()),
+        "lastUpdateTime" => FieldValue::Time(incident.last_update),
+        "createdTime" => FieldValue::Time(incident.created),
+        "status" => FieldValue::Text(Some(pascal(&incident.status))),
+        _ => FieldValue::Text(incident.assigned_to.clone()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{store::AppRecord, world::World};
 pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Checks the app's credential. `appidacr` of the token: 1 for a secret, 2 for an assertion.
-pub(super) fn authenticate(
+pub(super) fn authenticate_client(
     world: &World,
     record: &AppRecord,
     form: &Form,
@@ -26,7 +26,7 @@ pub(super) fn authenticate(
     match (form.get("client_secret"), form.get("client_assertion")) {
         (Some(secret), None) => {
             let now = world.now();
-            let found = record.passwords.iter().find(|known| known.secret == secret && known.known_from <= now);
+            let found = record.passwords.iter().find(|known| known.secret == secret && known.usable_from <= now);
             match found {
                 Some(password) if password.end <= now => refuse(
                     7_000_222,
@@ -50,7 +50,7 @@ pub(super) fn authenticate(
             if form.get("client_assertion_type") != Some(JWT_BEARER) {
                 return Err(missing("client_assertion_type"));
             }
-            client_assertion(world, record, assertion, tenant, authority)?;
+            check_client_assertion(world, record, assertion, tenant, authority)?;
             Ok("2")
         }
         (Some(_), Some(_)) => {
@@ -63,7 +63,7 @@ pub(super) fn authenticate(
     }
 }
 
-fn client_assertion(
+fn check_client_assertion(
     world: &World,
     record: &AppRecord,
     assertion: &str,
@@ -76,7 +76,7 @@ fn client_assertion(
     };
     let client_id = record.app.client_id.as_str();
     if jwt.claim("iss") != Some(client_id) && !record.app.federated_credentials.is_empty() {
-        return federated(world, record, &jwt);
+        return check_federated_token(world, record, &jwt);
     }
     if !matches!(jwt.header("alg"), Some("PS256" | "RS256")) {
         return refuse(5_002_723, "Invalid JWT token. The algorithm of the client assertion is not supported.");
@@ -85,18 +85,18 @@ fn client_assertion(
     let certificate = record.app.certificates.iter().find(|der| {
         let (sha1, sha256) = thumbprints(der);
         match (x5t, x5t_s256) {
-            (_, Some(print)) => print == sha256,
-            (Some(print), None) => print == sha1,
+            (_, Some(thumbprint)) => thumbprint == sha256,
+            (Some(thumbprint), None) => thumbprint == sha1,
             (None, None) => false,
         }
     });
     let Some(certificate) = certificate else {
-        let print = x5t_s256.or(x5t).unwrap_or_default();
+        let thumbprint = x5t_s256.or(x5t).unwrap_or_default();
         return refuse(
             700_027,
             &format!(
                 "The certificate with identifier used to sign the client assertion is not registered on application. \
-                 [Reason - The key was not found. Thumbprint of key used by client: '{print}'.]"
+                 [Reason - The key was not found. Thumbprint of key used by client: '{thumbprint}'.]"
             ),
         );
     };
@@ -116,7 +116,7 @@ fn client_assertion(
     if aud != Some(&audience(place)) && aud != Some(&audience(tenant)) {
         return refuse(700_023, "Client assertion audience claim does not match Realm issuer.");
     }
-    within_time(world, &jwt)?;
+    check_validity_period(world, &jwt)?;
     if jwt.claim("jti").is_none() {
         return refuse(50_027, "JWT token is invalid or malformed: 'jti' is missing.");
     }
@@ -126,11 +126,11 @@ fn client_assertion(
     Ok(())
 }
 
-fn within_time(world: &World, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
+fn check_validity_period(world: &World, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
     let now = world.now().as_second();
     let time = |name: &str| jwt.claims.get(name).and_then(Value::as_i64);
-    let begun = time("nbf").or_else(|| time("iat")).is_none_or(|nbf| nbf <= now + SKEW.as_secs());
-    if !begun || time("exp").is_none_or(|exp| exp + SKEW.as_secs() <= now) {
+    let started = time("nbf").or_else(|| time("iat")).is_none_or(|nbf| nbf <= now + SKEW.as_secs());
+    if !started || time("exp").is_none_or(|exp| exp + SKEW.as_secs() <= now) {
         return Err(Aadsts::new(
             401,
             "invalid_client",
@@ -143,7 +143,7 @@ fn within_time(world: &World, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
 }
 
 /// Issuer, audience and subject are compared exactly, and Entra names the first that differs.
-fn federated(world: &World, record: &AppRecord, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
+fn check_federated_token(world: &World, record: &AppRecord, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
     let refuse = |code, what: &str, value: Option<&str>| {
         let message = format!(
             "No matching federated identity record found for presented assertion {what} '{}'. Please check your \
@@ -174,5 +174,5 @@ fn federated(world: &World, record: &AppRecord, jwt: &Jwt<'_>) -> Result<(), Aad
         let message = "Assertion failed signature validation.";
         return Err(Aadsts::new(401, "invalid_client", 50_013, message));
     }
-    within_time(world, jwt)
+    check_validity_period(world, jwt)
 }

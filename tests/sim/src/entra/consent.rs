@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::{
     Aadsts, Authority,
-    authorize::{admits, client, expired, form},
-    flow::{Consent, Flow, Person},
+    authorize::{check_account, expired_flow, parse_form, validate_client},
+    flow::{ConsentRequest, PendingFlow, SignedInUser},
     missing,
-    page::{self, escape, page, picker},
+    page::{self, account_picker, escape, page},
     parameters, with_query,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     world::{Tweaks, World},
 };
 
-fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result<Consent, Aadsts> {
+fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result<ConsentRequest, Aadsts> {
     let known: &[&str] = if v2 {
         &["client_id", "redirect_uri", "state", "scope", "prompt"]
     } else {
@@ -29,7 +29,7 @@ fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result
         let message = "The tenant 'common' is not supported by the v2.0 adminconsent endpoint.";
         return Err(Aadsts::new(400, "invalid_request", 90_009, message));
     }
-    let (client_id, redirect_uri) = client(world, &authority, &query)?;
+    let (client_id, redirect_uri) = validate_client(world, &authority, &query)?;
     if let Some(name) = query.keys().find(|name| !known.contains(&name.as_str())) {
         let message = format!("Invalid request. Request is malformed or invalid: '{name}'.");
         return Err(Aadsts::new(400, "invalid_request", 9_002_313, message));
@@ -43,7 +43,7 @@ fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result
     let record = world.apps.get(&client_id);
     let resources: Vec<Resource> = resources
         .into_iter()
-        .filter(|resource| record.is_some_and(|record| !record.requested(*resource).is_empty()))
+        .filter(|resource| record.is_some_and(|record| !record.requested_roles(*resource).is_empty()))
         .collect();
     if resources.is_empty() {
         return Err(Aadsts::new(
@@ -54,7 +54,7 @@ fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result
              permissions for the resource in the requested permissions in the client's application registration.",
         ));
     }
-    Ok(Consent { authority, client_id, redirect_uri, state: query.get("state").cloned(), scope, resources })
+    Ok(ConsentRequest { authority, client_id, redirect_uri, state: query.get("state").cloned(), scope, resources })
 }
 
 /// The resource of `{resource}/.default`.
@@ -100,29 +100,31 @@ pub(super) fn start(world: &mut World, request: &Request, segment: &str, v2: boo
         Ok(consent) => consent,
         Err(error) => return page::error(400, &error, world.now()),
     };
-    let person = world.flows.person(request);
+    let signed_in = world.flows.signed_in_user(request);
     let asked_to_choose = request.decoded_query().contains("prompt=select_account");
-    let id = world.flows.begin(Flow::Consent(consent.clone()));
-    match person {
-        Some(person) if !asked_to_choose && admits(world, &consent.authority, &consent.client_id, &person).is_ok() => {
-            show(world, &id, &consent, &person)
+    let id = world.flows.start(PendingFlow::Consent(consent.clone()));
+    match signed_in {
+        Some(signed_in)
+            if !asked_to_choose && check_account(world, &consent.authority, &consent.client_id, &signed_in).is_ok() =>
+        {
+            consent_page(world, &id, &consent, &signed_in)
         }
         _ => {
             let name = world.apps.get(&consent.client_id).map(|record| record.app.display_name.clone());
-            picker(world, &id, &name.unwrap_or_default())
+            account_picker(world, &id, &name.unwrap_or_default())
         }
     }
 }
 
 /// What is asked, and Accept and Cancel for those who may.
-pub(super) fn show(world: &World, id: &str, consent: &Consent, person: &Person) -> Response {
-    let Some(record) = world.apps.get(&consent.client_id) else { return expired(world) };
-    let Some(tenant) = world.tenants.get(&person.tenant_id) else { return expired(world) };
+pub(super) fn consent_page(world: &World, id: &str, consent: &ConsentRequest, signed_in: &SignedInUser) -> Response {
+    let Some(record) = world.apps.get(&consent.client_id) else { return expired_flow(world) };
+    let Some(tenant) = world.tenants.get(&signed_in.tenant_id) else { return expired_flow(world) };
     let (flow, app) = (escape(id), escape(&record.app.display_name));
     let organisation = escape(&tenant.seed.display_name);
-    let name = escape(tenant.user(&person.oid).map_or("", |user| &user.name));
+    let name = escape(tenant.user(&signed_in.oid).map_or("", |user| &user.name));
     let mut body = format!(r#"<p class="note">{name}</p><p><strong id="app">{app}</strong></p>"#);
-    if !may_consent(world, consent, person) {
+    if !may_consent(world, consent, signed_in) {
         let _ = write!(
             body,
             r#"<p id="need-admin">{app} needs permission to access resources in your organization that only an admin can grant. Please ask an admin to grant permission to this app before you can use it.</p>
@@ -135,7 +137,7 @@ pub(super) fn show(world: &World, id: &str, consent: &Consent, person: &Person) 
     }
     let _ = write!(body, r#"<p>Review for {organisation}. This app would like to:</p><ul id="permissions">"#);
     for resource in &consent.resources {
-        for role in record.requested(*resource) {
+        for role in record.requested_roles(*resource) {
             let _ = write!(body, "<li>{} ({})</li>", escape(&role), escape(resource.display_name()));
         }
     }
@@ -152,8 +154,8 @@ pub(super) fn show(world: &World, id: &str, consent: &Consent, person: &Person) 
     page(200, "Permissions requested", &body)
 }
 
-fn may_consent(world: &World, consent: &Consent, person: &Person) -> bool {
-    let user = world.tenants.get(&person.tenant_id).and_then(|tenant| tenant.user(&person.oid));
+fn may_consent(world: &World, consent: &ConsentRequest, signed_in: &SignedInUser) -> bool {
+    let user = world.tenants.get(&signed_in.tenant_id).and_then(|tenant| tenant.user(&signed_in.oid));
     user.is_some_and(|user| {
         consent
             .resources
@@ -163,58 +165,58 @@ fn may_consent(world: &World, consent: &Consent, person: &Person) -> bool {
 }
 
 /// The form of the consent page.
-pub(super) fn post(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
-    let form = match form(request) {
+pub(super) fn submit(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
+    let form = match parse_form(request) {
         Ok(form) => form,
         Err(error) => return page::error(400, &error, world.now()),
     };
     let id = form.get("flow").cloned().unwrap_or_default();
-    let Some(Flow::Consent(consent)) = world.flows.find(&id) else { return expired(world) };
-    let Some(person) = world.flows.person(request) else { return expired(world) };
-    if let Err(error) = admits(world, &consent.authority, &consent.client_id, &person) {
+    let Some(PendingFlow::Consent(consent)) = world.flows.get(&id) else { return expired_flow(world) };
+    let Some(signed_in) = world.flows.signed_in_user(request) else { return expired_flow(world) };
+    if let Err(error) = check_account(world, &consent.authority, &consent.client_id, &signed_in) {
         return page::error(400, &error, world.now());
     }
-    world.flows.end(&id);
+    world.flows.remove(&id);
     if let Some(code) = tweaks.aadsts {
-        return refused(world, &consent, &person.tenant_id, &Aadsts::of_code(code));
+        return consent_refused(world, &consent, &signed_in.tenant_id, &Aadsts::of_code(code));
     }
     if form.get("decision").map(String::as_str) != Some("accept") {
-        return declined(world, &consent);
+        return consent_declined(world, &consent);
     }
-    if !may_consent(world, &consent, &person) {
-        return refused(world, &consent, &person.tenant_id, &Aadsts::of_code(90_094));
+    if !may_consent(world, &consent, &signed_in) {
+        return consent_refused(world, &consent, &signed_in.tenant_id, &Aadsts::of_code(90_094));
     }
-    accept(world, &consent, &person)
+    accept(world, &consent, &signed_in)
 }
 
-fn accept(world: &mut World, consent: &Consent, person: &Person) -> Response {
-    let Some(tenant) = world.tenants.get(&person.tenant_id) else { return expired(world) };
+fn accept(world: &mut World, consent: &ConsentRequest, signed_in: &SignedInUser) -> Response {
+    let Some(tenant) = world.tenants.get(&signed_in.tenant_id) else { return expired_flow(world) };
     if !consent.resources.iter().all(|resource| tenant.has_resource(*resource)) {
-        return refused(world, consent, &person.tenant_id, &Aadsts::of_code(650_052));
+        return consent_refused(world, consent, &signed_in.tenant_id, &Aadsts::of_code(650_052));
     }
     let propagation = tenant.seed.propagation;
     let roles = world
         .apps
         .get(&consent.client_id)
-        .map(|record| consent.resources.iter().flat_map(|resource| record.requested(*resource)).collect())
+        .map(|record| consent.resources.iter().flat_map(|resource| record.requested_roles(*resource)).collect())
         .unwrap_or_default();
-    world.grant(&person.tenant_id, &consent.client_id, &roles);
-    if let Some(principal) = world.principal(&person.tenant_id, &consent.client_id) {
+    world.grant(&signed_in.tenant_id, &consent.client_id, &roles);
+    if let Some(principal) = world.ensure_service_principal(&signed_in.tenant_id, &consent.client_id) {
         principal.propagation = propagation;
     }
-    let mut pairs = vec![("admin_consent", "True".to_owned()), ("tenant", person.tenant_id.clone())];
+    let mut pairs = vec![("admin_consent", "True".to_owned()), ("tenant", signed_in.tenant_id.clone())];
     pairs.extend(consent.state.clone().map(|state| ("state", state)));
     pairs.extend(consent.scope.clone().map(|scope| ("scope", scope)));
     Response::redirect(&with_query(&consent.redirect_uri, &pairs))
 }
 
-fn shape(world: &World, tenant_id: Option<&str>) -> CallbackErrors {
+fn callback_errors(world: &World, tenant_id: Option<&str>) -> CallbackErrors {
     tenant_id.and_then(|id| world.tenants.get(id)).map(|tenant| tenant.seed.callback_errors).unwrap_or_default()
 }
 
-fn refused(world: &World, consent: &Consent, tenant_id: &str, error: &Aadsts) -> Response {
+fn consent_refused(world: &World, consent: &ConsentRequest, tenant_id: &str, error: &Aadsts) -> Response {
     let mut pairs = Vec::new();
-    if shape(world, Some(tenant_id)) == CallbackErrors::ConsentRequired {
+    if callback_errors(world, Some(tenant_id)) == CallbackErrors::ConsentRequired {
         pairs.push(("admin_consent", "True".to_owned()));
     }
     pairs.push(("error", error.error.to_owned()));
@@ -225,13 +227,13 @@ fn refused(world: &World, consent: &Consent, tenant_id: &str, error: &Aadsts) ->
 }
 
 /// Cancel, in the shape that the tenant is set to.
-pub(super) fn declined(world: &World, consent: &Consent) -> Response {
+pub(super) fn consent_declined(world: &World, consent: &ConsentRequest) -> Response {
     let tenant_id = match &consent.authority {
         Authority::Tenant(tid) => Some(tid.as_str()),
         Authority::Organizations | Authority::Common => None,
     };
     let error = Aadsts::new(400, "consent_required", 65_004, "User declined to consent to access the app.");
-    let mut pairs = match shape(world, tenant_id) {
+    let mut pairs = match callback_errors(world, tenant_id) {
         CallbackErrors::ConsentRequired => vec![
             ("admin_consent", "True".to_owned()),
             ("error", "consent_required".to_owned()),

@@ -22,7 +22,7 @@ pub(super) fn configuration(world: &World, segment: &str) -> Response {
     let (place, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V2.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V2.to_owned()),
-        Err(error) => return refused(world, &error),
+        Err(error) => return error_response(world, &error),
     };
     let base = format!("{}/{place}", world.url(Host::Entra));
     cached(Response::json(
@@ -55,7 +55,7 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
     let (place, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V1.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V1.to_owned()),
-        Err(error) => return refused(world, &error),
+        Err(error) => return error_response(world, &error),
     };
     let base = format!("{}/{place}", world.url(Host::Entra));
     cached(Response::json(
@@ -72,7 +72,7 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
 }
 
 /// Discovery refuses in the token endpoint's shape.
-fn refused(world: &World, error: &super::Aadsts) -> Response {
+fn error_response(world: &World, error: &super::Aadsts) -> Response {
     let now = world.now();
     let (trace, correlation) = (crate::clock::guid(), crate::clock::guid());
     Response::json(

@@ -59,7 +59,7 @@ impl SigningKey {
     }
 
     /// Whether this key signed a JWT.
-    pub(crate) fn signed(&self, jwt: &Jwt<'_>) -> bool {
+    pub(crate) fn has_signed(&self, jwt: &Jwt<'_>) -> bool {
         let (Ok(n), Ok(e)) = (URL_SAFE_NO_PAD.decode(&self.n), URL_SAFE_NO_PAD.decode(&self.e)) else { return false };
         jwt.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256)
     }
@@ -77,15 +77,15 @@ impl SigningKey {
     }
 }
 
-/// Keys are slow to make and say nothing about a tenant, so the simulators of one process draw on the same row.
-static ROW: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
+/// Keys are slow to make and say nothing about a tenant, so the simulators of one process draw on the same keys.
+static SHARED_KEYS: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
 
-fn key(place: usize) -> std::io::Result<Arc<SigningKey>> {
-    let mut row = ROW.lock().unwrap_or_else(PoisonError::into_inner);
-    while row.len() <= place {
-        row.push(Arc::new(SigningKey::generate()?));
+fn shared_key(index: usize) -> std::io::Result<Arc<SigningKey>> {
+    let mut keys = SHARED_KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    while keys.len() <= index {
+        keys.push(Arc::new(SigningKey::generate()?));
     }
-    Ok(Arc::clone(&row[place]))
+    Ok(Arc::clone(&keys[index]))
 }
 
 /// Entra's current keys, the one in use last.
@@ -97,12 +97,12 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { published: vec![key(0)?], made: 1 })
+        Ok(Self { published: vec![shared_key(0)?], made: 1 })
     }
 
     /// Signs with a new key from now on. The old one stays published unless it is withdrawn.
     pub(crate) fn roll(&mut self, withdraw: bool) -> std::io::Result<()> {
-        let next = key(self.made)?;
+        let next = shared_key(self.made)?;
         self.made += 1;
         if withdraw {
             self.published.clear();
@@ -154,20 +154,20 @@ impl<'a> Jwt<'a> {
         self.claims.get(name).and_then(Value::as_str)
     }
 
-    fn is_signed_by(&self, n: &[u8], e: &[u8], how: &'static RsaParameters) -> bool {
-        RsaPublicKeyComponents { n, e }.verify(how, self.message.as_bytes(), &self.signature).is_ok()
+    fn is_signed_by(&self, n: &[u8], e: &[u8], algorithm: &'static RsaParameters) -> bool {
+        RsaPublicKeyComponents { n, e }.verify(algorithm, self.message.as_bytes(), &self.signature).is_ok()
     }
 
     /// Whether the key of a certificate made the signature, by RS256 or PS256 as the header says.
     pub(crate) fn is_signed_by_certificate(&self, der: &[u8]) -> bool {
-        let how: &'static RsaParameters = match self.header("alg") {
+        let algorithm: &'static RsaParameters = match self.header("alg") {
             Some("PS256") => &RSA_PSS_2048_8192_SHA256,
             Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
             _ => return false,
         };
         certificate_key(der)
             .and_then(|key| modulus_and_exponent(&key))
-            .is_some_and(|(n, e)| self.is_signed_by(&n, &e, how))
+            .is_some_and(|(n, e)| self.is_signed_by(&n, &e, algorithm))
     }
 
     /// Whether a key of a JWKS made the signature. Only RS256 counts.
@@ -217,23 +217,23 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
 }
 
-fn expect(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
+fn content_of(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
     element(input).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
 }
 
 /// The numbers of a PKCS#1 `RSAPublicKey`, without leading zeros.
 fn modulus_and_exponent(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (key, _) = expect(SEQUENCE, der)?;
-    let (n, rest) = expect(INTEGER, key)?;
-    let (e, _) = expect(INTEGER, rest)?;
+    let (key, _) = content_of(SEQUENCE, der)?;
+    let (n, rest) = content_of(INTEGER, key)?;
+    let (e, _) = content_of(INTEGER, rest)?;
     let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
     Some((plain(n), plain(e)))
 }
 
 /// The `RSAPublicKey` in a certificate (RFC 5280, 4.1).
 fn certificate_key(der: &[u8]) -> Option<Vec<u8>> {
-    let (certificate, _) = expect(SEQUENCE, der)?;
-    let (mut fields, _) = expect(SEQUENCE, certificate)?;
+    let (certificate, _) = content_of(SEQUENCE, der)?;
+    let (mut fields, _) = content_of(SEQUENCE, certificate)?;
     let (tag, _, after_version) = element(fields)?;
     if tag == 0xa0 {
         fields = after_version;
@@ -242,13 +242,13 @@ fn certificate_key(der: &[u8]) -> Option<Vec<u8>> {
     for _ in 0..5 {
         fields = element(fields)?.2;
     }
-    let (spki, _) = expect(SEQUENCE, fields)?;
-    let (_, rest) = expect(SEQUENCE, spki)?;
-    let (bits, _) = expect(BIT_STRING, rest)?;
+    let (spki, _) = content_of(SEQUENCE, fields)?;
+    let (_, rest) = content_of(SEQUENCE, spki)?;
+    let (bits, _) = content_of(BIT_STRING, rest)?;
     bits.split_first().filter(|(unused, _)| **unused == 0).map(|(_, key)| key.to_vec())
 }
 
-fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let length = content.len().to_be_bytes();
     let digits = &length[length.iter().take_while(|digit| **digit == 0).count()..];
@@ -267,21 +267,21 @@ fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 /// register. It is good from 2020 to 2049.
 pub fn self_signed(pair: &KeyPair, name: &str) -> Vec<u8> {
     const NULL: &[u8] = &[0x05, 0x00];
-    let sha256_rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
-    let rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
-    let common_name = write(0x0c, &[name.as_bytes()]);
-    let attribute = write(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
-    let name = write(SEQUENCE, &[&write(0x31, &[&attribute])]);
-    let validity = write(SEQUENCE, &[&write(0x17, &[b"200101000000Z"]), &write(0x17, &[b"491231235959Z"])]);
-    let spki = write(SEQUENCE, &[&rsa, &write(BIT_STRING, &[&[0], pair.public_key().as_ref()])]);
-    let version = write(0xa0, &[&write(INTEGER, &[&[2]])]);
-    let serial = write(INTEGER, &[&[1]]);
-    let body = write(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);
+    let sha256_rsa = der(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
+    let rsa = der(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
+    let common_name = der(0x0c, &[name.as_bytes()]);
+    let attribute = der(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
+    let name = der(SEQUENCE, &[&der(0x31, &[&attribute])]);
+    let validity = der(SEQUENCE, &[&der(0x17, &[b"200101000000Z"]), &der(0x17, &[b"491231235959Z"])]);
+    let spki = der(SEQUENCE, &[&rsa, &der(BIT_STRING, &[&[0], pair.public_key().as_ref()])]);
+    let version = der(0xa0, &[&der(INTEGER, &[&[2]])]);
+    let serial = der(INTEGER, &[&[1]]);
+    let body = der(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);
     let mut signature = vec![0; pair.public_modulus_len()];
     if pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &body, &mut signature).is_err() {
         signature.fill(0);
     }
-    write(SEQUENCE, &[&body, &sha256_rsa, &write(BIT_STRING, &[&[0], &signature])])
+    der(SEQUENCE, &[&body, &sha256_rsa, &der(BIT_STRING, &[&[0], &signature])])
 }
 
 #[cfg(test)]
@@ -295,12 +295,12 @@ mod tests {
         let claims = json!({"sub": "x"}).as_object().unwrap().clone();
         let text = key.sign(&json!({"alg": "RS256", "kid": key.kid}), &claims);
         let jwt = Jwt::parse(&text).unwrap();
-        assert!(key.signed(&jwt));
+        assert!(key.has_signed(&jwt));
         assert!(jwt.is_signed_by_certificate(&key.certificate));
         assert!(jwt.is_signed_by_jwks(&keys.jwks("i")));
         let other = URL_SAFE_NO_PAD.encode(r#"{"sub":"y"}"#);
         let parts: Vec<&str> = text.split('.').collect();
         let forged = format!("{}.{other}.{}", parts[0], parts[2]);
-        assert!(!key.signed(&Jwt::parse(&forged).unwrap()));
+        assert!(!key.has_signed(&Jwt::parse(&forged).unwrap()));
     }
 }

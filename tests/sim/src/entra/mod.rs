@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(crate) use aadsts::Aadsts;
-pub(crate) use tokens::{issue, verify_access_token};
+pub(crate) use tokens::{issue_app_token, verify_access_token};
 
 use aadsts::{missing, stamp, unknown_app};
 
@@ -85,10 +85,12 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
         ("GET", [segment, "oauth2", "v2.0", "authorize"]) => authorize::start(world, request, segment),
         ("GET", [segment, "v2.0", "adminconsent"]) => consent::start(world, request, segment, true),
         ("GET", [segment, "adminconsent"]) => consent::start(world, request, segment, false),
-        ("POST", ["login"]) => authorize::post(world, request, tweaks),
-        ("POST", ["consent"]) => consent::post(world, request, tweaks),
-        ("POST", [segment, "oauth2", "v2.0", "token"]) => token_endpoint::post(world, request, segment, false, tweaks),
-        ("POST", [segment, "oauth2", "token"]) => token_endpoint::post(world, request, segment, true, tweaks),
+        ("POST", ["login"]) => authorize::submit(world, request, tweaks),
+        ("POST", ["consent"]) => consent::submit(world, request, tweaks),
+        ("POST", [segment, "oauth2", "v2.0", "token"]) => {
+            token_endpoint::respond(world, request, segment, false, tweaks)
+        }
+        ("POST", [segment, "oauth2", "token"]) => token_endpoint::respond(world, request, segment, true, tweaks),
         ("GET", [_, "oauth2", .., "token"]) => Aadsts::new(
             400,
             "invalid_request",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::{Aadsts, flow::Person};
+use super::{Aadsts, flow::SignedInUser};
 use crate::{clock::guid, http::Response, world::World};
 
 pub(super) fn escape(text: &str) -> String {
@@ -67,7 +67,7 @@ pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
 }
 
 /// Everybody who could sign in with this browser, one button each.
-pub(super) fn picker(world: &World, flow: &str, app: &str) -> Response {
+pub(super) fn account_picker(world: &World, flow: &str, app: &str) -> Response {
     let mut body = format!(
         r#"<p>to continue to <strong>{}</strong></p>
 <form method="post" action="/login">
@@ -102,9 +102,9 @@ pub(super) fn picker(world: &World, flow: &str, app: &str) -> Response {
 }
 
 /// The permissions prompt that a person sees at the first sign-in.
-pub(super) fn permissions(flow: &str, person: &Person, app: &str) -> Response {
+pub(super) fn permissions_prompt(flow: &str, signed_in: &SignedInUser, app: &str) -> Response {
     let (flow, app) = (escape(flow), escape(app));
-    let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
+    let user = escape(&format!("{}/{}", signed_in.tenant_id, signed_in.oid));
     let body = format!(
         r#"<p><strong>{app}</strong> would like to:</p>
 <ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>

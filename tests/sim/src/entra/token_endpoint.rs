@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Aadsts, Authority, array,
-    client_authentication::authenticate,
+    client_authentication::authenticate_client,
     consent::{no_such_resource, resource_of_scope},
     keys::s256,
     missing, no_store, parameters,
-    tokens::{access_claims, id_token, issue_access_token},
+    tokens::{access_claims, id_token, sign_access_token},
     unknown_app,
 };
 use crate::{
-    clock::{guid, opaque},
+    clock::{guid, random_token},
     http::{Request, Response, decode},
     store::{Propagation, Resource},
     world::{Tweaks, World},
@@ -24,10 +24,10 @@ use crate::{
 
 const CODE_LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 
-pub(super) fn post(world: &mut World, request: &Request, segment: &str, v1: bool, tweaks: &Tweaks) -> Response {
+pub(super) fn respond(world: &mut World, request: &Request, segment: &str, v1: bool, tweaks: &Tweaks) -> Response {
     let outcome = match tweaks.aadsts {
         Some(code) => Err(Aadsts::of_code(code)),
-        None => redeem(world, request, segment, v1, tweaks),
+        None => redeem_grant(world, request, segment, v1, tweaks),
     };
     match outcome {
         Ok(mut body) => {
@@ -50,7 +50,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    fn read(request: &Request, v1: bool) -> Result<Self, Aadsts> {
+    fn parse(request: &Request, v1: bool) -> Result<Self, Aadsts> {
         const KNOWN: &[&str] = &[
             "grant_type",
             "client_id",
@@ -102,21 +102,21 @@ impl Form {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    fn need(&self, name: &str) -> Result<&str, Aadsts> {
+    fn required(&self, name: &str) -> Result<&str, Aadsts> {
         self.get(name).ok_or_else(|| missing(name))
     }
 }
 
-fn redeem(
+fn redeem_grant(
     world: &mut World,
     request: &Request,
     segment: &str,
     v1: bool,
     tweaks: &Tweaks,
 ) -> Result<Map<String, Value>, Aadsts> {
-    let form = Form::read(request, v1)?;
-    let grant = form.need("grant_type")?;
-    let client_id = form.need("client_id")?;
+    let form = Form::parse(request, v1)?;
+    let grant = form.required("grant_type")?;
+    let client_id = form.required("client_id")?;
     let authority = Authority::parse(world, segment)?;
     match grant {
         "client_credentials" => client_credentials(world, &form, client_id, &authority, v1, tweaks),
@@ -150,16 +150,16 @@ fn client_credentials(
         let message = format!("Invalid request. The parameter '{name}' does not belong to the grant.");
         return Err(Aadsts::new(400, "invalid_request", 9_002_313, message));
     }
-    let asked = if v1 { form.need("resource")? } else { form.need("scope")? };
+    let wanted = if v1 { form.required("resource")? } else { form.required("scope")? };
     let record = world.apps.get(client_id).ok_or_else(|| unknown_app(client_id, tid))?;
-    let appidacr = authenticate(world, record, form, tid, authority)?;
+    let appidacr = authenticate_client(world, record, form, tid, authority)?;
     if record.app.single_tenant && record.app.home_tenant_id != *tid {
         return Err(unknown_app(client_id, tid));
     }
     let resource = if v1 {
-        Resource::of_identifier(asked).ok_or_else(|| no_such_resource(asked, tid))?
+        Resource::of_identifier(wanted).ok_or_else(|| no_such_resource(wanted, tid))?
     } else {
-        resource_of_scope(asked)?
+        resource_of_scope(wanted)?
     };
     let display_name = record.app.display_name.clone();
     if let Some(assertion) = form.get("client_assertion") {
@@ -196,9 +196,9 @@ fn client_credentials(
     let principal = &tenant.principals[client_id];
     let roles = principal.roles.get(&resource).cloned().unwrap_or_default();
     let policy = tenant.seed.token_lifetime_seconds;
-    world.turn += 1;
+    world.responses_made += 1;
     // Microsoft spreads lifetimes between 60 and 90 minutes.
-    let spread = 3600 + i64::try_from(world.turn * 397 % 1800).unwrap_or(0);
+    let spread = 3600 + i64::try_from(world.responses_made * 397 % 1800).unwrap_or(0);
     let lifetime = tweaks.expires_in.or(policy).unwrap_or(spread);
     let now = world.now();
     let mut claims = access_claims(tid, client_id, resource, &principal.oid, now, lifetime);
@@ -207,7 +207,7 @@ fn client_credentials(
     if !(roles.is_empty() || roleless || tweaks.missing_roles) {
         claims.insert("roles".to_owned(), array(&roles));
     }
-    let token = issue_access_token(world, claims, tweaks);
+    let token = sign_access_token(world, claims, tweaks);
     let mut body = Map::new();
     body.insert("token_type".to_owned(), json!("Bearer"));
     body.insert("expires_in".to_owned(), json!(lifetime - 1));
@@ -218,7 +218,7 @@ fn client_credentials(
     if v1 {
         body.insert("expires_on".to_owned(), json!((now.as_second() + lifetime).to_string()));
         body.insert("not_before".to_owned(), json!(now.as_second().to_string()));
-        body.insert("resource".to_owned(), json!(asked));
+        body.insert("resource".to_owned(), json!(wanted));
     }
     body.insert("access_token".to_owned(), json!(token));
     Ok(body)
@@ -233,13 +233,13 @@ fn authorization_code(
     tweaks: &Tweaks,
 ) -> Result<Map<String, Value>, Aadsts> {
     let refuse = |error: &'static str, code, message: &str| Err(Aadsts::new(400, error, code, message));
-    let code = form.need("code")?;
-    let redirect_uri = form.need("redirect_uri")?;
+    let code = form.required("code")?;
+    let redirect_uri = form.required("redirect_uri")?;
     let record = world.apps.get(client_id).ok_or_else(|| unknown_app(client_id, segment))?;
     let Some(known) = world.flows.codes.get(code).cloned() else {
         return refuse("invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.");
     };
-    authenticate(world, record, form, &known.person.tenant_id, authority)?;
+    authenticate_client(world, record, form, &known.signed_in.tenant_id, authority)?;
     if known.request.client_id != client_id {
         return refuse("invalid_grant", 700_003, "The code was issued to another application.");
     }
@@ -255,7 +255,7 @@ fn authorization_code(
         return refuse("invalid_grant", 70_008, message);
     }
     let fits = match authority {
-        Authority::Tenant(tid) => *tid == known.person.tenant_id,
+        Authority::Tenant(tid) => *tid == known.signed_in.tenant_id,
         other => *other == known.request.authority,
     };
     if !fits {
@@ -290,13 +290,13 @@ fn authorization_code(
     if let Some(code) = world.flows.codes.get_mut(code) {
         code.redeemed = true;
     }
-    let id_token = id_token(world, &known.person, client_id, known.request.nonce.as_deref(), wids, tweaks);
+    let id_token = id_token(world, &known.signed_in, client_id, known.request.nonce.as_deref(), wids, tweaks);
     let mut body = Map::new();
     body.insert("token_type".to_owned(), json!("Bearer"));
     body.insert("scope".to_owned(), json!(known.request.scope));
     body.insert("expires_in".to_owned(), json!(3599));
     body.insert("ext_expires_in".to_owned(), json!(3599));
-    body.insert("access_token".to_owned(), json!(format!("EwB{}", opaque())));
+    body.insert("access_token".to_owned(), json!(format!("EwB{}", random_token())));
     body.insert("id_token".to_owned(), json!(id_token));
     Ok(body)
 }

@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     array,
-    flow::Person,
+    flow::SignedInUser,
     is_guid,
     keys::{Jwt, s256},
 };
 use crate::{
-    clock::{guid, opaque},
+    clock::{guid, random_token},
     store::Resource,
     world::{Tweaks, World},
 };
@@ -32,8 +32,8 @@ pub(super) fn access_claims(
     let iat = now.as_second();
     let claims = json!({
         "aud": resource.audience(), "iss": issuer, "iat": iat, "nbf": iat, "exp": iat + lifetime,
-        "aio": opaque(), "appid": client_id, "idp": issuer, "idtyp": "app", "oid": oid, "rh": opaque(), "sub": oid,
-        "tid": tid, "uti": opaque(), "ver": "1.0",
+        "aio": random_token(), "appid": client_id, "idp": issuer, "idtyp": "app", "oid": oid, "rh": random_token(), "sub": oid,
+        "tid": tid, "uti": random_token(), "ver": "1.0",
     });
     match claims {
         Value::Object(claims) => claims,
@@ -42,7 +42,13 @@ pub(super) fn access_claims(
 }
 
 /// A token without the token endpoint.
-pub(crate) fn issue(world: &mut World, tenant_id: &str, client_id: &str, roles: &[&str], resource: Resource) -> String {
+pub(crate) fn issue_app_token(
+    world: &mut World,
+    tenant_id: &str,
+    client_id: &str,
+    roles: &[&str],
+    resource: Resource,
+) -> String {
     let principal = world.tenants.get(tenant_id).and_then(|tenant| tenant.principals.get(client_id));
     let oid = principal.map_or_else(guid, |principal| principal.oid.clone());
     let mut claims = access_claims(tenant_id, client_id, resource, &oid, world.now(), 3600);
@@ -50,18 +56,18 @@ pub(crate) fn issue(world: &mut World, tenant_id: &str, client_id: &str, roles: 
     if !roles.is_empty() {
         claims.insert("roles".to_owned(), json!(roles));
     }
-    issue_access_token(world, claims, &Tweaks::default())
+    sign_access_token(world, claims, &Tweaks::default())
 }
 
 /// Signs access token claims, with what faults make of them.
-pub(super) fn issue_access_token(world: &mut World, mut claims: Map<String, Value>, tweaks: &Tweaks) -> String {
+pub(super) fn sign_access_token(world: &mut World, mut claims: Map<String, Value>, tweaks: &Tweaks) -> String {
     if let Some(tid) = &tweaks.tid {
         claims.insert("tid".to_owned(), json!(tid));
         claims.insert("iss".to_owned(), json!(format!("https://sts.windows.net/{tid}/")));
     }
-    replace(&mut claims, &tweaks.claims);
-    if tweaks.opaque {
-        let token = format!("EwB{}", opaque());
+    override_claims(&mut claims, &tweaks.claims);
+    if tweaks.opaque_token {
+        let token = format!("EwB{}", random_token());
         world.opaque_tokens.insert(token.clone(), claims);
         return token;
     }
@@ -69,7 +75,7 @@ pub(super) fn issue_access_token(world: &mut World, mut claims: Map<String, Valu
     key.sign(&json!({"typ": "JWT", "alg": "RS256", "x5t": key.kid, "kid": key.kid}), &claims)
 }
 
-fn replace(claims: &mut Map<String, Value>, with: &Map<String, Value>) {
+fn override_claims(claims: &mut Map<String, Value>, with: &Map<String, Value>) {
     for (name, value) in with {
         if value.is_null() {
             claims.remove(name);
@@ -86,7 +92,7 @@ pub(crate) fn verify_access_token(world: &World, token: &str) -> Result<Map<Stri
     } else {
         let jwt = Jwt::parse(token).ok_or("IDX14100: JWT is not well formed.")?;
         let key = jwt.header("kid").and_then(|kid| world.keys.find(kid)).ok_or("Signing key was not found.")?;
-        if !key.signed(&jwt) {
+        if !key.has_signed(&jwt) {
             return Err("Signature is invalid.");
         }
         jwt.claims
@@ -101,16 +107,16 @@ pub(crate) fn verify_access_token(world: &World, token: &str) -> Result<Map<Stri
 
 pub(super) fn id_token(
     world: &World,
-    person: &Person,
+    signed_in: &SignedInUser,
     client_id: &str,
     nonce: Option<&str>,
     wids: bool,
     tweaks: &Tweaks,
 ) -> String {
-    let tenant = world.tenants.get(&person.tenant_id);
-    let user = tenant.and_then(|tenant| tenant.user(&person.oid)).cloned().unwrap_or_default();
+    let tenant = world.tenants.get(&signed_in.tenant_id);
+    let user = tenant.and_then(|tenant| tenant.user(&signed_in.oid)).cloned().unwrap_or_default();
     let domain = tenant.map_or("", |tenant| tenant.seed.domain.as_str());
-    let tid = tweaks.tid.as_deref().unwrap_or(&person.tenant_id);
+    let tid = tweaks.tid.as_deref().unwrap_or(&signed_in.tenant_id);
     let upn = if user.name.contains('@') { user.name.clone() } else { format!("{}@{domain}", user.name) };
     let iat = world.now().as_second();
     let mut claims = Map::new();
@@ -124,13 +130,13 @@ pub(super) fn id_token(
     if let Some(nonce) = nonce {
         put("nonce", json!(nonce));
     }
-    put("oid", json!(person.oid));
+    put("oid", json!(signed_in.oid));
     put("preferred_username", json!(upn));
-    put("rh", json!(opaque()));
+    put("rh", json!(random_token()));
     put("sid", json!(guid()));
-    put("sub", json!(s256(&format!("{client_id}{}", person.oid))));
+    put("sub", json!(s256(&format!("{client_id}{}", signed_in.oid))));
     put("tid", json!(tid));
-    put("uti", json!(opaque()));
+    put("uti", json!(random_token()));
     put("ver", json!("2.0"));
     if wids {
         let mut roles = user.wids;
@@ -138,7 +144,7 @@ pub(super) fn id_token(
         roles.retain(|role| is_guid(role));
         put("wids", array(&roles));
     }
-    replace(&mut claims, &tweaks.claims);
+    override_claims(&mut claims, &tweaks.claims);
     let key = world.keys.current();
     key.sign(&json!({"typ": "JWT", "alg": "RS256", "kid": key.kid}), &claims)
 }

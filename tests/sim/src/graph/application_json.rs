@@ -5,18 +5,18 @@ use serde_json::{Map, Value, json};
 
 use crate::store::{AppRecord, Password, Resource};
 
-pub(super) fn document(record: &AppRecord) -> Value {
+pub(super) fn application_json(record: &AppRecord) -> Value {
     let app = &record.app;
     let access: Vec<Value> = Resource::ALL
         .into_iter()
         .filter_map(|resource| {
-            let roles = record.requested(resource);
+            let roles = record.requested_roles(resource);
             let ids = resource.app_roles().iter().filter(|(_, value)| roles.contains(*value));
             let ids: Vec<Value> = ids.map(|(id, _)| json!({"id": id, "type": "Role"})).collect();
             (!ids.is_empty()).then(|| json!({"resourceAppId": resource.app_id(), "resourceAccess": ids}))
         })
         .collect();
-    let mut body = record.document.clone();
+    let mut body = record.other_properties.clone();
     let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
     put("@odata.context", json!("https://graph.microsoft.com/v1.0/$metadata#applications/$entity"));
     put("id", json!(record.object_id));
@@ -26,25 +26,32 @@ pub(super) fn document(record: &AppRecord) -> Value {
     put("signInAudience", json!(if app.single_tenant { "AzureADMyOrg" } else { "AzureADMultipleOrgs" }));
     put("groupMembershipClaims", if app.wids { json!("DirectoryRole") } else { Value::Null });
     put("requiredResourceAccess", Value::Array(access));
-    put("passwordCredentials", record.passwords.iter().map(|password| password_json(password, false)).collect());
-    let web = record.document.get("web").and_then(Value::as_object).cloned().unwrap_or_default();
+    put("passwordCredentials", record.passwords.iter().map(password_json).collect());
+    let web = record.other_properties.get("web").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut web = Value::Object(web);
     web["redirectUris"] = json!(app.redirect_uris);
     put("web", web);
     Value::Object(body)
 }
 
-pub(super) fn password_json(password: &Password, with_secret: bool) -> Value {
+pub(super) fn password_json(password: &Password) -> Value {
     json!({
         "customKeyIdentifier": null, "displayName": password.display_name, "keyId": password.key_id,
         "hint": password.secret.chars().take(3).collect::<String>(),
-        "secretText": with_secret.then_some(&password.secret),
+        "secretText": null,
         "startDateTime": password.start.to_string(), "endDateTime": password.end.to_string(),
     })
 }
 
+/// The only response that shows the secret: the one to `addPassword`.
+pub(super) fn password_json_with_secret(password: &Password) -> Value {
+    let mut body = password_json(password);
+    body["secretText"] = json!(password.secret);
+    body
+}
+
 /// Takes the fields of a registration out of a body; what means nothing to the simulator is kept as it is.
-pub(super) fn apply(record: &mut AppRecord, body: Map<String, Value>) -> Result<(), String> {
+pub(super) fn apply_properties(record: &mut AppRecord, body: Map<String, Value>) -> Result<(), String> {
     let invalid = |name: &str| format!("Invalid value specified for property '{name}' of resource 'Application'.");
     for (name, value) in body {
         match name.as_str() {
@@ -65,18 +72,18 @@ pub(super) fn apply(record: &mut AppRecord, body: Map<String, Value>) -> Result<
                 record.app.wids = matches!(value.as_str(), Some("DirectoryRole" | "All"));
             }
             "requiredResourceAccess" => {
-                record.app.requested_roles = requested(&value).ok_or_else(|| invalid(&name))?;
+                record.app.requested_roles = requested_roles(&value).ok_or_else(|| invalid(&name))?;
             }
             "web" => {
                 if let Some(uris) = value.get("redirectUris") {
                     let uris = uris.as_array().ok_or_else(|| invalid(&name))?;
                     record.app.redirect_uris = uris.iter().filter_map(Value::as_str).map(str::to_owned).collect();
                 }
-                record.document.insert(name, value);
+                record.other_properties.insert(name, value);
             }
             "keyCredentials" => {
                 record.app.certificates = certificates(&value).ok_or_else(|| invalid(&name))?;
-                record.document.insert(name, value);
+                record.other_properties.insert(name, value);
             }
             "id" | "appId" | "createdDateTime" | "passwordCredentials" => {
                 return Err(format!("Property '{name}' is read-only and cannot be set."));
@@ -96,7 +103,7 @@ pub(super) fn apply(record: &mut AppRecord, body: Map<String, Value>) -> Result<
             | "appRoles"
             | "parentalControlSettings"
             | "requestSignatureVerification" => {
-                record.document.insert(name, value);
+                record.other_properties.insert(name, value);
             }
             other if other.starts_with("@odata") => {}
             other => {
@@ -107,7 +114,7 @@ pub(super) fn apply(record: &mut AppRecord, body: Map<String, Value>) -> Result<
     Ok(())
 }
 
-fn requested(value: &Value) -> Option<Vec<String>> {
+fn requested_roles(value: &Value) -> Option<Vec<String>> {
     let mut roles = Vec::new();
     for resource in value.as_array()? {
         let app_id = resource.get("resourceAppId")?.as_str()?;

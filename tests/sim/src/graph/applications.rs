@@ -4,29 +4,29 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::{
-    application_json::{apply, document, password_json},
-    bad, error, forbidden, service_principals,
+    application_json::{application_json, apply_properties, password_json_with_secret},
+    bad_request, error, forbidden, service_principals,
 };
 use crate::{
     caller::Caller,
-    clock::{guid, opaque},
+    clock::{guid, random_token},
     http::{Request, Response, decode, decode_pairs},
     store::{App, AppRecord, FederatedCredential, Password, years_after},
-    update::nullable,
+    update::nullable_property,
     world::World,
 };
 
-const ALL: &[&str] = &["Application.ReadWrite.All"];
-const OWNED: &[&str] = &["Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
+const MANAGE_ALL: &[&str] = &["Application.ReadWrite.All"];
+const MANAGE_OWNED: &[&str] = &["Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
 
 pub(crate) fn respond(world: &mut World, request: &Request, caller: &Caller, first: &str, rest: &[&str]) -> Response {
-    let Ok(first) = decode(&first.replace('+', "%2B")) else { return bad(world, request, "Bad request path.") };
+    let Ok(first) = decode(&first.replace('+', "%2B")) else { return bad_request(world, request, "Bad request path.") };
     let (collection, key) = match first.split_once('(') {
         Some((collection, key)) => (collection, key.strip_suffix(')')),
         None => (first.as_str(), None),
     };
-    if !caller.has_any(OWNED) {
-        return forbidden(world, request, caller, OWNED);
+    if !caller.has_any(MANAGE_OWNED) {
+        return forbidden(world, request, caller, MANAGE_OWNED);
     }
     let (key, rest) = match (key, rest) {
         (Some(key), rest) => (Some(Key::parse(key)), rest),
@@ -34,7 +34,7 @@ pub(crate) fn respond(world: &mut World, request: &Request, caller: &Caller, fir
         (None, []) => (None, rest),
     };
     match (collection, key, rest) {
-        (_, Some(None), _) => bad(world, request, "Invalid key predicate."),
+        (_, Some(None), _) => bad_request(world, request, "Invalid key predicate."),
         ("applications", None, []) => match request.method.as_str() {
             "GET" => list(world, request, caller),
             "POST" => create(world, request, caller),
@@ -47,7 +47,7 @@ pub(crate) fn respond(world: &mut World, request: &Request, caller: &Caller, fir
         ("servicePrincipals", None, []) if request.method == "GET" => service_principals::list(world, request, caller),
         ("servicePrincipals", Some(Some(Key::App(app_id))), []) if request.method == "GET" => {
             match service_principals::find(world, caller, &app_id) {
-                Some(body) => Response::json(200, &selected(request, body)),
+                Some(body) => Response::json(200, &select_properties(request, body)),
                 None => not_found(world, request, &app_id),
             }
         }
@@ -88,7 +88,7 @@ impl Key {
 }
 
 /// The client ID of the registration that a key names, if the caller's tenant holds it.
-fn resolve(world: &World, caller: &Caller, key: &Key) -> Option<String> {
+fn owned_client_id(world: &World, caller: &Caller, key: &Key) -> Option<String> {
     let found = world.apps.values().find(|record| match key {
         Key::Object(id) => record.object_id == *id,
         Key::App(id) => record.app.client_id == *id,
@@ -97,8 +97,8 @@ fn resolve(world: &World, caller: &Caller, key: &Key) -> Option<String> {
 }
 
 fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key, rest: &[&str]) -> Response {
-    let Some(client_id) = resolve(world, caller, key) else { return not_found(world, request, key.text()) };
-    if request.method != "GET" && !caller.has_any(ALL) {
+    let Some(client_id) = owned_client_id(world, caller, key) else { return not_found(world, request, key.text()) };
+    if request.method != "GET" && !caller.has_any(MANAGE_ALL) {
         // https://learn.microsoft.com/graph/permissions-reference#applicationreadwriteownedby
         let owned = world.apps.get(&client_id).is_some_and(|record| record.app.owners.contains(&caller.client_id));
         if !owned {
@@ -113,10 +113,10 @@ fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key,
     }
     match (request.method.as_str(), rest) {
         ("GET", []) => match world.apps.get(&client_id) {
-            Some(record) => Response::json(200, &selected(request, document(record))),
+            Some(record) => Response::json(200, &select_properties(request, application_json(record))),
             None => not_found(world, request, key.text()),
         },
-        ("PATCH", []) => change(world, request, &client_id),
+        ("PATCH", []) => update(world, request, &client_id),
         ("DELETE", []) => {
             world.apps.remove(&client_id);
             Response::empty(204)
@@ -124,17 +124,17 @@ fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key,
         ("POST", ["addPassword" | "microsoft.graph.addPassword"]) => add_password(world, request, &client_id),
         ("POST", ["removePassword" | "microsoft.graph.removePassword"]) => remove_password(world, request, &client_id),
         ("GET", ["federatedIdentityCredentials"]) => {
-            let known = world.apps.get(&client_id).map(federated).unwrap_or_default();
+            let known = world.apps.get(&client_id).map(federated_credentials).unwrap_or_default();
             Response::json(200, &json!({ "value": known }))
         }
-        ("POST", ["federatedIdentityCredentials"]) => add_federated(world, request, &client_id),
+        ("POST", ["federatedIdentityCredentials"]) => add_federated_credential(world, request, &client_id),
         (_, []) => unsupported(world, request),
         _ => error(world, request, 404, "ResourceNotFound", "Resource not found for the segment."),
     }
 }
 
 /// Keeps what `$select` asks for.
-pub(super) fn selected(request: &Request, body: Value) -> Value {
+pub(super) fn select_properties(request: &Request, body: Value) -> Value {
     let pairs = decode_pairs(&request.query).unwrap_or_default();
     let Some((_, select)) = pairs.iter().find(|(name, _)| name == "$select") else { return body };
     let wanted: Vec<&str> = select.split(',').map(str::trim).collect();
@@ -147,28 +147,35 @@ pub(super) fn selected(request: &Request, body: Value) -> Value {
     }
 }
 
-/// `name eq 'value'`, the only filter that registration scripts need.
-pub(super) fn equals(request: &Request, names: &[&str]) -> Option<(String, String)> {
-    let pairs = decode_pairs(&request.query).ok()?;
-    let (_, filter) = pairs.into_iter().find(|(name, _)| name == "$filter")?;
-    let (name, value) = filter.split_once(" eq ")?;
-    let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'");
-    names.contains(&name).then(|| (name.to_owned(), value))
+/// `$filter` with `property eq 'value'`, the only filter that registration scripts need.
+pub(super) struct EqFilter {
+    property: String,
+    pub(super) value: String,
+}
+
+impl EqFilter {
+    pub(super) fn parse(request: &Request, properties: &[&str]) -> Option<Self> {
+        let pairs = decode_pairs(&request.query).ok()?;
+        let (_, filter) = pairs.into_iter().find(|(name, _)| name == "$filter")?;
+        let (name, value) = filter.split_once(" eq ")?;
+        let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'");
+        properties.contains(&name).then(|| Self { property: name.to_owned(), value })
+    }
 }
 
 fn list(world: &World, request: &Request, caller: &Caller) -> Response {
-    let wanted = equals(request, &["appId", "displayName"]);
+    let wanted = EqFilter::parse(request, &["appId", "displayName"]);
     if wanted.is_none() && request.decoded_query().contains("$filter") {
         return error(world, request, 400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.");
     }
     let found = world.apps.values().filter(|record| record.app.home_tenant_id == caller.tenant_id).filter(|record| {
-        wanted.as_ref().is_none_or(|(name, value)| {
-            *value == if name == "appId" { &*record.app.client_id } else { &*record.app.display_name }
+        wanted.as_ref().is_none_or(|filter| {
+            filter.value == if filter.property == "appId" { &*record.app.client_id } else { &*record.app.display_name }
         })
     });
     Response::json(
         200,
-        &json!({ "value": found.map(|record| selected(request, document(record))).collect::<Vec<_>>() }),
+        &json!({ "value": found.map(|record| select_properties(request, application_json(record))).collect::<Vec<_>>() }),
     )
 }
 
@@ -186,9 +193,13 @@ fn create(world: &mut World, request: &Request, caller: &Caller) -> Response {
     let body = match body(request) {
         Ok(body) if body.contains_key("displayName") => body,
         Ok(_) => {
-            return bad(world, request, "A value is required for property 'displayName' of resource 'Application'.");
+            return bad_request(
+                world,
+                request,
+                "A value is required for property 'displayName' of resource 'Application'.",
+            );
         }
-        Err(message) => return bad(world, request, &message),
+        Err(message) => return bad_request(world, request, &message),
     };
     let app = App {
         client_id: guid(),
@@ -198,18 +209,18 @@ fn create(world: &mut World, request: &Request, caller: &Caller) -> Response {
         ..App::default()
     };
     let mut record = AppRecord::new(app, world.now());
-    if let Err(message) = apply(&mut record, body) {
+    if let Err(message) = apply_properties(&mut record, body) {
         return error(world, request, 400, "Request_BadRequest", &message);
     }
-    let response = Response::json(201, &document(&record));
+    let response = Response::json(201, &application_json(&record));
     world.apps.insert(record.app.client_id.clone(), record);
     response
 }
 
-fn change(world: &mut World, request: &Request, client_id: &str) -> Response {
+fn update(world: &mut World, request: &Request, client_id: &str) -> Response {
     let outcome = body(request).and_then(|body| {
         let mut changed = world.apps.get(client_id).cloned().ok_or("Resource does not exist.")?;
-        apply(&mut changed, body)?;
+        apply_properties(&mut changed, body)?;
         Ok(changed)
     });
     match outcome {
@@ -228,33 +239,33 @@ fn add_password(world: &mut World, request: &Request, client_id: &str) -> Respon
         if let Some(name) = body.keys().find(|name| *name != "passwordCredential") {
             return Err(format!("The parameter '{name}' in the request payload is not a valid parameter."));
         }
-        let asked = body.get("passwordCredential").and_then(Value::as_object).cloned().unwrap_or_default();
-        let moment = |name: &str| match asked.get(name) {
+        let wanted = body.get("passwordCredential").and_then(Value::as_object).cloned().unwrap_or_default();
+        let time = |name: &str| match wanted.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 let parsed = value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
                 parsed.map(Some).ok_or_else(|| format!("Cannot convert the literal {value} to 'Edm.DateTimeOffset'."))
             }
         };
-        let start = moment("startDateTime")?.unwrap_or(now);
-        let end = moment("endDateTime")?.unwrap_or_else(|| years_after(start, 2));
+        let start = time("startDateTime")?.unwrap_or(now);
+        let end = time("endDateTime")?.unwrap_or_else(|| years_after(start, 2));
         if end <= start {
             return Err("Credential lifetime is invalid: its end is not after its start.".to_owned());
         }
         let mut display_name = None;
-        nullable(&asked, "displayName")?.apply(&mut display_name);
+        nullable_property(&wanted, "displayName")?.apply(&mut display_name);
         Ok(Password {
             key_id: guid(),
-            secret: format!("{}~{}", &opaque()[..3], &opaque()[..36]),
+            secret: format!("{}~{}", &random_token()[..3], &random_token()[..36]),
             display_name,
             start,
             end,
-            known_from: now.checked_add(wait).unwrap_or(now),
+            usable_from: now.checked_add(wait).unwrap_or(now),
         })
     });
     match password {
         Ok(password) => {
-            let mut body = password_json(&password, true);
+            let mut body = password_json_with_secret(&password);
             body["@odata.context"] =
                 json!("https://graph.microsoft.com/v1.0/$metadata#microsoft.graph.passwordCredential");
             if let Some(record) = world.apps.get_mut(client_id) {
@@ -279,14 +290,14 @@ fn remove_password(world: &mut World, request: &Request, client_id: &str) -> Res
     }
 }
 
-fn federated(record: &AppRecord) -> Vec<Value> {
+fn federated_credentials(record: &AppRecord) -> Vec<Value> {
     let credentials = record.app.federated_credentials.iter();
     credentials
         .map(|known| json!({"issuer": known.issuer, "subject": known.subject, "audiences": [known.audience]}))
         .collect()
 }
 
-fn add_federated(world: &mut World, request: &Request, client_id: &str) -> Response {
+fn add_federated_credential(world: &mut World, request: &Request, client_id: &str) -> Response {
     let parsed = body(request).ok().and_then(|body| {
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
         let audiences = body.get("audiences")?.as_array()?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{bad, error, forbidden};
+use super::{bad_request, error, forbidden};
 use crate::{
     caller::Caller,
     http::{Request, Response},
@@ -10,27 +10,27 @@ use crate::{
     world::World,
 };
 
-const WANTED: &[&str] = &["ThreatHunting.Read.All"];
+const REQUIRED_ROLES: &[&str] = &["ThreatHunting.Read.All"];
 
 pub(crate) fn respond(world: &World, request: &Request, caller: &Caller) -> Response {
     if request.method != "POST" {
         return error(world, request, 405, "UnknownError", "The requested resource does not support this http method.");
     }
-    if !caller.has_any(WANTED) {
-        return forbidden(world, request, caller, WANTED);
+    if !caller.has_any(REQUIRED_ROLES) {
+        return forbidden(world, request, caller, REQUIRED_ROLES);
     }
     if request.media_type() != "application/json" {
-        return bad(
+        return bad_request(
             world,
             request,
             "Write requests (excluding DELETE) must contain the Content-Type header declaration.",
         );
     }
     let Some(Value::Object(body)) = request.json() else {
-        return bad(world, request, "Unable to read JSON request payload.");
+        return bad_request(world, request, "Unable to read JSON request payload.");
     };
     if let Some(name) = body.keys().find(|name| !["query", "timespan"].contains(&name.to_lowercase().as_str())) {
-        return bad(
+        return bad_request(
             world,
             request,
             &format!("The parameter '{name}' in the request payload is not a valid parameter."),
@@ -38,13 +38,13 @@ pub(crate) fn respond(world: &World, request: &Request, caller: &Caller) -> Resp
     }
     let text = |name: &str| body.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     let Some(query) = text("query").and_then(Value::as_str).filter(|query| !query.trim().is_empty()) else {
-        return bad(world, request, "Invalid query: the query is empty.");
+        return bad_request(world, request, "Invalid query: the query is empty.");
     };
     if text("timespan").is_some_and(|span| !span.as_str().is_some_and(is_timespan)) {
-        return bad(world, request, "Invalid timespan: an ISO 8601 duration or interval is expected.");
+        return bad_request(world, request, "Invalid timespan: an ISO 8601 duration or interval is expected.");
     }
     let tables = world.tenants.get(&caller.tenant_id).map(|tenant| tenant.hunting.as_slice()).unwrap_or_default();
-    match run(tables, query) {
+    match run_query(tables, query) {
         Ok(table) => {
             let schema: Vec<Value> =
                 table.columns.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect();
@@ -55,7 +55,7 @@ pub(crate) fn respond(world: &World, request: &Request, caller: &Caller) -> Resp
             });
             Response::json(200, &body)
         }
-        Err(message) => bad(world, request, &message),
+        Err(message) => bad_request(world, request, &message),
     }
 }
 
@@ -64,7 +64,7 @@ fn is_timespan(text: &str) -> bool {
     text.split('/').all(|part| duration(part) || part.parse::<jiff::Timestamp>().is_ok())
 }
 
-fn run(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, String> {
+fn run_query(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, String> {
     let mut steps = query.split('|').map(str::trim);
     let name = steps.next().unwrap_or_default();
     let found = tables.iter().find(|table| table.name == name);
@@ -132,11 +132,11 @@ mod tests {
 
     #[test]
     fn a_query_narrows_a_table() {
-        let table = run(&tables(), "DeviceInfo | where Events == 2 | project DeviceName | take 1").unwrap();
+        let table = run_query(&tables(), "DeviceInfo | where Events == 2 | project DeviceName | take 1").unwrap();
         assert_eq!(table.rows, [json!({"DeviceName": "b"}).as_object().unwrap().clone()]);
-        assert_eq!(run(&tables(), "DeviceInfo | count").unwrap().rows[0]["Count"], 3);
-        assert!(run(&tables(), "Nothing").is_err());
-        assert!(run(&tables(), "DeviceInfo | drop").is_err());
+        assert_eq!(run_query(&tables(), "DeviceInfo | count").unwrap().rows[0]["Count"], 3);
+        assert!(run_query(&tables(), "Nothing").is_err());
+        assert!(run_query(&tables(), "DeviceInfo | drop").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     http::BodyPart,
-    list::{record, time},
+    list::{Alerts, json_time, record_parts},
     store::{Alert, Comment, Incident},
 };
 
@@ -16,8 +16,9 @@ pub(super) const CONTEXT: &str = "https://graph.microsoft.com/v1.0/$metadata#sec
 pub(super) struct IncidentView<'a> {
     pub(super) now: Timestamp,
     pub(super) tenant_id: &'a str,
-    pub(super) expand: bool,
-    pub(super) all: bool,
+    pub(super) alerts: Alerts,
+    /// Members of enumerations that are newer than `unknownFutureValue` are shown, not replaced.
+    pub(super) all_enum_members: bool,
 }
 
 #[derive(Serialize)]
@@ -53,18 +54,19 @@ struct IncidentBody<'a> {
 
 impl IncidentView<'_> {
     pub(super) fn record(&self, incident: &Incident, context: Option<String>) -> Vec<BodyPart> {
-        let shows = incident.shows_alerts(self.now);
-        let alerts = if shows { incident.alerts.as_slice() } else { &[] };
-        let wire = IncidentBody {
+        let expanded = self.alerts == Alerts::Included;
+        let shows_alerts = incident.shows_alerts(self.now);
+        let alerts = if shows_alerts { incident.alerts.as_slice() } else { &[] };
+        let body = IncidentBody {
             context,
             id: incident.id.to_string(),
             tenant_id: self.tenant_id,
             status: self.member(&incident.status, &["awaitingAction"]),
-            incident_web_url: web_url(self.tenant_id, incident.id),
+            incident_web_url: incident_web_url(self.tenant_id, incident.id),
             redirect_incident_id: incident.redirect_incident_id.map(|id| id.to_string()),
             display_name: &incident.display_name,
-            created_date_time: time(incident.created),
-            last_update_date_time: time(incident.last_update),
+            created_date_time: json_time(incident.created),
+            last_update_date_time: json_time(incident.last_update),
             assigned_to: incident.assigned_to.as_deref(),
             classification: &incident.classification,
             determination: &incident.determination,
@@ -78,15 +80,15 @@ impl IncidentView<'_> {
             priority_score: incident.priority_score,
             comments: incident.comments.iter().map(comment_json).collect(),
             extra: &incident.extra,
-            alerts: self.expand.then(|| alerts.iter().map(|alert| self.alert(alert, incident.id)).collect()),
+            alerts: expanded.then(|| alerts.iter().map(|alert| self.alert(alert, incident.id)).collect()),
         };
-        let text = serde_json::to_string(&wire).unwrap_or_default();
-        record(text, incident, generated_alert, self.expand && shows)
+        let text = serde_json::to_string(&body).unwrap_or_default();
+        record_parts(text, incident, incident.giant.filter(|_| expanded && shows_alerts), generated_alert)
     }
 
     /// A newer member of an enumeration, if the caller asked for those.
     fn member<'v>(&self, value: &'v str, newer: &[&str]) -> &'v str {
-        if !self.all && newer.contains(&value) { "unknownFutureValue" } else { value }
+        if !self.all_enum_members && newer.contains(&value) { "unknownFutureValue" } else { value }
     }
 
     fn alert(&self, alert: &Alert, incident_id: u64) -> Value {
@@ -102,14 +104,14 @@ fn generated_alert(alert: &Alert, incident_id: u64) -> Value {
     alert_json(alert, incident_id, "")
 }
 
-fn web_url(tenant_id: &str, id: u64) -> String {
+fn incident_web_url(tenant_id: &str, id: u64) -> String {
     format!("https://security.microsoft.com/incident2/{id}/overview?tid={tenant_id}")
 }
 
 fn alert_json(alert: &Alert, incident_id: u64, tenant_id: &str) -> Value {
     let common = |kind: &str| {
         json!({
-            "@odata.type": format!("#microsoft.graph.security.{kind}"), "createdDateTime": time(alert.created),
+            "@odata.type": format!("#microsoft.graph.security.{kind}"), "createdDateTime": json_time(alert.created),
             "verdict": "suspicious", "remediationStatus": "none", "remediationStatusDetails": null, "roles": [],
             "detailedRoles": [], "tags": [],
         })
@@ -122,7 +124,7 @@ fn alert_json(alert: &Alert, incident_id: u64, tenant_id: &str) -> Value {
     };
     let devices = alert.devices.iter().map(|name| {
         with(common("deviceEvidence"), json!({
-            "firstSeenDateTime": time(alert.first_activity), "mdeDeviceId": "335b3ef544f5d3690b6c75c776dc3e52bb3485c4",
+            "firstSeenDateTime": json_time(alert.first_activity), "mdeDeviceId": "335b3ef544f5d3690b6c75c776dc3e52bb3485c4",
             "azureAdDeviceId": null, "deviceDnsName": name, "hostName": name.split('.').next(), "ntDomain": null,
             "dnsDomain": name.split_once('.').map(|(_, domain)| domain), "osPlatform": "Windows11", "osBuild": 26200,
             "version": "25H2", "healthStatus": "active", "riskScore": "high", "rbacGroupId": 125,
@@ -165,10 +167,10 @@ fn alert_json(alert: &Alert, incident_id: u64, tenant_id: &str) -> Value {
         "detectorId": "da88ec89-31c5-4864-8609-dce36e65bbc4", "tenantId": tenant_id, "title": alert.title,
         "description": alert.description, "recommendedActions": "", "category": alert.category,
         "assignedTo": alert.assigned_to, "alertWebUrl": format!("https://security.microsoft.com/alerts/{}?tid={tenant_id}", alert.id),
-        "incidentWebUrl": web_url(tenant_id, incident_id), "actorDisplayName": null, "threatDisplayName": null,
-        "threatFamilyName": null, "mitreTechniques": alert.mitre_techniques, "createdDateTime": time(alert.created),
-        "lastUpdateDateTime": time(alert.last_update), "resolvedDateTime": alert.resolved.map(time),
-        "firstActivityDateTime": time(alert.first_activity), "lastActivityDateTime": time(alert.last_activity),
+        "incidentWebUrl": incident_web_url(tenant_id, incident_id), "actorDisplayName": null, "threatDisplayName": null,
+        "threatFamilyName": null, "mitreTechniques": alert.mitre_techniques, "createdDateTime": json_time(alert.created),
+        "lastUpdateDateTime": json_time(alert.last_update), "resolvedDateTime": alert.resolved.map(json_time),
+        "firstActivityDateTime": json_time(alert.first_activity), "lastActivityDateTime": json_time(alert.last_activity),
         "systemTags": [], "alertPolicyId": null, "investigationState": alert.investigation_state, "comments": [],
         "customDetails": {}, "additionalData": null, "evidence": evidence,
     })
@@ -178,6 +180,6 @@ pub(super) fn comment_json(comment: &Comment) -> Value {
     json!({
         "comment": comment.comment,
         "createdByDisplayName": comment.created_by,
-        "createdDateTime": time(comment.created),
+        "createdDateTime": json_time(comment.created),
     })
 }

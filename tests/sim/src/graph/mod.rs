@@ -12,7 +12,7 @@ mod tests;
 use serde_json::json;
 
 use crate::{
-    caller::{Caller, caller},
+    caller::Caller,
     clock::{guid, http_date},
     faults::{Host, RetryAfter},
     http::{Request, Response},
@@ -40,14 +40,14 @@ pub(crate) fn error(world: &World, request: &Request, status: u16, code: &str, m
     }
 }
 
-pub(crate) fn bad(world: &World, request: &Request, message: &str) -> Response {
+pub(crate) fn bad_request(world: &World, request: &Request, message: &str) -> Response {
     error(world, request, 400, "BadRequest", message)
 }
 
-pub(crate) fn forbidden(world: &World, request: &Request, caller: &Caller, wanted: &[&str]) -> Response {
+pub(crate) fn forbidden(world: &World, request: &Request, caller: &Caller, required_roles: &[&str]) -> Response {
     let message = format!(
         "Missing application roles. API application roles({}), application roles({}).",
-        wanted.join(","),
+        required_roles.join(","),
         caller.roles.join(",")
     );
     error(world, request, 403, "Forbidden", &message)
@@ -77,7 +77,7 @@ pub(crate) fn retry_header(response: Response, world: &World, retry_after: Retry
 
 /// Answers a request.
 pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
-    let caller = match caller(world, request, Resource::Graph) {
+    let caller = match Caller::authenticate(world, request, Resource::Graph) {
         Ok(caller) => caller,
         Err(message) => return error(world, request, 401, "InvalidAuthenticationToken", message),
     };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    applications::{body, equals, not_found, selected},
+    applications::{EqFilter, body, not_found, select_properties},
     error,
 };
 use crate::{
@@ -34,10 +34,10 @@ pub(super) fn find(world: &World, caller: &Caller, app_id: &str) -> Option<Value
 }
 
 pub(super) fn list(world: &World, request: &Request, caller: &Caller) -> Response {
-    match equals(request, &["appId"]) {
-        Some((_, app_id)) => {
+    match EqFilter::parse(request, &["appId"]) {
+        Some(EqFilter { value: app_id, .. }) => {
             let found: Vec<Value> =
-                find(world, caller, &app_id).into_iter().map(|body| selected(request, body)).collect();
+                find(world, caller, &app_id).into_iter().map(|body| select_properties(request, body)).collect();
             Response::json(200, &json!({ "value": found }))
         }
         None => error(world, request, 400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause."),

@@ -63,7 +63,7 @@ pub(crate) struct Password {
     pub(crate) start: Timestamp,
     pub(crate) end: Timestamp,
     /// A new secret is not known everywhere at once.
-    pub(crate) known_from: Timestamp,
+    pub(crate) usable_from: Timestamp,
 }
 
 /// An app registration with what the directory adds.
@@ -74,7 +74,7 @@ pub(crate) struct AppRecord {
     pub(crate) created: Timestamp,
     pub(crate) passwords: Vec<Password>,
     /// Fields set through Graph that mean nothing to the simulator.
-    pub(crate) document: Map<String, Value>,
+    pub(crate) other_properties: Map<String, Value>,
 }
 
 impl AppRecord {
@@ -89,14 +89,14 @@ impl AppRecord {
                 display_name: None,
                 start: now,
                 end,
-                known_from: now,
+                usable_from: now,
             })
             .collect();
-        Self { app, object_id: guid(), created: now, passwords, document: Map::new() }
+        Self { app, object_id: guid(), created: now, passwords, other_properties: Map::new() }
     }
 
     /// The roles of one resource that the registration requests.
-    pub(crate) fn requested(&self, resource: Resource) -> BTreeSet<String> {
+    pub(crate) fn requested_roles(&self, resource: Resource) -> BTreeSet<String> {
         self.app.requested_roles.iter().filter(|role| Resource::of_role(role) == Some(resource)).cloned().collect()
     }
 }

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::clock::to_ticks;
+use crate::clock::truncate_to_100ns;
 
 /// An incident as a test makes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,8 +66,8 @@ impl Default for IncidentSeed {
 
 impl IncidentSeed {
     pub(super) fn into_incident(self, id: u64, now: Timestamp) -> Incident {
-        let created = to_ticks(self.created.or(self.last_update).unwrap_or(now));
-        let last_update = to_ticks(self.last_update.unwrap_or(created));
+        let created = truncate_to_100ns(self.created.or(self.last_update).unwrap_or(now));
+        let last_update = truncate_to_100ns(self.last_update.unwrap_or(created));
         Incident {
             id,
             display_name: self.display_name,
@@ -104,7 +104,7 @@ impl IncidentSeed {
 pub struct Giant {
     /// How many.
     pub alerts: usize,
-    /// Truncation of each one's description.
+    /// Length of each one's description.
     pub bytes_each: usize,
 }
 

@@ -10,7 +10,7 @@ use super::{
     incident::{Incident, IncidentSeed},
     resource::Resource,
 };
-use crate::clock::{guid, to_ticks};
+use crate::clock::{guid, truncate_to_100ns};
 
 /// A person in a tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,21 +133,21 @@ pub struct HuntingTable {
 pub(crate) struct Tenant {
     pub(crate) seed: TenantSeed,
     pub(crate) principals: BTreeMap<String, ServicePrincipal>,
-    pub(crate) incidents: BTreeMap<u64, Stored>,
+    pub(crate) incidents: BTreeMap<u64, StoredIncident>,
     pub(crate) hunting: Vec<HuntingTable>,
     next_incident: u64,
 }
 
 /// An incident with its earlier versions, newest last.
 #[derive(Clone, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredIncident {
     pub(crate) incident: Incident,
     history: Vec<Incident>,
 }
 
-impl Stored {
+impl StoredIncident {
     /// What an answer shows that is this many versions behind; nothing if the incident is younger than that.
-    pub(crate) fn behind(&self, versions: usize) -> Option<&Incident> {
+    pub(crate) fn version_back(&self, versions: usize) -> Option<&Incident> {
         match versions {
             0 => Some(&self.incident),
             n if n <= self.history.len() => Some(&self.history[self.history.len() - n]),
@@ -174,33 +174,33 @@ impl Tenant {
         resource == Resource::Graph || self.seed.defender_licensed
     }
 
-    pub(crate) fn put(&mut self, seed: IncidentSeed, now: Timestamp) -> u64 {
+    pub(crate) fn put_incident(&mut self, seed: IncidentSeed, now: Timestamp) -> u64 {
         let id = seed.id.unwrap_or(self.next_incident);
         self.next_incident = self.next_incident.max(id.saturating_add(1));
         let incident = seed.into_incident(id, now);
-        self.incidents.insert(id, Stored { incident, history: Vec::new() });
+        self.incidents.insert(id, StoredIncident { incident, history: Vec::new() });
         id
     }
 
     /// Keeps the version before, for stale answers.
-    pub(crate) fn change(&mut self, id: u64, change: impl FnOnce(&mut Incident)) -> bool {
+    pub(crate) fn change_silently(&mut self, id: u64, change: impl FnOnce(&mut Incident)) -> bool {
         let Some(stored) = self.incidents.get_mut(&id) else { return false };
         let before = stored.incident.clone();
         change(&mut stored.incident);
-        stored.incident.created = to_ticks(stored.incident.created);
-        stored.incident.last_update = to_ticks(stored.incident.last_update);
+        stored.incident.created = truncate_to_100ns(stored.incident.created);
+        stored.incident.last_update = truncate_to_100ns(stored.incident.last_update);
         stored.history.push(before);
         true
     }
 
-    /// Like [`Tenant::change`], and the time of last update moves on unless the change has set it.
-    pub(crate) fn touch(&mut self, id: u64, now: Timestamp, change: impl FnOnce(&mut Incident)) -> bool {
-        self.change(id, |incident| {
+    /// Like [`Tenant::change_silently`], and the time of last update moves on unless the change has set it.
+    pub(crate) fn update(&mut self, id: u64, now: Timestamp, change: impl FnOnce(&mut Incident)) -> bool {
+        self.change_silently(id, |incident| {
             let before = incident.last_update;
             change(incident);
             if incident.last_update == before {
                 let tick = before.checked_add(SignedDuration::from_nanos(100)).unwrap_or(before);
-                incident.last_update = to_ticks(now).max(tick);
+                incident.last_update = truncate_to_100ns(now).max(tick);
             }
         })
     }

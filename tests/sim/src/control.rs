@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Decision,
-    entra::{self, flow::SESSION},
+    entra::{self, flow::SESSION, keys::OldKey},
     faults::{Fault, Host},
     http::{Request, Response, encode},
     respond::respond as respond_on_host,
@@ -132,7 +132,8 @@ fn respond_locked(world: &mut World, request: &Request, method: &str, rest: &[&s
         }
         ("POST", ["keys"]) => {
             let roll: KeyRoll = parse_body(request)?;
-            world.keys.roll(roll.withdraw).map_err(|error| ControlError(500, error.to_string()))?;
+            let old_key = if roll.withdraw { OldKey::Withdraw } else { OldKey::KeepPublished };
+            world.keys.roll(old_key).map_err(|error| ControlError(500, error.to_string()))?;
             Ok(no_content())
         }
         _ => Err(not_found("path or method")),

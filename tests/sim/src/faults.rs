@@ -115,10 +115,17 @@ impl Fault {
         self
     }
 
-    /// Only with (`true`) or without (`false`) `$expand`.
+    /// Only with `$expand`.
     #[must_use]
-    pub fn expand(mut self, expand: bool) -> Self {
-        self.expand = Some(expand);
+    pub fn with_expand(mut self) -> Self {
+        self.expand = Some(true);
+        self
+    }
+
+    /// Only without `$expand`.
+    #[must_use]
+    pub fn without_expand(mut self) -> Self {
+        self.expand = Some(false);
         self
     }
 

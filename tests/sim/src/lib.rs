@@ -30,12 +30,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use clock::SimClock;
-pub use entra::keys::self_signed;
+pub use entra::keys::{OldKey, self_signed};
 pub use faults::{Fault, FaultKind, Host, RetryAfter};
 pub use store::{
-    APPLICATION_ADMINISTRATOR, Alert, App, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
-    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingTable, Incident, IncidentSeed, PERSONAL_ACCOUNTS,
-    PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
+    APPLICATION_ADMINISTRATOR, Alert, App, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
+    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingColumn, HuntingTable, Incident, IncidentSeed,
+    PERSONAL_ACCOUNTS, PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
 };
 pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
 
@@ -211,15 +211,15 @@ impl Sim {
 
     /// Disables an app's service principal (7000112 from then on).
     pub fn disable_service_principal(&self, tenant_id: &str, client_id: &str) {
-        self.enable(tenant_id, client_id, false);
+        self.set_enabled(tenant_id, client_id, false);
     }
 
     /// Enables an app's service principal again.
     pub fn enable_service_principal(&self, tenant_id: &str, client_id: &str) {
-        self.enable(tenant_id, client_id, true);
+        self.set_enabled(tenant_id, client_id, true);
     }
 
-    fn enable(&self, tenant_id: &str, client_id: &str, enabled: bool) {
+    fn set_enabled(&self, tenant_id: &str, client_id: &str, enabled: bool) {
         if let Some(principal) = self.shared.world().ensure_service_principal(tenant_id, client_id) {
             principal.enabled = enabled;
         }
@@ -320,9 +320,9 @@ impl Sim {
         change(&mut self.shared.world().behaviour);
     }
 
-    /// Signs with a new key from now on; the old one stays published unless it is withdrawn.
-    pub fn roll_keys(&self, withdraw: bool) -> std::io::Result<()> {
-        self.shared.world().keys.roll(withdraw)
+    /// Signs with a new key from now on. Fails only if no key can be generated.
+    pub fn roll_keys(&self, old_key: OldKey) -> std::io::Result<()> {
+        self.shared.world().keys.roll(old_key)
     }
 
     /// An access token as Entra would give it, for calling an API without going to the token endpoint.

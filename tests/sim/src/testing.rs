@@ -96,7 +96,7 @@ impl Rig {
         } else {
             (self.sim.graph_url(), Resource::Graph)
         };
-        let roles: Vec<&str> = resource.app_roles().iter().map(|(_, role)| *role).collect();
+        let roles: Vec<&str> = resource.app_roles().iter().map(|role| role.value).collect();
         let token = self.sim.issue_token(CONTOSO, CLIENT, &roles, resource);
         let mut request = self.http.request(method.parse().unwrap(), format!("{base}{path}")).bearer_auth(token);
         if let Some(body) = body {

@@ -46,12 +46,18 @@ fn redirect_with_error(
     Response::redirect(&with_query(to, &pairs))
 }
 
-/// The app and a redirect URI that it registered: what every page checks first.
+/// An app with a redirect URI that it registered.
+pub(super) struct RegisteredClient {
+    pub(super) client_id: String,
+    pub(super) redirect_uri: String,
+}
+
+/// Checks the app and its redirect URI, as every page does first.
 pub(super) fn validate_client(
     world: &World,
     authority: &Authority,
     query: &BTreeMap<String, String>,
-) -> Result<(String, String), Aadsts> {
+) -> Result<RegisteredClient, Aadsts> {
     let client_id = query.get("client_id").ok_or_else(|| missing("client_id"))?;
     let directory = match authority {
         Authority::Tenant(tid) => tid.clone(),
@@ -80,14 +86,10 @@ pub(super) fn validate_client(
             ),
         ));
     }
-    Ok((client_id.clone(), redirect_uri.clone()))
+    Ok(RegisteredClient { client_id: client_id.clone(), redirect_uri: redirect_uri.clone() })
 }
 
-fn validate(
-    world: &World,
-    request: &Request,
-    segment: &str,
-) -> Result<(SignInRequest, Option<String>), AuthorizationError> {
+fn parse_request(world: &World, request: &Request, segment: &str) -> Result<SignInRequest, AuthorizationError> {
     const KNOWN: &[&str] = &[
         "client_id",
         "response_type",
@@ -106,7 +108,8 @@ fn validate(
     ];
     let query = parameters(&request.query).map_err(AuthorizationError::Page)?;
     let authority = Authority::parse(world, segment).map_err(AuthorizationError::Page)?;
-    let (client_id, redirect_uri) = validate_client(world, &authority, &query).map_err(AuthorizationError::Page)?;
+    let RegisteredClient { client_id, redirect_uri } =
+        validate_client(world, &authority, &query).map_err(AuthorizationError::Page)?;
     let state = query.get("state").cloned();
     let refuse = |error: Aadsts| AuthorizationError::Redirect { to: redirect_uri.clone(), state: state.clone(), error };
     let invalid = |code, message: String| refuse(Aadsts::new(400, "invalid_request", code, message));
@@ -151,7 +154,7 @@ fn validate(
         return Err(invalid(90_023, "Unsupported 'prompt' value.".to_owned()));
     }
     let nonce = query.get("nonce").cloned();
-    let sign_in = SignInRequest {
+    Ok(SignInRequest {
         authority,
         client_id,
         redirect_uri,
@@ -159,19 +162,19 @@ fn validate(
         nonce,
         scope: scope.clone(),
         code_challenge,
+        prompt,
         prompting: None,
-    };
-    Ok((sign_in, prompt))
+    })
 }
 
 pub(super) fn start(world: &mut World, request: &Request, segment: &str) -> Response {
-    let (sign_in, prompt) = match validate(world, request, segment) {
-        Ok(valid) => valid,
+    let sign_in = match parse_request(world, request, segment) {
+        Ok(sign_in) => sign_in,
         Err(error) => return error.response(world),
     };
     let signed_in = world.flows.signed_in_user(request);
-    match (prompt.as_deref(), signed_in) {
-        (None, Some(signed_in)) if may_use(world, &sign_in, &signed_in).is_ok() => {
+    match (sign_in.prompt.as_deref(), signed_in) {
+        (None, Some(signed_in)) if check_account(world, &sign_in.authority, &sign_in.client_id, &signed_in).is_ok() => {
             issue_code(world, sign_in, signed_in)
         }
         (Some("none"), None) => {
@@ -188,11 +191,7 @@ pub(super) fn start(world: &mut World, request: &Request, segment: &str) -> Resp
     }
 }
 
-/// Whether the person's kind of account and tenant suit the authority.
-fn may_use(world: &World, request: &SignInRequest, signed_in: &SignedInUser) -> Result<(), Aadsts> {
-    check_account(world, &request.authority, &request.client_id, signed_in)
-}
-
+/// Refuses an account whose kind or tenant does not suit the authority.
 pub(super) fn check_account(
     world: &World,
     authority: &Authority,
@@ -254,7 +253,7 @@ pub(super) fn submit(world: &mut World, request: &Request, tweaks: &Tweaks) -> R
     let signed_in = SignedInUser { tenant_id: tenant_id.to_owned(), oid };
     let response = match flow {
         PendingFlow::SignIn(sign_in) => {
-            if let Err(error) = may_use(world, &sign_in, &signed_in) {
+            if let Err(error) = check_account(world, &sign_in.authority, &sign_in.client_id, &signed_in) {
                 return page::error(400, &error, world.now());
             }
             if let Some(code) = tweaks.aadsts {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Aadsts, Authority,
-    keys::{Jwt, thumbprints},
+    keys::{Jwt, Thumbprints},
     missing,
     token_endpoint::Form,
     tokens::SKEW,
@@ -18,7 +18,7 @@ pub(super) fn authenticate_client(
     world: &World,
     record: &AppRecord,
     form: &Form,
-    tenant: &str,
+    tenant_id: &str,
     authority: &Authority,
 ) -> Result<&'static str, Aadsts> {
     let refuse = |code, message: String| Err(Aadsts::new(401, "invalid_client", code, message));
@@ -50,7 +50,7 @@ pub(super) fn authenticate_client(
             if form.get("client_assertion_type") != Some(JWT_BEARER) {
                 return Err(missing("client_assertion_type"));
             }
-            check_client_assertion(world, record, assertion, tenant, authority)?;
+            check_client_assertion(world, record, assertion, &accepted_audiences(tenant_id, authority))?;
             Ok("2")
         }
         (Some(_), Some(_)) => {
@@ -63,12 +63,21 @@ pub(super) fn authenticate_client(
     }
 }
 
+/// The token endpoints that a client assertion may name: the one of the request's path and the tenant's own.
+fn accepted_audiences(tenant_id: &str, authority: &Authority) -> [String; 2] {
+    let path_segment = match authority {
+        Authority::Tenant(tid) => tid.as_str(),
+        Authority::Organizations => "organizations",
+        Authority::Common => "common",
+    };
+    [path_segment, tenant_id].map(|segment| format!("https://login.microsoftonline.com/{segment}/oauth2/v2.0/token"))
+}
+
 fn check_client_assertion(
     world: &World,
     record: &AppRecord,
     assertion: &str,
-    tenant: &str,
-    authority: &Authority,
+    audiences: &[String],
 ) -> Result<(), Aadsts> {
     let refuse = |code, message: &str| Err(Aadsts::new(401, "invalid_client", code, message));
     let Some(jwt) = Jwt::parse(assertion) else {
@@ -83,10 +92,10 @@ fn check_client_assertion(
     }
     let (x5t, x5t_s256) = (jwt.header("x5t"), jwt.header("x5t#S256"));
     let certificate = record.app.certificates.iter().find(|der| {
-        let (sha1, sha256) = thumbprints(der);
+        let thumbprints = Thumbprints::of(der);
         match (x5t, x5t_s256) {
-            (_, Some(thumbprint)) => thumbprint == sha256,
-            (Some(thumbprint), None) => thumbprint == sha1,
+            (_, Some(thumbprint)) => thumbprint == thumbprints.sha256,
+            (Some(thumbprint), None) => thumbprint == thumbprints.sha1,
             (None, None) => false,
         }
     });
@@ -106,14 +115,7 @@ fn check_client_assertion(
     if jwt.claim("iss") != Some(client_id) || jwt.claim("sub") != Some(client_id) {
         return refuse(700_021, "Client assertion application identifier doesn't match 'client_id' parameter.");
     }
-    let place = match authority {
-        Authority::Tenant(tid) => tid.as_str(),
-        Authority::Organizations => "organizations",
-        Authority::Common => "common",
-    };
-    let audience = |place: &str| format!("https://login.microsoftonline.com/{place}/oauth2/v2.0/token");
-    let aud = jwt.claim("aud");
-    if aud != Some(&audience(place)) && aud != Some(&audience(tenant)) {
+    if !jwt.claim("aud").is_some_and(|aud| audiences.iter().any(|accepted| accepted == aud)) {
         return refuse(700_023, "Client assertion audience claim does not match Realm issuer.");
     }
     check_validity_period(world, &jwt)?;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Aadsts, Authority,
-    authorize::{check_account, expired_flow, parse_form, validate_client},
+    Aadsts, Authority, EndpointVersion,
+    authorize::{RegisteredClient, check_account, expired_flow, parse_form, validate_client},
     flow::{ConsentRequest, PendingFlow, SignedInUser},
     missing,
     page::{self, account_picker, escape, page},
@@ -17,26 +17,30 @@ use crate::{
     world::{Tweaks, World},
 };
 
-fn validate(world: &World, request: &Request, segment: &str, v2: bool) -> Result<ConsentRequest, Aadsts> {
-    let known: &[&str] = if v2 {
-        &["client_id", "redirect_uri", "state", "scope", "prompt"]
-    } else {
-        &["client_id", "redirect_uri", "state", "prompt"]
+fn parse_request(
+    world: &World,
+    request: &Request,
+    segment: &str,
+    version: EndpointVersion,
+) -> Result<ConsentRequest, Aadsts> {
+    let known: &[&str] = match version {
+        EndpointVersion::V1 => &["client_id", "redirect_uri", "state", "prompt"],
+        EndpointVersion::V2 => &["client_id", "redirect_uri", "state", "scope", "prompt"],
     };
     let query = parameters(&request.query)?;
     let authority = Authority::parse(world, segment)?;
-    if v2 && authority == Authority::Common {
+    if version == EndpointVersion::V2 && authority == Authority::Common {
         let message = "The tenant 'common' is not supported by the v2.0 adminconsent endpoint.";
         return Err(Aadsts::new(400, "invalid_request", 90_009, message));
     }
-    let (client_id, redirect_uri) = validate_client(world, &authority, &query)?;
+    let RegisteredClient { client_id, redirect_uri } = validate_client(world, &authority, &query)?;
     if let Some(name) = query.keys().find(|name| !known.contains(&name.as_str())) {
         let message = format!("Invalid request. Request is malformed or invalid: '{name}'.");
         return Err(Aadsts::new(400, "invalid_request", 9_002_313, message));
     }
     let scope = query.get("scope").cloned();
     let resources = match &scope {
-        None if v2 => return Err(missing("scope")),
+        None if version == EndpointVersion::V2 => return Err(missing("scope")),
         None => Resource::ALL.to_vec(),
         Some(scope) => vec![resource_of_scope(scope)?],
     };
@@ -95,8 +99,8 @@ pub(super) fn no_such_resource(identifier: &str, tenant: &str) -> Aadsts {
     )
 }
 
-pub(super) fn start(world: &mut World, request: &Request, segment: &str, v2: bool) -> Response {
-    let consent = match validate(world, request, segment, v2) {
+pub(super) fn start(world: &mut World, request: &Request, segment: &str, version: EndpointVersion) -> Response {
+    let consent = match parse_request(world, request, segment, version) {
         Ok(consent) => consent,
         Err(error) => return page::error(400, &error, world.now()),
     };

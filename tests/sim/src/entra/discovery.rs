@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::Authority;
-use crate::{faults::Host, http::Response, world::World};
+use super::{Aadsts, Authority, EndpointVersion, stamp};
+use crate::{clock::guid, faults::Host, http::Response, world::World};
 
 /// Issuer template of v2 tokens.
 const ISSUER_V2: &str = "https://login.microsoftonline.com/{tenantid}/v2.0";
@@ -13,8 +13,12 @@ fn cached(response: Response) -> Response {
     response.with("cache-control", "max-age=86400, private").with("access-control-allow-origin", "*")
 }
 
-pub(super) fn keys(world: &World, v1: bool) -> Response {
-    cached(Response::json(200, &world.keys.jwks(if v1 { ISSUER_V1 } else { ISSUER_V2 })))
+pub(super) fn keys(world: &World, version: EndpointVersion) -> Response {
+    let issuer = match version {
+        EndpointVersion::V1 => ISSUER_V1,
+        EndpointVersion::V2 => ISSUER_V2,
+    };
+    cached(Response::json(200, &world.keys.jwks(issuer)))
 }
 
 /// Endpoints lie on the simulator; the issuer is always Microsoft's.
@@ -72,16 +76,16 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
 }
 
 /// Discovery refuses in the token endpoint's shape.
-fn error_response(world: &World, error: &super::Aadsts) -> Response {
+fn error_response(world: &World, error: &Aadsts) -> Response {
     let now = world.now();
-    let (trace, correlation) = (crate::clock::guid(), crate::clock::guid());
+    let (trace, correlation) = (guid(), guid());
     Response::json(
         error.status,
         &json!({
             "error": "invalid_tenant",
             "error_description": error.description(&trace, &correlation, now),
             "error_codes": [error.code],
-            "timestamp": super::stamp(now),
+            "timestamp": stamp(now),
             "trace_id": trace,
             "correlation_id": correlation,
             "error_uri": format!("https://login.microsoftonline.com/error?code={}", error.code),

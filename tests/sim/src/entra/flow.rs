@@ -27,6 +27,7 @@ pub(crate) struct SignInRequest {
     pub(crate) nonce: Option<String>,
     pub(crate) scope: String,
     pub(crate) code_challenge: Option<String>,
+    pub(crate) prompt: Option<String>,
     /// The person who still has to accept the permissions.
     pub(crate) prompting: Option<SignedInUser>,
 }

@@ -21,8 +21,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug)]
 pub(crate) struct SigningKey {
     pair: KeyPair,
-    n: String,
-    e: String,
+    numbers: RsaNumbers,
     certificate: Vec<u8>,
     /// `kid` and `x5t` are the same value, as at Entra.
     pub(crate) kid: String,
@@ -32,12 +31,10 @@ impl SigningKey {
     fn generate() -> std::io::Result<Self> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(std::io::Error::other)?;
         let public = pair.public_key().as_ref().to_vec();
-        let (n, e) =
-            modulus_and_exponent(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
-        let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
+        let numbers = RsaNumbers::parse(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
         let certificate = self_signed(&pair, "accounts.accesscontrol.windows.net");
         let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &certificate));
-        Ok(Self { pair, n, e, certificate, kid })
+        Ok(Self { pair, numbers, certificate, kid })
     }
 
     fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
@@ -60,8 +57,7 @@ impl SigningKey {
 
     /// Whether this key signed a JWT.
     pub(crate) fn has_signed(&self, jwt: &Jwt<'_>) -> bool {
-        let (Ok(n), Ok(e)) = (URL_SAFE_NO_PAD.decode(&self.n), URL_SAFE_NO_PAD.decode(&self.e)) else { return false };
-        jwt.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256)
+        jwt.is_signed_by(&self.numbers, &RSA_PKCS1_2048_8192_SHA256)
     }
 
     #[cfg(test)]
@@ -71,7 +67,8 @@ impl SigningKey {
 
     fn jwk(&self, issuer: &str) -> Value {
         json!({
-            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": self.n, "e": self.e,
+            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid,
+            "n": URL_SAFE_NO_PAD.encode(&self.numbers.modulus), "e": URL_SAFE_NO_PAD.encode(&self.numbers.exponent),
             "x5c": [STANDARD.encode(&self.certificate)], "cloud_instance_name": "microsoftonline.com", "issuer": issuer,
         })
     }
@@ -88,6 +85,15 @@ fn shared_key(index: usize) -> std::io::Result<Arc<SigningKey>> {
     Ok(Arc::clone(&keys[index]))
 }
 
+/// The fate of a signing key when a new one takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldKey {
+    /// It stays in the JWKS, so that older tokens remain valid.
+    KeepPublished,
+    /// It leaves the JWKS at once.
+    Withdraw,
+}
+
 /// Entra's current keys, the one in use last.
 #[derive(Debug)]
 pub(crate) struct Keys {
@@ -100,11 +106,11 @@ impl Keys {
         Ok(Self { published: vec![shared_key(0)?], made: 1 })
     }
 
-    /// Signs with a new key from now on. The old one stays published unless it is withdrawn.
-    pub(crate) fn roll(&mut self, withdraw: bool) -> std::io::Result<()> {
+    /// Signs with a new key from now on.
+    pub(crate) fn roll(&mut self, old_key: OldKey) -> std::io::Result<()> {
         let next = shared_key(self.made)?;
         self.made += 1;
-        if withdraw {
+        if old_key == OldKey::Withdraw {
             self.published.clear();
         }
         self.published.push(next);
@@ -154,8 +160,10 @@ impl<'a> Jwt<'a> {
         self.claims.get(name).and_then(Value::as_str)
     }
 
-    fn is_signed_by(&self, n: &[u8], e: &[u8], algorithm: &'static RsaParameters) -> bool {
-        RsaPublicKeyComponents { n, e }.verify(algorithm, self.message.as_bytes(), &self.signature).is_ok()
+    fn is_signed_by(&self, key: &RsaNumbers, algorithm: &'static RsaParameters) -> bool {
+        RsaPublicKeyComponents { n: &key.modulus, e: &key.exponent }
+            .verify(algorithm, self.message.as_bytes(), &self.signature)
+            .is_ok()
     }
 
     /// Whether the key of a certificate made the signature, by RS256 or PS256 as the header says.
@@ -166,8 +174,8 @@ impl<'a> Jwt<'a> {
             _ => return false,
         };
         certificate_key(der)
-            .and_then(|key| modulus_and_exponent(&key))
-            .is_some_and(|(n, e)| self.is_signed_by(&n, &e, algorithm))
+            .and_then(|key| RsaNumbers::parse(&key))
+            .is_some_and(|key| self.is_signed_by(&key, algorithm))
     }
 
     /// Whether a key of a JWKS made the signature. Only RS256 counts.
@@ -178,17 +186,28 @@ impl<'a> Jwt<'a> {
             && keys.iter().filter(|key| kid.is_some() && key["kid"].as_str() == kid).any(|key| {
                 let part = |name: &str| key[name].as_str().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
                 match (part("n"), part("e")) {
-                    (Some(n), Some(e)) => self.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256),
+                    (Some(modulus), Some(exponent)) => {
+                        self.is_signed_by(&RsaNumbers { modulus, exponent }, &RSA_PKCS1_2048_8192_SHA256)
+                    }
                     _ => false,
                 }
             })
     }
 }
 
-/// base64url thumbprints of a certificate: SHA-1 (`x5t`) and SHA-256 (`x5t#S256`).
-pub(crate) fn thumbprints(der: &[u8]) -> (String, String) {
-    let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, der));
-    (print(&digest::SHA1_FOR_LEGACY_USE_ONLY), print(&digest::SHA256))
+/// The thumbprints of a certificate, base64url.
+pub(crate) struct Thumbprints {
+    /// `x5t`.
+    pub(crate) sha1: String,
+    /// `x5t#S256`.
+    pub(crate) sha256: String,
+}
+
+impl Thumbprints {
+    pub(crate) fn of(der: &[u8]) -> Self {
+        let thumbprint = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, der));
+        Self { sha1: thumbprint(&digest::SHA1_FOR_LEGACY_USE_ONLY), sha256: thumbprint(&digest::SHA256) }
+    }
 }
 
 /// base64url of SHA-256, as PKCE's S256 wants it.
@@ -200,51 +219,68 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 
-/// Reads one DER element: tag, content, what follows.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = input.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let digits = usize::from(first & 0x7f);
-        if digits == 0 || digits > 4 || rest.len() < digits {
-            return None;
-        }
-        let (digits, rest) = rest.split_at(digits);
-        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
-    };
-    (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
+/// A DER element, and the bytes after it.
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    rest: &'a [u8],
 }
 
-fn content_of(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
-    element(input).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
+impl<'a> Element<'a> {
+    fn read(input: &'a [u8]) -> Option<Self> {
+        let (&tag, rest) = input.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = if first < 0x80 {
+            (usize::from(first), rest)
+        } else {
+            let digits = usize::from(first & 0x7f);
+            if digits == 0 || digits > 4 || rest.len() < digits {
+                return None;
+            }
+            let (digits, rest) = rest.split_at(digits);
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        };
+        (length <= rest.len()).then(|| Self { tag, content: &rest[..length], rest: &rest[length..] })
+    }
+
+    fn read_tagged(tag: u8, input: &'a [u8]) -> Option<Self> {
+        Self::read(input).filter(|element| element.tag == tag)
+    }
 }
 
-/// The numbers of a PKCS#1 `RSAPublicKey`, without leading zeros.
-fn modulus_and_exponent(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (key, _) = content_of(SEQUENCE, der)?;
-    let (n, rest) = content_of(INTEGER, key)?;
-    let (e, _) = content_of(INTEGER, rest)?;
-    let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
-    Some((plain(n), plain(e)))
+/// The numbers of an RSA public key, big-endian, without leading zeros.
+#[derive(Debug)]
+struct RsaNumbers {
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+impl RsaNumbers {
+    /// Parses a PKCS#1 `RSAPublicKey`.
+    fn parse(der: &[u8]) -> Option<Self> {
+        let key = Element::read_tagged(SEQUENCE, der)?;
+        let modulus = Element::read_tagged(INTEGER, key.content)?;
+        let exponent = Element::read_tagged(INTEGER, modulus.rest)?;
+        let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
+        Some(Self { modulus: plain(modulus.content), exponent: plain(exponent.content) })
+    }
 }
 
 /// The `RSAPublicKey` in a certificate (RFC 5280, 4.1).
 fn certificate_key(der: &[u8]) -> Option<Vec<u8>> {
-    let (certificate, _) = content_of(SEQUENCE, der)?;
-    let (mut fields, _) = content_of(SEQUENCE, certificate)?;
-    let (tag, _, after_version) = element(fields)?;
-    if tag == 0xa0 {
-        fields = after_version;
+    let certificate = Element::read_tagged(SEQUENCE, der)?;
+    let mut fields = Element::read_tagged(SEQUENCE, certificate.content)?.content;
+    let version = Element::read(fields)?;
+    if version.tag == 0xa0 {
+        fields = version.rest;
     }
     // serialNumber, signature, issuer, validity, subject
     for _ in 0..5 {
-        fields = element(fields)?.2;
+        fields = Element::read(fields)?.rest;
     }
-    let (spki, _) = content_of(SEQUENCE, fields)?;
-    let (_, rest) = content_of(SEQUENCE, spki)?;
-    let (bits, _) = content_of(BIT_STRING, rest)?;
+    let public_key_info = Element::read_tagged(SEQUENCE, fields)?;
+    let algorithm = Element::read_tagged(SEQUENCE, public_key_info.content)?;
+    let bits = Element::read_tagged(BIT_STRING, algorithm.rest)?.content;
     bits.split_first().filter(|(unused, _)| **unused == 0).map(|(_, key)| key.to_vec())
 }
 

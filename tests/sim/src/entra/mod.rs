@@ -27,6 +27,13 @@ fn no_store(response: Response) -> Response {
     response.with("cache-control", "no-store, no-cache").with("pragma", "no-cache").with("expires", "-1")
 }
 
+/// The generation of a login endpoint, from its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndpointVersion {
+    V1,
+    V2,
+}
+
 /// The tenant that a path names; `organizations` and `common` name none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
@@ -80,17 +87,19 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
     match (request.method.as_str(), segments.as_slice()) {
         ("GET", [segment, "v2.0", ".well-known", "openid-configuration"]) => discovery::configuration(world, segment),
         ("GET", [segment, ".well-known", "openid-configuration"]) => discovery::configuration_v1(world, segment),
-        ("GET", [_, "discovery", "v2.0", "keys"]) => discovery::keys(world, false),
-        ("GET", [_, "discovery", "keys"]) => discovery::keys(world, true),
+        ("GET", [_, "discovery", "v2.0", "keys"]) => discovery::keys(world, EndpointVersion::V2),
+        ("GET", [_, "discovery", "keys"]) => discovery::keys(world, EndpointVersion::V1),
         ("GET", [segment, "oauth2", "v2.0", "authorize"]) => authorize::start(world, request, segment),
-        ("GET", [segment, "v2.0", "adminconsent"]) => consent::start(world, request, segment, true),
-        ("GET", [segment, "adminconsent"]) => consent::start(world, request, segment, false),
+        ("GET", [segment, "v2.0", "adminconsent"]) => consent::start(world, request, segment, EndpointVersion::V2),
+        ("GET", [segment, "adminconsent"]) => consent::start(world, request, segment, EndpointVersion::V1),
         ("POST", ["login"]) => authorize::submit(world, request, tweaks),
         ("POST", ["consent"]) => consent::submit(world, request, tweaks),
         ("POST", [segment, "oauth2", "v2.0", "token"]) => {
-            token_endpoint::respond(world, request, segment, false, tweaks)
+            token_endpoint::respond(world, request, segment, EndpointVersion::V2, tweaks)
         }
-        ("POST", [segment, "oauth2", "token"]) => token_endpoint::respond(world, request, segment, true, tweaks),
+        ("POST", [segment, "oauth2", "token"]) => {
+            token_endpoint::respond(world, request, segment, EndpointVersion::V1, tweaks)
+        }
         ("GET", [_, "oauth2", .., "token"]) => Aadsts::new(
             400,
             "invalid_request",

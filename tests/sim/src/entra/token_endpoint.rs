@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Aadsts, Authority, array,
+    Aadsts, Authority, EndpointVersion, array,
     client_authentication::authenticate_client,
     consent::{no_such_resource, resource_of_scope},
     keys::s256,
     missing, no_store, parameters,
-    tokens::{access_claims, id_token, sign_access_token},
+    tokens::{AppToken, id_token, sign_access_token},
     unknown_app,
 };
 use crate::{
@@ -24,14 +24,20 @@ use crate::{
 
 const CODE_LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 
-pub(super) fn respond(world: &mut World, request: &Request, segment: &str, v1: bool, tweaks: &Tweaks) -> Response {
+pub(super) fn respond(
+    world: &mut World,
+    request: &Request,
+    segment: &str,
+    version: EndpointVersion,
+    tweaks: &Tweaks,
+) -> Response {
     let outcome = match tweaks.aadsts {
         Some(code) => Err(Aadsts::of_code(code)),
-        None => redeem_grant(world, request, segment, v1, tweaks),
+        None => redeem_grant(world, request, segment, version, tweaks),
     };
     match outcome {
         Ok(mut body) => {
-            if v1 || tweaks.expires_in_string {
+            if version == EndpointVersion::V1 || tweaks.expires_in_string {
                 for name in ["expires_in", "ext_expires_in", "refresh_in"] {
                     if let Some(value) = body.get_mut(name) {
                         *value = Value::String(value.to_string());
@@ -50,7 +56,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    fn parse(request: &Request, v1: bool) -> Result<Self, Aadsts> {
+    fn parse(request: &Request, version: EndpointVersion) -> Result<Self, Aadsts> {
         const KNOWN: &[&str] = &[
             "grant_type",
             "client_id",
@@ -77,7 +83,7 @@ impl Form {
         }
         let body = std::str::from_utf8(&request.body).map_err(|_| malformed())?;
         let mut values = parameters(body)?;
-        if values.contains_key("resource") && !v1 {
+        if values.contains_key("resource") && version == EndpointVersion::V2 {
             let message = "The 'resource' request parameter is not supported.";
             return Err(Aadsts::new(400, "invalid_request", 901_002, message));
         }
@@ -111,16 +117,18 @@ fn redeem_grant(
     world: &mut World,
     request: &Request,
     segment: &str,
-    v1: bool,
+    version: EndpointVersion,
     tweaks: &Tweaks,
 ) -> Result<Map<String, Value>, Aadsts> {
-    let form = Form::parse(request, v1)?;
+    let form = Form::parse(request, version)?;
     let grant = form.required("grant_type")?;
     let client_id = form.required("client_id")?;
     let authority = Authority::parse(world, segment)?;
     match grant {
-        "client_credentials" => client_credentials(world, &form, client_id, &authority, v1, tweaks),
-        "authorization_code" if !v1 => authorization_code(world, &form, client_id, &authority, segment, tweaks),
+        "client_credentials" => client_credentials(world, &form, client_id, &authority, version, tweaks),
+        "authorization_code" if version == EndpointVersion::V2 => {
+            authorization_code(world, &form, client_id, &authority, segment, tweaks)
+        }
         other => Err(Aadsts::new(
             400,
             "unsupported_grant_type",
@@ -135,7 +143,7 @@ fn client_credentials(
     form: &Form,
     client_id: &str,
     authority: &Authority,
-    v1: bool,
+    version: EndpointVersion,
     tweaks: &Tweaks,
 ) -> Result<Map<String, Value>, Aadsts> {
     let Authority::Tenant(tid) = authority else {
@@ -150,16 +158,18 @@ fn client_credentials(
         let message = format!("Invalid request. The parameter '{name}' does not belong to the grant.");
         return Err(Aadsts::new(400, "invalid_request", 9_002_313, message));
     }
-    let wanted = if v1 { form.required("resource")? } else { form.required("scope")? };
+    let wanted = match version {
+        EndpointVersion::V1 => form.required("resource")?,
+        EndpointVersion::V2 => form.required("scope")?,
+    };
     let record = world.apps.get(client_id).ok_or_else(|| unknown_app(client_id, tid))?;
     let appidacr = authenticate_client(world, record, form, tid, authority)?;
     if record.app.single_tenant && record.app.home_tenant_id != *tid {
         return Err(unknown_app(client_id, tid));
     }
-    let resource = if v1 {
-        Resource::of_identifier(wanted).ok_or_else(|| no_such_resource(wanted, tid))?
-    } else {
-        resource_of_scope(wanted)?
+    let resource = match version {
+        EndpointVersion::V1 => Resource::of_identifier(wanted).ok_or_else(|| no_such_resource(wanted, tid))?,
+        EndpointVersion::V2 => resource_of_scope(wanted)?,
     };
     let display_name = record.app.display_name.clone();
     if let Some(assertion) = form.get("client_assertion") {
@@ -201,7 +211,8 @@ fn client_credentials(
     let spread = 3600 + i64::try_from(world.responses_made * 397 % 1800).unwrap_or(0);
     let lifetime = tweaks.expires_in.or(policy).unwrap_or(spread);
     let now = world.now();
-    let mut claims = access_claims(tid, client_id, resource, &principal.oid, now, lifetime);
+    let token = AppToken { tenant_id: tid, client_id, oid: &principal.oid, resource, lifetime_seconds: lifetime };
+    let mut claims = token.claims(now);
     claims.insert("appidacr".to_owned(), json!(appidacr));
     claims.insert("app_displayname".to_owned(), json!(display_name));
     if !(roles.is_empty() || roleless || tweaks.missing_roles) {
@@ -215,7 +226,7 @@ fn client_credentials(
     if lifetime >= 7200 {
         body.insert("refresh_in".to_owned(), json!(lifetime / 2));
     }
-    if v1 {
+    if version == EndpointVersion::V1 {
         body.insert("expires_on".to_owned(), json!((now.as_second() + lifetime).to_string()));
         body.insert("not_before".to_owned(), json!(now.as_second().to_string()));
         body.insert("resource".to_owned(), json!(wanted));
@@ -283,14 +294,13 @@ fn authorization_code(
             return refuse("invalid_grant", 501_481, message);
         }
     }
-    let wids = record.app.wids;
     if let Some(assertion) = form.get("client_assertion") {
         world.used_assertions.insert(assertion.to_owned());
     }
     if let Some(code) = world.flows.codes.get_mut(code) {
         code.redeemed = true;
     }
-    let id_token = id_token(world, &known.signed_in, client_id, known.request.nonce.as_deref(), wids, tweaks);
+    let id_token = id_token(world, &known, tweaks);
     let mut body = Map::new();
     body.insert("token_type".to_owned(), json!("Bearer"));
     body.insert("scope".to_owned(), json!(known.request.scope));

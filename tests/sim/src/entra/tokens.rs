@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     array,
-    flow::SignedInUser,
+    flow::AuthorizationCode,
     is_guid,
     keys::{Jwt, s256},
 };
@@ -20,24 +20,30 @@ pub(super) const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Held by everybody who has no other directory role.
 const DEFAULT_USER_ROLE: &str = "b79fbf4d-3ef9-4689-8143-76b194e85509";
 
-pub(super) fn access_claims(
-    tid: &str,
-    client_id: &str,
-    resource: Resource,
-    oid: &str,
-    now: Timestamp,
-    lifetime: i64,
-) -> Map<String, Value> {
-    let issuer = format!("https://sts.windows.net/{tid}/");
-    let iat = now.as_second();
-    let claims = json!({
-        "aud": resource.audience(), "iss": issuer, "iat": iat, "nbf": iat, "exp": iat + lifetime,
-        "aio": random_token(), "appid": client_id, "idp": issuer, "idtyp": "app", "oid": oid, "rh": random_token(), "sub": oid,
-        "tid": tid, "uti": random_token(), "ver": "1.0",
-    });
-    match claims {
-        Value::Object(claims) => claims,
-        _ => Map::new(),
+/// An access token of an app, before faults change it.
+pub(super) struct AppToken<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) client_id: &'a str,
+    /// Object ID of the app's service principal in the tenant.
+    pub(super) oid: &'a str,
+    pub(super) resource: Resource,
+    pub(super) lifetime_seconds: i64,
+}
+
+impl AppToken<'_> {
+    /// The claims that every access token has; the caller adds `appidacr` and `roles`.
+    pub(super) fn claims(&self, now: Timestamp) -> Map<String, Value> {
+        let issuer = format!("https://sts.windows.net/{}/", self.tenant_id);
+        let iat = now.as_second();
+        let claims = json!({
+            "aud": self.resource.audience(), "iss": issuer, "iat": iat, "nbf": iat, "exp": iat + self.lifetime_seconds,
+            "aio": random_token(), "appid": self.client_id, "idp": issuer, "idtyp": "app", "oid": self.oid,
+            "rh": random_token(), "sub": self.oid, "tid": self.tenant_id, "uti": random_token(), "ver": "1.0",
+        });
+        match claims {
+            Value::Object(claims) => claims,
+            _ => Map::new(),
+        }
     }
 }
 
@@ -51,7 +57,8 @@ pub(crate) fn issue_app_token(
 ) -> String {
     let principal = world.tenants.get(tenant_id).and_then(|tenant| tenant.principals.get(client_id));
     let oid = principal.map_or_else(guid, |principal| principal.oid.clone());
-    let mut claims = access_claims(tenant_id, client_id, resource, &oid, world.now(), 3600);
+    let token = AppToken { tenant_id, client_id, oid: &oid, resource, lifetime_seconds: 3600 };
+    let mut claims = token.claims(world.now());
     claims.insert("appidacr".to_owned(), json!("1"));
     if !roles.is_empty() {
         claims.insert("roles".to_owned(), json!(roles));
@@ -105,14 +112,11 @@ pub(crate) fn verify_access_token(world: &World, token: &str) -> Result<Map<Stri
     Ok(claims)
 }
 
-pub(super) fn id_token(
-    world: &World,
-    signed_in: &SignedInUser,
-    client_id: &str,
-    nonce: Option<&str>,
-    wids: bool,
-    tweaks: &Tweaks,
-) -> String {
+/// The ID token of a redeemed authorization code.
+pub(super) fn id_token(world: &World, code: &AuthorizationCode, tweaks: &Tweaks) -> String {
+    let AuthorizationCode { request, signed_in, .. } = code;
+    let client_id = &request.client_id;
+    let wids = world.apps.get(client_id).is_some_and(|record| record.app.wids);
     let tenant = world.tenants.get(&signed_in.tenant_id);
     let user = tenant.and_then(|tenant| tenant.user(&signed_in.oid)).cloned().unwrap_or_default();
     let domain = tenant.map_or("", |tenant| tenant.seed.domain.as_str());
@@ -127,7 +131,7 @@ pub(super) fn id_token(
     put("nbf", json!(iat));
     put("exp", json!(iat + tweaks.expires_in.unwrap_or(3600)));
     put("name", json!(user.name));
-    if let Some(nonce) = nonce {
+    if let Some(nonce) = &request.nonce {
         put("nonce", json!(nonce));
     }
     put("oid", json!(signed_in.oid));

@@ -11,8 +11,8 @@ pub(super) fn application_json(record: &AppRecord) -> Value {
         .into_iter()
         .filter_map(|resource| {
             let roles = record.requested_roles(resource);
-            let ids = resource.app_roles().iter().filter(|(_, value)| roles.contains(*value));
-            let ids: Vec<Value> = ids.map(|(id, _)| json!({"id": id, "type": "Role"})).collect();
+            let ids = resource.app_roles().iter().filter(|role| roles.contains(role.value));
+            let ids: Vec<Value> = ids.map(|role| json!({"id": role.id, "type": "Role"})).collect();
             (!ids.is_empty()).then(|| json!({"resourceAppId": resource.app_id(), "resourceAccess": ids}))
         })
         .collect();
@@ -122,7 +122,7 @@ fn requested_roles(value: &Value) -> Option<Vec<String>> {
         for access in resource.get("resourceAccess")?.as_array()? {
             let id = access.get("id")?.as_str()?;
             if access.get("type")?.as_str()? == "Role" {
-                roles.push(known.app_roles().iter().find(|(role, _)| *role == id)?.1.to_owned());
+                roles.push(known.app_roles().iter().find(|role| role.id == id)?.value.to_owned());
             }
         }
     }

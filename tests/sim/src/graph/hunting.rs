@@ -6,7 +6,7 @@ use super::{bad_request, error, forbidden};
 use crate::{
     caller::Caller,
     http::{Request, Response},
-    store::HuntingTable,
+    store::{HuntingColumn, HuntingTable},
     world::World,
 };
 
@@ -47,7 +47,7 @@ pub(crate) fn respond(world: &World, request: &Request, caller: &Caller) -> Resp
     match run_query(tables, query) {
         Ok(table) => {
             let schema: Vec<Value> =
-                table.columns.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect();
+                table.columns.iter().map(|column| json!({"name": column.name, "type": column.kind})).collect();
             let body = json!({
                 "@odata.context": "https://graph.microsoft.com/v1.0/$metadata#microsoft.graph.security.huntingQueryResults",
                 "schema": schema,
@@ -81,12 +81,12 @@ fn run_query(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, Strin
             "count" => {
                 let mut row = Map::new();
                 row.insert("Count".to_owned(), json!(table.rows.len()));
-                table.columns = vec![("Count".to_owned(), "Int64".to_owned())];
+                table.columns = vec![HuntingColumn { name: "Count".to_owned(), kind: "Int64".to_owned() }];
                 table.rows = vec![row];
             }
             "project" => {
                 let wanted: Vec<&str> = rest.split(',').map(str::trim).collect();
-                let column = |name: &&str| table.columns.iter().find(|(known, _)| known == name).cloned();
+                let column = |name: &&str| table.columns.iter().find(|column| column.name == *name).cloned();
                 let columns: Option<Vec<_>> = wanted.iter().map(column).collect();
                 table.columns = columns.ok_or_else(|| syntax(step))?;
                 for row in &mut table.rows {
@@ -96,7 +96,7 @@ fn run_query(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, Strin
             "where" => {
                 let (name, value) = rest.split_once("==").ok_or_else(|| syntax(step))?;
                 let name = name.trim();
-                if !table.columns.iter().any(|(known, _)| known == name) {
+                if !table.columns.iter().any(|column| column.name == name) {
                     return Err(syntax(step));
                 }
                 let value = value.trim();
@@ -122,10 +122,11 @@ mod tests {
     use super::*;
 
     fn tables() -> Vec<HuntingTable> {
+        let column = |name: &str, kind: &str| HuntingColumn { name: name.into(), kind: kind.into() };
         let row = |name: &str, n: u32| json!({"DeviceName": name, "Events": n}).as_object().unwrap().clone();
         vec![HuntingTable {
             name: "DeviceInfo".into(),
-            columns: vec![("DeviceName".into(), "String".into()), ("Events".into(), "Int64".into())],
+            columns: vec![column("DeviceName", "String"), column("Events", "Int64")],
             rows: vec![row("a", 1), row("b", 2), row("c", 2)],
         }]
     }

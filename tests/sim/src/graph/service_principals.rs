@@ -17,8 +17,8 @@ use crate::{
 pub(super) fn find(world: &World, caller: &Caller, app_id: &str) -> Option<Value> {
     let tenant = world.tenants.get(&caller.tenant_id)?;
     if let Some(resource) = Resource::ALL.into_iter().find(|resource| resource.app_id() == app_id) {
-        let roles = resource.app_roles().iter().map(|(id, value)| {
-            json!({"id": id, "value": value, "displayName": value, "description": value, "isEnabled": true,
+        let roles = resource.app_roles().iter().map(|role| {
+            json!({"id": role.id, "value": role.value, "displayName": role.value, "description": role.value, "isEnabled": true,
                 "allowedMemberTypes": ["Application"], "origin": "Application"})
         });
         return tenant.has_resource(resource).then(|| {

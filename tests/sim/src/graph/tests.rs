@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    HuntingTable, IncidentSeed, NextLink, Resource, SimOptions,
+    HuntingColumn, HuntingTable, IncidentSeed, NextLink, Resource, SimOptions,
     testing::{CLIENT, CONTOSO, rig},
 };
 
@@ -76,7 +76,7 @@ async fn who_may_not_is_told_so() {
     assert_eq!(try_token(rig.sim.issue_token(CONTOSO, CLIENT, roles, Resource::Defender)).await, 401);
     assert_eq!(try_token(rig.sim.issue_token(CONTOSO, CLIENT, roles, Resource::Graph)).await, 200);
     let stranger = crate::Sim::start(SimOptions::default()).await.unwrap();
-    stranger.roll_keys(true).unwrap();
+    stranger.roll_keys(crate::OldKey::Withdraw).unwrap();
     assert_eq!(try_token(stranger.issue_token(CONTOSO, CLIENT, roles, Resource::Graph)).await, 401);
     let old = rig.sim.issue_token(CONTOSO, CLIENT, roles, Resource::Graph);
     rig.sim.clock().advance(jiff::SignedDuration::from_hours(1));
@@ -111,7 +111,7 @@ async fn hunting_answers_in_lower_case() {
         CONTOSO,
         HuntingTable {
             name: "DeviceInfo".into(),
-            columns: vec![("DeviceName".into(), "String".into())],
+            columns: vec![HuntingColumn { name: "DeviceName".into(), kind: "String".into() }],
             rows: vec![json!({"DeviceName": "a"}).as_object().unwrap().clone()],
         },
     );

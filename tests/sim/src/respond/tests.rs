@@ -24,7 +24,7 @@ async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
 async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
     let rig = rig().await;
     rig.incidents(3);
-    rig.sim.fault(Fault::poison(CONTOSO, "2").expand(true));
+    rig.sim.fault(Fault::poison(CONTOSO, "2").with_expand());
     assert_eq!(rig.get(LIST).await.status, 500);
     assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200);
     assert_eq!(rig.get("/v1.0/security/incidents?$expand=alerts&$top=1").await.ids(), [3]);

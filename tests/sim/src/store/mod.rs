@@ -9,8 +9,8 @@ pub use app::{App, FederatedCredential};
 pub(crate) use app::{AppRecord, Password, years_after};
 pub use incident::{Alert, Comment, Giant, Incident, IncidentSeed};
 pub use resource::{
-    APPLICATION_ADMINISTRATOR, CLOUD_APPLICATION_ADMINISTRATOR, GLOBAL_ADMINISTRATOR, PERSONAL_ACCOUNTS,
+    APPLICATION_ADMINISTRATOR, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, GLOBAL_ADMINISTRATOR, PERSONAL_ACCOUNTS,
     PRIVILEGED_ROLE_ADMINISTRATOR, Resource,
 };
-pub use tenant::{CallbackErrors, HuntingTable, Propagation, TenantSeed, User};
+pub use tenant::{CallbackErrors, HuntingColumn, HuntingTable, Propagation, TenantSeed, User};
 pub(crate) use tenant::{ServicePrincipal, Tenant};

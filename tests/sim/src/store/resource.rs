@@ -13,6 +13,15 @@ pub const APPLICATION_ADMINISTRATOR: &str = "9b895d92-2cd3-44c7-9d02-a6ac2d5ea5c
 /// Directory role template: may consent to application permissions of APIs other than Graph.
 pub const CLOUD_APPLICATION_ADMINISTRATOR: &str = "158c047a-c907-4556-b7ef-446551a6b5f7";
 
+/// An application permission that a resource publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppRole {
+    /// GUID by which registrations request it.
+    pub id: &'static str,
+    /// Name in the `roles` claim of tokens.
+    pub value: &'static str,
+}
+
 /// An API that issues app roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,30 +60,30 @@ impl Resource {
         }
     }
 
-    /// The app roles that it publishes: id and value.
-    pub fn app_roles(self) -> &'static [(&'static str, &'static str)] {
+    /// The app roles that it publishes.
+    pub fn app_roles(self) -> &'static [AppRole] {
         match self {
             Self::Graph => &[
-                ("45cc0394-e837-488b-a098-1918f48d186c", "SecurityIncident.Read.All"),
-                ("34bf0e97-1971-4929-b999-9e2442d941d7", "SecurityIncident.ReadWrite.All"),
-                ("472e4a4d-bb4a-4026-98d1-0b0d74cb74a5", "SecurityAlert.Read.All"),
-                ("dd98c7f5-2d42-42d3-a0e4-633161547251", "ThreatHunting.Read.All"),
-                ("18a4783c-866b-4cc7-a460-3d5e5662c884", "Application.ReadWrite.OwnedBy"),
-                ("1bfefb4e-e0b5-418b-a88f-73c46d2cc8e9", "Application.ReadWrite.All"),
-                ("06b708a9-e830-4db3-a914-8e69da51d44f", "AppRoleAssignment.ReadWrite.All"),
+                AppRole { id: "45cc0394-e837-488b-a098-1918f48d186c", value: "SecurityIncident.Read.All" },
+                AppRole { id: "34bf0e97-1971-4929-b999-9e2442d941d7", value: "SecurityIncident.ReadWrite.All" },
+                AppRole { id: "472e4a4d-bb4a-4026-98d1-0b0d74cb74a5", value: "SecurityAlert.Read.All" },
+                AppRole { id: "dd98c7f5-2d42-42d3-a0e4-633161547251", value: "ThreatHunting.Read.All" },
+                AppRole { id: "18a4783c-866b-4cc7-a460-3d5e5662c884", value: "Application.ReadWrite.OwnedBy" },
+                AppRole { id: "1bfefb4e-e0b5-418b-a88f-73c46d2cc8e9", value: "Application.ReadWrite.All" },
+                AppRole { id: "06b708a9-e830-4db3-a914-8e69da51d44f", value: "AppRoleAssignment.ReadWrite.All" },
             ],
             Self::Defender => &[
-                ("a9790345-4595-42e4-971a-ccdc79f19b7c", "Incident.Read.All"),
-                ("8d90f441-09cf-4fdc-ab45-e874fa3a28e8", "Incident.ReadWrite.All"),
-                ("7734e8e5-8dde-42fc-b5ae-6eafea078693", "AdvancedHunting.Read.All"),
-                ("a7deff90-e2f5-4e4e-83a3-2c74e7002e28", "CustomDetections.ReadWrite.All"),
+                AppRole { id: "a9790345-4595-42e4-971a-ccdc79f19b7c", value: "Incident.Read.All" },
+                AppRole { id: "8d90f441-09cf-4fdc-ab45-e874fa3a28e8", value: "Incident.ReadWrite.All" },
+                AppRole { id: "7734e8e5-8dde-42fc-b5ae-6eafea078693", value: "AdvancedHunting.Read.All" },
+                AppRole { id: "a7deff90-e2f5-4e4e-83a3-2c74e7002e28", value: "CustomDetections.ReadWrite.All" },
             ],
         }
     }
 
     /// The resource that publishes a role.
     pub fn of_role(role: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|resource| resource.app_roles().iter().any(|(_, value)| *value == role))
+        Self::ALL.into_iter().find(|resource| resource.app_roles().iter().any(|app_role| app_role.value == role))
     }
 
     /// The resource named by a resource identifier (URI or application ID), with at most one slash at its end.

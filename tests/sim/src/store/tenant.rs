@@ -117,14 +117,36 @@ impl Default for ServicePrincipal {
     }
 }
 
+/// A column of a hunting table; in JSON a pair of name and type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(String, String)", into = "(String, String)")]
+pub struct HuntingColumn {
+    /// Name as in the query, e.g. `DeviceName`.
+    pub name: String,
+    /// Kusto's type as Graph writes it, e.g. `String`.
+    pub kind: String,
+}
+
+impl From<(String, String)> for HuntingColumn {
+    fn from((name, kind): (String, String)) -> Self {
+        Self { name, kind }
+    }
+}
+
+impl From<HuntingColumn> for (String, String) {
+    fn from(column: HuntingColumn) -> Self {
+        (column.name, column.kind)
+    }
+}
+
 /// A table that hunting queries read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HuntingTable {
     /// Name as in the query, e.g. `DeviceInfo`.
     pub name: String,
-    /// Column name and type, in order.
-    pub columns: Vec<(String, String)>,
+    /// The columns, in the order of the schema.
+    pub columns: Vec<HuntingColumn>,
     /// Rows, keyed by column.
     pub rows: Vec<Map<String, Value>>,
 }

@@ -5,7 +5,7 @@ use crate::{
     App, FederatedCredential, Propagation,
     entra::{
         client_authentication::JWT_BEARER,
-        keys::{Jwt, Keys, thumbprints},
+        keys::{Jwt, Keys, Thumbprints},
     },
     testing::{CLIENT, CONTOSO, FABRIKAM, HOME, REDIRECT, Rig, SECRET, rig},
 };
@@ -128,7 +128,7 @@ fn assertion(keys: &Keys, header: &Value, claims: &Value) -> String {
 async fn client_assertions_are_checked_to_the_letter() {
     let rig = rig().await;
     let keys = Keys::new().unwrap();
-    let (x5t, x5t_s256) = thumbprints(keys.current().certificate());
+    let Thumbprints { sha1: x5t, sha256: x5t_s256 } = Thumbprints::of(keys.current().certificate());
     rig.sim.register_app(App {
         client_id: CLIENT.into(),
         home_tenant_id: HOME.into(),

@@ -9,7 +9,7 @@ use crate::{
     world::World,
 };
 
-/// The bearer of a request, checked.
+/// The app that sent a request, from its verified access token.
 pub(crate) struct Caller {
     pub(crate) tenant_id: String,
     pub(crate) client_id: String,
@@ -17,7 +17,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The caller of a request, or why the token is no good.
+    /// Verifies the access token of a request. The error is the message of a 401.
     pub(crate) fn authenticate(world: &World, request: &Request, resource: Resource) -> Result<Self, &'static str> {
         let token = request.bearer().filter(|token| !token.is_empty()).ok_or("Access token is empty.")?;
         let claims = verify_access_token(world, token)?;
@@ -39,7 +39,7 @@ impl Caller {
     }
 }
 
-/// The tenant that a bearer claims to be for: for faults and the record of calls, which need no proof.
+/// The tenant in an access token that is not verified. Faults and the record of calls need no more.
 pub(crate) fn claimed_tenant(world: &World, request: &Request) -> Option<String> {
     let token = request.bearer()?;
     let tid = |claims: &Map<String, Value>| claims.get("tid").and_then(Value::as_str).map(str::to_owned);

@@ -1,4 +1,5 @@
-//! `/_sim/…` on the login host: the handle's functions over HTTP, for other processes. README.md has the list.
+//! `/_sim/…` on the login host: the functions of [`Sim`](crate::Sim) over HTTP, for other processes. README.md lists
+//! them.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::{
     world::{Behaviour, Limits, World},
 };
 
-/// Why a control request was refused.
+/// Status and message of a refused control request.
 struct ControlError(u16, String);
 
 type ControlResult = Result<Response, ControlError>;
@@ -51,8 +52,8 @@ fn created(body: &Value) -> Response {
 pub(crate) fn respond(shared: &Arc<Shared>, request: &Request) -> Response {
     let segments = request.segments();
     let outcome = match (request.method.as_str(), &segments[1..]) {
-        ("POST", ["sign-in"]) => walk(shared, request, WalkTo::SignIn),
-        ("POST", ["consent"]) => walk(shared, request, WalkTo::Consent),
+        ("POST", ["sign-in"]) => walk(shared, request, PageFlow::SignIn),
+        ("POST", ["consent"]) => walk(shared, request, PageFlow::Consent),
         (method, rest) => respond_locked(&mut shared.world(), request, method, rest),
     };
     outcome.unwrap_or_else(|ControlError(status, message)| Response::json(status, &json!({ "error": message })))
@@ -216,7 +217,7 @@ fn respond_for_tenant(
     }
 }
 
-/// What a running simulator begins with: the body of `POST /_sim/seed` and the program's seed file.
+/// Apps, tenants, grants and incidents to start with: the body of `POST /_sim/seed` and the program's seed file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Seed {
@@ -316,17 +317,17 @@ struct PageWalk {
 }
 
 #[derive(Clone, Copy)]
-enum WalkTo {
+enum PageFlow {
     SignIn,
     Consent,
 }
 
-fn walk(shared: &Shared, request: &Request, end: WalkTo) -> ControlResult {
+fn walk(shared: &Shared, request: &Request, flow: PageFlow) -> ControlResult {
     let walk: PageWalk = parse_body(request)?;
-    let decision = match end {
-        WalkTo::SignIn => None,
-        WalkTo::Consent if walk.cancel => Some(Decision::Cancel),
-        WalkTo::Consent => Some(Decision::Accept),
+    let decision = match flow {
+        PageFlow::SignIn => None,
+        PageFlow::Consent if walk.cancel => Some(Decision::Cancel),
+        PageFlow::Consent => Some(Decision::Accept),
     };
     match walk_pages(shared, &walk.url, &walk.tenant_id, &walk.user, decision) {
         Ok(location) => Ok(ok(&json!({ "location": location }))),
@@ -334,7 +335,7 @@ fn walk(shared: &Shared, request: &Request, end: WalkTo) -> ControlResult {
     }
 }
 
-/// JSON merge patch (RFC 7396), but `null` sets null: a field here is never absent.
+/// Applies a JSON merge patch (RFC 7396), except that `null` sets null: no field of the control API is ever absent.
 fn merge(document: &mut Value, patch: Map<String, Value>) {
     for (name, value) in patch {
         match (document.get_mut(&name), value) {
@@ -344,7 +345,7 @@ fn merge(document: &mut Value, patch: Map<String, Value>) {
     }
 }
 
-/// Clicks through the pages that a URL starts, as a person would, until they lead away from the login host.
+/// Completes the pages that a URL starts, as a person would, until they redirect away from the login host.
 pub(crate) fn walk_pages(
     shared: &Shared,
     url: &str,
@@ -362,7 +363,7 @@ pub(crate) fn walk_pages(
         headers: HeaderMap::new(),
         body: Bytes::new(),
     };
-    // Account, permissions prompt, consent: no walk is longer.
+    // Account picker, permissions prompt and consent: no flow has more pages.
     for _ in 0..5 {
         let (response, _) = respond_on_host(&mut shared.world(), &request);
         if let Some(location) = response.header("location") {

@@ -1,4 +1,4 @@
-//! Requests as they came and answers as they go, with the ways in which an answer can fail to arrive.
+//! Requests as received and responses as sent, with the transport faults of a response.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::faults::Host;
 
-/// A request with its body, nothing decoded.
+/// A request with its body. Nothing is decoded.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) host: Host,
@@ -68,7 +68,7 @@ impl Request {
         self.path.split('/').filter(|segment| !segment.is_empty()).collect()
     }
 
-    /// The query for people and for matching; handlers decode strictly by [`decode_pairs`].
+    /// The query decoded leniently, for matching faults. Handlers decode strictly by [`decode_pairs`].
     pub(crate) fn decoded_query(&self) -> String {
         match decode_pairs(&self.query) {
             Ok(pairs) => pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&"),
@@ -86,8 +86,8 @@ impl Request {
 
     pub(crate) fn incident_in_path(&self) -> Option<&str> {
         let segments = self.segments();
-        let place = segments.iter().position(|segment| *segment == "incidents")?;
-        segments.get(place + 1).copied()
+        let position = segments.iter().position(|segment| *segment == "incidents")?;
+        segments.get(position + 1).copied()
     }
 
     pub(crate) fn json(&self) -> Option<Value> {
@@ -134,7 +134,7 @@ pub(crate) fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// A part of a body. Generated parts are made while they are sent.
+/// A part of a body. Generated parts are produced while they are sent.
 pub(crate) enum BodyPart {
     Text(String),
     Generated { count: usize, make: Arc<dyn Fn(usize) -> String + Send + Sync> },
@@ -149,12 +149,12 @@ impl BodyPart {
     }
 }
 
-/// An answer.
+/// A response before transport faults.
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<BodyPart>,
-    /// The incidents in it, for faults that follow an incident.
+    /// The incidents in the body, for faults that follow an incident.
     pub(crate) incident_ids: Vec<u64>,
 }
 
@@ -186,7 +186,7 @@ impl Response {
         Self::empty(302).with("location", location).with("cache-control", "no-store, no-cache")
     }
 
-    /// Sets a header, in place of an earlier one of the name.
+    /// Sets a header in place of an earlier one of the same name.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
@@ -202,7 +202,7 @@ impl Response {
     }
 }
 
-/// Where a body ends early.
+/// The length that a truncated body keeps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Truncation {
     Half,
@@ -216,7 +216,7 @@ pub(crate) struct SlowBody {
     pub(crate) pause: Duration,
 }
 
-/// How an answer travels.
+/// Faults between the host and the client.
 #[derive(Debug, Default)]
 pub(crate) struct TransportFaults {
     pub(crate) reset: bool,
@@ -226,7 +226,7 @@ pub(crate) struct TransportFaults {
     pub(crate) slow_body: Option<SlowBody>,
 }
 
-/// Turns an answer into what axum sends.
+/// Converts a response into axum's.
 pub(crate) fn send(response: Response, transport: &TransportFaults) -> axum::response::Response {
     let generated = response.body.iter().any(|piece| matches!(piece, BodyPart::Generated { .. }));
     let chunks = response.body.into_iter().flat_map(BodyPart::into_chunks);
@@ -278,7 +278,7 @@ impl Listener for ResettableListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
-        // Without it the acknowledgement of the first part of an answer holds up the second by 40 ms.
+        // Without this, the client's delayed acknowledgement of the first chunk delays the second by 40 ms.
         let _ = stream.set_nodelay(true);
         (Socket { stream, reset: Arc::default() }, address)
     }
@@ -329,12 +329,12 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The connection that a request came by.
+/// The connection of a request.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<AtomicBool>);
 
 impl Connection {
-    /// The next byte written to it resets it.
+    /// Resets the connection at its next write.
     pub(crate) fn reset(&self) {
         self.0.store(true, Ordering::Release);
     }

@@ -32,7 +32,7 @@ pub(crate) enum Alerts {
     Omitted,
 }
 
-/// Which options and fields a host knows.
+/// The query options and filter fields that an API accepts.
 pub(crate) struct QuerySyntax {
     pub(crate) options: &'static [&'static str],
     pub(crate) fields: &'static [Field],
@@ -75,7 +75,7 @@ impl ListQuery {
                 }
                 "$skip" => {
                     list_query.skip = parse_count("$skip", &value)?;
-                    if behaviour.max_skip.is_some_and(|most| list_query.skip > most) {
+                    if behaviour.max_skip.is_some_and(|max_skip| list_query.skip > max_skip) {
                         return Err(format!("The limit for Skip query has been exceeded: '{}'.", list_query.skip));
                     }
                 }
@@ -113,7 +113,7 @@ pub(crate) struct Page {
     next_link_first: bool,
 }
 
-/// Cuts the page that a request asks for.
+/// Selects the page of incidents that a request queries.
 pub(crate) fn select_page(
     world: &mut World,
     request: &Request,
@@ -152,13 +152,13 @@ pub(crate) fn select_page(
         if times == Ordering::Equal { tie(left).cmp(&tie(right)) } else { times }
     });
     let total = rows.len();
-    let most = tweaks.row_cap.unwrap_or(usize::MAX).min(list_query.top);
-    let rows: Vec<Incident> = rows.into_iter().skip(list_query.skip).take(most).cloned().collect();
-    let more = tweaks.row_cap.is_none() && list_query.skip + rows.len() < total;
+    let page_size = tweaks.row_cap.unwrap_or(usize::MAX).min(list_query.top);
+    let rows: Vec<Incident> = rows.into_iter().skip(list_query.skip).take(page_size).cloned().collect();
+    let has_more = tweaks.row_cap.is_none() && list_query.skip + rows.len() < total;
     let next_link = match &tweaks.next_link {
         Some(NextLinkTweak::Foreign(url)) => Some(url.clone()),
         Some(NextLinkTweak::Loop) => Some(absolute_url(world, request, &request.query)),
-        None if more => self::next_link(world, request, &behaviour, list_query.skip + rows.len()),
+        None if has_more => self::next_link(world, request, &behaviour, list_query.skip + rows.len()),
         None => None,
     };
     Page { rows, count: list_query.count.then_some(total), next_link, next_link_first: behaviour.next_link_first }
@@ -185,7 +185,7 @@ fn next_link(world: &World, request: &Request, behaviour: &ListBehaviour, positi
     Some(absolute_url(world, request, &query.join("&")))
 }
 
-/// One record as text, its generated alerts as a piece of their own. The text ends with the array of alerts.
+/// The JSON of one record with generated alerts added. `text` has to end with the array of alerts for that.
 pub(crate) fn record_parts(
     text: String,
     incident: &Incident,
@@ -210,7 +210,7 @@ pub(crate) fn record_parts(
     vec![BodyPart::Text(start.to_owned()), generated, BodyPart::Text("]}".to_owned())]
 }
 
-/// An OData collection.
+/// The response with an OData collection: a page as JSON.
 pub(crate) fn collection(context: &str, page: &Page, record: impl Fn(&Incident) -> Vec<BodyPart>) -> Response {
     let mut start = format!("{{\"@odata.context\":{}", Value::from(context));
     if let Some(count) = page.count {
@@ -236,7 +236,7 @@ pub(crate) fn collection(context: &str, page: &Page, record: impl Fn(&Incident) 
     response
 }
 
-/// An incident that a single read may show.
+/// Finds the incident of a single read, unless it is hidden.
 pub(crate) fn find_incident(world: &World, tenant_id: &str, id: &str, versions_behind: usize) -> Option<Incident> {
     let plain = !id.is_empty() && id.bytes().all(|digit| digit.is_ascii_digit());
     let id: u64 = plain.then(|| id.parse().ok()).flatten()?;
@@ -244,7 +244,7 @@ pub(crate) fn find_incident(world: &World, tenant_id: &str, id: &str, versions_b
     stored.version_back(versions_behind).filter(|incident| incident.is_visible(world.now())).cloned()
 }
 
-/// A time as .NET writes it: no more digits of fraction than it has.
+/// A time as .NET writes it, without trailing zeros in the fraction.
 pub(crate) fn json_time(at: Timestamp) -> Value {
     Value::String(at.to_string())
 }

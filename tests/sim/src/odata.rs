@@ -1,10 +1,10 @@
-//! The part of OData that the two APIs understand: `$filter`, `$top`, `$skip` and what belongs to a page.
+//! The part of OData that the two APIs accept: the grammar of `$filter`, and the numbers of `$top` and `$skip`.
 
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
 
-/// What a field holds, and so which literals it may be compared with.
+/// The type of a field, which decides the literals that it may be compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FieldType {
     Time,
@@ -19,7 +19,7 @@ pub(crate) struct Field {
     pub(crate) kind: FieldType,
 }
 
-/// A field's value in a record.
+/// A field's value in a record, or a literal that it is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FieldValue {
     Time(Timestamp),
@@ -36,7 +36,7 @@ enum Operator {
     Lt,
 }
 
-/// A parsed `$filter`.
+/// A parsed `$filter` expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
     And(Box<Filter>, Box<Filter>),
@@ -49,12 +49,12 @@ pub(crate) struct Condition {
     field: &'static str,
     operator: Operator,
     literal: FieldValue,
-    /// Enumerations are compared without regard to case.
+    /// Members of enumerations are compared without regard to case.
     is_enumeration: bool,
 }
 
 impl Filter {
-    /// Parses a decoded `$filter`; the error is the service's own words.
+    /// Parses a decoded `$filter`. The error is the service's own message.
     pub(crate) fn parse(text: &str, fields: &[Field]) -> Result<Self, String> {
         let tokens = tokenize(text)?;
         let mut parser = Parser { tokens: &tokens, at: 0, fields, text, depth: 0 };
@@ -65,7 +65,7 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Whether a record is meant, whose fields are looked up by name.
+    /// True if the filter selects a record. `field` returns the record's value of a field by name.
     pub(crate) fn matches(&self, field: &impl Fn(&str) -> FieldValue) -> bool {
         match self {
             Self::And(left, right) => left.matches(field) && right.matches(field),
@@ -273,7 +273,7 @@ fn parse_timestamp(word: &str) -> Option<Timestamp> {
     word.parse().ok()
 }
 
-/// A whole number that is not negative, as `$top` and `$skip` want it.
+/// Parses a non-negative whole number, as `$top` and `$skip` require.
 pub(crate) fn parse_count(name: &str, value: &str) -> Result<usize, String> {
     let plain = !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit());
     plain.then(|| value.parse().ok()).flatten().ok_or_else(|| format!("Invalid value '{value}' for {name} query option found. The {name} query option requires a non-negative integer value."))

@@ -1,4 +1,4 @@
-//! The way of a request through faults, host and record.
+//! The handling of a request: faults, then the host, then the record of the call.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     world::{Call, NextLinkTweak, Tweaks, World},
 };
 
-/// Answers a request with everything that goes wrong on the way, and keeps a record of it.
+/// Handles a request together with the faults that affect it, and records the call.
 pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, TransportFaults) {
     let tenant_id = match request.host {
         Host::Entra => entra::tenant_of(world, request),
@@ -63,7 +63,7 @@ struct Rewrite {
     headers: Vec<(String, String)>,
 }
 
-/// What a request has met so far.
+/// The combined effect of the faults that affect one request.
 #[derive(Default)]
 struct FaultEffects {
     tweaks: Tweaks,
@@ -144,7 +144,7 @@ fn content_type_of(body: &str) -> &'static str {
     if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/html; charset=utf-8" }
 }
 
-/// A status in the host's own words.
+/// An error response with the host's own error body.
 fn error_response(world: &World, request: &Request, status: u16) -> Response {
     let (graph_code, defender_code) = match status {
         400 => ("BadRequest", "BadRequest"),

@@ -1,4 +1,4 @@
-//! The three listeners.
+//! The listeners of the three hosts.
 
 use std::{
     io::Write as _,
@@ -25,10 +25,10 @@ use crate::{
     world::World,
 };
 
-/// A body that is longer is refused; Microsoft's own limit is about this.
+/// The largest accepted request body, in bytes. Microsoft's own limit is similar.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
 
-/// What the servers and all handles share.
+/// State that the servers and all handles of a simulator share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     world: Mutex<World>,
@@ -45,7 +45,7 @@ impl Shared {
     }
 }
 
-/// Opens a port on loopback.
+/// Opens a port on 127.0.0.1; 0 is any free one.
 pub(crate) async fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
@@ -57,13 +57,13 @@ struct HostState {
     stop: watch::Receiver<bool>,
 }
 
-/// Serves one host until told to stop.
+/// Serves one host until `stop` says so or its sender is gone.
 pub(crate) fn serve(listener: TcpListener, host: Host, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let mut stopped = stop.clone();
     let router = Router::new().fallback(handle).with_state(HostState { host, shared, stop });
     let service = router.into_make_service_with_connect_info::<Connection>();
     let until = async move {
-        // An error means that the last handle is gone.
+        // An error means that the last handle was dropped.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     tokio::spawn(async move { axum::serve(ResettableListener(listener), service).with_graceful_shutdown(until).await });
@@ -108,7 +108,7 @@ async fn handle(
     send(response, &transport)
 }
 
-/// One line on standard error, without the query: it holds codes and states.
+/// Writes one line to standard error. It omits the query, which holds codes and states.
 fn log(request: &Request, response: &Response, transport: &TransportFaults) {
     let outcome = if transport.reset { "reset".to_owned() } else { response.status.to_string() };
     let _ = writeln!(std::io::stderr(), "{:?} {} {} {outcome}", request.host, request.method, request.path);

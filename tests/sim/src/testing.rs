@@ -32,7 +32,7 @@ impl Response {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The ids of a page, from either host.
+    /// The ids of a page of either API.
     pub(crate) fn ids(&self) -> Vec<u64> {
         assert_eq!(self.status, 200, "{}", self.text);
         let rows = self.json()["value"].as_array().unwrap().clone();
@@ -44,7 +44,7 @@ impl Response {
 
 #[expect(clippy::disallowed_methods, reason = "the simulator's tests are clients of their own")]
 fn client() -> reqwest::Client {
-    // Another test of the process may have been first.
+    // Another test of the process may have installed it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
@@ -84,12 +84,12 @@ impl Rig {
         Response { status, headers, text: received.text().await.unwrap() }
     }
 
-    pub(crate) async fn token(&self, place: &str, form: &[(&str, &str)]) -> Response {
-        let url = format!("{}/{place}/oauth2/v2.0/token", self.sim.entra_url());
+    pub(crate) async fn token(&self, authority: &str, form: &[(&str, &str)]) -> Response {
+        let url = format!("{}/{authority}/oauth2/v2.0/token", self.sim.entra_url());
         self.send(self.http.post(url).form(form)).await
     }
 
-    /// A request for Contoso with every role.
+    /// Sends a request for Contoso with a token that has every role.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Response {
         let (base, resource) = if path.starts_with("/api") {
             (self.sim.defender_url(), Resource::Defender)
@@ -109,8 +109,8 @@ impl Rig {
         self.call("GET", path, None).await
     }
 
-    /// Incidents 1 to n in Contoso, a second apart, the last the newest.
-    pub(crate) fn incidents(&self, n: i64) {
+    /// Adds incidents 1 to n to Contoso, one second apart, the last one newest.
+    pub(crate) fn put_incidents(&self, n: i64) {
         for second in 0..n {
             let at: Timestamp = Timestamp::from_second(1_790_000_000 + second).unwrap();
             self.sim.put_incident(CONTOSO, IncidentSeed { created: Some(at), ..IncidentSeed::default() });

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::{caller::Caller, http::Request, world::World};
 
-/// Checks the body of an update: an object, JSON, known names only.
+/// Parses the body of an update: a JSON object with known properties only. The error is the message of a 400.
 pub(crate) fn parse_update(request: &Request, known: &[&str]) -> Result<Map<String, Value>, String> {
     if request.media_type() != "application/json" {
         return Err("Write requests (excluding DELETE) must contain the Content-Type header declaration.".to_owned());
@@ -23,7 +23,7 @@ pub(crate) fn parse_update(request: &Request, known: &[&str]) -> Result<Map<Stri
     Ok(body)
 }
 
-/// A string property of an update, out of a closed set if there is one.
+/// A string property of an update. If `values` is not empty, it lists the allowed ones.
 pub(crate) fn string_property(
     body: &Map<String, Value>,
     name: &str,
@@ -36,7 +36,7 @@ pub(crate) fn string_property(
     }
 }
 
-/// What an update does to a property that may be null.
+/// The effect of an update on a property that may be null.
 pub(crate) enum PropertyChange {
     Keep,
     Clear,
@@ -44,7 +44,7 @@ pub(crate) enum PropertyChange {
 }
 
 impl PropertyChange {
-    /// Makes the change to a field.
+    /// Applies the change to a field.
     pub(crate) fn apply(self, field: &mut Option<String>) {
         match self {
             Self::Keep => {}
@@ -53,7 +53,7 @@ impl PropertyChange {
         }
     }
 
-    /// An empty string clears.
+    /// Turns an empty string into [`PropertyChange::Clear`].
     pub(crate) fn empty_clears(self) -> Self {
         match self {
             Self::Set(value) if value.is_empty() => Self::Clear,
@@ -62,7 +62,7 @@ impl PropertyChange {
     }
 }
 
-/// A string property that may be null.
+/// A string property of an update that may be null.
 pub(crate) fn nullable_property(body: &Map<String, Value>, name: &str) -> Result<PropertyChange, String> {
     match body.get(name) {
         None => Ok(PropertyChange::Keep),
@@ -72,7 +72,7 @@ pub(crate) fn nullable_property(body: &Map<String, Value>, name: &str) -> Result
     }
 }
 
-/// A property that is a list of strings.
+/// A property of an update that is a list of strings.
 pub(crate) fn string_list(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
     let Some(value) = body.get(name) else { return Ok(None) };
     let invalid = || format!("Invalid value {value} for '{name}'.");
@@ -80,14 +80,14 @@ pub(crate) fn string_list(body: &Map<String, Value>, name: &str) -> Result<Optio
     items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(invalid)).collect::<Result<_, _>>().map(Some)
 }
 
-/// Sets a field if there is something to set it to.
+/// Sets a field if there is a value for it.
 pub(crate) fn set_if_some<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
 }
 
-/// How an app signs its changes.
+/// The name under which Microsoft records an app's changes.
 pub(crate) fn editor_name(world: &World, caller: &Caller) -> String {
     let name = world.apps.get(&caller.client_id).map_or(caller.client_id.as_str(), |record| &record.app.display_name);
     format!("API-App:{name}")

@@ -10,7 +10,7 @@ use crate::{
     store::{Alert, Incident},
 };
 
-/// Graph's name of a member, as Defender writes it.
+/// A member of an enumeration as Defender writes it, from Graph's name.
 pub(super) fn pascal(member: &str) -> String {
     let mut characters = member.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
@@ -125,7 +125,7 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
             "processId": null, "deviceId": null,
         })
     });
-    // The documents say MailBox, live answers say Mailbox.
+    // The documents say MailBox; live responses say Mailbox.
     let mailboxes = alert.mailboxes.iter().map(|address| {
         json!({
             "entityType": "Mailbox", "verdict": "Suspicious", "remediationStatus": "None", "mailboxDisplayName": null,

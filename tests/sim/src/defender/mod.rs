@@ -35,13 +35,13 @@ const READ: &[&str] = &["Incident.Read.All", "Incident.ReadWrite.All"];
 const WRITE: &[&str] = &["Incident.ReadWrite.All"];
 const CONTEXT: &str = "https://api.security.microsoft.com/api/$metadata#Incidents";
 
-/// Defender's error body.
+/// A response with Defender's error body.
 pub(crate) fn error(status: u16, code: &str, message: &str) -> Response {
     let response = Response::json(status, &json!({"error": {"code": code, "message": message, "target": guid()}}));
     if status == 401 { response.with("www-authenticate", "Bearer error=\"invalid_token\"") } else { response }
 }
 
-/// 429, with the wait said in one of four ways.
+/// A 429 with the wait in one of four forms.
 pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
         RetryAfter::Body(seconds) => format!(
@@ -52,7 +52,7 @@ pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Response {
     retry_header(error(429, "TooManyRequests", &message), world, retry_after)
 }
 
-/// Answers a request.
+/// Handles a request to Defender: token, then throttling, role and licence, then routes.
 pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let caller = match Caller::authenticate(world, request, Resource::Defender) {
         Ok(caller) => caller,
@@ -192,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn pages_go_on_by_skip_alone_unless_told_otherwise() {
         let rig = rig().await;
-        rig.incidents(101);
+        rig.put_incidents(101);
         let first = rig.get("/api/incidents").await;
         assert_eq!((first.ids().len(), first.json().get("@odata.nextLink")), (100, None));
         assert_eq!(rig.get("/api/incidents?$skip=100&$top=100").await.ids(), [1]);

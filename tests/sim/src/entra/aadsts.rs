@@ -23,7 +23,7 @@ impl Aadsts {
         Self { status, error, code, message: message.into() }
     }
 
-    /// An error by number alone, as a fault names it.
+    /// An error by its number alone, as a fault names it.
     /// <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>
     pub(crate) fn of_code(code: u32) -> Self {
         let (status, error, message) = match code {
@@ -128,7 +128,7 @@ impl Aadsts {
         )
     }
 
-    /// The token endpoint's answer.
+    /// The token endpoint's response for this error.
     pub(crate) fn response(&self, request: &Request, now: Timestamp) -> Response {
         let trace = guid();
         let correlation = request.header("client-request-id").map_or_else(guid, str::to_owned);

@@ -16,17 +16,19 @@ use crate::{
     world::{Tweaks, World},
 };
 
-/// Why an authorization request ends at once: a page where the redirect URI is not to be trusted, else a redirect.
+/// The error of an authorization request: a page if the redirect URI cannot be trusted, otherwise a redirect.
 pub(super) enum AuthorizationError {
     Page(Aadsts),
-    Redirect { to: String, state: Option<String>, error: Aadsts },
+    Redirect { redirect_uri: String, state: Option<String>, error: Aadsts },
 }
 
 impl AuthorizationError {
     fn response(self, world: &World) -> Response {
         match self {
             Self::Page(error) => page::error(400, &error, world.now()),
-            Self::Redirect { to, state, error } => redirect_with_error(world, &to, state.as_deref(), &error, None),
+            Self::Redirect { redirect_uri, state, error } => {
+                redirect_with_error(world, &redirect_uri, state.as_deref(), &error, None)
+            }
         }
     }
 }
@@ -111,7 +113,11 @@ fn parse_request(world: &World, request: &Request, segment: &str) -> Result<Sign
     let RegisteredClient { client_id, redirect_uri } =
         validate_client(world, &authority, &query).map_err(AuthorizationError::Page)?;
     let state = query.get("state").cloned();
-    let refuse = |error: Aadsts| AuthorizationError::Redirect { to: redirect_uri.clone(), state: state.clone(), error };
+    let refuse = |error: Aadsts| AuthorizationError::Redirect {
+        redirect_uri: redirect_uri.clone(),
+        state: state.clone(),
+        error,
+    };
     let invalid = |code, message: String| refuse(Aadsts::new(400, "invalid_request", code, message));
     if let Some(name) = query.keys().find(|name| !KNOWN.contains(&name.as_str())) {
         return Err(invalid(9_002_313, format!("Invalid request. Request is malformed or invalid: '{name}'.")));
@@ -235,7 +241,7 @@ pub(super) fn check_account(
     }
 }
 
-/// The form of the account picker.
+/// Handles the form of the account picker and of the permissions prompt.
 pub(super) fn submit(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let form = match parse_form(request) {
         Ok(form) => form,
@@ -313,7 +319,7 @@ fn needs_prompt(world: &World, request: &SignInRequest, signed_in: &SignedInUser
     tenant.seed.sign_in_prompt && !prompted && request.prompting.is_none()
 }
 
-/// Signed in: a code for the app, and a service principal of it in the person's tenant.
+/// Completes a sign-in: a code for the app, and its service principal in the person's tenant.
 fn issue_code(world: &mut World, request: SignInRequest, signed_in: SignedInUser) -> Response {
     let (now, code) = (world.now(), format!("1.{}{}", random_token(), random_token()));
     if let Some(principal) = world.ensure_service_principal(&signed_in.tenant_id, &request.client_id) {

@@ -13,7 +13,7 @@ use crate::{store::AppRecord, world::World};
 
 pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Checks the app's credential. `appidacr` of the token: 1 for a secret, 2 for an assertion.
+/// Checks the app's credential. Returns the token's `appidacr`: 1 for a secret, 2 for an assertion.
 pub(super) fn authenticate_client(
     world: &World,
     record: &AppRecord,
@@ -144,7 +144,8 @@ fn check_validity_period(world: &World, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
     Ok(())
 }
 
-/// Issuer, audience and subject are compared exactly, and Entra names the first that differs.
+/// Checks a federated token. Issuer, subject and audience are compared exactly, and the error names the first that
+/// differs.
 fn check_federated_token(world: &World, record: &AppRecord, jwt: &Jwt<'_>) -> Result<(), Aadsts> {
     let refuse = |code, what: &str, value: Option<&str>| {
         let message = format!(

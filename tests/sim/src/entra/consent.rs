@@ -120,7 +120,7 @@ pub(super) fn start(world: &mut World, request: &Request, segment: &str, version
     }
 }
 
-/// What is asked, and Accept and Cancel for those who may.
+/// The consent page: the requested roles, with Accept for a person who may consent and Cancel.
 pub(super) fn consent_page(world: &World, id: &str, consent: &ConsentRequest, signed_in: &SignedInUser) -> Response {
     let Some(record) = world.apps.get(&consent.client_id) else { return expired_flow(world) };
     let Some(tenant) = world.tenants.get(&signed_in.tenant_id) else { return expired_flow(world) };
@@ -168,7 +168,7 @@ fn may_consent(world: &World, consent: &ConsentRequest, signed_in: &SignedInUser
     })
 }
 
-/// The form of the consent page.
+/// Handles the form of the consent page.
 pub(super) fn submit(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let form = match parse_form(request) {
         Ok(form) => form,
@@ -230,7 +230,7 @@ fn consent_refused(world: &World, consent: &ConsentRequest, tenant_id: &str, err
     Response::redirect(&with_query(&consent.redirect_uri, &pairs))
 }
 
-/// Cancel, in the shape that the tenant is set to.
+/// Redirects after Cancel, with the parameters that the tenant is set to.
 pub(super) fn consent_declined(world: &World, consent: &ConsentRequest) -> Response {
     let tenant_id = match &consent.authority {
         Authority::Tenant(tid) => Some(tid.as_str()),

@@ -1,4 +1,4 @@
-//! OpenID Connect discovery and keys.
+//! OpenID Connect discovery documents and JWKS.
 
 use serde_json::json;
 
@@ -21,14 +21,14 @@ pub(super) fn keys(world: &World, version: EndpointVersion) -> Response {
     cached(Response::json(200, &world.keys.jwks(issuer)))
 }
 
-/// Endpoints lie on the simulator; the issuer is always Microsoft's.
+/// The v2 discovery document. Its endpoints are the simulator's; its issuer is always Microsoft's.
 pub(super) fn configuration(world: &World, segment: &str) -> Response {
-    let (place, issuer) = match Authority::parse(world, segment) {
+    let (path_segment, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V2.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V2.to_owned()),
         Err(error) => return error_response(world, &error),
     };
-    let base = format!("{}/{place}", world.url(Host::Entra));
+    let base = format!("{}/{path_segment}", world.url(Host::Entra));
     cached(Response::json(
         200,
         &json!({
@@ -46,7 +46,7 @@ pub(super) fn configuration(world: &World, segment: &str) -> Response {
             "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
             "claims_supported": ["sub", "iss", "cloud_instance_name", "aud", "exp", "iat", "auth_time", "acr", "nonce",
                 "preferred_username", "name", "tid", "ver", "at_hash", "c_hash", "email"],
-            "tenant_region_scope": if place == segment && issuer == ISSUER_V2 { None } else { Some("EU") },
+            "tenant_region_scope": if path_segment == segment && issuer == ISSUER_V2 { None } else { Some("EU") },
             "cloud_instance_name": "microsoftonline.com",
             "cloud_graph_host_name": "graph.windows.net",
             "msgraph_host": "graph.microsoft.com",
@@ -56,12 +56,12 @@ pub(super) fn configuration(world: &World, segment: &str) -> Response {
 }
 
 pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
-    let (place, issuer) = match Authority::parse(world, segment) {
+    let (path_segment, issuer) = match Authority::parse(world, segment) {
         Ok(Authority::Tenant(tid)) => (tid.clone(), ISSUER_V1.replace("{tenantid}", &tid)),
         Ok(Authority::Organizations | Authority::Common) => (segment.to_owned(), ISSUER_V1.to_owned()),
         Err(error) => return error_response(world, &error),
     };
-    let base = format!("{}/{place}", world.url(Host::Entra));
+    let base = format!("{}/{path_segment}", world.url(Host::Entra));
     cached(Response::json(
         200,
         &json!({
@@ -75,7 +75,7 @@ pub(super) fn configuration_v1(world: &World, segment: &str) -> Response {
     ))
 }
 
-/// Discovery refuses in the token endpoint's shape.
+/// An error in the shape that the token endpoint uses.
 fn error_response(world: &World, error: &Aadsts) -> Response {
     let now = world.now();
     let (trace, correlation) = (guid(), guid());

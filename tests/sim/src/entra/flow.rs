@@ -1,4 +1,4 @@
-//! What Entra remembers between the pages: begun sign-ins and consents, sessions, codes.
+//! Entra's state between pages: pending sign-ins and consents, sessions, authorization codes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::Authority;
 use crate::{clock::random_token, http::Request, store::Resource};
 
-/// Name of Entra's own cookie.
+/// Name of Entra's session cookie.
 pub(crate) const SESSION: &str = "ESTSAUTH";
 
 /// A person who signed in.
@@ -28,7 +28,7 @@ pub(crate) struct SignInRequest {
     pub(crate) scope: String,
     pub(crate) code_challenge: Option<String>,
     pub(crate) prompt: Option<String>,
-    /// The person who still has to accept the permissions.
+    /// The person who has seen the permissions prompt.
     pub(crate) prompting: Option<SignedInUser>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct ConsentRequest {
     pub(crate) client_id: String,
     pub(crate) redirect_uri: String,
     pub(crate) state: Option<String>,
-    /// Absent at v1.
+    /// Requested scope; the v1 page has none.
     pub(crate) scope: Option<String>,
     pub(crate) resources: Vec<Resource>,
 }
@@ -50,7 +50,7 @@ pub(crate) enum PendingFlow {
     Consent(ConsentRequest),
 }
 
-/// An authorization code that was handed out.
+/// An issued authorization code.
 #[derive(Clone, Debug)]
 pub(crate) struct AuthorizationCode {
     pub(crate) request: SignInRequest,

@@ -1,4 +1,4 @@
-//! Signing keys, JWTs, and as much of X.509 as they need.
+//! Signing keys and JWTs, and the part of X.509 that they need.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ use base64::{
 };
 use serde_json::{Map, Value, json};
 
-/// A signing key with a certificate of its own.
+/// A signing key with its own certificate.
 #[derive(Debug)]
 pub(crate) struct SigningKey {
     pair: KeyPair,
@@ -40,7 +40,7 @@ impl SigningKey {
     fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         if self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).is_err() {
-            // A signature that nobody accepts shows up at once, where a panic would take the whole server along.
+            // An invalid signature is noticed at once; a panic would stop the whole server.
             signature.fill(0);
         }
         signature
@@ -55,7 +55,7 @@ impl SigningKey {
         format!("{message}.{signature}")
     }
 
-    /// Whether this key signed a JWT.
+    /// True if this key signed the JWT.
     pub(crate) fn has_signed(&self, jwt: &Jwt<'_>) -> bool {
         jwt.is_signed_by(&self.numbers, &RSA_PKCS1_2048_8192_SHA256)
     }
@@ -74,7 +74,7 @@ impl SigningKey {
     }
 }
 
-/// Keys are slow to make and say nothing about a tenant, so the simulators of one process draw on the same keys.
+/// Keys that all simulators of a process share: generating one is slow, and keys hold no state of a tenant.
 static SHARED_KEYS: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
 
 fn shared_key(index: usize) -> std::io::Result<Arc<SigningKey>> {
@@ -94,7 +94,7 @@ pub enum OldKey {
     Withdraw,
 }
 
-/// Entra's current keys, the one in use last.
+/// Entra's published keys. The last one signs.
 #[derive(Debug)]
 pub(crate) struct Keys {
     published: Vec<Arc<SigningKey>>,
@@ -130,7 +130,7 @@ impl Keys {
     }
 }
 
-/// A JWT, taken apart and not believed.
+/// A decoded JWT whose signature is not verified.
 #[derive(Debug)]
 pub(crate) struct Jwt<'a> {
     pub(crate) header: Map<String, Value>,
@@ -166,7 +166,7 @@ impl<'a> Jwt<'a> {
             .is_ok()
     }
 
-    /// Whether the key of a certificate made the signature, by RS256 or PS256 as the header says.
+    /// True if the key of a certificate made the signature, with RS256 or PS256 as the header says.
     pub(crate) fn is_signed_by_certificate(&self, der: &[u8]) -> bool {
         let algorithm: &'static RsaParameters = match self.header("alg") {
             Some("PS256") => &RSA_PSS_2048_8192_SHA256,
@@ -178,7 +178,7 @@ impl<'a> Jwt<'a> {
             .is_some_and(|key| self.is_signed_by(&key, algorithm))
     }
 
-    /// Whether a key of a JWKS made the signature. Only RS256 counts.
+    /// True if the key of a JWKS that the header names made the signature with RS256.
     pub(crate) fn is_signed_by_jwks(&self, jwks: &Value) -> bool {
         let kid = self.header("kid");
         let keys = jwks["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -197,9 +197,9 @@ impl<'a> Jwt<'a> {
 
 /// The thumbprints of a certificate, base64url.
 pub(crate) struct Thumbprints {
-    /// `x5t`.
+    /// The value of the header `x5t`.
     pub(crate) sha1: String,
-    /// `x5t#S256`.
+    /// The value of the header `x5t#S256`.
     pub(crate) sha256: String,
 }
 
@@ -210,7 +210,7 @@ impl Thumbprints {
     }
 }
 
-/// base64url of SHA-256, as PKCE's S256 wants it.
+/// SHA-256 in base64url, as PKCE's S256 defines it.
 pub(crate) fn s256(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
@@ -299,8 +299,9 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     der
 }
 
-/// A self-signed certificate in DER, for an RSA key of at least 2048 bits: as Entra's signing keys carry, and as an app may
-/// register. It is good from 2020 to 2049.
+/// Makes a self-signed certificate in DER for an RSA key of at least 2048 bits, as Entra's signing keys have and as
+/// an
+/// app may register. It is valid from 2020 to 2049.
 pub fn self_signed(pair: &KeyPair, name: &str) -> Vec<u8> {
     const NULL: &[u8] = &[0x05, 0x00];
     let sha256_rsa = der(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);

@@ -1,4 +1,4 @@
-//! The login host.
+//! The login host: discovery, sign-in, admin consent and tokens.
 
 mod aadsts;
 mod authorize;
@@ -34,7 +34,7 @@ enum EndpointVersion {
     V2,
 }
 
-/// The tenant that a path names; `organizations` and `common` name none.
+/// The authority in a path: one tenant, or `organizations` or `common` for many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
     Organizations,
@@ -76,12 +76,12 @@ pub(crate) fn is_guid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
-/// The tenant that an Entra request is about, by its path.
+/// The tenant of a request, by its path.
 pub(crate) fn tenant_of(world: &World, request: &Request) -> Option<String> {
     world.tenant_id(request.segments().first()?)
 }
 
-/// Answers a request.
+/// Handles a request to the login host, by path and method.
 pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let segments = request.segments();
     match (request.method.as_str(), segments.as_slice()) {
@@ -112,7 +112,7 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
     }
 }
 
-/// Reads a form or query into parameters. A name given twice is refused, as is whatever cannot be decoded.
+/// Parses the parameters of a form or query. Duplicate names and bad encodings are refused.
 fn parameters(text: &str) -> Result<std::collections::BTreeMap<String, String>, Aadsts> {
     let malformed =
         || Aadsts::new(400, "invalid_request", 9_002_313, "Invalid request. Request is malformed or invalid.");

@@ -1,4 +1,4 @@
-//! The pages of the login host: plain HTML, no scripts.
+//! The pages of the login host: plain HTML without scripts.
 
 use std::fmt::Write as _;
 
@@ -56,7 +56,7 @@ button.primary {{ background: #0067b8; border-color: #0067b8; color: #fff }}
     )
 }
 
-/// Where Entra does not trust the redirect URI, it shows the error itself.
+/// The page that shows an error itself, for a redirect URI that Entra does not trust.
 pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
     let description = escape(&aadsts.description(&guid(), &guid(), now));
     page(
@@ -66,7 +66,7 @@ pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
     )
 }
 
-/// Everybody who could sign in with this browser, one button each.
+/// The account picker: one button for each person of any tenant.
 pub(super) fn account_picker(world: &World, flow: &str, app: &str) -> Response {
     let mut body = format!(
         r#"<p>to continue to <strong>{}</strong></p>
@@ -101,7 +101,7 @@ pub(super) fn account_picker(world: &World, flow: &str, app: &str) -> Response {
     page(200, "Pick an account", &body)
 }
 
-/// The permissions prompt that a person sees at the first sign-in.
+/// The permissions prompt of a person's first sign-in.
 pub(super) fn permissions_prompt(flow: &str, signed_in: &SignedInUser, app: &str) -> Response {
     let (flow, app) = (escape(flow), escape(app));
     let user = escape(&format!("{}/{}", signed_in.tenant_id, signed_in.oid));

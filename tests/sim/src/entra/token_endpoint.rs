@@ -50,7 +50,7 @@ pub(super) fn respond(
     }
 }
 
-/// Form parameters, with the credentials of HTTP Basic among them.
+/// The form parameters of a token request, including credentials from HTTP Basic.
 pub(super) struct Form {
     values: BTreeMap<String, String>,
 }
@@ -207,7 +207,7 @@ fn client_credentials(
     let roles = principal.roles.get(&resource).cloned().unwrap_or_default();
     let policy = tenant.seed.token_lifetime_seconds;
     world.responses_made += 1;
-    // Microsoft spreads lifetimes between 60 and 90 minutes.
+    // Microsoft varies lifetimes between 60 and 90 minutes.
     let spread = 3600 + i64::try_from(world.responses_made * 397 % 1800).unwrap_or(0);
     let lifetime = tweaks.expires_in.or(policy).unwrap_or(spread);
     let now = world.now();

@@ -15,9 +15,9 @@ use crate::{
     world::{Tweaks, World},
 };
 
-/// What Entra's validation allows clocks to differ by.
+/// The clock skew that Entra's validation tolerates.
 pub(super) const SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// Held by everybody who has no other directory role.
+/// The directory role in `wids` of every member of a tenant.
 const DEFAULT_USER_ROLE: &str = "b79fbf4d-3ef9-4689-8143-76b194e85509";
 
 /// An access token of an app, before faults change it.
@@ -47,7 +47,7 @@ impl AppToken<'_> {
     }
 }
 
-/// A token without the token endpoint.
+/// Issues an access token without a token request.
 pub(crate) fn issue_app_token(
     world: &mut World,
     tenant_id: &str,
@@ -66,7 +66,7 @@ pub(crate) fn issue_app_token(
     sign_access_token(world, claims, &Tweaks::default())
 }
 
-/// Signs access token claims, with what faults make of them.
+/// Signs the claims of an access token, changed by faults.
 pub(super) fn sign_access_token(world: &mut World, mut claims: Map<String, Value>, tweaks: &Tweaks) -> String {
     if let Some(tid) = &tweaks.tid {
         claims.insert("tid".to_owned(), json!(tid));
@@ -92,7 +92,7 @@ fn override_claims(claims: &mut Map<String, Value>, with: &Map<String, Value>) {
     }
 }
 
-/// What an API learns from a bearer: its claims if Entra signed it, else why not.
+/// Verifies an access token and returns its claims. The error is the message of a 401.
 pub(crate) fn verify_access_token(world: &World, token: &str) -> Result<Map<String, Value>, &'static str> {
     let claims = if let Some(claims) = world.opaque_tokens.get(token) {
         claims.clone()

@@ -50,7 +50,8 @@ pub(super) fn password_json_with_secret(password: &Password) -> Value {
     body
 }
 
-/// Takes the fields of a registration out of a body; what means nothing to the simulator is kept as it is.
+/// Applies the properties of a body to a registration. Documented properties without a meaning here are kept as they
+/// are.
 pub(super) fn apply_properties(record: &mut AppRecord, body: Map<String, Value>) -> Result<(), String> {
     let invalid = |name: &str| format!("Invalid value specified for property '{name}' of resource 'Application'.");
     for (name, value) in body {

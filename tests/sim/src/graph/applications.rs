@@ -1,4 +1,4 @@
-//! Graph's app registrations: what a registration script and a secret's rotation need.
+//! Graph's app registrations, as far as registration scripts and the rotation of secrets need them.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -87,7 +87,7 @@ impl Key {
     }
 }
 
-/// The client ID of the registration that a key names, if the caller's tenant holds it.
+/// The client ID of the registration that a key names, if it belongs to the caller's tenant.
 fn owned_client_id(world: &World, caller: &Caller, key: &Key) -> Option<String> {
     let found = world.apps.values().find(|record| match key {
         Key::Object(id) => record.object_id == *id,
@@ -133,7 +133,7 @@ fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key,
     }
 }
 
-/// Keeps what `$select` asks for.
+/// Removes the properties that `$select` does not name.
 pub(super) fn select_properties(request: &Request, body: Value) -> Value {
     let pairs = decode_pairs(&request.query).unwrap_or_default();
     let Some((_, select)) = pairs.iter().find(|(name, _)| name == "$select") else { return body };
@@ -281,8 +281,8 @@ fn remove_password(world: &mut World, request: &Request, client_id: &str) -> Res
     let key_id = body(request).ok().and_then(|body| body.get("keyId").and_then(Value::as_str).map(str::to_owned));
     let removed = key_id.and_then(|key_id| {
         let passwords = &mut world.apps.get_mut(client_id)?.passwords;
-        let place = passwords.iter().position(|password| password.key_id == key_id)?;
-        Some(passwords.remove(place))
+        let position = passwords.iter().position(|password| password.key_id == key_id)?;
+        Some(passwords.remove(position))
     });
     match removed {
         Some(_) => Response::empty(204),

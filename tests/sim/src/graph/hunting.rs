@@ -1,4 +1,5 @@
-//! `runHuntingQuery` over tables that tests seed: a table's name, then `| where`, `| project`, `| take`, `| count`.
+//! `runHuntingQuery` over seeded tables. A query is a table's name, then `| where`, `| project`, `| take` or `|
+//! count`.
 
 use serde_json::{Map, Value, json};
 

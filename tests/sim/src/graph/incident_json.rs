@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) const CONTEXT: &str = "https://graph.microsoft.com/v1.0/$metadata#security/incidents";
 
-/// How a caller sees incidents.
+/// The options that decide a caller's view of incidents.
 pub(super) struct IncidentView<'a> {
     pub(super) now: Timestamp,
     pub(super) tenant_id: &'a str,
@@ -86,7 +86,7 @@ impl IncidentView<'_> {
         record_parts(text, incident, incident.giant.filter(|_| expanded && shows_alerts), generated_alert)
     }
 
-    /// A newer member of an enumeration, if the caller asked for those.
+    /// A member of an enumeration, or `unknownFutureValue` if it is newer than the caller accepts.
     fn member<'v>(&self, value: &'v str, newer: &[&str]) -> &'v str {
         if !self.all_enum_members && newer.contains(&value) { "unknownFutureValue" } else { value }
     }

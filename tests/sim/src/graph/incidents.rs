@@ -239,7 +239,7 @@ fn field_value(incident: &Incident, field: &str) -> FieldValue {
     }
 }
 
-/// Whether the caller understands enumeration members newer than `unknownFutureValue`.
+/// True if the caller accepts enumeration members newer than `unknownFutureValue`.
 fn wants_all_enum_members(request: &Request) -> bool {
     request.header("prefer").is_some_and(|prefer| {
         prefer.split(',').any(|part| part.trim().eq_ignore_ascii_case("include-unknown-enum-members"))

@@ -20,7 +20,7 @@ use crate::{
     world::{Tweaks, World},
 };
 
-/// Graph's error body.
+/// A response with Graph's error body.
 pub(crate) fn error(world: &World, request: &Request, status: u16, code: &str, message: &str) -> Response {
     let id = guid();
     let client_id = request.header("client-request-id").map_or_else(|| id.clone(), str::to_owned);
@@ -53,7 +53,7 @@ pub(crate) fn forbidden(world: &World, request: &Request, caller: &Caller, requi
     error(world, request, 403, "Forbidden", &message)
 }
 
-/// 429, with the wait said in one of four ways.
+/// A 429 with the wait in one of four forms.
 pub(crate) fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
         RetryAfter::Body(seconds) => format!("Too many requests. Please retry after {seconds} seconds."),
@@ -62,7 +62,7 @@ pub(crate) fn throttled(world: &World, request: &Request, retry_after: RetryAfte
     retry_header(error(world, request, 429, "TooManyRequests", &message), world, retry_after)
 }
 
-/// Sets `Retry-After` where it goes into a header.
+/// Sets the `Retry-After` header if the wait belongs there.
 pub(crate) fn retry_header(response: Response, world: &World, retry_after: RetryAfter) -> Response {
     match retry_after {
         RetryAfter::Seconds(seconds) => response.with("retry-after", &seconds.to_string()),
@@ -75,7 +75,7 @@ pub(crate) fn retry_header(response: Response, world: &World, retry_after: Retry
     }
 }
 
-/// Answers a request.
+/// Handles a request to Graph: token, then throttling, then routes.
 pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
     let caller = match Caller::authenticate(world, request, Resource::Graph) {
         Ok(caller) => caller,

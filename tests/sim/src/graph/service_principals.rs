@@ -13,7 +13,7 @@ use crate::{
     world::World,
 };
 
-/// A service principal in the caller's tenant: a resource's, or an app's.
+/// The service principal of a resource or an app in the caller's tenant.
 pub(super) fn find(world: &World, caller: &Caller, app_id: &str) -> Option<Value> {
     let tenant = world.tenants.get(&caller.tenant_id)?;
     if let Some(resource) = Resource::ALL.into_iter().find(|resource| resource.app_id() == app_id) {

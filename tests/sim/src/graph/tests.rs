@@ -10,7 +10,7 @@ const LIST: &str = "/v1.0/security/incidents";
 #[tokio::test]
 async fn pages_are_newest_first_and_linked() {
     let rig = rig().await;
-    rig.incidents(120);
+    rig.put_incidents(120);
     for link in [NextLink::Skip, NextLink::Skiptoken] {
         rig.sim.configure(|behaviour| behaviour.graph.next_link = link);
         let mut path = format!("{LIST}?$top=50&$expand=alerts&$filter=createdDateTime+gt+2000-01-01T00:00:00Z");
@@ -86,7 +86,7 @@ async fn who_may_not_is_told_so() {
 #[tokio::test]
 async fn changes_are_documented_fields_in_documented_values() {
     let rig = rig().await;
-    rig.incidents(1);
+    rig.put_incidents(1);
     let path = format!("{LIST}/1");
     let before = rig.get(&path).await.json();
     for bad in [json!({}), json!({"status": "Active"}), json!({"tags": []}), json!({"customTags": [1]}), json!([])] {

@@ -23,7 +23,7 @@ async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
 #[tokio::test]
 async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
     let rig = rig().await;
-    rig.incidents(3);
+    rig.put_incidents(3);
     rig.sim.fault(Fault::poison(CONTOSO, "2").with_expand());
     assert_eq!(rig.get(LIST).await.status, 500);
     assert_eq!(rig.get("/v1.0/security/incidents").await.status, 200);
@@ -35,7 +35,7 @@ async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
 #[tokio::test]
 async fn answers_break_off_in_the_ways_that_they_do() {
     let rig = rig().await;
-    rig.incidents(3);
+    rig.put_incidents(3);
     rig.sim.fault(Fault::new(FaultKind::Truncate { at: None }).times(1));
     let truncated = rig.get(LIST).await;
     assert!(truncated.status == 200 && serde_json::from_str::<Value>(&truncated.text).is_err());
@@ -71,7 +71,7 @@ async fn answers_take_their_time() {
 #[tokio::test]
 async fn lists_can_lie() {
     let rig = rig().await;
-    rig.incidents(3);
+    rig.put_incidents(3);
     rig.sim.fault(Fault::new(FaultKind::SilentCap { rows: 1 }).times(1));
     let capped = rig.get(LIST).await;
     assert_eq!((capped.ids(), capped.json().get("@odata.nextLink")), (vec![3], None));
@@ -103,7 +103,7 @@ async fn a_giant_is_made_while_it_is_sent() {
 #[tokio::test]
 async fn incidents_arrive_late_change_silently_and_merge() {
     let rig = rig().await;
-    rig.incidents(3);
+    rig.put_incidents(3);
     let now = rig.sim.clock().now();
     rig.sim.clock().freeze(now);
     let later = now.checked_add(jiff::SignedDuration::from_mins(15)).unwrap();

@@ -9,30 +9,30 @@ use serde_json::{Map, Value};
 use super::resource::Resource;
 use crate::clock::guid;
 
-/// An app registration, as its owner makes it in the home tenant.
+/// An app registration in its home tenant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct App {
-    /// Application (client) ID.
+    /// Application (client) ID, a lower-case GUID.
     pub client_id: String,
-    /// Name that an administrator reads when consenting.
+    /// Name that the consent page shows.
     pub display_name: String,
-    /// Tenant that the registration lives in.
+    /// The tenant that holds the registration.
     pub home_tenant_id: String,
     /// Valid client secrets, for two years from registration.
     pub client_secrets: Vec<String>,
     /// Registered redirect URIs, compared exactly.
     pub redirect_uris: Vec<String>,
-    /// Registered certificates, DER (base64 in JSON).
+    /// Registered certificates in DER (in JSON: base64).
     #[serde(with = "base64_list")]
     pub certificates: Vec<Vec<u8>>,
-    /// Federated identity credentials.
+    /// Federated identity credentials: identity providers whose tokens authenticate the app.
     pub federated_credentials: Vec<FederatedCredential>,
     /// App roles that the registration requests; the resource follows from the role's name.
     pub requested_roles: Vec<String>,
-    /// The registration asks for `wids` in ID tokens (`groupMembershipClaims`: `DirectoryRole`).
+    /// ID tokens contain `wids` (`groupMembershipClaims` is `DirectoryRole`).
     pub wids: bool,
-    /// Only the home tenant may use it (`AzureADMyOrg`).
+    /// Only the home tenant may use the app (`AzureADMyOrg`).
     pub single_tenant: bool,
     /// Personal Microsoft accounts may sign in at `common`.
     pub personal_accounts: bool,
@@ -40,17 +40,17 @@ pub struct App {
     pub owners: Vec<String>,
 }
 
-/// Another identity provider whose tokens stand for the app.
+/// Another identity provider whose tokens authenticate the app.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederatedCredential {
-    /// `iss`, compared exactly.
+    /// The token's `iss`, compared exactly.
     pub issuer: String,
-    /// `sub`, compared exactly.
+    /// The token's `sub`, compared exactly.
     pub subject: String,
-    /// `aud`, compared exactly.
+    /// The token's `aud`, compared exactly.
     pub audience: String,
-    /// The issuer's JWKS; the simulator fetches nothing.
+    /// The issuer's JWKS. The simulator does not fetch it.
     pub jwks: Value,
 }
 
@@ -62,18 +62,18 @@ pub(crate) struct Password {
     pub(crate) display_name: Option<String>,
     pub(crate) start: Timestamp,
     pub(crate) end: Timestamp,
-    /// A new secret is not known everywhere at once.
+    /// Time from which Entra accepts the secret: a new one takes a while to spread.
     pub(crate) usable_from: Timestamp,
 }
 
-/// An app registration with what the directory adds.
+/// An app registration with the properties that the directory adds.
 #[derive(Clone, Debug)]
 pub(crate) struct AppRecord {
     pub(crate) app: App,
     pub(crate) object_id: String,
     pub(crate) created: Timestamp,
     pub(crate) passwords: Vec<Password>,
-    /// Fields set through Graph that mean nothing to the simulator.
+    /// Properties set through Graph that have no meaning here.
     pub(crate) other_properties: Map<String, Value>,
 }
 

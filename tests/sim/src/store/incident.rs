@@ -6,13 +6,13 @@ use serde_json::{Map, Value};
 
 use crate::clock::truncate_to_100ns;
 
-/// An incident as a test makes it.
+/// The properties of a new incident.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IncidentSeed {
-    /// Number; the next free one if not given.
+    /// Number of the incident; the next free one if not given.
     pub id: Option<u64>,
-    /// Title.
+    /// Title (`displayName`, `incidentName` on Defender).
     pub display_name: String,
     /// Graph's value, e.g. `active`.
     pub status: String,
@@ -22,23 +22,23 @@ pub struct IncidentSeed {
     pub classification: String,
     /// Graph's value, e.g. `unknown`.
     pub determination: String,
-    /// Whom it is assigned to.
+    /// Owner of the incident, if assigned.
     pub assigned_to: Option<String>,
-    /// Now, if not given.
+    /// Time of creation; now if not given.
     pub created: Option<Timestamp>,
-    /// The time of creation, if not given.
+    /// Time of last update; the time of creation if not given.
     pub last_update: Option<Timestamp>,
-    /// How many ordinary alerts it has.
+    /// Number of ordinary alerts, which [`Alert::sample`] makes.
     pub alerts: usize,
-    /// Custom tags.
+    /// Custom tags (`tags` on Defender).
     pub custom_tags: Vec<String>,
-    /// Not shown before this time, although its times may lie before it (indexed late).
+    /// Time before which neither API shows it. Its own times may be earlier (an incident that is indexed late).
     pub visible_from: Option<Timestamp>,
-    /// Its alerts are not shown before this time; the time of last update does not change then.
+    /// Time before which its alerts are missing. Their appearance does not move the time of last update.
     pub alerts_visible_from: Option<Timestamp>,
-    /// Further alerts that are generated while the answer is sent.
+    /// Further alerts that are generated while the response is sent.
     pub giant: Option<Giant>,
-    /// Fields that no document names, shown on both APIs.
+    /// Undocumented fields, shown on both APIs.
     pub extra: Map<String, Value>,
 }
 
@@ -98,13 +98,13 @@ impl IncidentSeed {
     }
 }
 
-/// Alerts that are never stored, so that one incident can be larger than memory.
+/// Alerts that are generated and never stored, so that one incident can be larger than memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Giant {
-    /// How many.
+    /// Number of generated alerts.
     pub alerts: usize,
-    /// Length of each one's description.
+    /// Length of each description in bytes.
     pub bytes_each: usize,
 }
 
@@ -114,9 +114,9 @@ pub struct Giant {
 pub struct Incident {
     /// The same number on both APIs.
     pub id: u64,
-    /// Title.
+    /// Title (`displayName`, `incidentName` on Defender).
     pub display_name: String,
-    /// Description (Graph only).
+    /// Description, shown by Graph only.
     pub description: Option<String>,
     /// `active`, `inProgress`, `awaitingAction`, `resolved`, `redirected`, or anything.
     pub status: String,
@@ -124,43 +124,43 @@ pub struct Incident {
     pub severity: String,
     /// `unknown`, `truePositive`, `falsePositive`, `informationalExpectedActivity`, or anything.
     pub classification: String,
-    /// E.g. `multiStagedAttack`.
+    /// Graph's value, e.g. `multiStagedAttack`.
     pub determination: String,
-    /// Whom it is assigned to.
+    /// Owner of the incident, if assigned.
     pub assigned_to: Option<String>,
     /// Time of creation, to 100 ns.
     pub created: Timestamp,
     /// Time of last update, to 100 ns.
     pub last_update: Timestamp,
-    /// What it was merged into.
+    /// Number of the incident that it was merged into.
     pub redirect_incident_id: Option<u64>,
     /// Custom tags (`tags` on Defender).
     pub custom_tags: Vec<String>,
     /// System tags (Graph only).
     pub system_tags: Vec<String>,
-    /// Comments, oldest first.
+    /// Comments in the order of creation.
     pub comments: Vec<Comment>,
-    /// Who changed it last (Graph only).
+    /// Name of the last editor, shown by Graph only.
     pub last_modified_by: Option<String>,
-    /// Comment of the resolution (Graph only).
+    /// Comment of the resolution, shown by Graph only.
     pub resolving_comment: Option<String>,
-    /// Summary (Graph only).
+    /// Summary, shown by Graph only.
     pub summary: Option<String>,
-    /// 0 to 100 (Graph only).
+    /// Priority from 0 to 100, shown by Graph only.
     pub priority_score: Option<u8>,
-    /// Its alerts.
+    /// Stored alerts, without those of `giant`.
     pub alerts: Vec<Alert>,
-    /// Further alerts, generated while the answer is sent.
+    /// Further alerts that are generated while the response is sent.
     pub giant: Option<Giant>,
-    /// Never shown.
+    /// Neither API shows the incident.
     pub hidden: bool,
-    /// Not shown before.
+    /// Time before which neither API shows it.
     pub visible_from: Option<Timestamp>,
-    /// Shown without alerts before.
+    /// Time before which its alerts are missing.
     pub alerts_visible_from: Option<Timestamp>,
-    /// Sent in place of the record, as it stands.
+    /// Text that is sent in place of the record, JSON or not.
     pub raw: Option<String>,
-    /// Fields that no document names.
+    /// Undocumented fields, shown on both APIs.
     pub extra: Map<String, Value>,
 }
 
@@ -186,11 +186,11 @@ impl Incident {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comment {
-    /// Text.
+    /// The comment's text.
     pub comment: String,
-    /// Who wrote it.
+    /// Name of the author.
     pub created_by: String,
-    /// When.
+    /// Time of creation, to 100 ns.
     pub created: Timestamp,
 }
 
@@ -198,49 +198,49 @@ pub struct Comment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
-    /// Alert ID.
+    /// ID of the alert, e.g. `da0000000001-000000_1`.
     pub id: String,
-    /// Title.
+    /// Title, shown on both APIs.
     pub title: String,
-    /// Description.
+    /// Description, shown on both APIs.
     pub description: String,
-    /// Kill-chain name.
+    /// Kill-chain phase, e.g. `Execution`.
     pub category: String,
     /// `informational`, `low`, `medium`, `high`.
     pub severity: String,
-    /// `new`, `inProgress`, `resolved`.
+    /// One of `new`, `inProgress`, `resolved`.
     pub status: String,
-    /// E.g. `microsoftDefenderForEndpoint`.
+    /// Product that raised it, e.g. `microsoftDefenderForEndpoint`.
     pub service_source: String,
-    /// E.g. `microsoftDefenderForEndpoint`.
+    /// Detection technology, e.g. `microsoftDefenderForEndpoint`.
     pub detection_source: String,
-    /// E.g. `unsupportedAlertType`.
+    /// State of the automated investigation, e.g. `unsupportedAlertType`.
     pub investigation_state: String,
-    /// E.g. `T1546.003`.
+    /// MITRE ATT&CK techniques, e.g. `T1546.003`.
     pub mitre_techniques: Vec<String>,
-    /// Whom it is assigned to.
+    /// Owner of the alert, if assigned.
     pub assigned_to: Option<String>,
-    /// Classification, where set.
+    /// Graph's classification of the alert, if set.
     pub classification: Option<String>,
-    /// Determination, where set.
+    /// Graph's determination of the alert, if set.
     pub determination: Option<String>,
-    /// Time of creation.
+    /// Time at which the alert was created.
     pub created: Timestamp,
-    /// Time of last update.
+    /// Time at which the alert was last updated.
     pub last_update: Timestamp,
-    /// Time of resolution.
+    /// Time at which the alert was resolved, if it was.
     pub resolved: Option<Timestamp>,
-    /// First activity.
+    /// Time of the first activity behind the alert.
     pub first_activity: Timestamp,
-    /// Last activity.
+    /// Time of the last activity behind the alert.
     pub last_activity: Timestamp,
     /// DNS names of devices.
     pub devices: Vec<String>,
-    /// User principal names.
+    /// User principal names of involved accounts.
     pub users: Vec<String>,
-    /// File names.
+    /// Names of involved files.
     pub files: Vec<String>,
-    /// Mailbox addresses.
+    /// Addresses of involved mailboxes.
     pub mailboxes: Vec<String>,
 }
 

@@ -26,14 +26,14 @@ pub struct AppRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resource {
-    /// Microsoft Graph.
+    /// Microsoft Graph, the API of `SecurityIncident.Read.All`.
     Graph,
-    /// Microsoft Threat Protection, the Defender XDR API.
+    /// Microsoft Threat Protection: the Defender XDR API.
     Defender,
 }
 
 impl Resource {
-    /// Both, Graph first.
+    /// Both resources, Graph first.
     pub const ALL: [Self; 2] = [Self::Graph, Self::Defender];
 
     /// Application ID of the API.
@@ -44,7 +44,7 @@ impl Resource {
         }
     }
 
-    /// The audience that its tokens are for.
+    /// The audience (`aud`) of its access tokens.
     pub fn audience(self) -> &'static str {
         match self {
             Self::Graph => "https://graph.microsoft.com",
@@ -52,7 +52,7 @@ impl Resource {
         }
     }
 
-    /// Name in the directory.
+    /// Name of its service principal in the directory.
     pub fn display_name(self) -> &'static str {
         match self {
             Self::Graph => "Microsoft Graph",

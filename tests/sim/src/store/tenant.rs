@@ -24,28 +24,28 @@ pub struct User {
     pub wids: Vec<String>,
 }
 
-/// The shape of the callback after Cancel or an error at admin consent.
+/// The parameters of the callback after Cancel or an error at admin consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackErrors {
-    /// `admin_consent=True&error=consent_required&error_description=AADSTS65004…` (v2 page).
+    /// The v2 page's: `admin_consent=True&error=consent_required&error_description=AADSTS65004…`.
     #[default]
     ConsentRequired,
-    /// `error=permission_denied&error_description=The admin canceled the request` (v1 page).
+    /// The v1 page's: `error=permission_denied&error_description=The admin canceled the request`.
     PermissionDenied,
-    /// `error=access_denied&error_subcode=cancel` (authorize endpoint).
+    /// The authorize endpoint's: `error=access_denied&error_subcode=cancel`.
     AccessDenied,
 }
 
-/// How long Entra needs after a consent until tokens are right.
+/// The token requests after a consent that fail or lack roles while the consent spreads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Propagation {
-    /// This many token requests are refused first.
+    /// Number of token requests that are refused first.
     pub refused: u32,
-    /// With this code: 7000229 or 700016.
+    /// AADSTS number of these refusals: 7000229 or 700016.
     pub code: u32,
-    /// Then this many tokens come without roles.
+    /// Number of tokens without roles after that.
     pub roleless: u32,
 }
 
@@ -59,9 +59,9 @@ impl Default for Propagation {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantSeed {
-    /// Lower-case GUID.
+    /// Tenant ID, a lower-case GUID.
     pub tenant_id: String,
-    /// A verified domain.
+    /// Verified domain, which names the tenant as its ID does.
     pub domain: String,
     /// Name of the organisation.
     pub display_name: String,
@@ -69,9 +69,9 @@ pub struct TenantSeed {
     pub users: Vec<User>,
     /// The tenant has a service principal of the Defender API.
     pub defender_licensed: bool,
-    /// What consent given on the page needs to spread.
+    /// Propagation of a consent that is given on the page.
     pub propagation: Propagation,
-    /// Shape of error callbacks at admin consent.
+    /// Parameters of error callbacks at admin consent.
     pub callback_errors: CallbackErrors,
     /// A person's first sign-in to an app shows the permissions prompt.
     pub sign_in_prompt: bool,
@@ -95,7 +95,7 @@ impl Default for TenantSeed {
     }
 }
 
-/// The local half of an app in a customer's tenant.
+/// An app's service principal in a customer's tenant.
 #[derive(Clone, Debug)]
 pub(crate) struct ServicePrincipal {
     pub(crate) oid: String,
@@ -160,7 +160,7 @@ pub(crate) struct Tenant {
     next_incident: u64,
 }
 
-/// An incident with its earlier versions, newest last.
+/// An incident with its earlier versions, the newest last.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredIncident {
     pub(crate) incident: Incident,
@@ -168,7 +168,7 @@ pub(crate) struct StoredIncident {
 }
 
 impl StoredIncident {
-    /// What an answer shows that is this many versions behind; nothing if the incident is younger than that.
+    /// The version this many versions back. `None` if the incident has fewer versions.
     pub(crate) fn version_back(&self, versions: usize) -> Option<&Incident> {
         match versions {
             0 => Some(&self.incident),
@@ -204,7 +204,7 @@ impl Tenant {
         id
     }
 
-    /// Keeps the version before, for stale answers.
+    /// Changes an incident without moving its time of last update. The old version is kept, for stale responses.
     pub(crate) fn change_silently(&mut self, id: u64, change: impl FnOnce(&mut Incident)) -> bool {
         let Some(stored) = self.incidents.get_mut(&id) else { return false };
         let before = stored.incident.clone();
@@ -215,7 +215,7 @@ impl Tenant {
         true
     }
 
-    /// Like [`Tenant::change_silently`], and the time of last update moves on unless the change has set it.
+    /// Changes an incident. The time of last update moves to now, and past its old value, unless the change sets it.
     pub(crate) fn update(&mut self, id: u64, now: Timestamp, change: impl FnOnce(&mut Incident)) -> bool {
         self.change_silently(id, |incident| {
             let before = incident.last_update;

@@ -11,9 +11,9 @@ use crate::{
 
 const ADMIN: &str = "admin@contoso.example";
 
-fn consent_url(rig: &Rig, place: &str, resource: &str) -> String {
+fn consent_url(rig: &Rig, authority: &str, resource: &str) -> String {
     format!(
-        "{}/{place}/v2.0/adminconsent?client_id={CLIENT}&redirect_uri={REDIRECT}&scope=https://{resource}/.default&state=s%26t",
+        "{}/{authority}/v2.0/adminconsent?client_id={CLIENT}&redirect_uri={REDIRECT}&scope=https://{resource}/.default&state=s%26t",
         rig.sim.entra_url()
     )
 }
@@ -114,7 +114,7 @@ async fn a_sign_in_gives_a_code_that_works_once() {
         s256(&verifier)
     );
     let sign_in = || callback(&rig.sim.sign_in(&url, CONTOSO, ADMIN).unwrap());
-    let redeem = async |code: &str, verifier: &str, redirect: &str, place: &str| {
+    let redeem = async |code: &str, verifier: &str, redirect: &str, authority: &str| {
         let form = [
             ("grant_type", "authorization_code"),
             ("client_id", CLIENT),
@@ -123,7 +123,7 @@ async fn a_sign_in_gives_a_code_that_works_once() {
             ("redirect_uri", redirect),
             ("code_verifier", verifier),
         ];
-        rig.token(place, &form).await.json()
+        rig.token(authority, &form).await.json()
     };
     let back = sign_in();
     assert_eq!(back["state"], "abc");

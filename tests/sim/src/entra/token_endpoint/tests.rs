@@ -24,8 +24,8 @@ fn without<'a>(name: &str) -> Vec<(&'a str, &'a str)> {
     form().into_iter().filter(|(known, _)| *known != name).collect()
 }
 
-async fn refused(rig: &Rig, place: &str, form: &[(&str, &str)], status: u16, error: &str, code: u32) {
-    let response = rig.token(place, form).await;
+async fn refused(rig: &Rig, authority: &str, form: &[(&str, &str)], status: u16, error: &str, code: u32) {
+    let response = rig.token(authority, form).await;
     let body = response.json();
     assert_eq!((response.status, &body["error"], &body["error_codes"]), (status, &json!(error), &json!([code])));
     let description = body["error_description"].as_str().unwrap();

@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plus_is_a_space_and_escapes_are_strict() {
+    fn plus_is_a_space_and_bad_escapes_are_refused() {
         assert_eq!(decode("a+b%20c%2B").as_deref(), Ok("a b c+"));
         assert!(decode("%2").is_err());
         assert!(decode("%+1").is_err());

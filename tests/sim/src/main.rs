@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn options_take_their_value_either_way() {
+    fn option_values_follow_a_space_or_an_equals_sign() {
         let parsed = parse(&["--entra-port", "1", "--graph-port=2", "--verbose"]).unwrap();
         assert_eq!((parsed.options.entra_port, parsed.options.graph_port, parsed.verbose), (1, 2, true));
         assert!(parse(&["--entra-port"]).is_err());

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_exact_to_a_tick() {
+    fn time_windows_are_exact_to_100_nanoseconds() {
         let window = "lastUpdateDateTime ge 2026-11-22T09:00:00Z and lastUpdateDateTime lt 2026-11-22T09:00:01Z";
         assert!(holds(window, "2026-11-22T09:00:00Z", None, "active"));
         assert!(holds(window, "2026-11-22T09:00:00.9999999Z", None, "active"));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_service_would_refuse_is_refused() {
+    fn unsupported_filters_are_refused() {
         for bad in [
             "",
             "status",
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_plain_numbers() {
+    fn counts_are_unsigned_decimal_numbers() {
         assert_eq!(parse_count("$top", "50"), Ok(50));
         for bad in ["", "-1", "+5", "1.0", "x"] {
             assert!(parse_count("$top", bad).is_err(), "{bad}");

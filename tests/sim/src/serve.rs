@@ -123,7 +123,7 @@ mod tests {
     const LIST: &str = "/v1.0/security/incidents?$expand=alerts";
 
     #[tokio::test]
-    async fn the_control_api_does_what_the_handle_does() {
+    async fn control_api_has_the_same_effects_as_the_handle() {
         let rig = rig().await;
         let control = format!("{}/_sim", rig.sim.entra_url());
         let post =

@@ -190,7 +190,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn pages_go_on_by_skip_alone_unless_told_otherwise() {
+    async fn defender_has_no_next_links_unless_configured() {
         let rig = rig().await;
         rig.put_incidents(101);
         let first = rig.get("/api/incidents").await;
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_incident_in_its_own_words() {
+    async fn same_incident_has_defenders_names_and_values() {
         let rig = rig().await;
         let id = rig.sim.put_incident(CONTOSO, IncidentSeed { severity: "unknown".into(), ..IncidentSeed::default() });
         let record = rig.get(&format!("/api/incidents/{id}")).await.json();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_51st_call_of_a_minute_is_refused_and_a_minute_later_is_not() {
+    async fn call_51_of_a_minute_is_refused_until_a_minute_has_passed() {
         let rig = rig().await;
         rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
         rig.sim.set_limits(Host::Defender, None, Limits::DEFENDER);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_wait_is_said_in_four_ways() {
+    async fn wait_of_a_429_has_four_forms() {
         let rig = rig().await;
         rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
         for (retry_after, header, text) in [

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_signed_is_recognised_by_key_certificate_and_jwks() {
+    fn signature_verifies_by_key_certificate_and_jwks() {
         let keys = Keys::new().unwrap();
         let key = keys.current();
         let claims = json!({"sub": "x"}).as_object().unwrap().clone();

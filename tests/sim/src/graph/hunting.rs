@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_narrows_a_table() {
+    fn query_steps_filter_and_shape_a_table() {
         let table = run_query(&tables(), "DeviceInfo | where Events == 2 | project DeviceName | take 1").unwrap();
         assert_eq!(table.rows, [json!({"DeviceName": "b"}).as_object().unwrap().clone()]);
         assert_eq!(run_query(&tables(), "DeviceInfo | count").unwrap().rows[0]["Count"], 3);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn timespans_are_durations_or_intervals() {
+    fn timespan_is_a_duration_or_an_interval() {
         assert!(is_timespan("P7D"));
         assert!(is_timespan("2026-01-01T00:00:00Z/2026-01-02T00:00:00Z"));
         assert!(!is_timespan("7 d ago"));

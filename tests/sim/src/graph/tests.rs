@@ -28,7 +28,7 @@ async fn pages_are_newest_first_and_linked() {
 }
 
 #[tokio::test]
-async fn what_is_not_documented_is_a_400() {
+async fn undocumented_query_options_are_refused() {
     let rig = rig().await;
     for query in [
         "$top=51",
@@ -50,7 +50,7 @@ async fn what_is_not_documented_is_a_400() {
 }
 
 #[tokio::test]
-async fn alerts_only_when_expanded_and_unknown_members_only_when_preferred() {
+async fn alerts_need_expand_and_new_enum_members_need_prefer() {
     let rig = rig().await;
     let seed = IncidentSeed { status: "awaitingAction".into(), ..IncidentSeed::default() };
     let id = rig.sim.put_incident(CONTOSO, seed);
@@ -65,7 +65,7 @@ async fn alerts_only_when_expanded_and_unknown_members_only_when_preferred() {
 }
 
 #[tokio::test]
-async fn who_may_not_is_told_so() {
+async fn missing_roles_and_invalid_tokens_are_refused() {
     let rig = rig().await;
     let url = format!("{}{LIST}", rig.sim.graph_url());
     let none = rig.send(rig.http.get(&url)).await;
@@ -84,7 +84,7 @@ async fn who_may_not_is_told_so() {
 }
 
 #[tokio::test]
-async fn changes_are_documented_fields_in_documented_values() {
+async fn updates_accept_only_documented_properties_and_values() {
     let rig = rig().await;
     rig.put_incidents(1);
     let path = format!("{LIST}/1");
@@ -105,7 +105,7 @@ async fn changes_are_documented_fields_in_documented_values() {
 }
 
 #[tokio::test]
-async fn hunting_answers_in_lower_case() {
+async fn hunting_responses_have_lower_case_members() {
     let rig = rig().await;
     rig.sim.put_hunting_table(
         CONTOSO,

@@ -8,7 +8,7 @@ use crate::{
 const LIST: &str = "/v1.0/security/incidents?$expand=alerts";
 
 #[tokio::test]
-async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
+async fn fault_affects_matching_requests_a_limited_number_of_times() {
     let rig = rig().await;
     rig.sim.fault(Fault::new(FaultKind::status(503)).on(Host::Graph).tenant(FABRIKAM));
     rig.sim.fault(Fault::new(FaultKind::BadGateway).on(Host::Graph).tenant(CONTOSO).after(1).times(1));
@@ -21,7 +21,7 @@ async fn a_fault_meets_whom_it_is_for_and_no_more_often_than_it_should() {
 }
 
 #[tokio::test]
-async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
+async fn poisoned_incident_fails_every_response_that_contains_it() {
     let rig = rig().await;
     rig.put_incidents(3);
     rig.sim.fault(Fault::poison(CONTOSO, "2").with_expand());
@@ -33,7 +33,7 @@ async fn a_poisoned_incident_spoils_every_answer_that_holds_it() {
 }
 
 #[tokio::test]
-async fn answers_break_off_in_the_ways_that_they_do() {
+async fn responses_break_off_as_the_transport_fault_says() {
     let rig = rig().await;
     rig.put_incidents(3);
     rig.sim.fault(Fault::new(FaultKind::Truncate { at: None }).times(1));
@@ -55,7 +55,7 @@ async fn answers_break_off_in_the_ways_that_they_do() {
 }
 
 #[tokio::test]
-async fn answers_take_their_time() {
+async fn latency_fault_delays_every_response() {
     let rig = rig().await;
     rig.sim.fault(Fault::new(FaultKind::Latency { least_millis: 20, most_millis: 60 }));
     rig.sim.fault(Fault::new(FaultKind::status(503)).times(1));
@@ -69,7 +69,7 @@ async fn answers_take_their_time() {
 }
 
 #[tokio::test]
-async fn lists_can_lie() {
+async fn list_faults_change_rows_links_and_versions() {
     let rig = rig().await;
     rig.put_incidents(3);
     rig.sim.fault(Fault::new(FaultKind::SilentCap { rows: 1 }).times(1));
@@ -88,7 +88,7 @@ async fn lists_can_lie() {
 }
 
 #[tokio::test]
-async fn a_giant_is_made_while_it_is_sent() {
+async fn giant_incident_is_generated_while_it_is_sent() {
     let rig = rig().await;
     for alerts in [0, 2] {
         let giant = Some(Giant { alerts: 500, bytes_each: 2000 });
@@ -101,7 +101,7 @@ async fn a_giant_is_made_while_it_is_sent() {
 }
 
 #[tokio::test]
-async fn incidents_arrive_late_change_silently_and_merge() {
+async fn incidents_appear_late_change_silently_and_merge() {
     let rig = rig().await;
     rig.put_incidents(3);
     let now = rig.sim.clock().now();

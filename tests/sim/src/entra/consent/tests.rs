@@ -24,7 +24,7 @@ fn callback(location: &str) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn accepting_grants_what_the_registration_asks_of_the_resource() {
+async fn consent_grants_the_requested_roles_of_the_resource() {
     let rig = rig().await;
     let url = consent_url(&rig, CONTOSO, "graph.microsoft.com");
     let back = callback(&rig.sim.consent(&url, CONTOSO, ADMIN, Decision::Accept).unwrap());
@@ -35,7 +35,7 @@ async fn accepting_grants_what_the_registration_asks_of_the_resource() {
 }
 
 #[tokio::test]
-async fn declining_has_three_shapes_and_grants_nothing() {
+async fn declined_consent_has_three_forms_and_grants_nothing() {
     let rig = rig().await;
     let url = consent_url(&rig, CONTOSO, "graph.microsoft.com");
     for (shape, error) in [
@@ -52,7 +52,7 @@ async fn declining_has_three_shapes_and_grants_nothing() {
 }
 
 #[tokio::test]
-async fn an_absent_resource_and_a_foreign_person_are_refused() {
+async fn missing_resource_and_foreign_account_are_refused() {
     let rig = rig().await;
     rig.sim.update_tenant(CONTOSO, |tenant| tenant.defender_licensed = false);
     let url = consent_url(&rig, CONTOSO, "api.security.microsoft.com");
@@ -67,7 +67,7 @@ async fn an_absent_resource_and_a_foreign_person_are_refused() {
 }
 
 #[tokio::test]
-async fn a_person_without_a_role_can_only_go_back() {
+async fn person_without_a_directory_role_cannot_consent() {
     let rig = rig().await;
     let url = consent_url(&rig, "organizations", "graph.microsoft.com");
     let back = rig.sim.consent(&url, CONTOSO, "user@contoso.example", Decision::Accept).unwrap();
@@ -76,7 +76,7 @@ async fn a_person_without_a_role_can_only_go_back() {
 }
 
 #[tokio::test]
-async fn the_pages_work_for_a_browser_with_cookies() {
+async fn consent_pages_work_for_a_browser_with_cookies() {
     let rig = rig().await;
     let picker = rig.send(rig.http.get(consent_url(&rig, CONTOSO, "graph.microsoft.com"))).await;
     assert!(picker.text.contains(r#"data-user="admin@contoso.example""#));
@@ -103,7 +103,7 @@ async fn the_pages_work_for_a_browser_with_cookies() {
 }
 
 #[tokio::test]
-async fn a_sign_in_gives_a_code_that_works_once() {
+async fn sign_in_issues_a_code_that_works_once() {
     let rig = rig().await;
     let verifier = "v".repeat(43);
     let url = format!(

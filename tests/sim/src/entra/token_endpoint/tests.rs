@@ -34,7 +34,7 @@ async fn refused(rig: &Rig, authority: &str, form: &[(&str, &str)], status: u16,
 }
 
 #[tokio::test]
-async fn a_token_carries_the_roles_of_its_resource() {
+async fn token_contains_only_the_roles_of_its_resource() {
     let rig = rig().await;
     rig.sim.grant(CONTOSO, CLIENT, &["SecurityIncident.Read.All", "Incident.Read.All"]);
     let response = rig.token(CONTOSO, &form()).await;
@@ -52,7 +52,7 @@ async fn a_token_carries_the_roles_of_its_resource() {
 }
 
 #[tokio::test]
-async fn each_mistake_has_its_code() {
+async fn each_invalid_token_request_has_its_aadsts_number() {
     let rig = rig().await;
     rig.sim.grant(CONTOSO, CLIENT, &["SecurityIncident.Read.All"]);
     let mut resource = form();
@@ -89,7 +89,7 @@ async fn each_mistake_has_its_code() {
 }
 
 #[tokio::test]
-async fn basic_authentication_is_form_encoded_first() {
+async fn basic_credentials_have_to_be_form_encoded() {
     let rig = rig().await;
     rig.sim.grant(CONTOSO, CLIENT, &["SecurityIncident.Read.All"]);
     let url = format!("{}/{CONTOSO}/oauth2/v2.0/token", rig.sim.entra_url());
@@ -102,7 +102,7 @@ async fn basic_authentication_is_form_encoded_first() {
 }
 
 #[tokio::test]
-async fn consent_spreads_as_it_is_told_to() {
+async fn consent_propagates_as_the_tenant_is_set() {
     let rig = rig().await;
     rig.sim.update_tenant(CONTOSO, |tenant| {
         tenant.propagation = Propagation { refused: 1, code: 700_016, roleless: 1 };
@@ -125,7 +125,7 @@ fn assertion(keys: &Keys, header: &Value, claims: &Value) -> String {
 }
 
 #[tokio::test]
-async fn client_assertions_are_checked_to_the_letter() {
+async fn every_part_of_a_client_assertion_is_checked() {
     let rig = rig().await;
     let keys = Keys::new().unwrap();
     let Thumbprints { sha1: x5t, sha256: x5t_s256 } = Thumbprints::of(keys.current().certificate());
@@ -175,7 +175,7 @@ async fn client_assertions_are_checked_to_the_letter() {
 }
 
 #[tokio::test]
-async fn another_providers_token_stands_for_the_app() {
+async fn federated_token_authenticates_the_app() {
     let rig = rig().await;
     let keys = Keys::new().unwrap();
     rig.sim.register_app(App {

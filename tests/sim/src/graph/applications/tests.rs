@@ -19,7 +19,7 @@ async fn call(rig: &Rig, role: &str, method: &str, path: &str, body: Option<Valu
 }
 
 #[tokio::test]
-async fn a_secret_is_added_used_and_removed() {
+async fn owner_adds_uses_and_removes_a_secret() {
     let rig = rig().await;
     let owned = "Application.ReadWrite.OwnedBy";
     let path = format!("/applications(appId='{CLIENT}')");
@@ -55,7 +55,7 @@ async fn a_secret_is_added_used_and_removed() {
 }
 
 #[tokio::test]
-async fn a_registration_is_made_and_changed() {
+async fn registration_is_created_found_and_updated() {
     let rig = rig().await;
     let all = "Application.ReadWrite.All";
     let graph = Resource::Graph.app_id();

@@ -3,18 +3,16 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue};
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
     Decision,
-    entra::{self, flow::SESSION, keys::OldKey},
+    browser::PageWalk,
+    entra::{self, keys::OldKey},
     faults::{Fault, Host},
-    http::{Request, Response, encode},
-    respond::respond as respond_on_host,
+    http::{Request, Response},
     serve::Shared,
     store::{App, AppRecord, HuntingTable, Incident, IncidentSeed, Resource, Tenant, TenantSeed},
     world::{Behaviour, Limits, World},
@@ -308,7 +306,7 @@ struct Merge {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PageWalk {
+struct Walk {
     url: String,
     tenant_id: String,
     user: String,
@@ -323,13 +321,14 @@ enum PageFlow {
 }
 
 fn walk(shared: &Shared, request: &Request, flow: PageFlow) -> ControlResult {
-    let walk: PageWalk = parse_body(request)?;
+    let walk: Walk = parse_body(request)?;
     let decision = match flow {
         PageFlow::SignIn => None,
         PageFlow::Consent if walk.cancel => Some(Decision::Cancel),
         PageFlow::Consent => Some(Decision::Accept),
     };
-    match walk_pages(shared, &walk.url, &walk.tenant_id, &walk.user, decision) {
+    let walk = PageWalk { url: &walk.url, tenant_id: &walk.tenant_id, user: &walk.user, decision };
+    match walk.complete(shared) {
         Ok(location) => Ok(ok(&json!({ "location": location }))),
         Err(page) => Err(ControlError(409, page)),
     }
@@ -343,64 +342,4 @@ fn merge(document: &mut Value, patch: Map<String, Value>) {
             (_, value) => document[name.as_str()] = value,
         }
     }
-}
-
-/// Completes the pages that a URL starts, as a person would, until they redirect away from the login host.
-pub(crate) fn walk_pages(
-    shared: &Shared,
-    url: &str,
-    tenant_id: &str,
-    user: &str,
-    decision: Option<Decision>,
-) -> Result<String, String> {
-    let path_and_query = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-    let (path, query) = path_and_query.ok_or("not a URL")?.split_once('?').unwrap_or_default();
-    let mut request = Request {
-        host: Host::Entra,
-        method: "GET".to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-    };
-    // Account picker, permissions prompt and consent: no flow has more pages.
-    for _ in 0..5 {
-        let (response, _) = respond_on_host(&mut shared.world(), &request);
-        if let Some(location) = response.header("location") {
-            return Ok(location.to_owned());
-        }
-        let cookie = response.header("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
-        let text: String = response
-            .body
-            .into_iter()
-            .map(|piece| match piece {
-                crate::http::BodyPart::Text(text) => text,
-                crate::http::BodyPart::Generated { .. } => String::new(),
-            })
-            .collect();
-        let Some(flow) = attribute_value(&text, "name=\"flow\" value=\"") else { return Err(text) };
-        let consenting = text.contains("action=\"/consent\"");
-        let choice = if consenting {
-            let accepts = decision == Some(Decision::Accept) && text.contains("id=\"accept\"");
-            format!("decision={}", if accepts { "accept" } else { "cancel" })
-        } else {
-            let accept = if text.contains("name=\"accept\"") { "&accept=yes" } else { "" };
-            format!("user={}{accept}", encode(&format!("{tenant_id}/{user}")))
-        };
-        "POST".clone_into(&mut request.method);
-        request.path = if consenting { "/consent".to_owned() } else { "/login".to_owned() };
-        request.query.clear();
-        request.headers.insert("content-type", HeaderValue::from_static("application/x-www-form-urlencoded"));
-        if let Some(value) = cookie.filter(|cookie| cookie.starts_with(SESSION)).and_then(|cookie| cookie.parse().ok())
-        {
-            request.headers.insert("cookie", value);
-        }
-        request.body = format!("flow={}&{choice}", encode(flow)).into();
-    }
-    Err("the pages lead nowhere".to_owned())
-}
-
-fn attribute_value<'a>(html: &'a str, start: &str) -> Option<&'a str> {
-    let rest = &html[html.find(start)? + start.len()..];
-    rest.split('"').next()
 }

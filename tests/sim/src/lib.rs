@@ -5,6 +5,7 @@
 //! documents
 //! and imports nothing of the code under test.
 
+mod browser;
 mod caller;
 mod clock;
 mod control;
@@ -41,6 +42,7 @@ pub use store::{
 };
 pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
 
+use browser::PageWalk;
 use entra::keys::Keys;
 use serve::{Shared, bind, serve};
 use world::World;
@@ -337,7 +339,7 @@ impl Sim {
     /// Completes the sign-in that a URL starts, as a user (by name or object ID).
     /// Returns the URL that the browser is redirected to, or the HTML of an error page.
     pub fn sign_in(&self, authorize_url: &str, tenant_id: &str, user: &str) -> Result<String, String> {
-        control::walk_pages(&self.shared, authorize_url, tenant_id, user, None)
+        PageWalk { url: authorize_url, tenant_id, user, decision: None }.complete(&self.shared)
     }
 
     /// Completes the admin consent that a URL starts, as a user. Returns the URL that the browser is redirected to,
@@ -349,7 +351,7 @@ impl Sim {
         user: &str,
         decision: Decision,
     ) -> Result<String, String> {
-        control::walk_pages(&self.shared, consent_url, tenant_id, user, Some(decision))
+        PageWalk { url: consent_url, tenant_id, user, decision: Some(decision) }.complete(&self.shared)
     }
 
     /// All requests so far, in order, without those to `/_sim`.

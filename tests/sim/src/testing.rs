@@ -12,6 +12,7 @@ pub(crate) const CLIENT: &str = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 pub(crate) const SECRET: &str = "s3cr~t+/=&";
 pub(crate) const REDIRECT: &str = "https://partner.example.com/consent/callback";
 
+/// A started simulator and a client for it.
 pub(crate) struct Rig {
     pub(crate) sim: Sim,
     pub(crate) http: reqwest::Client,
@@ -42,7 +43,7 @@ impl Response {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the simulator's tests are clients of their own")]
+#[expect(clippy::disallowed_methods, reason = "these tests call the simulator as any client does")]
 fn client() -> reqwest::Client {
     // Another test of the process may have installed it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -84,6 +85,7 @@ impl Rig {
         Response { status, headers, text: received.text().await.unwrap() }
     }
 
+    /// Sends a form to the token endpoint of an authority.
     pub(crate) async fn token(&self, authority: &str, form: &[(&str, &str)]) -> Response {
         let url = format!("{}/{authority}/oauth2/v2.0/token", self.sim.entra_url());
         self.send(self.http.post(url).form(form)).await

@@ -98,18 +98,18 @@ pub enum OldKey {
 #[derive(Debug)]
 pub(crate) struct Keys {
     published: Vec<Arc<SigningKey>>,
-    made: usize,
+    next_index: usize,
 }
 
 impl Keys {
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { published: vec![shared_key(0)?], made: 1 })
+        Ok(Self { published: vec![shared_key(0)?], next_index: 1 })
     }
 
     /// Signs with a new key from now on.
     pub(crate) fn roll(&mut self, old_key: OldKey) -> std::io::Result<()> {
-        let next = shared_key(self.made)?;
-        self.made += 1;
+        let next = shared_key(self.next_index)?;
+        self.next_index += 1;
         if old_key == OldKey::Withdraw {
             self.published.clear();
         }

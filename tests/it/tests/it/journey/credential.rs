@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use devstack::ApiReply;
 use serde_json::{Value, json};
-use sim::{App, Call, Surface};
+use sim::{App, Call, Host};
 
 use super::world::{APP, CONTOSO, Customer, FABRIKAM, HOME, NORTHWIND, World, refused};
 
@@ -231,7 +231,7 @@ async fn a_minute_passes(world: &World) {
 }
 
 fn token_requests(world: &World, tenant_id: &str) -> Vec<Call> {
-    let calls = world.sim.calls().into_iter().filter(|call| call.surface == Surface::Entra && call.method == "POST");
+    let calls = world.sim.calls().into_iter().filter(|call| call.host == Host::Entra && call.method == "POST");
     calls.filter(|call| call.path == format!("/{tenant_id}/oauth2/v2.0/token")).collect()
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use devstack::ApiReply;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use sim::{Decision, Fault, FaultKind, RetryAfter, Surface};
+use sim::{Decision, Fault, FaultKind, Host, RetryAfter};
 use url::Url;
 
 use super::world::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, World, refused};
@@ -262,7 +262,7 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     let mut visitor = Visitor { world, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[1]).await;
     let back = visitor.sign_in(&sign_in, &FABRIKAM);
-    world.sim.fault(Fault::new(broken).on(Surface::Entra).method("POST"));
+    world.sim.fault(Fault::new(broken).on(Host::Entra).method("POST"));
     let page = visitor.go("GET", &back).await;
     assert!(page.status >= 400, "{}", page.status);
     told.push(("a broken sign-in".to_owned(), page.body));
@@ -311,7 +311,7 @@ async fn feed(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
         FaultKind::Reset,
         FaultKind::Cut,
     ] {
-        world.sim.fault(Fault::new(kind).on(Surface::Graph));
+        world.sim.fault(Fault::new(kind).on(Host::Graph));
         world.poll().await;
         let reply = world.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
         assert!(reply.status >= 400, "{}", reply.body);
@@ -343,7 +343,7 @@ async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(
     ];
     for (kind, code) in faults {
         let named = format!("{kind:?}");
-        world.sim.fault(Fault::new(kind).on(Surface::Entra).tenant(CONTOSO.tenant_id));
+        world.sim.fault(Fault::new(kind).on(Host::Entra).tenant(CONTOSO.tenant_id));
         let (reply, direct) = fresh(&CONTOSO).await;
         assert!(reply.status >= 400, "{named}: {}", reply.body);
         if code.is_empty() {

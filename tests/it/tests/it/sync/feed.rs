@@ -171,8 +171,8 @@ impl Feed {
 
     pub(super) fn calls(&self) -> usize {
         let surface = match self.surface {
-            Surface::Graph => sim::Surface::Graph,
-            Surface::Defender => sim::Surface::Defender,
+            Surface::Graph => sim::Host::Graph,
+            Surface::Defender => sim::Host::Defender,
         };
         self.local.sim.count(surface, TENANT)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use devstack::{ApiReply, Browser, Console, Failed, Progress as _, Stack};
+use devstack::{ApiResponse, Browser, Console, Failed, Progress as _, Stack};
 use sim::Sim;
 
 use crate::world::{self, CONTOSO, Customer, FABRIKAM, NORTHWIND};
@@ -58,7 +58,7 @@ pub(crate) async fn invite(stack: &Stack, customer: &str, expected_tenant: Optio
     consent_url.ok_or_else(|| Failed("the invitation has no consent_url".to_owned()))
 }
 
-fn expect(reply: &ApiReply, status: u16) -> Result<Value, Failed> {
+fn expect(reply: &ApiResponse, status: u16) -> Result<Value, Failed> {
     check(reply.status == status, || format!("our API answered {} instead of {status}: {}", reply.status, reply.body))?;
     Ok(reply.json())
 }

@@ -35,7 +35,7 @@ pub use functions::build;
 pub use log_book::LogLine;
 pub use pool::Usage;
 pub use python::interpreter;
-pub use stack::{ApiReply, CLIENT_ID, Ports, Stack, StackOptions};
+pub use stack::{ApiResponse, CLIENT_ID, Ports, Stack, StackOptions};
 
 /// The account that the local AWS plays.
 pub const ACCOUNT_ID: &str = "123456789012";

@@ -82,7 +82,7 @@ pub struct StackOptions {
 
 /// An answer of our HTTP API.
 #[derive(Debug, Clone)]
-pub struct ApiReply {
+pub struct ApiResponse {
     /// The status code.
     pub status: u16,
     /// The headers, with every `set-cookie`.
@@ -91,7 +91,7 @@ pub struct ApiReply {
     pub body: String,
 }
 
-impl ApiReply {
+impl ApiResponse {
     /// The body as JSON; `null` if it is none.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
@@ -222,7 +222,12 @@ impl Stack {
     }
 
     /// Calls a route of our HTTP API as an operator with IAM credentials.
-    pub async fn call(&self, method: &str, path_and_query: &str, body: Option<Value>) -> Result<ApiReply, StackError> {
+    pub async fn call(
+        &self,
+        method: &str,
+        path_and_query: &str,
+        body: Option<Value>,
+    ) -> Result<ApiResponse, StackError> {
         let scope = "Credential=AKIDLOCALOPERATOR/20260101/eu-central-1/execute-api/aws4_request";
         let signature = format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature={:064}", 0);
         let mut headers = vec![("authorization", signature.as_str())];
@@ -240,7 +245,7 @@ impl Stack {
         path_and_query: &str,
         headers: &[(&str, &str)],
         body: impl Into<Vec<u8>>,
-    ) -> Result<ApiReply, StackError> {
+    ) -> Result<ApiResponse, StackError> {
         let doing = "calling our HTTP API";
         let method = Method::from_bytes(method.as_bytes()).map_err(|error| http_failed(doing, &error))?;
         let mut request = self.client.request(method, format!("{}{path_and_query}", self.api_url));
@@ -250,7 +255,7 @@ impl Stack {
         let response = request.body(body.into()).send().await.map_err(|error| http_failed(doing, &error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.text().await.map_err(|error| http_failed(doing, &error))?;
-        Ok(ApiReply { status, headers, body })
+        Ok(ApiResponse { status, headers, body })
     }
 
     /// Invokes a function directly, with its own timeout.

@@ -8,9 +8,9 @@ use aws_lc_rs::{
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use serde_json::{Value, json};
-use sim::{App, Call, Surface};
+use sim::{App, Call, Host};
 
 use crate::aws::Aws;
 
@@ -230,7 +230,7 @@ impl World {
     }
 }
 
-async fn token(world: &World, customer: &Customer) -> ApiReply {
+async fn token(world: &World, customer: &Customer) -> ApiResponse {
     world.call("POST", &format!("{}/token", customer.path()), None).await
 }
 
@@ -240,7 +240,7 @@ async fn claims(world: &World, customer: &Customer) -> Value {
     serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
-fn is_rejected(reply: &ApiReply) {
+fn is_rejected(reply: &ApiResponse) {
     let problem = refused("a token by a wrong secret", reply, "internal");
     assert_eq!(problem["reason"], "credential_rejected", "{problem}");
 }
@@ -283,7 +283,7 @@ async fn a_minute_passes(world: &World) {
 }
 
 fn token_requests(world: &World, tenant_id: &str) -> Vec<Call> {
-    let calls = world.sim.calls().into_iter().filter(|call| call.surface == Surface::Entra && call.method == "POST");
+    let calls = world.sim.calls().into_iter().filter(|call| call.host == Host::Entra && call.method == "POST");
     calls.filter(|call| call.path == format!("/{tenant_id}/oauth2/v2.0/token")).collect()
 }
 

@@ -171,8 +171,8 @@ impl Feed {
 
     pub(super) fn calls(&self) -> usize {
         let surface = match self.surface {
-            IncidentApi::Graph => sim::Surface::Graph,
-            IncidentApi::Defender => sim::Surface::Defender,
+            IncidentApi::Graph => sim::Host::Graph,
+            IncidentApi::Defender => sim::Host::Defender,
         };
         self.local.sim.count(surface, TENANT)
     }

@@ -333,9 +333,9 @@ impl Chance {
             FaultKind::Aadsts { code: 7_000_215 },
         ]);
         let fault = if self.one_in(4) {
-            Fault::new(entra).on(sim::Surface::Entra)
+            Fault::new(entra).on(sim::Host::Entra)
         } else {
-            let surface = self.of(&[sim::Surface::Graph, sim::Surface::Defender]);
+            let surface = self.of(&[sim::Host::Graph, sim::Host::Defender]);
             Fault::new(api).on(surface)
         };
         fault.after(self.count(0, 3)).times(self.count(1, 5))

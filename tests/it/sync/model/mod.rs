@@ -222,7 +222,7 @@ fn late_arrivals_are_found_where_one_answer_does_not_hold_the_overlap() {
 #[test]
 fn late_arrivals_are_found_after_a_poll_that_was_interrupted() {
     for (surface, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
-        let on = if surface == IncidentApi::Graph { sim::Surface::Graph } else { sim::Surface::Defender };
+        let on = if surface == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
         let throttle = sim::FaultKind::Throttle { retry_after: sim::RetryAfter::Seconds(60) };
         let fault = sim::Fault::new(throttle).on(on).after(after).times(1);
         let steps = vec![

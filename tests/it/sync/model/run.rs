@@ -571,10 +571,10 @@ impl<'a> Run<'a> {
         for (index, call) in calls.iter().enumerate() {
             let pause = SignedDuration::from_secs(i64::try_from(PAUSE).unwrap());
             let until = call.at + pause;
-            let mut later = calls[index..].iter().filter(|later| later.surface == call.surface);
+            let mut later = calls[index..].iter().filter(|later| later.host == call.host);
             let early = later.find(|later| call.at < later.at && later.at < until);
             if let Some(early) = early.filter(|_| call.status == 429) {
-                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.surface, early.at, call.at));
+                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.host, early.at, call.at));
             }
         }
     }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::clock::Clock;
 use shared::tenant::TenantId;
-use sim::{Fault, FaultKind, RetryAfter, Sim, Surface};
+use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::options::Options;
@@ -100,10 +100,10 @@ pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut 
 fn make_ill(sim: &Sim, throttled: &[TenantId], broken: &[TenantId]) {
     for tenant in throttled {
         let kind = FaultKind::Throttle { retry_after: RetryAfter::Seconds(RETRY_AFTER) };
-        sim.fault(Fault::new(kind).on(Surface::Graph).tenant(&tenant.to_string()));
+        sim.fault(Fault::new(kind).on(Host::Graph).tenant(&tenant.to_string()));
     }
     for tenant in broken {
-        sim.fault(Fault::new(FaultKind::status(500)).on(Surface::Graph).tenant(&tenant.to_string()));
+        sim.fault(Fault::new(FaultKind::status(500)).on(Host::Graph).tenant(&tenant.to_string()));
     }
 }
 

@@ -7,7 +7,7 @@ use bench::counts::{Counts, float};
 use bench::relay::Relay;
 use devstack::Failed;
 use devstack::{Console, Stack, StackOptions};
-use sim::{Fault, FaultKind, Sim, Surface};
+use sim::{Fault, FaultKind, Host, Sim};
 
 /// How long Microsoft takes to answer, in milliseconds.
 const LATENCY: (u64, u64) = (150, 400);
@@ -49,9 +49,9 @@ impl Setting {
     pub(crate) async fn counts(&self) -> Counts {
         let mut counts = self.relay.counts();
         for call in self.sim.calls() {
-            let operation = match call.surface {
-                Surface::Entra => "token",
-                Surface::Graph | Surface::Defender => "incidents",
+            let operation = match call.host {
+                Host::Entra => "token",
+                Host::Graph | Host::Defender => "incidents",
             };
             counts.add(format!("microsoft:{operation}"), 1.0);
         }

@@ -3,11 +3,15 @@
 use devstack::{CLIENT_ID, Failed, Stack};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use shared::entra::TenantId;
-use shared::error::Error;
-use shared::incidents::Surface;
-use shared::registry::Registry;
-use shared::registry::tenants::{Status, Tenant};
+use shared::{
+    entra::TenantId,
+    error::Error,
+    incidents::Surface,
+    registry::{
+        Registry,
+        tenants::{Status, Tenant},
+    },
+};
 use sim::{IncidentSeed, Sim, TenantSeed};
 
 /// Writes to the local AWS at a time; more would only wait for each other.

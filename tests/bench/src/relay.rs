@@ -3,26 +3,29 @@
 //! It also lets the writes of one item pass one after the other. DynamoDB does that itself; moto's threads may check the
 //! conditions of two writes before either takes place.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
-use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use devstack::Failed;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::clock::Clock;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 
-use crate::capacity::{Capacity, key_of};
-use crate::counts::{Counts, float};
-use devstack::Failed;
+use crate::{
+    capacity::{Capacity, key_of},
+    counts::{Counts, float},
+};
 
 /// The largest request that a function makes: an object.
 const LARGEST: usize = 64 << 20;

@@ -1,7 +1,6 @@
 //! The only places where the stack takes what the machine gives: the time, randomness, the environment, and HTTP.
 
-use std::sync::Once;
-use std::time::Duration;
+use std::{sync::Once, time::Duration};
 
 #[expect(clippy::disallowed_methods, reason = "the stack stands for AWS, whose clock is the real one")]
 pub(crate) fn now() -> jiff::Timestamp {

@@ -1,24 +1,25 @@
 //! AWS on this machine: moto's server, the template deployed to it, and a tap on the event bus.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Mutex,
+    time::Duration,
+};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_eventbridge::types::Target;
-use aws_sdk_sqs::config::Credentials;
-use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::{config::Credentials, error::DisplayErrorContext};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
-use crate::error::StackError;
-use crate::functions::tail;
-use crate::{ACCOUNT_ID, REGION, event_source, gateway, paths, rotation, schedule};
+use crate::{ACCOUNT_ID, REGION, error::StackError, event_source, functions::tail, gateway, paths, rotation, schedule};
 
 const READY_LIMIT: Duration = Duration::from_mins(1);
 const TAP: &str = "devstack-events";
@@ -30,7 +31,7 @@ const CURRENT: &str = "AWSCURRENT";
 const UNUSED: &str = "DEVSTACK";
 
 /// What the template made, as its deployment reports it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Deployment {
     pub(crate) functions: Vec<DeployedFunction>,
     pub(crate) event_sources: Vec<event_source::Declared>,
@@ -40,7 +41,7 @@ pub(crate) struct Deployment {
     pub(crate) resources: Resources,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct DeployedFunction {
     pub(crate) name: String,
     pub(crate) binary: String,
@@ -50,7 +51,7 @@ pub(crate) struct DeployedFunction {
 }
 
 /// Names of what the template made.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Resources {
     /// The DynamoDB table.
     pub table: String,

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use axum::http::header::{LOCATION, REFERRER_POLICY, SET_COOKIE};
 use url::Url;
 
-use crate::ambient;
-use crate::error::StackError;
+use crate::{ambient, error::StackError};
 
 const MOST_REDIRECTS: usize = 20;
 const MOST_PAGES: usize = 10;
@@ -22,7 +21,7 @@ pub struct Browser {
 }
 
 /// What the browser shows.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Page {
     /// Where it lies, after all redirects.
     pub url: Url,
@@ -34,7 +33,7 @@ pub struct Page {
 }
 
 /// A button of a form.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Button {
     /// All its attributes.
     pub attributes: BTreeMap<String, String>,

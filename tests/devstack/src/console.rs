@@ -15,7 +15,7 @@ pub trait Progress: Send {
 }
 
 /// Says nothing: for tests.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 
 impl Progress for Quiet {

@@ -132,7 +132,7 @@ impl StackError {
 ///
 /// Beside the function's own error types: `Sandbox.Timedout` past the deadline, `Runtime.ExitError` when the process
 /// ended, `Runtime.InvalidEntrypoint` when it could not be started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionError {
     /// `errorType` of the function's answer.

@@ -1,19 +1,19 @@
 //! The event source mapping between a queue and a function: batches, partial batch responses, a limit on concurrency.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::aws::failed;
-use crate::error::{FunctionError, StackError};
-use crate::failures::Failures;
-use crate::pool::Pool;
-use crate::{ACCOUNT_ID, REGION};
+use crate::{
+    ACCOUNT_ID, REGION,
+    aws::failed,
+    error::{FunctionError, StackError},
+    failures::Failures,
+    pool::Pool,
+};
 
 /// Lambda starts with five pollers on a standard queue.
 const POLLERS: usize = 5;
@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_millis(250);
 const RETRY_AFTER_SECONDS: i32 = 2;
 
 /// As the template declares it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Declared {
     /// The function's name.
     pub(crate) function: String,
@@ -221,10 +221,8 @@ fn failing(ids: &[&str], answer: &Result<Value, FunctionError>, reports_item_fai
 
 #[cfg(test)]
 mod tests {
-    use crate::aws::Aws;
-    use crate::pool::test_function::Function;
-
     use super::*;
+    use crate::{aws::Aws, pool::test_function::Function};
 
     fn after(answer: Value) -> Vec<usize> {
         failing(&["a", "b", "c"], &Ok(answer), true)

@@ -1,16 +1,11 @@
 //! The functions' binaries: one cargo call builds them all, and says itself where they lie.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
 
 use serde::Deserialize;
-use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::{process::Command, sync::OnceCell};
 
-use crate::console::Progress;
-use crate::error::StackError;
-use crate::{ambient, paths};
+use crate::{ambient, console::Progress, error::StackError, paths};
 
 /// Built once a process: the stacks of one test run share them.
 static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();

@@ -1,11 +1,12 @@
 //! `cargo dev --once`: the whole job, unattended, each step checked.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use devstack::{ApiReply, Browser, Console, Failed, Progress as _, Stack};
+use serde_json::{Value, json};
 use sim::Sim;
 
 use crate::world::{self, CONTOSO, Customer, FABRIKAM, NORTHWIND};

@@ -1,13 +1,17 @@
 //! What the functions print: kept for the tests, appended to a file per binary, and sent to who follows.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    sync::broadcast,
+};
 
 use crate::error::StackError;
 
@@ -15,7 +19,7 @@ use crate::error::StackError;
 const MOST_LINES: usize = 100_000;
 
 /// One line that a function printed.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct LogLine {
     /// The function's binary.
     pub binary: String,
@@ -36,7 +40,7 @@ struct Book {
     file: Option<File>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channel {
     Stdout,
     Stderr,

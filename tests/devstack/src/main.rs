@@ -6,16 +6,13 @@ mod keyboard;
 mod watch;
 mod world;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use cli::{Command, HELP, Options};
+use crate::cli::{Command, HELP, Options};
 
 /// How often customers are asked where somebody watches.
 const POLL_EVERY: Duration = Duration::from_secs(5);

@@ -5,8 +5,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 use sim::{App, Sim, SimOptions, TenantSeed};
 
-use crate::error::StackError;
-use crate::stack::Ports;
+use crate::{error::StackError, stack::Ports};
 
 /// The partner's own tenant, which nobody signs in to.
 pub(crate) const HOME_TENANT_ID: &str = "11733a9e-0000-4000-8000-000000000000";

@@ -1,28 +1,36 @@
 //! The processes of one function: started when an event needs one, one event at a time each, replaced when they end.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::Value;
-use tokio::process::Command;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::{
+    process::Command,
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
+    task::AbortHandle,
+};
 
-use crate::ambient;
-use crate::error::{EXITED, FunctionError, TIMED_OUT};
-use crate::log_book::{Channel, LogBook};
-use crate::runtime_api::{Delivery, Mailbox, RuntimeApi};
+use crate::{
+    ambient,
+    error::{EXITED, FunctionError, TIMED_OUT},
+    log_book::{Channel, LogBook},
+    runtime_api::{Delivery, Mailbox, RuntimeApi},
+};
 
 /// How long a process may take to ask for its first event. Lambda gives 10 s; a debug build beside a running compiler
 /// gets more.
 const INIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a function is.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct FunctionSpec {
     pub(crate) name: String,
     pub(crate) binary: String,
@@ -35,7 +43,7 @@ pub(crate) struct FunctionSpec {
 }
 
 /// What a function was used for so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Events that a process took.
     pub invocations: u64,
@@ -355,8 +363,7 @@ pub(crate) mod test_function {
 mod tests {
     use serde_json::json;
 
-    use super::test_function::Function;
-    use super::*;
+    use super::{test_function::Function, *};
 
     async fn function(environment: &[(&str, &str)]) -> Function {
         Function::new(environment).await

@@ -1,17 +1,18 @@
 //! The virtual environment that the local AWS runs in: made once, and again whenever the requirements change.
 
-use std::fs::File;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::{
+    fs::File,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
-use crate::console::Progress;
-use crate::error::StackError;
-use crate::functions::tail;
-use crate::paths;
+use crate::{console::Progress, error::StackError, functions::tail, paths};
 
 /// The environment's interpreter; the environment is made first where it is missing or out of date.
 pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {

@@ -6,17 +6,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::ambient;
-use crate::aws::failed;
-use crate::error::StackError;
-use crate::pool::Pool;
+use crate::{ambient, aws::failed, error::StackError, pool::Pool};
 
 const STEPS: [&str; 4] = ["createSecret", "setSecret", "testSecret", "finishSecret"];
 const PENDING: &str = "AWSPENDING";
 const DOING: &str = "rotating a secret";
 
 /// A secret that the template rotates.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Declared {
     pub(crate) secret: String,
     pub(crate) function: String,

@@ -1,18 +1,15 @@
 //! The schedules of the template, as EventBridge Scheduler would run them.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
-use crate::error::FunctionError;
-use crate::failures::Failures;
-use crate::pool::Pool;
+use crate::{error::FunctionError, failures::Failures, pool::Pool};
 
 /// As the template declares it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Declared {
     /// The function's name.
     pub(crate) function: String,

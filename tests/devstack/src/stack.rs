@@ -1,31 +1,31 @@
 //! The whole stack: the functions behind an emulated Lambda, API Gateway, SQS and Scheduler, AWS by moto, Microsoft by
 //! the simulator.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, Method};
 use serde_json::Value;
 use sim::Sim;
-use tokio::net::TcpListener;
-use tokio::sync::broadcast;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, sync::broadcast, task::JoinSet};
 
-use crate::aws::{Aws, DeployedFunction, Deployment, Resources};
-use crate::console::Progress;
-use crate::error::{FunctionError, StackError};
-use crate::event_source::EventSource;
-use crate::failures::Failures;
-use crate::gateway::Gateway;
-use crate::log_book::{LogBook, LogLine};
-use crate::microsoft::{self, HOME_TENANT_ID, Microsoft, Registered};
-use crate::pool::{FunctionSpec, Pool, Usage};
-use crate::rotation::Rotation;
-use crate::runtime_api::RuntimeApi;
-use crate::schedule::Schedule;
-use crate::{ACCOUNT_ID, REGION, ambient, functions, paths, python};
+use crate::{
+    ACCOUNT_ID, REGION, ambient,
+    aws::{Aws, DeployedFunction, Deployment, Resources},
+    console::Progress,
+    error::{FunctionError, StackError},
+    event_source::EventSource,
+    failures::Failures,
+    functions,
+    gateway::Gateway,
+    log_book::{LogBook, LogLine},
+    microsoft::{self, HOME_TENANT_ID, Microsoft, Registered},
+    paths,
+    pool::{FunctionSpec, Pool, Usage},
+    python,
+    rotation::Rotation,
+    runtime_api::RuntimeApi,
+    schedule::Schedule,
+};
 
 /// The client id of the partner's app in the simulator.
 pub const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
@@ -41,7 +41,7 @@ const MAX_PROCESSES: usize = 10;
 const LOG_DELAY: Duration = Duration::from_millis(50);
 
 /// The ports of the stack; 0 lets the system choose.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ports {
     /// Our HTTP API.
     pub api: u16,
@@ -81,7 +81,7 @@ pub struct StackOptions {
 }
 
 /// An answer of our HTTP API.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct ApiReply {
     /// The status code.
     pub status: u16,

@@ -1,19 +1,19 @@
 //! `cargo dev`: a stack that stays up, with customers whose incidents go on changing.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use serde_json::Value;
-use sim::Sim;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, interval, interval_at};
+use std::{collections::BTreeMap, time::Duration};
 
 use devstack::{Console, Failed, LogLine, Progress as _, Stack};
+use serde_json::Value;
+use sim::Sim;
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, interval, interval_at},
+};
 
-use crate::journey;
-use crate::keyboard;
-use crate::world::{CONTOSO, FABRIKAM, NORTHWIND};
+use crate::{
+    journey, keyboard,
+    world::{CONTOSO, FABRIKAM, NORTHWIND},
+};
 
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two things that happen at the customers.

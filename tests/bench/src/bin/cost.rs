@@ -1,7 +1,9 @@
 //! `cost`: what a month costs for 10, 1,000 and 100,000 tenants, from measured counts and list prices.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use bench::cost::{Bill, Load, Measured, Prices, TEMPLATE, month, served};
 use devstack::Console;

@@ -2,14 +2,14 @@
 //!
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html>
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT};
-use axum::http::request::Parts;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use axum::http::{
+    HeaderMap,
+    header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
+    request::Parts,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use super::route::{Auth, Matched, percent_decode};
@@ -160,8 +160,10 @@ fn joined<'a>(
 mod tests {
     use axum::http::Request;
 
-    use super::super::route::{Route, Routes};
-    use super::*;
+    use super::{
+        super::route::{Route, Routes},
+        *,
+    };
 
     fn build(request: axum::http::request::Builder, path: &str, auth: Auth, body: &[u8]) -> Value {
         let (parts, ()) = request.body(()).unwrap().into_parts();

@@ -7,24 +7,21 @@ mod event;
 mod reply;
 mod route;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::StatusCode;
-use axum::response::Response;
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use tokio::{net::TcpListener, task::AbortHandle};
 
-pub(crate) use route::{Auth, Route};
-
+use self::{event::Caller, route::Routes};
 use crate::pool::Pool;
-use event::Caller;
-use route::Routes;
+
+pub(crate) use self::route::{Auth, Route};
 
 /// The longest that an HTTP API waits for a function.
 const INTEGRATION_LIMIT: Duration = Duration::from_secs(30);

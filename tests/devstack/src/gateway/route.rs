@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// A route of the HTTP API, as the template declares it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Route {
     /// `ANY` takes every method.
     pub(crate) method: String,
@@ -17,7 +17,7 @@ pub(crate) struct Route {
 }
 
 /// Who may call a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Auth {
     #[serde(rename = "AWS_IAM")]
     AwsIam,

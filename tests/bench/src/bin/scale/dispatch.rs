@@ -1,16 +1,11 @@
 //! One tick over many due tenants, and two at once.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use bench::cost::Dispatch;
-use bench::counts::float;
-use bench::fleet;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use bench::{cost::Dispatch, counts::float, fleet};
+use devstack::{Console, Failed, Progress as _};
 use serde_json::Value;
-use shared::clock::Clock;
-use shared::entra::TenantId;
+use shared::{clock::Clock, entra::TenantId};
 use tokio::time::Instant;
 
 use crate::setting::Setting;

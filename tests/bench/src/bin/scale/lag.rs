@@ -1,22 +1,19 @@
 //! Many tenants on schedule, some throttled and some broken, while incidents change: how late everyone else's arrive.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use bench::cost::Lag;
-use bench::fleet;
-use bench::relay::Written;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use bench::{cost::Lag, fleet, relay::Written};
+use devstack::{Console, Failed, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shared::clock::Clock;
-use shared::entra::TenantId;
+use shared::{clock::Clock, entra::TenantId};
 use sim::{Fault, FaultKind, RetryAfter, Sim, Surface};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::options::Options;
-use crate::setting::Setting;
+use crate::{options::Options, setting::Setting};
 
 /// One tenant in so many is throttled, and another one broken.
 const ONE_IN: usize = 100;

@@ -9,12 +9,13 @@ mod setting;
 use std::process::ExitCode;
 
 use bench::cost::{Conditions, Measured};
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use devstack::{Console, Failed, Progress as _};
 use shared::clock::Clock;
 
-use options::{HELP, Options, Part};
-use setting::Setting;
+use crate::{
+    options::{HELP, Options, Part},
+    setting::Setting,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {

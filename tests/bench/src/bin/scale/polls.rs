@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bench::cost::Measured;
-use bench::counts::{Counts, float};
-use bench::fleet;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
-use shared::clock::Clock;
-use shared::entra::TenantId;
+use bench::{
+    cost::Measured,
+    counts::{Counts, float},
+    fleet,
+};
+use devstack::{Console, Failed, Progress as _};
+use shared::{clock::Clock, entra::TenantId};
 
 use crate::setting::Setting;
 

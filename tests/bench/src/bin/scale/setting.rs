@@ -1,12 +1,12 @@
 //! A stack with the relay in front of its AWS, and Microsoft as slow as it is.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use bench::counts::{Counts, float};
-use bench::relay::Relay;
-use devstack::Failed;
-use devstack::{Console, Stack, StackOptions};
+use bench::{
+    counts::{Counts, float},
+    relay::Relay,
+};
+use devstack::{Console, Failed, Stack, StackOptions};
 use sim::{Fault, FaultKind, Sim, Surface};
 
 /// How long Microsoft takes to answer, in milliseconds.

@@ -8,7 +8,7 @@ use aws_lc_rs::{
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use serde_json::{Value, json};
 use sim::{App, Call, Surface};
 
@@ -178,7 +178,7 @@ impl World {
     }
 }
 
-async fn token(world: &World, customer: &Customer) -> ApiReply {
+async fn token(world: &World, customer: &Customer) -> ApiResponse {
     world.call("POST", &format!("{}/token", customer.path()), None).await
 }
 
@@ -188,7 +188,7 @@ async fn claims(world: &World, customer: &Customer) -> Value {
     serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
-fn is_rejected(reply: &ApiReply) {
+fn is_rejected(reply: &ApiResponse) {
     let problem = refused("a token by a wrong secret", reply, "internal");
     assert_eq!(problem["reason"], "credential_rejected", "{problem}");
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sim::{Decision, Fault, FaultKind, RetryAfter, Surface};
@@ -51,7 +51,7 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     /// A page or a redirect of ours. The page may have what is this browser's own, and nothing else.
-    async fn go(&mut self, method: &str, target: &str) -> ApiReply {
+    async fn go(&mut self, method: &str, target: &str) -> ApiResponse {
         let target = target.strip_prefix(self.world.stack.api_url()).unwrap_or(target);
         let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept-language", "de")];
         if !self.cookie.is_empty() {
@@ -286,7 +286,7 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     told.push(("the tenants".to_owned(), world.call("GET", "/tenants", None).await.body));
 }
 
-async fn token(world: &World, customer: &Customer, resource: &str) -> ApiReply {
+async fn token(world: &World, customer: &Customer, resource: &str) -> ApiResponse {
     world.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
 }
 

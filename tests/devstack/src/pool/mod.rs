@@ -315,7 +315,7 @@ mod tests {
     async fn process_that_exits_between_events_fails_no_event() {
         let function = TestFunction::new(&[]).await;
         for _ in 0..3 {
-            function.invoke("answer and exit").await.unwrap();
+            function.invoke("respond and exit").await.unwrap();
         }
     }
 

@@ -53,7 +53,8 @@ def certificate(kms, key_id, name, days, now, serial):
     """Returns the self-signed certificate in DER (RFC 5280, section 4.1)."""
     key = kms.get_public_key(KeyId=key_id)
     if key["KeyUsage"] != "SIGN_VERIFY" or "RSASSA_PSS_SHA_256" not in key["SigningAlgorithms"]:
-        raise CertificateError(f"{key_id} is not an RSA key for signing; use one with KeySpec RSA_2048 or larger and KeyUsage SIGN_VERIFY")
+        advice = "use one with KeySpec RSA_2048 or larger and KeyUsage SIGN_VERIFY"
+        raise CertificateError(f"{key_id} is not an RSA key for signing; {advice}")
     algorithm = der(SEQUENCE, SHA256_WITH_RSA, NULL)
     subject = der(SEQUENCE, der(SET, der(SEQUENCE, COMMON_NAME, der(UTF8_STRING, name.encode()))))
     validity = der(SEQUENCE, time(now), time(now + timedelta(days=days)))

@@ -2,8 +2,8 @@
 
     python infra/entra/claims.py --function mandate-prod-token-issuance 11111111-2222-4333-8444-555555555555
 
-Invokes `token-issuance` directly, which writes an audit line. Requires boto3, and the permission lambda:InvokeFunction for
-that function.
+Invokes `token-issuance` directly, which writes an audit line. Requires boto3, and the permission lambda:InvokeFunction
+for that function.
 """
 
 import argparse

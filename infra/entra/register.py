@@ -196,7 +196,8 @@ def add_federation(graph, client_id, options):
             missing.append(wanted)
         elif audiences[wanted] != [audience]:
             existing = ", ".join(audiences[wanted])
-            raise RegistrationError(f"{subject} exists with the audience {existing} instead of {audience}. Remove it first.")
+            found = f"{subject} exists with the audience {existing} instead of {audience}"
+            raise RegistrationError(f"{found}. Remove it first.")
     for wanted in missing:
         name = "aws-" + hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
         graph.write("POST", path, {"name": name, "issuer": wanted[0], "subject": wanted[1], "audiences": [audience]})
@@ -256,17 +257,20 @@ def parse(arguments):
     parser.add_argument("--name", required=True, help="the name that a customer's administrator sees when consenting")
     replaces = "URL of our callback; repeatable, replaces the existing ones"
     parser.add_argument("--redirect-uri", required=True, action="append", type=redirect_uri, help=replaces)
-    parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help="the API whose permissions the app requests")
+    api = "the API whose permissions the app requests"
+    parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help=api)
     parser.add_argument("--with-write", action="store_true", help="request the permission to change incidents, too")
     parser.add_argument("--with-hunting", action="store_true", help="request the permission for hunting, too")
-    parser.add_argument("--remove-permissions", action="store_true", help="remove permissions that these options do not request")
+    removes = "remove permissions that these options do not request"
+    parser.add_argument("--remove-permissions", action="store_true", help=removes)
     parser.add_argument("--client-id", help="client id of the registration to update, if its name is not unique")
     parser.add_argument("--certificate", help="PEM file to add as a credential")
     parser.add_argument("--federated-issuer", help="issuer of AWS tokens, e.g. https://….tokens.sts.global.api.aws")
     subject = "ARN of a role whose tokens the app can sign in with; repeatable, adds to the existing ones"
     parser.add_argument("--federated-subject", action="append", default=[], help=subject)
     parser.add_argument("--federated-audience", help="audience of these tokens, if it is not that of --graph's cloud")
-    parser.add_argument("--graph", default="https://graph.microsoft.com", help="URL of Microsoft Graph in another cloud, or of a simulator")
+    host = "URL of Microsoft Graph in another cloud, or of a simulator"
+    parser.add_argument("--graph", default="https://graph.microsoft.com", help=host)
     parser.add_argument("--token-file", help="file with an access token for Graph, instead of the Azure CLI")
     parser.add_argument("--dry-run", action="store_true", help="print the writes and do not send them")
     options = parser.parse_args(arguments)

@@ -4,9 +4,9 @@
     deploy.py --endpoint http://127.0.0.1:5000 --template infra/template.yaml --parameter PartnerName=Contoso
     deploy.py --lint --template infra/template.yaml
 
-SAM's own translator expands the template, so that the same template runs locally and in AWS. A deployment prints one JSON
-document to standard output: the resources that the local stack has to know. An error is one line on standard error and
-exit code 1.
+SAM's own translator expands the template, so that the same template runs locally and in AWS. A deployment prints one
+JSON document to standard output: the resources that the local stack has to know. An error is one line on standard error
+and exit code 1.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def check(expanded):
     known = CREATED | CREATED_HERE | REPORTED | ONLY_CHECKED
     for logical_id, resource in resources.items():
         if resource["Type"] not in known:
-            raise ToolError(f"{logical_id}: {resource['Type']} is not in a list of deploy.py; add it to the one that fits")
+            raise ToolError(f"{logical_id}: {resource['Type']} is not in a list of deploy.py; add it to one")
     names = set(resources) | set(expanded.get("Parameters", {}))
     for logical_id, resource in resources.items():
         depends = resource.get("DependsOn", [])
@@ -178,9 +178,10 @@ def create_rotations(expanded, values, secrets, secretsmanager):
 
 def create_stack(expanded, values, replacements, outputs, cloudformation):
     """Creates the resources that moto supports. Returns physical ids by logical id, and the values of `outputs`."""
-    created = {name: replaced(one, replacements) for name, one in expanded["Resources"].items() if one["Type"] in CREATED}
+    resources = expanded["Resources"]
+    created = {name: replaced(one, replacements) for name, one in resources.items() if one["Type"] in CREATED}
     # A reference to a resource with a condition is inside an Fn::If.
-    absent = {name for name, one in expanded["Resources"].items() if name not in created and "Condition" not in one}
+    absent = {name for name, one in resources.items() if name not in created and "Condition" not in one}
     for name, resource in created.items():
         missing = sorted(set(references(resource)) & absent)
         if missing:

@@ -1,4 +1,4 @@
-"""Reads the SAM template: its parameters, its expansion by SAM's own translator, its conditions, references and routes."""
+"""Reads the SAM template: parameters, expansion by SAM's own translator, conditions, references and routes."""
 
 import copy
 import json
@@ -207,6 +207,7 @@ def routes_of(expanded, aliases):
             for method, route in sorted(methods.items()):
                 schemes = [name for scheme in route.get("security", []) for name in scheme]
                 if schemes not in (["AWS_IAM"], ["NONE"]):
-                    raise ToolError(f"{method.upper()} {path} has the authorization {schemes or 'none'}; AWS_IAM or NONE must be written there")
+                    found = schemes or "none"
+                    raise ToolError(f"{method.upper()} {path} has the authorization {found}; write AWS_IAM or NONE there")
                 target = function_behind(route["x-amazon-apigateway-integration"]["uri"], aliases)
                 yield Route(method.upper(), path, target, schemes[0])

@@ -71,7 +71,8 @@ class Claims(unittest.TestCase):
         response = {"access_token": f"head.{payload}.canary", "expires_in": 1}
         self.assertEqual(self.claims_for(response), {"tid": "t", "roles": ["R"]})
         for opaque in ("canary", "a.canary!.b"):
-            self.assertEqual(self.claims_for({"access_token": opaque, "expires_in": 1}), {"opaque": True, "expires_in": 1})
+            response = {"access_token": opaque, "expires_in": 1}
+            self.assertEqual(self.claims_for(response), {"opaque": True, "expires_in": 1})
 
     def test_error_of_the_function_is_reported(self):
         response = {"errorType": "not_found", "errorMessage": "There is no such thing."}

@@ -90,14 +90,14 @@ class Template(TemplateCase):
     # ---- Functions ----
 
     def test_environment_is_that_of_the_interface(self):
-        found = {
-            name: set(one["Environment"]["Variables"]) for name, one in self.properties_of("AWS::Lambda::Function").items()
-        }
+        functions = self.properties_of("AWS::Lambda::Function")
+        found = {name: set(one["Environment"]["Variables"]) for name, one in functions.items()}
         self.assertEqual(found, ENVIRONMENT)
 
     def test_variables_have_the_right_values(self):
         secret = {"Fn::If": ["CreatesAppCredential", {"Ref": "AppCredential"}, {"Ref": "AppCredentialSecretArn"}]}
-        longest_interval = {"Fn::If": ["HasOnePollInterval", {"Ref": "PollIntervalSeconds"}, {"Ref": "PollMaxIntervalSeconds"}]}
+        intervals = [{"Ref": "PollIntervalSeconds"}, {"Ref": "PollMaxIntervalSeconds"}]
+        longest_interval = {"Fn::If": ["HasOnePollInterval", *intervals]}
         wanted = {
             "APP_CREDENTIAL_SECRET_ID": secret,
             "TABLE_NAME": {"Ref": "Table"},
@@ -231,7 +231,8 @@ class Template(TemplateCase):
             there = {
                 name
                 for name in CREDENTIAL_POLICIES
-                if (needs := self.resources[name].get("Condition")) and sam_template.condition_holds(needs, self.expanded, values)
+                if (needs := self.resources[name].get("Condition"))
+                and sam_template.condition_holds(needs, self.expanded, values)
             }
             self.assertEqual(there, wanted, mode)
 
@@ -246,7 +247,8 @@ class Template(TemplateCase):
         self.assertIs(schedule["RotateImmediatelyOnUpdate"], False)
         function = self.source["Resources"]["SecretRotation"]["Properties"]
         self.assertEqual(function["ReservedConcurrentExecutions"]["Fn::If"][:2], ["ReservesConcurrency", 1])
-        (change, _, _) = self.resources["SecretRotationRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+        policy = self.resources["SecretRotationRole"]["Properties"]["Policies"][0]
+        (change, _, _) = policy["PolicyDocument"]["Statement"]
         (allowed,) = change["Condition"]["StringEquals"].values()
         self.assertTrue(allowed["Fn::Sub"].endswith(":function:" + function["FunctionName"]["Fn::Sub"]))
 
@@ -260,7 +262,8 @@ class Template(TemplateCase):
         self.assertFalse(sam_template.condition_holds("RotatesSecret", self.expanded, self.values))
 
     def test_federated_token_is_for_entra_only(self):
-        (statement,) = self.properties_of("AWS::IAM::ManagedPolicy")["AppFederationPolicy"]["PolicyDocument"]["Statement"]
+        policy = self.properties_of("AWS::IAM::ManagedPolicy")["AppFederationPolicy"]
+        (statement,) = policy["PolicyDocument"]["Statement"]
         audience = {"Fn::FindInMap": ["FederationAudience", {"Ref": "MicrosoftCloud"}, "Value"]}
         self.assertEqual(
             statement["Condition"],

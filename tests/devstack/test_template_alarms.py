@@ -35,7 +35,8 @@ class Alarms(TemplateCase):
             "SweepMissing": "SweepMissing",
             "TenantPaused": "TenantPaused",
         }
-        self.assertEqual(set(ours), set(of_the_deployment) | {f"{function}Failures" for function in REPORTS_FAILURES_ITSELF})
+        failures = {f"{function}Failures" for function in REPORTS_FAILURES_ITSELF}
+        self.assertEqual(set(ours), set(of_the_deployment) | failures)
         for name, metric in of_the_deployment.items():
             # Without the dimension, two stages of one account would share their alarms.
             self.assertEqual(ours[name]["Dimensions"], [{"Name": "TableName", "Value": {"Ref": "Table"}}], name)
@@ -81,13 +82,15 @@ class Alarms(TemplateCase):
                     if name.endswith(".rs"):
                         with open(os.path.join(place, name), encoding="utf-8") as file:
                             written |= set(re.findall(r'\("(\w+)", "(?:Count|Seconds)", ', file.read()))
-        watched = {one["MetricName"] for one in self.properties_of("AWS::CloudWatch::Alarm").values() if one["Namespace"] == "Mandate"}
+        alarms = self.properties_of("AWS::CloudWatch::Alarm").values()
+        watched = {alarm["MetricName"] for alarm in alarms if alarm["Namespace"] == "Mandate"}
         (dashboard,) = self.properties_of("AWS::CloudWatch::Dashboard").values()
         for widget in json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]:
             for namespace, metric, dimension, value in widget["properties"]["metrics"]:
                 if namespace == "Mandate":
                     watched.add(metric)
-                    self.assertEqual((dimension, value) == ("TableName", "${Table}"), metric != "InternalFailure", metric)
+                    is_of_the_deployment = (dimension, value) == ("TableName", "${Table}")
+                    self.assertEqual(is_of_the_deployment, metric != "InternalFailure", metric)
         self.assertLessEqual(watched, written)
 
     def test_runbook_describes_every_alarm(self):

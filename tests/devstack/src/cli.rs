@@ -24,7 +24,7 @@ Options:
 
 Examples:
   cargo dev                                    start the system, then open the consent link that it prints
-  cargo dev --once                             check that everything works, in about a minute after the build
+  cargo dev --once                             check that everything works; less than a minute after the build
   cargo dev --port 9000 --logs                 use ports 9000 to 9003 and show the functions' logs
   cargo dev --live --credential app.json       onboard a real tenant, with an app registration of your own
 ";

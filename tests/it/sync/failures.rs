@@ -62,7 +62,7 @@ async fn f4_a_poison_incident_is_set_aside_and_the_others_arrive_in_the_same_run
         let keys = feed.keys().await;
         assert_eq!(keys.len(), 19, "{surface}: {:?}", feed.feed().await);
         assert_eq!(feed.feed().await.quarantined, 1);
-        let aside = feed.local.objects(&format!("quarantine/tenant_id={TENANT}/")).await;
+        let aside = feed.local.objects(&format!("quarantine/tenant_id={TENANT}/"));
         assert_eq!(aside.len(), 1);
 
         feed.advance(60);
@@ -394,7 +394,7 @@ async fn f12_withdrawn_consent_pauses_and_its_return_fills_the_gap() {
         assert!(feed.delivered().await.iter().any(|line| line.told().0 == missed));
         feed.assert_complete().await;
         let told: Vec<_> =
-            feed.local.events().await.into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
+            feed.local.events().into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
         assert_eq!(told.len(), 2);
         assert_eq!(told[0].1["to"], "paused");
         assert_eq!(told[1].1["to"], "active");

@@ -30,6 +30,7 @@ use base64::{
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
+    error::Call,
     http::{Deadline, HttpClient, send},
 };
 use sim::FederatedCredential;
@@ -231,8 +232,8 @@ async fn forward(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Response 
             request = request.header(name, value);
         }
     }
-    let deadline = Deadline::within(std::time::Duration::from_secs(30));
-    let answer = send(request.body(body), "moto", deadline).await.unwrap();
+    let deadline = Deadline::within(std::time::Duration::from_secs(30), &Clock::system());
+    let answer = send(request.body(body), Call::ListIncidents, deadline).await.unwrap();
     let status = answer.status();
     (status, [("content-type", "application/x-amz-json-1.0")], answer.bytes().await.unwrap()).into_response()
 }

@@ -18,7 +18,6 @@ use serde_json::Value;
 use shared::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::capacity::{Capacity, key_of};
 use crate::counts::{Counts, float};
@@ -202,12 +201,12 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         Some(turn) => Some(turn.lock().await),
         None => None,
     };
-    let (sent, began) = (body.len(), Instant::now());
+    let (sent, began) = (body.len(), Clock::system().now());
     // It is never closed.
     let _slot = shared.slots.acquire().await;
     match shared.forward(&parts, body).await {
         Ok((status, headers, answer)) => {
-            shared.note(&call, &json, status, &answer, sent, began.elapsed().as_secs_f64());
+            shared.note(&call, &json, status, &answer, sent, Clock::system().now().duration_since(began).as_secs_f64());
             (status, headers, Body::from(answer)).into_response()
         }
         Err(_) => StatusCode::BAD_GATEWAY.into_response(),

@@ -3,9 +3,17 @@
 use std::sync::Once;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 #[expect(clippy::disallowed_methods, reason = "the stack stands for AWS, whose clock is the real one")]
 pub(crate) fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// The instant from which a duration or a limit is measured.
+#[expect(clippy::disallowed_methods, reason = "durations are measured for people, and limits are the machine's")]
+pub fn instant() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the stack's own tools are configured as cargo's are")]

@@ -1,6 +1,8 @@
 //! The one place that prints for people.
 
-use std::time::Instant;
+use tokio::time::Instant;
+
+use crate::ambient;
 
 /// Told about the long steps of a start.
 pub trait Progress: Send {
@@ -48,7 +50,7 @@ impl Console {
 impl Progress for Console {
     #[expect(clippy::print_stderr, reason = "progress is no result")]
     fn step(&mut self, what: &str) {
-        if let Some(began) = self.step.replace(Instant::now())
+        if let Some(began) = self.step.replace(ambient::instant())
             && began.elapsed().as_secs() >= 2
         {
             eprintln!("    {} s", began.elapsed().as_secs());

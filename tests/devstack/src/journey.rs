@@ -1,11 +1,11 @@
 //! `cargo dev --once`: the whole job, unattended, each step checked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use devstack::{ApiReply, Browser, Console, Failed, Progress as _, Stack};
+use devstack::{ApiReply, Browser, Console, Failed, Progress as _, Stack, instant};
 use sim::Sim;
 
 use crate::world::{self, CONTOSO, Customer, FABRIKAM, NORTHWIND};
@@ -29,7 +29,7 @@ pub(crate) async fn onboard(stack: &Stack, customer: &Customer) -> Result<(), Fa
     check(page.status == 200 && page.url.path() == "/consent/result", || {
         format!("{name}'s administrator ended at {} with status {}", page.url.path(), page.status)
     })?;
-    let began = Instant::now();
+    let began = instant();
     loop {
         let tenant = expect(&stack.call("GET", &format!("/tenants/{tenant_id}"), None).await?, 200)?;
         if tenant["status"] == "active" {
@@ -65,7 +65,7 @@ fn expect(reply: &ApiReply, status: u16) -> Result<Value, Failed> {
 
 /// The whole job; answers when every check held.
 pub(crate) async fn run(stack: &Stack, console: &mut Console) -> Result<(), Failed> {
-    let began = Instant::now();
+    let began = instant();
     let sim = stack.sim().ok_or_else(|| Failed("the journey needs the simulator".to_owned()))?;
     let customers = [&CONTOSO, &FABRIKAM, &NORTHWIND];
     for customer in customers {
@@ -131,7 +131,7 @@ type Expected<'a> = BTreeMap<(&'a str, &'a str), usize>;
 
 /// Ticks and delivers until the bucket holds exactly what is expected; more, or a version twice, is an error.
 async fn deliver(stack: &Stack, expected: &Expected<'_>) -> Result<Vec<Value>, Failed> {
-    let began = Instant::now();
+    let began = instant();
     loop {
         stack.tick("poll").await?;
         stack.drain_queue().await?;

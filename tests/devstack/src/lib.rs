@@ -26,7 +26,7 @@ mod runtime_api;
 mod schedule;
 mod stack;
 
-pub use ambient::http_client;
+pub use ambient::{http_client, instant};
 pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};

@@ -147,7 +147,7 @@ async fn next(State(mailboxes): State<Mailboxes>, Path((function, process)): Pat
         // The process is being ended, and until then it waits, as it does in Lambda.
         return std::future::pending().await;
     };
-    let taken_at = Instant::now();
+    let taken_at = ambient::instant();
     let timeout = i64::try_from(delivery.timeout.as_millis()).unwrap_or(i64::MAX);
     let deadline = ambient::now().as_millisecond().saturating_add(timeout);
     *mailbox.current.lock().unwrap_or_else(PoisonError::into_inner) =

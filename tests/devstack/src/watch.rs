@@ -7,7 +7,7 @@ use serde_json::Value;
 use sim::Sim;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, interval, interval_at};
+use tokio::time::interval;
 
 use devstack::{Console, Failed, LogLine, Progress as _, Stack};
 
@@ -67,7 +67,9 @@ pub(crate) async fn introduce_live(stack: &Stack, console: &mut Console) -> Resu
 /// Prints what is delivered, until it is dropped.
 pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, console: &mut Console) -> Failed {
     let mut look = interval(LOOK);
-    let mut life = interval_at(Instant::now() + LIFE, LIFE);
+    let mut life = interval(LIFE);
+    // Its first tick would come at once.
+    life.reset();
     let mut turn = 0;
     let mut seen = Seen::default();
     let mut keyboard = keyboard::lines();

@@ -53,7 +53,7 @@ impl SimClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the simulator is a neighbour with a clock of its own")]
-fn real_time() -> Timestamp {
+pub(crate) fn real_time() -> Timestamp {
     Timestamp::now()
 }
 

@@ -11,7 +11,6 @@ use devstack::{Console, Progress as _};
 use serde_json::Value;
 use shared::clock::Clock;
 use shared::tenant::TenantId;
-use tokio::time::Instant;
 
 use crate::setting::Setting;
 
@@ -35,9 +34,9 @@ pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Cons
 
     console.step("dispatching them");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (before, began) = (setting.counts().await, Instant::now());
+    let (before, began) = (setting.counts().await, Clock::system().now());
     let answer = tick(setting).await?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = Clock::system().now().duration_since(began).as_secs_f64();
     let counts = setting.counts().await.since(&before);
     dispatched_once(setting, &tenants, "one tick").await?;
 

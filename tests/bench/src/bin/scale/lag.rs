@@ -11,9 +11,10 @@ use devstack::{Console, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::clock::Clock;
+use shared::http::Deadline;
 use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, RetryAfter, Sim, Surface};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::options::Options;
 use crate::setting::Setting;
@@ -53,11 +54,11 @@ pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut 
     let (counts, ended) = (setting.counts().await.since(&before), Clock::system().now());
 
     console.step("waiting for the last of them");
-    let deadline = Instant::now() + patience;
+    let deadline = Deadline::within(patience, &Clock::system());
     let mut lines = Lines::default();
     loop {
         lines.read(setting, known).await?;
-        if changes.keys().all(|key| lines.seen.contains_key(key)) || Instant::now() > deadline {
+        if changes.keys().all(|key| lines.seen.contains_key(key)) || deadline.left().is_zero() {
             break;
         }
         sleep(LOOK).await;
@@ -109,7 +110,8 @@ fn make_ill(sim: &Sim, throttled: &[TenantId], broken: &[TenantId]) {
 
 /// Waits until every healthy tenant has its first objects.
 async fn warm_up(setting: &Setting, healthy: &[TenantId], interval: u32) -> Result<(), Failed> {
-    let deadline = Instant::now() + Duration::from_secs((interval * WARM_UP).into());
+    let patience = Duration::from_secs((interval * WARM_UP).into());
+    let deadline = Deadline::within(patience, &Clock::system());
     loop {
         let written = setting.relay.written_after(0);
         let served: BTreeSet<&str> = written.iter().filter_map(|written| tenant_of(&written.key)).collect();
@@ -117,7 +119,7 @@ async fn warm_up(setting: &Setting, healthy: &[TenantId], interval: u32) -> Resu
         if waiting == 0 {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if deadline.left().is_zero() {
             return Err(Failed(format!("{waiting} tenants had no poll within {WARM_UP} intervals")));
         }
         sleep(LOOK).await;

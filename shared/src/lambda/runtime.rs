@@ -151,7 +151,7 @@ impl Invocation {
     pub fn new(request_id: String, deadline_ms: u64, clock: &Clock) -> Self {
         let now = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
         let left = Duration::from_millis(deadline_ms.saturating_sub(now)).saturating_sub(RESPONSE_RESERVE);
-        Self { request_id, deadline: Deadline::within(left) }
+        Self { request_id, deadline: Deadline::within(left, clock) }
     }
 
     /// Runs `work` in a span that gives its log lines the request's id.
@@ -228,7 +228,10 @@ mod tests {
     async fn a_panic_on_a_json_route_is_a_problem_document() {
         let caller = Caller { user_arn: "arn:aws:iam::1:user/u".into() };
         let request = HttpRequest { caller: Some(caller), ..HttpRequest::default() };
-        let invocation = Invocation { request_id: "r-1".into(), deadline: Deadline::within(Duration::from_secs(5)) };
+        let invocation = Invocation {
+            request_id: "r-1".into(),
+            deadline: Deadline::within(Duration::from_secs(5), &Clock::system()),
+        };
         let answer = invocation.json_route(&Clock::system(), &request, async { panic!("a token") }).await;
         assert_eq!((answer.status, answer.headers["content-type"].as_str()), (500, "application/problem+json"));
         assert!(answer.body.contains(r#""instance":"r-1""#) && answer.body.contains(r#""code":"internal""#));

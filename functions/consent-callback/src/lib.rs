@@ -4,6 +4,7 @@
 //! who it is, then what they grant; each return is compared with the cookie before anything else is done. What is
 //! refused shows one of our own texts, chosen by a reason, never what came with the request.
 
+pub mod browser;
 mod pages;
 mod texts;
 
@@ -31,7 +32,7 @@ use shared::{
     onboarding::{Consent, Onboarding, Recorded},
     registry::{
         Registry,
-        attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
+        attempts::{ConsentAttempt, ConsentRejection, Stage},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
@@ -42,6 +43,7 @@ use shared::{
 use tracing::Instrument;
 
 use crate::{
+    browser::{BrowserSecret, Step},
     pages::{Beside, Pages, redirect},
     texts::Message,
 };
@@ -224,7 +226,7 @@ impl Call<'_> {
             Err(refusal) => return Ok(refusal),
         };
         let browser = BrowserSecret::generate(&*self.app.random)?;
-        let attempt = ConsentAttempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
+        let attempt = ConsentAttempt::begin(browser.attempt_id(), &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt begun");

@@ -219,13 +219,12 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         Some(lock) => Some(lock.lock().await),
         None => None,
     };
-    let (sent_bytes, started) = (body.len(), Clock::system().now());
+    let (sent_bytes, started) = (body.len(), devstack::instant());
     // The semaphore is never closed.
     let _permit = shared.concurrency.acquire().await;
     match shared.forward(&parts, body).await {
         Ok((status, headers, response)) => {
-            let seconds = Clock::system().now().duration_since(started).as_secs_f64();
-            shared.count(&call, &json, status, &response, sent_bytes, seconds);
+            shared.count(&call, &json, status, &response, sent_bytes, started.elapsed().as_secs_f64());
             (status, headers, Body::from(response)).into_response()
         }
         Err(_) => StatusCode::BAD_GATEWAY.into_response(),

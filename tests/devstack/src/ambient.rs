@@ -9,7 +9,7 @@ pub(crate) fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// The instant from which a duration or a limit is measured.
+/// The current instant, from which a duration or a limit is measured.
 #[expect(clippy::disallowed_methods, reason = "durations are measured for people, and limits are the machine's")]
 pub fn instant() -> Instant {
     Instant::now()

@@ -2,8 +2,6 @@
 
 use tokio::time::Instant;
 
-use crate::ambient;
-
 /// Receives the progress of the long steps of a start.
 pub trait Progress: Send {
     /// A step starts, and the one before it is complete.
@@ -50,7 +48,7 @@ impl Console {
 impl Progress for Console {
     #[expect(clippy::print_stderr, reason = "progress is not part of the result")]
     fn step(&mut self, name: &str) {
-        if let Some(started) = self.step.replace(ambient::instant())
+        if let Some(started) = self.step.replace(crate::ambient::instant())
             && started.elapsed().as_secs() >= 2
         {
             eprintln!("    {} s", started.elapsed().as_secs());

@@ -10,7 +10,7 @@ use bench::{fleet, measured::Lag, relay::WrittenObject};
 use devstack::{Console, Failed, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shared::{clock::Clock, http::Deadline, tenant::TenantId};
+use shared::{clock::Clock, tenant::TenantId};
 use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -53,11 +53,11 @@ pub(crate) async fn measure(harness: &ScaleHarness, options: &Options, console: 
     let (counts, ended) = (harness.counts().await.since(&before), Clock::system().now());
 
     console.step("waiting for the last of them");
-    let deadline = Deadline::within(max_lag, &Clock::system());
+    let deadline = devstack::instant() + max_lag;
     let mut lines = DeliveredLines::default();
     loop {
         lines.read(harness, earlier_objects).await?;
-        if changes.keys().all(|key| lines.times.contains_key(key)) || deadline.left().is_zero() {
+        if changes.keys().all(|key| lines.times.contains_key(key)) || devstack::instant() > deadline {
             break;
         }
         sleep(CHECK_INTERVAL).await;
@@ -109,8 +109,7 @@ fn add_faults(sim: &Sim, throttled: &[TenantId], failing: &[TenantId]) {
 
 /// Waits until every healthy tenant has an object in the bucket.
 async fn warm_up(harness: &ScaleHarness, healthy: &[TenantId], interval: u32) -> Result<(), Failed> {
-    let warm_up = Duration::from_secs((interval * WARM_UP_INTERVALS).into());
-    let deadline = Deadline::within(warm_up, &Clock::system());
+    let deadline = devstack::instant() + Duration::from_secs((interval * WARM_UP_INTERVALS).into());
     loop {
         let written = harness.relay.written_after(0);
         let served: BTreeSet<&str> = written.iter().filter_map(|written| tenant_of(&written.key)).collect();
@@ -118,7 +117,7 @@ async fn warm_up(harness: &ScaleHarness, healthy: &[TenantId], interval: u32) ->
         if waiting == 0 {
             return Ok(());
         }
-        if deadline.left().is_zero() {
+        if devstack::instant() > deadline {
             return Err(Failed(format!("{waiting} tenants had no poll within {WARM_UP_INTERVALS} intervals")));
         }
         sleep(CHECK_INTERVAL).await;

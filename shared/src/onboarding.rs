@@ -1,8 +1,8 @@
-//! From a consent that came back to a tenant that is known to work.
+//! Onboarding: from a consent to a tenant whose incidents are readable.
 //!
-//! A consent needs minutes to spread through Microsoft's directory, and says nothing by itself. So a tenant is pending
-//! until a fresh app-only token for it carries a role that reads, and one live read has succeeded. Whoever asks how it
-//! stands moves it on: the result page, the following polls, the operator's resume.
+//! A consent needs minutes to spread through Microsoft's directory, and proves nothing by itself. A tenant therefore stays
+//! pending until a fresh app-only token for it carries a role that may read incidents, and one live read has succeeded.
+//! The result page, the polls and the operator's resume each make the next try when it is due.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,16 +23,16 @@ use crate::{
     tenant::{Reason, TenantId},
 };
 
-/// Seconds from one try to the next; the last one again and again.
-const SCHEDULE: [i64; 5] = [5, 10, 20, 30, 60];
+/// The delays after the first and the following tries, in seconds. The last one repeats.
+const RETRY_DELAYS_SECONDS: [i64; 5] = [5, 10, 20, 30, 60];
 
-/// How long a consent may need to spread before the reason counts.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
+/// The time that a consent may need to spread. A tenant that fails for longer is paused.
+const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
 
-/// Moves tenants from consent to use.
+/// The onboarding of all tenants.
 #[derive(Clone)]
 pub struct Onboarding {
-    choice: IncidentApiSetting,
+    setting: IncidentApiSetting,
     tokens: Tokens,
     incidents: Incidents,
     registry: Registry,
@@ -40,63 +40,66 @@ pub struct Onboarding {
     clock: Clock,
 }
 
-/// A consent that came back to the browser of a person who is known.
+/// An admin consent that a signed-in person brought back from Microsoft.
 #[derive(Clone, Debug)]
 pub struct Consent {
-    /// The invitation that it came by.
+    /// The identifier of the invitation that the person opened.
     pub invitation_id: String,
-    /// The tenant.
+    /// The directory that the person signed in to and consented for.
     pub tenant_id: TenantId,
-    /// Who consented.
+    /// The person who consented: the name in the directory, or the object id.
     pub person: String,
-    /// When it came back.
+    /// The time at which the browser returned with the consent.
     pub at: Timestamp,
-    /// Whether the consent, or the person, is good for the tenant; else the operator has to decide.
-    pub vouched_for: bool,
+    /// Whether the consent may bind the tenant without the operator, as in
+    /// [`Stage::SignedIn`](crate::registry::attempts::Stage::SignedIn).
+    pub trusted: bool,
 }
 
-/// What came of writing a consent down.
+/// The outcome of [`Onboarding::record`].
 #[derive(Clone, Debug)]
 pub enum Recorded {
-    /// The tenant, as it stands now.
+    /// The consent is applied to this tenant, as it now is.
     Accepted(Box<Tenant>),
-    /// Nothing was changed.
+    /// The consent may not be applied. The tenant is unchanged.
     Refused(ConsentRejection),
 }
 
-/// What one try brought.
+/// The outcome of one try to read a tenant.
 enum VerificationResult {
     Usable { api: IncidentApi, roles: Vec<String> },
-    NotYet { reason: Reason, throttled_until: Option<Timestamp>, roles: Vec<String> },
+    NotYet { failure: VerificationFailure, roles: Vec<String> },
 }
 
-impl Verification {
-    /// A check that begins at `now`, with its first try due at once.
-    pub fn begin(now: Timestamp) -> Self {
-        Self { since: now, tries: 0, next_try_at: now }
-    }
+/// A failed try on one API.
+#[derive(Clone, Copy)]
+struct VerificationFailure {
+    /// Whether the token had a role that may read incidents, so that the read itself failed.
+    had_role: bool,
+    reason: Reason,
+    throttled_until: Option<Timestamp>,
 }
 
 impl Onboarding {
-    /// Onboarding over these neighbours.
+    /// The onboarding for the incident APIs of `setting`.
     pub fn new(
-        choice: IncidentApiSetting,
+        setting: IncidentApiSetting,
         tokens: Tokens,
         incidents: Incidents,
         registry: Registry,
         events: Events,
         clock: Clock,
     ) -> Self {
-        Self { choice, tokens, incidents, registry, events, clock }
+        Self { setting, tokens, incidents, registry, events, clock }
     }
 
-    /// Whether an app-only token with roles is to be had for `tenant` already. A coming consent would then prove nothing
-    /// about whoever brings it. Where Microsoft does not say, the careful answer is yes.
+    /// Returns true if Entra issues an app-only token with roles for `tenant` already, or if Microsoft's response leaves it
+    /// open. A later consent then proves nothing about the person who brings it.
     ///
     /// # Errors
     /// [`Error::CredentialRejected`], [`Error::Internal`], [`Error::DeadlineExceeded`].
     pub async fn had_consent(&self, tenant: &TenantId, deadline: Deadline) -> Result<bool> {
-        for api in self.choice.candidates() {
+        for api in self.setting.candidates() {
             match self.tokens.fresh_access_token(tenant, *api, deadline).await {
                 Ok(token) if token.roles().is_some_and(<[String]>::is_empty) || !token.has_object_id() => {}
                 Ok(_)
@@ -116,153 +119,135 @@ impl Onboarding {
         Ok(false)
     }
 
-    /// Whether `invitation` may be used for a tenant that stands like this; the reason why not.
-    pub fn may_use(
-        invitation: &Invitation,
-        tenant_id: &TenantId,
-        tenant: Option<&Tenant>,
-    ) -> std::result::Result<(), ConsentRejection> {
-        if invitation.expected_tenant.is_some_and(|expected| expected != *tenant_id) {
-            return Err(ConsentRejection::WrongTenant);
-        }
-        match tenant {
-            Some(Tenant { status: Status::Offboarded, offboarded_at, .. }) => {
-                // An invitation from before must not undo an offboarding.
-                let newer = offboarded_at.is_none_or(|at| invitation.created_at > at);
-                if newer { Ok(()) } else { Err(ConsentRejection::Closed) }
-            }
-            Some(tenant) if tenant.customer != invitation.customer => Err(ConsentRejection::OtherCustomer),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Writes down what follows from a consent: the invitation is used up, the tenant is pending (or stays active). May be
-    /// repeated for the same consent.
+    /// Applies a consent: its invitation becomes used, and its tenant pending, unless it is active already. Repeating the
+    /// call for the same consent has no further effect.
     pub async fn record(&self, consent: &Consent) -> Result<Recorded> {
         let Some(invitation) = self.registry.invitation(&consent.invitation_id).await? else {
             return Ok(Recorded::Refused(ConsentRejection::Closed));
         };
         let tenant = self.registry.tenant(&consent.tenant_id).await?;
-        if let Err(ending) = allowed(&invitation, tenant.as_ref(), consent) {
-            return Ok(Recorded::Refused(ending));
+        if let Err(rejection) = check_consent(&invitation, tenant.as_ref(), consent) {
+            return Ok(Recorded::Refused(rejection));
         }
-        if !self.use_up(consent).await? {
-            return Ok(Recorded::Refused(ConsentRejection::Closed));
+        if let Err(rejection) = self.use_invitation(consent).await? {
+            return Ok(Recorded::Refused(rejection));
         }
         if tenant.is_none() {
-            let tenant = as_new(consent, &invitation, self.choice, 0);
+            let tenant = pending_tenant(consent, &invitation, self.setting, 0);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
                     self.publish(None, &tenant).await?;
                     return Ok(Recorded::Accepted(Box::new(tenant)));
                 }
-                // Somebody was faster; what stands there now is looked at again.
+                // Another request has created the tenant meanwhile, and it is checked again below.
                 Err(Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut refused = None;
+        let mut rejection = None;
         let changed = self.registry.change_tenant(&consent.tenant_id, |tenant| {
-            refused = allowed(&invitation, Some(tenant), consent).err();
-            if refused.is_none() {
-                apply(tenant, consent, &invitation, self.choice);
+            rejection = check_consent(&invitation, Some(tenant), consent).err();
+            if rejection.is_none() {
+                apply_consent(tenant, consent, &invitation, self.setting);
             }
             Ok(())
         });
         let (before, after) = changed.await?;
-        if let Some(ending) = refused {
-            return Ok(Recorded::Refused(ending));
+        if let Some(rejection) = rejection {
+            return Ok(Recorded::Refused(rejection));
         }
         self.publish(Some(&before), &after).await?;
         Ok(Recorded::Accepted(Box::new(after)))
     }
 
-    /// Reads the roles of an active tenant anew, after a consent that may have added some.
+    /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some.
     pub async fn refresh_roles(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
         let mut roles = Vec::new();
         for api in self.apis(tenant) {
             if let Ok(token) = self.tokens.fresh_access_token(&tenant.tenant_id, api, deadline).await {
                 let granted = token.roles().unwrap_or_default();
-                warn_of_more(&tenant.tenant_id, granted);
-                add(&mut roles, granted);
+                warn_of_unexpected_roles(&tenant.tenant_id, granted);
+                merge_roles(&mut roles, granted);
             }
         }
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
             if tenant.status == Status::Active {
-                add(&mut tenant.roles, &roles);
+                merge_roles(&mut tenant.roles, &roles);
             }
             Ok(())
         });
         changed.await.map(|(_, after)| after)
     }
 
-    /// Uses the invitation up for this consent; `false` when it is not there for it (any more). Its expiry does not
-    /// matter here: the attempt was begun in time.
-    async fn use_up(&self, consent: &Consent) -> Result<bool> {
-        let mut usable = false;
+    /// Marks the invitation as used by this consent. The inner error: another consent has used it, or it is revoked. Its
+    /// expiry does not matter here, because the attempt started in time.
+    async fn use_invitation(&self, consent: &Consent) -> Result<Result<(), ConsentRejection>> {
+        let mut outcome = Err(ConsentRejection::Closed);
         let mark = |invitation: &mut Invitation| {
-            usable = match invitation.status(consent.at) {
+            outcome = match invitation.status(consent.at) {
                 InvitationStatus::Open | InvitationStatus::Expired => {
                     invitation.used_at = Some(consent.at);
                     invitation.used_by = Some(consent.tenant_id);
-                    true
+                    Ok(())
                 }
-                InvitationStatus::Used => {
-                    (invitation.used_at, invitation.used_by) == (Some(consent.at), Some(consent.tenant_id))
+                InvitationStatus::Used
+                    if (invitation.used_at, invitation.used_by) == (Some(consent.at), Some(consent.tenant_id)) =>
+                {
+                    Ok(())
                 }
-                InvitationStatus::Revoked => false,
+                InvitationStatus::Used | InvitationStatus::Revoked => Err(ConsentRejection::Closed),
             };
             Ok(())
         };
         self.registry.change_invitation(&consent.invitation_id, mark).await?;
-        Ok(usable)
+        Ok(outcome)
     }
 
-    /// One try to move a pending tenant on, if its next try is due: a fresh token for each surface in question, its roles,
-    /// one live read; then the tenant is active and its feed open. Else the next try is stored, whoever asks; after half
-    /// an hour, or at once where only a person can help, the reason. Returns how the tenant stands then.
+    /// Makes one try to verify a pending tenant, if its next try is due. A tenant whose incidents are readable becomes
+    /// active, and its feed is opened. Otherwise the next try is scheduled. After half an hour, or at once where only the
+    /// customer can help, the tenant is paused with a reason. Returns the tenant as it then is.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Internal`]. What Microsoft answers is no error here.
+    /// [`Error::NotFound`], [`Error::Internal`]. Microsoft's errors become the tenant's reason.
     pub async fn advance(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Tenant> {
         let now = self.clock.now();
-        let mut ours = false;
-        // The next try is stored before this one is made, so that two who ask at once are one try.
+        let mut claimed = false;
+        // The next try is scheduled before this one is made, so that two requests at the same time make one try.
         let claim = |tenant: &mut Tenant| {
-            let due = tenant.verification.as_mut().filter(|check| now >= check.next_try_at);
-            ours = tenant.status == Status::Pending && due.is_some();
-            if let Some(check) = due.filter(|_| ours) {
-                check.tries += 1;
-                check.next_try_at = after(now, delay(check.tries));
+            let due = tenant.verification.as_mut().filter(|verification| now >= verification.next_try_at);
+            claimed = tenant.status == Status::Pending && due.is_some();
+            if let Some(verification) = due.filter(|_| claimed) {
+                verification.tries += 1;
+                verification.next_try_at = now.checked_add(retry_delay(verification.tries)).unwrap_or(Timestamp::MAX);
             }
             Ok(())
         };
         let (_, tenant) = self.registry.change_tenant(tenant_id, claim).await?;
-        if !ours {
+        if !claimed {
             return Ok(tenant);
         }
-        match self.examine(&tenant, deadline).await {
-            Ok(verdict) => self.conclude(&tenant, verdict).await,
+        match self.verify(&tenant, deadline).await {
+            Ok(result) => self.finish_verification(&tenant, result).await,
             Err(Error::DeadlineExceeded) => Ok(tenant),
             Err(error) => Err(error),
         }
     }
 
-    /// One try of a tenant that was paused by a reason before it ever was active: Microsoft may accept it by now, on either
-    /// surface. Returns how the tenant stands then.
+    /// Makes one try to verify a tenant that was paused for a reason before it was ever active. Returns the tenant as it
+    /// then is.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Internal`], [`Error::DeadlineExceeded`]. What Microsoft answers is no error here.
-    pub async fn try_again(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
-        let verdict = self.examine(tenant, deadline).await?;
+    /// [`Error::NotFound`], [`Error::Internal`], [`Error::DeadlineExceeded`]. Microsoft's errors become the tenant's reason.
+    pub async fn retry_paused(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
+        let result = self.verify(tenant, deadline).await?;
         let now = self.clock.now();
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
             if tenant.status != Status::Paused || tenant.reason == Some(Reason::Operator) {
                 return Ok(());
             }
-            settle(tenant, &verdict, now);
-            if let VerificationResult::NotYet { reason, .. } = &verdict {
-                tenant.reason = Some(*reason);
+            apply_result(tenant, &result, now);
+            if let VerificationResult::NotYet { failure, .. } = &result {
+                tenant.reason = Some(failure.reason);
             }
             Ok(())
         });
@@ -271,15 +256,15 @@ impl Onboarding {
         Ok(after)
     }
 
-    /// Asks for a token and a live read of each surface in question, until one works.
-    async fn examine(&self, tenant: &Tenant, deadline: Deadline) -> Result<VerificationResult> {
+    /// Requests a token for each candidate API and makes a live read, until one API works.
+    async fn verify(&self, tenant: &Tenant, deadline: Deadline) -> Result<VerificationResult> {
         let mut roles = Vec::new();
-        let mut refusal = None::<(bool, Reason, Option<Timestamp>)>;
+        let mut furthest = None::<VerificationFailure>;
         for api in self.apis(tenant) {
-            let mut has_role = false;
-            let outcome = self.examine_surface(&tenant.tenant_id, api, &mut roles, &mut has_role, deadline).await;
+            let mut had_role = false;
+            let outcome = self.verify_api(&tenant.tenant_id, api, &mut roles, &mut had_role, deadline).await;
             let (reason, throttled_until) = match outcome {
-                Ok(()) => return Ok(VerificationResult::Usable { api: api, roles }),
+                Ok(()) => return Ok(VerificationResult::Usable { api, roles }),
                 Err(Error::Refused(reason)) => (reason, None),
                 Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
                 Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
@@ -291,16 +276,18 @@ impl Onboarding {
                 ) => (Reason::Unavailable, None),
                 Err(error) => return Err(error),
             };
-            // The surface that came further tells more; else the preferred one.
-            if refusal.is_none_or(|(had_role, ..)| has_role && !had_role) {
-                refusal = Some((has_role, reason, throttled_until));
+            // The reason of the API that came further counts, else that of the preferred one.
+            if furthest.is_none_or(|furthest| had_role && !furthest.had_role) {
+                furthest = Some(VerificationFailure { had_role, reason, throttled_until });
             }
         }
-        let (_, reason, throttled_until) = refusal.unwrap_or((false, Reason::RoleMissing, None));
-        Ok(VerificationResult::NotYet { reason, throttled_until, roles })
+        let no_candidate =
+            VerificationFailure { had_role: false, reason: Reason::RoleMissing, throttled_until: None };
+        Ok(VerificationResult::NotYet { failure: furthest.unwrap_or(no_candidate), roles })
     }
 
-    async fn examine_surface(
+    /// Verifies one API. Adds the token's roles to `roles`, and sets `has_role` if one of them may read incidents.
+    async fn verify_api(
         &self,
         tenant: &TenantId,
         api: IncidentApi,
@@ -309,13 +296,13 @@ impl Onboarding {
         deadline: Deadline,
     ) -> Result<()> {
         let token = self.tokens.fresh_access_token(tenant, api, deadline).await?;
-        // A token without an object is issued where there is no service principal: no proof of anything.
+        // Entra issues a token without an object id where no service principal exists. It proves nothing.
         if !token.has_object_id() {
             return Err(Error::Refused(Reason::ConsentMissing));
         }
         if let Some(granted) = token.roles() {
-            warn_of_more(tenant, granted);
-            add(roles, granted);
+            warn_of_unexpected_roles(tenant, granted);
+            merge_roles(roles, granted);
             if !api.readable_with(granted) {
                 return Err(Error::Refused(Reason::RoleMissing));
             }
@@ -324,21 +311,21 @@ impl Onboarding {
         self.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await
     }
 
-    /// The surfaces to try; the one that a known tenant uses already goes first.
+    /// The candidate APIs in the order of tries. A tenant that was active starts with its own.
     fn apis(&self, tenant: &Tenant) -> Vec<IncidentApi> {
-        let mut apis = self.choice.candidates().to_vec();
+        let mut apis = self.setting.candidates().to_vec();
         apis.sort_by_key(|api| tenant.activated_at.is_none() || *api != tenant.api);
         apis
     }
 
-    async fn conclude(&self, claimed: &Tenant, verdict: VerificationResult) -> Result<Tenant> {
+    async fn finish_verification(&self, claimed: &Tenant, result: VerificationResult) -> Result<Tenant> {
         let now = self.clock.now();
         let changed = self.registry.change_tenant(&claimed.tenant_id, |tenant| {
-            // Somebody paused or offboarded it meanwhile, or another consent began anew.
-            let same_check = tenant.verification.as_ref().map(|check| check.since)
-                == claimed.verification.as_ref().map(|check| check.since);
-            if tenant.status == Status::Pending && same_check {
-                settle(tenant, &verdict, now);
+            // The tenant may have been paused or offboarded meanwhile, or another consent has started a new verification.
+            let same_verification = tenant.verification.as_ref().map(|verification| verification.since)
+                == claimed.verification.as_ref().map(|verification| verification.since);
+            if tenant.status == Status::Pending && same_verification {
+                apply_result(tenant, &result, now);
             }
             Ok(())
         });
@@ -347,10 +334,10 @@ impl Onboarding {
         Ok(after)
     }
 
-    /// Opens the feed of a tenant that is to be polled, and tells of a change.
+    /// Opens the feed of a tenant that may be polled, and sends an event if the status has changed.
     async fn publish(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
         let waits_for_operator = after.reason == Some(Reason::Operator);
-        // Also where nothing changed: a worker that died in between may have left the tenant without its feed.
+        // An unchanged tenant, too: a worker that died before this step leaves a tenant without a feed.
         if after.status != Status::Offboarded && !waits_for_operator {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
@@ -358,17 +345,12 @@ impl Onboarding {
     }
 }
 
-fn after(time: Timestamp, span: SignedDuration) -> Timestamp {
-    time.checked_add(span).unwrap_or(Timestamp::MAX)
+fn retry_delay(tries: u32) -> SignedDuration {
+    let at = usize::try_from(tries).unwrap_or(usize::MAX).clamp(1, RETRY_DELAYS_SECONDS.len()) - 1;
+    SignedDuration::from_secs(RETRY_DELAYS_SECONDS[at])
 }
 
-/// The wait after this many tries.
-fn delay(tries: u32) -> SignedDuration {
-    let at = usize::try_from(tries).unwrap_or(usize::MAX).clamp(1, SCHEDULE.len()) - 1;
-    SignedDuration::from_secs(SCHEDULE[at])
-}
-
-/// Whether only a person at the customer can change it, however long one waits.
+/// Returns true for a reason that only the customer can change, however long one waits.
 fn is_final(reason: Reason) -> bool {
     match reason {
         Reason::DisabledByCustomer
@@ -385,25 +367,25 @@ fn is_final(reason: Reason) -> bool {
     }
 }
 
-/// A role that nobody here asks for makes a stolen credential worth more. It is the customer's to take back, and ours to
-/// say so.
-fn warn_of_more(tenant_id: &TenantId, granted: &[String]) {
-    let more = beyond_expected(granted);
-    if !more.is_empty() {
-        let roles = more.join(" ");
+/// Logs roles that this deployment does not request. They make a stolen credential more valuable, and only the customer
+/// can remove them.
+fn warn_of_unexpected_roles(tenant_id: &TenantId, granted: &[String]) {
+    let unexpected = unexpected_roles(granted);
+    if !unexpected.is_empty() {
+        let roles = unexpected.join(" ");
         tracing::warn!(%tenant_id, roles, "the tenant granted roles that are not asked for");
     }
 }
 
-fn beyond_expected(granted: &[String]) -> Vec<&str> {
-    // What the app registration may ask for (`infra/entra/register.py`).
-    let asked_for = |role: &str| {
-        IncidentApi::ALL.iter().any(|on| [on.read_role(), on.write_role(), on.hunting_role()].contains(&role))
+fn unexpected_roles(granted: &[String]) -> Vec<&str> {
+    // The roles that the app registration requests (`infra/entra/register.py`).
+    let is_requested = |role: &str| {
+        IncidentApi::ALL.iter().any(|api| [api.read_role(), api.write_role(), api.hunting_role()].contains(&role))
     };
-    granted.iter().map(String::as_str).filter(|role| !asked_for(role)).collect()
+    granted.iter().map(String::as_str).filter(|role| !is_requested(role)).collect()
 }
 
-fn add(roles: &mut Vec<String>, more: &[String]) {
+fn merge_roles(roles: &mut Vec<String>, more: &[String]) {
     for role in more {
         if !roles.contains(role) {
             roles.push(role.clone());
@@ -411,44 +393,43 @@ fn add(roles: &mut Vec<String>, more: &[String]) {
     }
 }
 
-/// Whether this consent may change a tenant that stands like this; the reason why not.
-fn allowed(
+/// Checks that `consent` may change `tenant`.
+fn check_consent(
     invitation: &Invitation,
     tenant: Option<&Tenant>,
     consent: &Consent,
-) -> std::result::Result<(), ConsentRejection> {
-    Onboarding::may_use(invitation, &consent.tenant_id, tenant)?;
-    // A consent that nobody vouches for must not bring back what was stopped.
+) -> Result<(), ConsentRejection> {
+    invitation.may_be_used_for(&consent.tenant_id, tenant)?;
+    // Only a trusted consent may make a paused tenant pending again.
     let paused = tenant.is_some_and(|tenant| tenant.status == Status::Paused);
-    if paused && !consent.vouched_for { Err(ConsentRejection::NotVouchedFor) } else { Ok(()) }
+    if paused && !consent.trusted { Err(ConsentRejection::NotTrusted) } else { Ok(()) }
 }
 
-fn as_new(consent: &Consent, invitation: &Invitation, choice: IncidentApiSetting, revision: u64) -> Tenant {
+fn pending_tenant(consent: &Consent, invitation: &Invitation, setting: IncidentApiSetting, revision: u64) -> Tenant {
     Tenant {
         tenant_id: consent.tenant_id,
         customer: invitation.customer.clone(),
         status: Status::Pending,
-        reason: (!consent.vouched_for).then_some(Reason::Operator),
-        api: choice.preferred(),
+        reason: (!consent.trusted).then_some(Reason::Operator),
+        api: setting.preferred(),
         roles: Vec::new(),
         consented_at: Some(consent.at),
         consented_by: Some(consent.person.clone()),
         activated_at: None,
         offboarded_at: None,
-        verification: consent.vouched_for.then(|| Verification::begin(consent.at)),
+        verification: consent.trusted.then(|| Verification::begin(consent.at)),
         revision,
     }
 }
 
-/// What a consent changes of a tenant that is there and may be changed.
-fn apply(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, choice: IncidentApiSetting) {
+/// Applies a consent to a tenant that exists and that it may change.
+fn apply_consent(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, setting: IncidentApiSetting) {
     if tenant.status == Status::Offboarded {
-        *tenant = as_new(consent, invitation, choice, tenant.revision);
+        *tenant = pending_tenant(consent, invitation, setting, tenant.revision);
         return;
     }
-    // Told twice, or later than a newer one.
-    let known = tenant.consented_at.is_some_and(|at| at >= consent.at);
-    if known || !consent.vouched_for {
+    let is_repeated_or_older = tenant.consented_at.is_some_and(|at| at >= consent.at);
+    if is_repeated_or_older || !consent.trusted {
         return;
     }
     tenant.consented_at = Some(consent.at);
@@ -460,8 +441,8 @@ fn apply(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, choice
     }
 }
 
-fn settle(tenant: &mut Tenant, verdict: &VerificationResult, now: Timestamp) {
-    match verdict {
+fn apply_result(tenant: &mut Tenant, result: &VerificationResult, now: Timestamp) {
+    match result {
         VerificationResult::Usable { api, roles } => {
             tenant.status = Status::Active;
             tenant.reason = None;
@@ -470,13 +451,13 @@ fn settle(tenant: &mut Tenant, verdict: &VerificationResult, now: Timestamp) {
             tenant.activated_at.get_or_insert(now);
             tenant.verification = None;
         }
-        VerificationResult::NotYet { reason, throttled_until, roles } => {
+        VerificationResult::NotYet { failure: VerificationFailure { reason, throttled_until, .. }, roles } => {
             tenant.roles.clone_from(roles);
-            let Some(check) = tenant.verification.as_mut() else { return };
+            let Some(verification) = tenant.verification.as_mut() else { return };
             if let Some(throttled_until) = throttled_until {
-                check.next_try_at = check.next_try_at.max(*throttled_until);
+                verification.next_try_at = verification.next_try_at.max(*throttled_until);
             }
-            if is_final(*reason) || now.duration_since(check.since) >= PATIENCE {
+            if is_final(*reason) || now.duration_since(verification.since) >= MAX_CONSENT_PROPAGATION {
                 tenant.status = Status::Paused;
                 tenant.reason = Some(*reason);
                 tenant.verification = None;
@@ -490,11 +471,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_roles_that_are_not_asked_for_are_warned_of() {
+    fn warns_about_unrequested_roles() {
         for api in IncidentApi::ALL {
-            assert!(beyond_expected(&[api.read_role().into(), api.write_role().into()]).is_empty());
+            assert!(unexpected_roles(&[api.read_role().into(), api.write_role().into()]).is_empty());
         }
         let granted = ["ThreatHunting.Read.All", "Directory.ReadWrite.All", "AdvancedHunting.Read.All"];
-        assert_eq!(beyond_expected(&granted.map(str::to_owned)), ["Directory.ReadWrite.All"]);
+        assert_eq!(unexpected_roles(&granted.map(str::to_owned)), ["Directory.ReadWrite.All"]);
     }
 }

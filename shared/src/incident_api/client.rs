@@ -22,7 +22,7 @@ use crate::{
     incident::span::Span,
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
-    registry::{Registry, feed::Lease},
+    registry::{Registry, lease::Lease},
     tenant::{Reason, TenantId},
 };
 

@@ -139,6 +139,11 @@ impl App {
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
         let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;
-        Ok(due.iter().zip(outcomes).filter(|(_, claimed)| *claimed == Write::Done).map(|(due, _)| due.clone()).collect())
+        Ok(due
+            .iter()
+            .zip(outcomes)
+            .filter(|(_, claimed)| *claimed == Write::Done)
+            .map(|(due, _)| due.clone())
+            .collect())
     }
 }

@@ -47,8 +47,8 @@ pub enum Stage {
         tenant_id: TenantId,
         /// The person's name in the directory, or the object id.
         person: String,
-        /// Whether this attempt may bind the tenant without the operator. It may if the operator named the tenant, if the
-        /// person holds a role that may consent, or if the tenant had not consented before.
+        /// True if this attempt may bind the tenant without the operator: the operator named the tenant, or the person holds
+        /// a role that may consent, or the tenant had not consented before.
         trusted: bool,
     },
     /// Microsoft reported the consent, which may not be applied to the tenant yet.
@@ -57,7 +57,7 @@ pub enum Stage {
         tenant_id: TenantId,
         /// The person who consented, as in [`Stage::SignedIn`].
         person: String,
-        /// Whether this attempt may bind the tenant, as in [`Stage::SignedIn`].
+        /// True if this attempt may bind the tenant, as in [`Stage::SignedIn`].
         trusted: bool,
         /// The time of the consent. Microsecond resolution.
         at: Timestamp,

@@ -36,14 +36,15 @@ pub struct Feed {
     pub resume_width: Option<i64>,
     /// The time of creation up to which the second at `resume_at` was read, if that second is too full for one response.
     pub resume_created: Option<Timestamp>,
-    /// The end of the last poll that read the whole overlap, if one response does not hold the overlap.
+    /// The start of the last poll that read the whole overlap. `None` while one response holds the overlap, so that every
+    /// poll reads it.
     pub overlap_read_at: Option<Timestamp>,
-    /// The start of the last poll that read the whole overlap. Incidents that arrive late since then may have an earlier
-    /// time of last update, by as much as the overlap.
+    /// The start of the last poll that read the whole overlap, also where one response holds it. Versions that appear late
+    /// since then may have a time of last update that is earlier by as much as the overlap.
     pub overlap_begun_at: Option<Timestamp>,
     /// The end of the last complete poll.
     pub last_success_at: Option<Timestamp>,
-    /// The end of the last poll that found a new version.
+    /// The time at which a new version was last delivered.
     pub last_news_at: Option<Timestamp>,
     /// The number of different incidents that were delivered.
     pub incidents_total: u64,
@@ -55,7 +56,7 @@ pub struct Feed {
     pub failures: u32,
     /// The incidents that were delivered without alerts, to be read once more.
     pub rechecks: Vec<Recheck>,
-    /// The last time at which a worker ran a job.
+    /// The time at which a worker last started to work on a job.
     pub jobs_driven_at: Option<Timestamp>,
     /// The identifiers of jobs that are not finished.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]

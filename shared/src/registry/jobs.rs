@@ -77,7 +77,7 @@ pub struct Job {
     pub job_id: String,
     /// The tenant whose incidents it reads.
     pub tenant_id: TenantId,
-    /// Backfill or sweep.
+    /// The kind of work, backfill or sweep.
     pub kind: JobKind,
     /// The state at the last commit.
     pub status: JobStatus,
@@ -175,11 +175,8 @@ impl Registry {
     pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<Write> {
         let status = to_item(job)?.remove("status").ok_or_else(|| Error::Internal("a job without a status".into()))?;
         // DynamoDB ignores a TTL that is not a number: NULL keeps the item.
-        let expires = if job.status.is_open() {
-            AttributeValue::Null(true)
-        } else {
-            number((now + ENDED_JOB_TTL).as_second())
-        };
+        let expires =
+            if job.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
         let update = self
             .update_open_job(&job.tenant_id, &job.job_id)
             .update_expression(

@@ -177,3 +177,20 @@ async fn update_and_read(update: UpdateItemFluentBuilder) -> Result<Option<Item>
         Write::Conflict => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::throttling::throttled_attribute;
+
+    #[test]
+    fn attributes_written_alone_are_fields_of_the_feed() {
+        let feed = Feed { open_jobs: ["job".to_owned()].into(), ..Feed::default() };
+        let fields = to_item(&feed).unwrap();
+        let of_apis = IncidentApi::ALL.iter().flat_map(|api| [paid_attribute(*api), throttled_attribute(*api)]);
+        for name in of_apis.chain(NOT_COMMITTED) {
+            assert!(fields.contains_key(name), "{name}");
+            assert!(NOT_COMMITTED.contains(&name), "{name}");
+        }
+    }
+}

@@ -40,7 +40,7 @@ pub struct QuarantineEntry {
     pub tries: u32,
     /// The time of the next retry.
     pub next_try_at: Timestamp,
-    /// Whether every response that holds the span fails. Polls leave such a span out.
+    /// True if every response that holds the span fails. Polls leave such a span out.
     pub blocks: bool,
 }
 

@@ -51,7 +51,7 @@ pub struct Tenant {
     pub tenant_id: TenantId,
     /// The customer's name, chosen by the operator.
     pub customer: String,
-    /// The state now.
+    /// The state after the last write.
     pub status: Status,
     /// The reason for which it is not active, if there is one.
     pub reason: Option<Reason>,

@@ -51,7 +51,7 @@ pub(super) fn is_throttling(sk: &str) -> bool {
     ThrottledCalls::ALL.iter().any(|calls| sk.split('#').next() == Some(calls.kind()))
 }
 
-fn feed_attribute(api: IncidentApi) -> &'static str {
+pub(super) fn throttled_attribute(api: IncidentApi) -> &'static str {
     match api {
         IncidentApi::Graph => "graph_throttled_until",
         IncidentApi::Defender => "defender_throttled_until",
@@ -67,7 +67,7 @@ impl Registry {
             .condition_expression(
                 "attribute_exists(pk) AND (attribute_not_exists(#throttled_until) OR #throttled_until < :until)",
             )
-            .expression_attribute_names("#throttled_until", feed_attribute(api))
+            .expression_attribute_names("#throttled_until", throttled_attribute(api))
             // All texts have the same length, so that DynamoDB compares them in the order of time.
             .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))));
         if update_if(update).await? == Write::Conflict && self.feed(tenant).await?.is_none() {

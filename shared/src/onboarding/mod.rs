@@ -4,7 +4,9 @@
 //! pending until a fresh app-only token for it carries a role that may read incidents, and one live read has succeeded.
 //! The result page, the polls and the operator's resume each make the next try when it is due.
 
-use jiff::{SignedDuration, Timestamp};
+mod verification;
+
+use jiff::Timestamp;
 
 use crate::{
     clock::Clock,
@@ -12,7 +14,7 @@ use crate::{
     entra::token_cache::Tokens,
     error::{Error, Result},
     http::Deadline,
-    incident_api::client::{CallBudget, Incidents},
+    incident_api::client::Incidents,
     microsoft::{IncidentApi, IncidentApiSetting},
     registry::{
         Registry,
@@ -22,12 +24,6 @@ use crate::{
     },
     tenant::{Reason, TenantId},
 };
-
-/// The delays after the first and the following tries, in seconds. The last one repeats.
-const RETRY_DELAYS_SECONDS: [i64; 5] = [5, 10, 20, 30, 60];
-
-/// The time that a consent may need to spread. A tenant that fails for longer is paused.
-const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
 
 /// The onboarding of all tenants.
 #[derive(Clone)]
@@ -51,7 +47,7 @@ pub struct Consent {
     pub person: String,
     /// The time at which the browser returned with the consent.
     pub at: Timestamp,
-    /// Whether the consent may bind the tenant without the operator, as in
+    /// True if the consent may bind the tenant without the operator, as in
     /// [`Stage::SignedIn`](crate::registry::attempts::Stage::SignedIn).
     pub trusted: bool,
 }
@@ -63,21 +59,6 @@ pub enum Recorded {
     Accepted(Box<Tenant>),
     /// The consent may not be applied. The tenant is unchanged.
     Refused(ConsentRejection),
-}
-
-/// The outcome of one try to read a tenant.
-enum VerificationResult {
-    Usable { api: IncidentApi, roles: Vec<String> },
-    NotYet { failure: VerificationFailure, roles: Vec<String> },
-}
-
-/// A failed try on one API.
-#[derive(Clone, Copy)]
-struct VerificationFailure {
-    /// Whether the token had a role that may read incidents, so that the read itself failed.
-    had_role: bool,
-    reason: Reason,
-    throttled_until: Option<Timestamp>,
 }
 
 impl Onboarding {
@@ -203,135 +184,11 @@ impl Onboarding {
         Ok(outcome)
     }
 
-    /// Makes one try to verify a pending tenant, if its next try is due. A tenant whose incidents are readable becomes
-    /// active, and its feed is opened. Otherwise the next try is scheduled. After half an hour, or at once where only the
-    /// customer can help, the tenant is paused with a reason. Returns the tenant as it then is.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Internal`]. Microsoft's errors become the tenant's reason.
-    pub async fn advance(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Tenant> {
-        let now = self.clock.now();
-        let mut claimed = false;
-        // The next try is scheduled before this one is made, so that two requests at the same time make one try.
-        let claim = |tenant: &mut Tenant| {
-            let due = tenant.verification.as_mut().filter(|verification| now >= verification.next_try_at);
-            claimed = tenant.status == Status::Pending && due.is_some();
-            if let Some(verification) = due.filter(|_| claimed) {
-                verification.tries += 1;
-                verification.next_try_at = now.checked_add(retry_delay(verification.tries)).unwrap_or(Timestamp::MAX);
-            }
-            Ok(())
-        };
-        let (_, tenant) = self.registry.change_tenant(tenant_id, claim).await?;
-        if !claimed {
-            return Ok(tenant);
-        }
-        match self.verify(&tenant, deadline).await {
-            Ok(result) => self.finish_verification(&tenant, result).await,
-            Err(Error::DeadlineExceeded) => Ok(tenant),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes one try to verify a tenant that was paused for a reason before it was ever active. Returns the tenant as it
-    /// then is.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Internal`], [`Error::DeadlineExceeded`]. Microsoft's errors become the tenant's reason.
-    pub async fn retry_paused(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
-        let result = self.verify(tenant, deadline).await?;
-        let now = self.clock.now();
-        let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
-            if tenant.status != Status::Paused || tenant.reason == Some(Reason::Operator) {
-                return Ok(());
-            }
-            apply_result(tenant, &result, now);
-            if let VerificationResult::NotYet { failure, .. } = &result {
-                tenant.reason = Some(failure.reason);
-            }
-            Ok(())
-        });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
-        Ok(after)
-    }
-
-    /// Requests a token for each candidate API and makes a live read, until one API works.
-    async fn verify(&self, tenant: &Tenant, deadline: Deadline) -> Result<VerificationResult> {
-        let mut roles = Vec::new();
-        let mut furthest = None::<VerificationFailure>;
-        for api in self.apis(tenant) {
-            let mut had_role = false;
-            let outcome = self.verify_api(&tenant.tenant_id, api, &mut roles, &mut had_role, deadline).await;
-            let (reason, throttled_until) = match outcome {
-                Ok(()) => return Ok(VerificationResult::Usable { api, roles }),
-                Err(Error::Refused(reason)) => (reason, None),
-                Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
-                Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
-                Err(
-                    Error::Upstream { .. }
-                    | Error::Malformed { .. }
-                    | Error::Partial { .. }
-                    | Error::Unreachable { .. },
-                ) => (Reason::Unavailable, None),
-                Err(error) => return Err(error),
-            };
-            // The reason of the API that came further counts, else that of the preferred one.
-            if furthest.is_none_or(|furthest| had_role && !furthest.had_role) {
-                furthest = Some(VerificationFailure { had_role, reason, throttled_until });
-            }
-        }
-        let no_candidate =
-            VerificationFailure { had_role: false, reason: Reason::RoleMissing, throttled_until: None };
-        Ok(VerificationResult::NotYet { failure: furthest.unwrap_or(no_candidate), roles })
-    }
-
-    /// Verifies one API. Adds the token's roles to `roles`, and sets `has_role` if one of them may read incidents.
-    async fn verify_api(
-        &self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        roles: &mut Vec<String>,
-        has_role: &mut bool,
-        deadline: Deadline,
-    ) -> Result<()> {
-        let token = self.tokens.fresh_access_token(tenant, api, deadline).await?;
-        // Entra issues a token without an object id where no service principal exists. It proves nothing.
-        if !token.has_object_id() {
-            return Err(Error::Refused(Reason::ConsentMissing));
-        }
-        if let Some(granted) = token.roles() {
-            warn_of_unexpected_roles(tenant, granted);
-            merge_roles(roles, granted);
-            if !api.readable_with(granted) {
-                return Err(Error::Refused(Reason::RoleMissing));
-            }
-        }
-        *has_role = true;
-        self.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await
-    }
-
     /// The candidate APIs in the order of tries. A tenant that was active starts with its own.
     fn apis(&self, tenant: &Tenant) -> Vec<IncidentApi> {
         let mut apis = self.setting.candidates().to_vec();
         apis.sort_by_key(|api| tenant.activated_at.is_none() || *api != tenant.api);
         apis
-    }
-
-    async fn finish_verification(&self, claimed: &Tenant, result: VerificationResult) -> Result<Tenant> {
-        let now = self.clock.now();
-        let changed = self.registry.change_tenant(&claimed.tenant_id, |tenant| {
-            // The tenant may have been paused or offboarded meanwhile, or another consent has started a new verification.
-            let same_verification = tenant.verification.as_ref().map(|verification| verification.since)
-                == claimed.verification.as_ref().map(|verification| verification.since);
-            if tenant.status == Status::Pending && same_verification {
-                apply_result(tenant, &result, now);
-            }
-            Ok(())
-        });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
-        Ok(after)
     }
 
     /// Opens the feed of a tenant that may be polled, and sends an event if the status has changed.
@@ -342,28 +199,6 @@ impl Onboarding {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
         self.events.tenant_status_changed(before, after).await
-    }
-}
-
-fn retry_delay(tries: u32) -> SignedDuration {
-    let at = usize::try_from(tries).unwrap_or(usize::MAX).clamp(1, RETRY_DELAYS_SECONDS.len()) - 1;
-    SignedDuration::from_secs(RETRY_DELAYS_SECONDS[at])
-}
-
-/// Returns true for a reason that only the customer can change, however long one waits.
-fn is_final(reason: Reason) -> bool {
-    match reason {
-        Reason::DisabledByCustomer
-        | Reason::ResourceAbsent
-        | Reason::BlockedByPolicy
-        | Reason::TenantNotFound
-        | Reason::WrongCloud => true,
-        Reason::ConsentMissing
-        | Reason::RoleMissing
-        | Reason::CredentialRejected
-        | Reason::Throttled
-        | Reason::Unavailable
-        | Reason::Operator => false,
     }
 }
 
@@ -394,11 +229,7 @@ fn merge_roles(roles: &mut Vec<String>, more: &[String]) {
 }
 
 /// Checks that `consent` may change `tenant`.
-fn check_consent(
-    invitation: &Invitation,
-    tenant: Option<&Tenant>,
-    consent: &Consent,
-) -> Result<(), ConsentRejection> {
+fn check_consent(invitation: &Invitation, tenant: Option<&Tenant>, consent: &Consent) -> Result<(), ConsentRejection> {
     invitation.may_be_used_for(&consent.tenant_id, tenant)?;
     // Only a trusted consent may make a paused tenant pending again.
     let paused = tenant.is_some_and(|tenant| tenant.status == Status::Paused);
@@ -438,31 +269,6 @@ fn apply_consent(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation
         tenant.status = Status::Pending;
         tenant.reason = None;
         tenant.verification = Some(Verification::begin(consent.at));
-    }
-}
-
-fn apply_result(tenant: &mut Tenant, result: &VerificationResult, now: Timestamp) {
-    match result {
-        VerificationResult::Usable { api, roles } => {
-            tenant.status = Status::Active;
-            tenant.reason = None;
-            tenant.api = *api;
-            tenant.roles.clone_from(roles);
-            tenant.activated_at.get_or_insert(now);
-            tenant.verification = None;
-        }
-        VerificationResult::NotYet { failure: VerificationFailure { reason, throttled_until, .. }, roles } => {
-            tenant.roles.clone_from(roles);
-            let Some(verification) = tenant.verification.as_mut() else { return };
-            if let Some(throttled_until) = throttled_until {
-                verification.next_try_at = verification.next_try_at.max(*throttled_until);
-            }
-            if is_final(*reason) || now.duration_since(verification.since) >= MAX_CONSENT_PROPAGATION {
-                tenant.status = Status::Paused;
-                tenant.reason = Some(*reason);
-                tenant.verification = None;
-            }
-        }
     }
 }
 

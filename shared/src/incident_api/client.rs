@@ -22,7 +22,7 @@ use crate::{
     incident::{record::Alerts, span::Span},
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
-    registry::{Registry, feed::Lease},
+    registry::{Registry, lease::Lease},
     tenant::{Reason, TenantId},
 };
 

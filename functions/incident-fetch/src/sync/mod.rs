@@ -26,9 +26,10 @@ use shared::{
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
-        Registry,
-        feed::{Feed, LastSweep, Lease},
+        Registry, Write,
+        feed::{Feed, LastSweep},
         jobs::{Job, JobKind, JobStatus},
+        lease::Lease,
         quarantine::QuarantineEntry,
         tenants::Tenant,
         versions::VersionBlock,
@@ -185,7 +186,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_more_to_read(now) {
                 // The poll's own work is safe before anything else is tried.
-                if !self.sync.registry.commit_feed(self.lease).await? {
+                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if !self.recheck().await? || !self.retry_quarantined().await? {
@@ -227,7 +228,8 @@ impl<'a> Worker<'a> {
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
         // How wide to ask next is progress, too: without it each run would begin with the same vain question.
-        self.sync.registry.commit_job(job, now).await?;
+        // A cancelled job keeps its status. The next message of the job finds it so.
+        let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
         if stop == Stop::Done && job.kind == JobKind::Sweep {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });

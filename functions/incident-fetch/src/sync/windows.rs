@@ -23,7 +23,7 @@ use shared::{
     },
     microsoft::IncidentApi,
     queue::SyncKind,
-    registry::jobs::Job,
+    registry::{Write, jobs::Job},
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
@@ -237,13 +237,13 @@ impl Worker<'_> {
             Some(job) => {
                 job.failures = 0;
                 self.credit(job);
-                if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
+                if self.sync.registry.commit_job(job, self.sync.clock.now()).await? == Write::Conflict {
                     return Ok(false);
                 }
             }
             None => self.lease.feed.resume_created = None,
         }
-        self.sync.registry.commit_feed(self.lease).await
+        Ok(self.sync.registry.commit_feed(self.lease).await? == Write::Done)
     }
 
     /// What to do about a window that cannot be read: once more, and then, if anything at all can be read of this tenant,

@@ -9,7 +9,7 @@ use shared::{
     lambda::{event::HttpResponse, runtime::tenant_span},
     onboarding::{Consent, Onboarding, Recorded},
     registry::{
-        attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
+        attempts::{ConsentAttempt, ConsentRejection, Stage},
         invitations::{Invitation, InvitationStatus},
         tenants::Status,
     },
@@ -20,6 +20,7 @@ use shared::{
 use tracing::Instrument;
 
 use crate::{
+    browser::{BrowserSecret, Step},
     pages::{PageExtras, redirect},
     request::{ConsentRequest, authority},
     texts::Message,

@@ -4,6 +4,7 @@
 //! first says who the administrator is, and then which permissions they granted. Each callback is compared with the cookie
 //! before anything else. A refusal shows one of our own texts and never text from the request.
 
+pub mod browser;
 mod callback;
 mod pages;
 mod request;

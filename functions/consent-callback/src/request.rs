@@ -15,7 +15,7 @@ use shared::{
     },
     microsoft::Microsoft,
     registry::{
-        attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
+        attempts::{ConsentAttempt, ConsentRejection, Stage},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
@@ -26,12 +26,10 @@ use tracing::Instrument;
 
 use crate::{
     App,
+    browser::{BrowserSecret, Step},
     pages::{PageExtras, Pages, redirect},
     texts::Message,
 };
-
-/// The cookie that binds a browser to its attempt. Browsers keep a `__Host-` cookie to this host and to https.
-const COOKIE: &str = "__Host-mandate";
 
 /// Path segments that are routes of their own, in the place of an invitation.
 const RESERVED_SEGMENTS: [&str; 2] = ["callback", "result"];
@@ -100,19 +98,17 @@ impl ConsentRequest<'_> {
             Err(page) => return Ok(page),
         };
         let browser = BrowserSecret::generate(&*self.app.random)?;
-        let attempt = ConsentAttempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
+        let attempt = ConsentAttempt::begin(browser.attempt_id(), &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt started");
         let mut response = redirect(location);
-        let max_age = attempt.expires_at.duration_since(self.now).as_secs();
-        let value = browser.expose();
-        response.cookies.push(format!("{COOKIE}={value}; Path=/; Max-Age={max_age}; Secure; HttpOnly; SameSite=Lax"));
+        response.cookies.push(browser.set_cookie(attempt.expires_at.duration_since(self.now)));
         Ok(response)
     }
 
     pub(crate) fn browser(&self) -> Option<BrowserSecret> {
-        self.http.cookie(COOKIE)?.parse().ok()
+        BrowserSecret::from_cookie(self.http)
     }
 
     pub(crate) fn redirect_uri(&self) -> String {

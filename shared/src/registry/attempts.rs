@@ -1,15 +1,11 @@
-//! Attempts: one browser's way through sign-in and consent, from the form's target to the result.
+//! Consent attempts: each is one browser's way through sign-in and consent, from the form's target to the result.
 //!
-//! The browser has a random secret in a cookie. Both states that go to Microsoft are hashes of it under different
-//! prefixes, and so is the key of the item here: whether a return belongs to a browser is known before anything is asked.
+//! Its key is derived from a secret in the browser's cookie.
 
-use std::{fmt, str::FromStr};
-
-use aws_lc_rs::{constant_time, digest, rand::SecureRandom};
+use aws_lc_rs::rand::SecureRandom;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
-use zeroize::Zeroizing;
 
 use super::{Registry, invitations::Invitation, no_randomness, to_item};
 use crate::{
@@ -26,83 +22,6 @@ const GRACE: SignedDuration = SignedDuration::from_hours(1);
 
 const SECRET_LENGTH: usize = 32;
 const SORT_KEY: &str = "ATTEMPT";
-
-/// What the browser keeps in its cookie: 32 random bytes, written as base64url in one way only.
-#[derive(Clone, PartialEq, Eq)]
-pub struct BrowserSecret(Zeroizing<[u8; SECRET_LENGTH]>);
-
-/// The text is not what a cookie of ours holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotABrowserSecret;
-
-/// Which of the two returns from Microsoft a state belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The sign-in.
-    SignIn,
-    /// The admin consent.
-    Consent,
-}
-
-impl fmt::Debug for BrowserSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BrowserSecret(redacted)")
-    }
-}
-
-impl FromStr for BrowserSecret {
-    type Err = NotABrowserSecret;
-
-    fn from_str(text: &str) -> Result<Self, NotABrowserSecret> {
-        // The decoder refuses padding and stray bits, so that there is one text for each secret.
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map(Zeroizing::new).map_err(|_| NotABrowserSecret)?;
-        let bytes: [u8; SECRET_LENGTH] = bytes.as_slice().try_into().map_err(|_| NotABrowserSecret)?;
-        Ok(Self(Zeroizing::new(bytes)))
-    }
-}
-
-impl BrowserSecret {
-    /// A new secret.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when there is no randomness to be had.
-    pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        Ok(Self(Zeroizing::new(random_bytes(random)?)))
-    }
-
-    /// The cookie's value.
-    pub fn expose(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.0.as_slice())
-    }
-
-    /// What names the attempt in the table.
-    pub fn attempt_id(&self) -> String {
-        self.hash("attempt")
-    }
-
-    /// The state that goes to Microsoft with a step.
-    pub fn state(&self, step: Step) -> String {
-        match step {
-            Step::SignIn => self.hash("sign-in"),
-            Step::Consent => self.hash("consent"),
-        }
-    }
-
-    /// Which step a state belongs to, if it is this browser's at all. Takes the same time for every wrong state.
-    pub fn step_of(&self, state: &str) -> Option<Step> {
-        let is = |step| constant_time::verify_slices_are_equal(self.state(step).as_bytes(), state.as_bytes()).is_ok();
-        [Step::SignIn, Step::Consent].into_iter().find(|step| is(*step))
-    }
-
-    fn hash(&self, purpose: &str) -> String {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(b"mandate ");
-        context.update(purpose.as_bytes());
-        context.update(b"\0");
-        context.update(self.0.as_slice());
-        BASE64_URL_SAFE_NO_PAD.encode(context.finish())
-    }
-}
 
 fn random_bytes(random: &dyn SecureRandom) -> Result<[u8; SECRET_LENGTH]> {
     let mut bytes = [0; SECRET_LENGTH];
@@ -185,7 +104,7 @@ impl ConsentRejection {
 /// One browser's way.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ConsentAttempt {
-    /// [`BrowserSecret::attempt_id`].
+    /// The key, derived from the secret in the browser's cookie.
     pub attempt_id: String,
     /// The invitation that was opened.
     pub invitation_id: String,
@@ -222,12 +141,12 @@ struct Stored<'a> {
 }
 
 impl ConsentAttempt {
-    /// A new attempt of `browser` with this invitation, begun at `now`.
+    /// A new attempt with `invitation`, begun at `now` by the browser that `attempt_id` is derived from.
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no randomness to be had.
     pub fn begin(
-        browser: &BrowserSecret,
+        attempt_id: String,
         invitation: &Invitation,
         random: &dyn SecureRandom,
         now: Timestamp,
@@ -235,7 +154,7 @@ impl ConsentAttempt {
         let secret = || random_bytes(random).map(|bytes| Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes)));
         let after = |time: Timestamp, span| time.checked_add(span).unwrap_or(Timestamp::MAX);
         Ok(Self {
-            attempt_id: browser.attempt_id(),
+            attempt_id,
             invitation_id: invitation.invitation_id.clone(),
             expected_tenant: invitation.expected_tenant,
             expires_at: after(now, LONGEST).min(after(invitation.expires_at, GRACE)),
@@ -291,55 +210,19 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::rand::SystemRandom;
-    use proptest::prelude::*;
 
     use super::*;
     use crate::registry::{from_item, invitations::InvitationToken};
-
-    fn browser() -> BrowserSecret {
-        BrowserSecret::generate(&SystemRandom::new()).unwrap()
-    }
 
     fn attempt(valid_for: SignedDuration) -> ConsentAttempt {
         let random = SystemRandom::new();
         let token = InvitationToken::generate(&random).unwrap();
         let invitation = Invitation::new(&token, "Contoso".into(), None, now(), valid_for);
-        ConsentAttempt::begin(&browser(), &invitation, &random, now()).unwrap()
+        ConsentAttempt::begin("attempt".into(), &invitation, &random, now()).unwrap()
     }
 
     fn now() -> Timestamp {
         "2026-11-22T10:00:00Z".parse().unwrap()
-    }
-
-    #[test]
-    fn the_states_and_the_key_tell_nothing_of_each_other() {
-        let browser = browser();
-        let all = [browser.expose(), browser.attempt_id(), browser.state(Step::SignIn), browser.state(Step::Consent)];
-        for (at, one) in all.iter().enumerate() {
-            assert_eq!(one.len(), 43);
-            assert!(all[at + 1..].iter().all(|other| other != one));
-        }
-    }
-
-    #[test]
-    fn a_state_belongs_to_one_step_of_one_browser() {
-        let (browser, other) = (browser(), browser());
-        for step in [Step::SignIn, Step::Consent] {
-            assert_eq!(browser.step_of(&browser.state(step)), Some(step));
-            assert_eq!(other.step_of(&browser.state(step)), None);
-        }
-        for wrong in ["", "x", &browser.attempt_id(), &browser.expose(), &format!("{}x", browser.state(Step::SignIn))] {
-            assert_eq!(browser.step_of(wrong), None, "{wrong}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_cookie_is_read_in_one_form_only(text in "[A-Za-z0-9_=+/-]{40,46}") {
-            if let Ok(secret) = text.parse::<BrowserSecret>() {
-                prop_assert_eq!(secret.expose(), text);
-            }
-        }
     }
 
     #[test]

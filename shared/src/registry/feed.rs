@@ -185,10 +185,10 @@ fn paid_attribute(api: IncidentApi) -> &'static str {
     }
 }
 
-fn pause_attribute(api: IncidentApi) -> &'static str {
+fn throttled_attribute(api: IncidentApi) -> &'static str {
     match api {
-        IncidentApi::Graph => "graph_not_before",
-        IncidentApi::Defender => "defender_not_before",
+        IncidentApi::Graph => "graph_throttled_until",
+        IncidentApi::Defender => "defender_throttled_until",
     }
 }
 
@@ -408,11 +408,11 @@ impl Registry {
     pub async fn set_throttled_until(&self, tenant: &TenantId, api: IncidentApi, until: Timestamp) -> Result<()> {
         let outcome = self
             .update_feed(tenant)
-            .update_expression("SET #not_before = :until")
+            .update_expression("SET #throttled_until = :until")
             .condition_expression(
-                "attribute_exists(pk) AND (attribute_not_exists(#not_before) OR #not_before < :until)",
+                "attribute_exists(pk) AND (attribute_not_exists(#throttled_until) OR #throttled_until < :until)",
             )
-            .expression_attribute_names("#not_before", pause_attribute(api))
+            .expression_attribute_names("#throttled_until", throttled_attribute(api))
             // One width for all, so that DynamoDB compares them in the order of time.
             .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))))
             .send()

@@ -7,8 +7,15 @@ use std::{fmt, str::FromStr};
 
 use aws_lc_rs::{constant_time, digest, rand::SecureRandom};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use shared::error::{Error, Result};
+use jiff::SignedDuration;
+use shared::{
+    error::{Error, Result},
+    lambda::event::HttpRequest,
+};
 use zeroize::Zeroizing;
+
+/// The cookie that binds a browser to its attempt. Browsers keep a `__Host-` cookie to this host and to https.
+const COOKIE: &str = "__Host-mandate";
 
 const SECRET_LENGTH: usize = 32;
 
@@ -55,6 +62,16 @@ impl BrowserSecret {
         let mut bytes = Zeroizing::new([0; SECRET_LENGTH]);
         random.fill(bytes.as_mut_slice()).map_err(|_| Error::Internal("the system gave no randomness".into()))?;
         Ok(Self(bytes))
+    }
+
+    pub(crate) fn from_cookie(http: &HttpRequest) -> Option<Self> {
+        http.cookie(COOKIE)?.parse().ok()
+    }
+
+    /// The `Set-Cookie` value that makes the browser keep the secret for `max_age`.
+    pub(crate) fn set_cookie(&self, max_age: SignedDuration) -> String {
+        let (value, seconds) = (self.expose(), max_age.as_secs());
+        format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax")
     }
 
     /// The cookie's value: whoever has it is this browser.
@@ -113,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_belongs_to_one_step_of_one_browser() {
+    fn state_belongs_to_one_step_of_one_browser() {
         let (browser, other) = (browser(), browser());
         for step in [Step::SignIn, Step::Consent] {
             assert_eq!(browser.step_of(&browser.state(step)), Some(step));
@@ -126,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_secret_has_one_text(text in "[A-Za-z0-9_=+/-]{40,46}") {
+        fn secret_has_one_text(text in "[A-Za-z0-9_=+/-]{40,46}") {
             if let Ok(secret) = text.parse::<BrowserSecret>() {
                 prop_assert_eq!(secret.expose(), text);
             }

@@ -1,27 +1,23 @@
-//! What the pages say, one file a language in `texts/`.
+//! The texts of the pages. Each language is one file in `texts/`.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde::Deserialize;
 
-/// All texts of one language. Words in braces are filled in.
+/// All texts of one language. Names in braces are placeholders for [`interpolate`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Texts {
-    /// The invitation's page.
-    pub(crate) invitation: Invitation,
-    /// Headings of facts.
+    pub(crate) invitation: InvitationTexts,
     pub(crate) labels: Labels,
-    /// Permissions in plain words.
-    pub(crate) permissions: Permissions,
-    /// Every other page.
+    pub(crate) permissions: PermissionTexts,
     pub(crate) messages: BTreeMap<Message, MessageTexts>,
 }
 
-/// The invitation's page.
+/// The texts of the page that shows an open invitation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Invitation {
+pub(crate) struct InvitationTexts {
     pub(crate) title: String,
     pub(crate) intro: String,
     pub(crate) asked_title: String,
@@ -42,7 +38,7 @@ pub(crate) struct Invitation {
     pub(crate) valid_until: String,
 }
 
-/// Headings of facts.
+/// The labels of the facts on a tenant's page, and its note about the refresh.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Labels {
@@ -55,29 +51,28 @@ pub(crate) struct Labels {
     pub(crate) refresh: String,
 }
 
-/// Permissions in plain words.
+/// The permissions in plain words.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Permissions {
+pub(crate) struct PermissionTexts {
     pub(crate) read: String,
     pub(crate) write: String,
     pub(crate) hunt: String,
     pub(crate) other: String,
 }
 
-/// A page: what happened, what it means, and the one next step.
+/// One page: what happened, what it means, and the one next step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MessageTexts {
-    /// Heading.
     pub(crate) title: String,
-    /// Paragraphs.
+    /// The paragraphs, in their order.
     pub(crate) text: Vec<String>,
-    /// The next step: the link's text where there is a link.
+    /// The next step. On a page with a link, this is the link's text.
     pub(crate) next: String,
 }
 
-/// Every page beside the invitation's.
+/// Every page but the invitation's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Message {
@@ -85,7 +80,7 @@ pub(crate) enum Message {
     Pending,
     WaitingForPartner,
     Unfinished,
-    BeginAgain,
+    StartAgain,
     ConsentOpen,
     Declined,
     NotPermitted,
@@ -120,25 +115,25 @@ pub(crate) enum Message {
     PausedOperator,
 }
 
-/// Every language's file as it stands in `texts/`.
+/// The tag and the content of each file in `texts/`. The build script writes this list.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/languages.rs"));
 
-/// The language that is spoken to whoever asks for none that is known.
+/// The language for a browser that prefers none of ours.
 const DEFAULT: &str = "en";
 
 static LANGUAGES: LazyLock<BTreeMap<&str, Texts>> = LazyLock::new(|| {
     FILES.iter().filter_map(|(language, file)| Some((*language, serde_json::from_str(file).ok()?))).collect()
 });
 
-/// The texts in the language that `Accept-Language` likes best, and its tag. `None` only when no file could be read,
-/// which a test rules out.
+/// The tag and the texts of the language that `Accept-Language` prefers. `None` only if no file could be parsed, which a
+/// test rules out.
 pub(crate) fn choose(accept_language: Option<&str>) -> Option<(&'static str, &'static Texts)> {
     let of = |tag: &str| LANGUAGES.get_key_value(tag).map(|(tag, texts)| (*tag, texts));
-    preferred(accept_language.unwrap_or_default()).iter().find_map(|tag| of(tag)).or_else(|| of(DEFAULT))
+    preferred_languages(accept_language.unwrap_or_default()).iter().find_map(|tag| of(tag)).or_else(|| of(DEFAULT))
 }
 
-/// Primary subtags in the order of their weights (RFC 9110, section 12.5.4); those with weight 0 are not wanted.
-fn preferred(accept_language: &str) -> Vec<String> {
+/// The primary subtags in the order of their weights (RFC 9110, section 12.5.4), without those of weight 0.
+fn preferred_languages(accept_language: &str) -> Vec<String> {
     let mut ranges: Vec<(f32, String)> = accept_language
         .split(',')
         .take(20)
@@ -152,30 +147,30 @@ fn preferred(accept_language: &str) -> Vec<String> {
             (weight > 0.0).then(|| (weight, tag.to_ascii_lowercase()))
         })
         .collect();
-    ranges.sort_by(|one, other| other.0.total_cmp(&one.0));
+    ranges.sort_by(|(left, _), (right, _)| right.total_cmp(left));
     ranges.into_iter().map(|(_, tag)| tag).collect()
 }
 
-/// Fills the words in braces in. What is filled in is not looked at again.
-pub(crate) fn fill(text: &str, words: &[(&str, &str)]) -> String {
-    let mut filled = String::with_capacity(text.len());
+/// Replaces each `{name}` by its value. Braces in a value, and names without a value, stay as they are.
+pub(crate) fn interpolate(text: &str, values: &[(&str, &str)]) -> String {
+    let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
-        filled.push_str(before);
-        let word = after.split_once('}').and_then(|(name, after)| {
-            let (_, value) = words.iter().find(|(known, _)| *known == name)?;
+        result.push_str(before);
+        let replacement = after.split_once('}').and_then(|(name, after)| {
+            let (_, value) = values.iter().find(|(known, _)| *known == name)?;
             Some((value, after))
         });
-        if let Some((value, after)) = word {
-            filled.push_str(value);
+        if let Some((value, after)) = replacement {
+            result.push_str(value);
             rest = after;
         } else {
-            filled.push('{');
+            result.push('{');
             rest = after;
         }
     }
-    filled.push_str(rest);
-    filled
+    result.push_str(rest);
+    result
 }
 
 #[cfg(test)]
@@ -186,13 +181,14 @@ mod tests {
 
     use super::*;
 
-    fn words(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    /// Collects the path of each text, and the path with each placeholder in it.
+    fn collect(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(fields) => {
-                fields.iter().for_each(|(name, value)| words(value, &format!("{path}/{name}"), found));
+                fields.iter().for_each(|(name, value)| collect(value, &format!("{path}/{name}"), found));
             }
             Value::Array(items) => {
-                items.iter().enumerate().for_each(|(at, item)| words(item, &format!("{path}/{at}"), found));
+                items.iter().enumerate().for_each(|(at, item)| collect(item, &format!("{path}/{at}"), found));
             }
             Value::String(text) => {
                 assert!(!text.trim().is_empty(), "{path} is empty");
@@ -200,15 +196,15 @@ mod tests {
                 found.insert(path.into());
                 found.extend(names.map(|(name, _)| format!("{path}: {name}")));
             }
-            _ => panic!("{path} is no text"),
+            _ => panic!("{path} is not a text"),
         }
     }
 
     #[test]
-    fn every_language_has_every_text_with_the_same_words_to_fill_in() {
+    fn languages_have_the_same_texts_and_placeholders() {
         let all = |file: &str| {
             let mut found = BTreeSet::new();
-            words(&serde_json::from_str(file).unwrap(), "", &mut found);
+            collect(&serde_json::from_str(file).unwrap(), "", &mut found);
             found
         };
         let (_, english) = FILES.iter().find(|(language, _)| *language == DEFAULT).unwrap();
@@ -220,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_language_is_chosen_by_weight_and_english_is_the_rest() {
+    fn language_is_chosen_by_weight_with_english_as_default() {
         let chosen = |header: Option<&str>| choose(header).unwrap().0;
         assert_eq!(chosen(None), "en");
         assert_eq!(chosen(Some("de-AT,de;q=0.9,en;q=0.8")), "de");
@@ -231,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn words_are_filled_in_once() {
-        let words = [("partner", "{customer}<b>"), ("customer", "C")];
-        assert_eq!(fill("{partner} asks {customer}, {unknown} {", &words), "{customer}<b> asks C, {unknown} {");
+    fn values_are_not_interpolated_again() {
+        let values = [("partner", "{customer}<b>"), ("customer", "C")];
+        assert_eq!(interpolate("{partner} asks {customer}, {unknown} {", &values), "{customer}<b> asks C, {unknown} {");
     }
 }

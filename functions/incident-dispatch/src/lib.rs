@@ -1,7 +1,7 @@
-//! Finds the tenants that are due and puts a message on the queue for each.
+//! Finds the tenants that are due and sends one message to the queue for each.
 //!
-//! Started by a schedule. Runs may overlap: a tenant is claimed by moving its due time, which only one run can do, and a
-//! message that is lost is made up for when the tenant is due again.
+//! A schedule starts this function. Runs may overlap: a run claims a tenant by moving its due time, and only one run
+//! succeeds with that. A lost message is replaced when the tenant is due again.
 
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -11,8 +11,10 @@ use shared::{
     clock::Clock,
     config::Variables,
     error::{Error, Result},
-    lambda::event::{Event, Invocation, InvocationError},
-    lambda::runtime::Platform,
+    lambda::{
+        event::{Event, Invocation, InvocationError},
+        runtime::Platform,
+    },
     queue::{SyncKind, SyncMessage, SyncQueue},
     registry::{
         Registry, Write,
@@ -21,10 +23,10 @@ use shared::{
     text::from_json_object,
 };
 
-/// Tenants of one shard that are claimed, and then queued, at a time: two batches of messages.
-const AT_ONCE: usize = 20;
+/// Tenants of one shard that are claimed and then queued together. A queue batch holds ten messages.
+const CLAIM_BATCH: usize = 20;
 
-/// What the function needs of its environment.
+/// The function's configuration, from its environment variables.
 #[derive(Debug)]
 pub struct Config {
     table_name: String,
@@ -33,12 +35,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the variables. After `None`, `variables` names what is missing.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let table_name = variables.required("TABLE_NAME");
         let sync_queue_url = variables.required("SYNC_QUEUE_URL");
         let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
-        // The longer pause of a quiet tenant is set by its last poll; here the variable only has to be a possible one.
+        // Only checked here. incident-fetch uses it to set the next due time of a quiet tenant.
         variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
         Some(Self {
             table_name: table_name?,
@@ -48,7 +50,7 @@ impl Config {
     }
 }
 
-/// The function.
+/// The function, which turns a schedule's input into queue messages.
 #[derive(Debug)]
 pub struct App {
     registry: Registry,
@@ -57,21 +59,23 @@ pub struct App {
     poll_interval: SignedDuration,
 }
 
-/// What the schedule asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Tick {
-    Poll,
-    Sweep,
+/// The input of a schedule: a poll or a sweep. Only an operator starts a backfill.
+#[derive(Deserialize)]
+struct ScheduleInput {
+    kind: SyncKind,
 }
 
-#[derive(Deserialize)]
-struct Input {
-    kind: Tick,
+/// The tenants of one run.
+#[derive(Clone, Copy, Default)]
+struct DispatchCounts {
+    /// Tenants that this run found due and claimed.
+    due: usize,
+    /// Messages that the queue accepted.
+    queued: usize,
 }
 
 impl App {
-    /// Wires the function up.
+    /// Builds the function with its clients.
     pub fn new(config: Config, platform: &Platform) -> Self {
         Self {
             registry: Registry::new(&platform.aws, config.table_name),
@@ -81,61 +85,65 @@ impl App {
         }
     }
 
-    /// Answers `{due, queued}`: how many tenants were due, and for how many a message lies on the queue.
+    /// Responds with `{due, queued}`: the tenants that were due, and the messages that are on the queue for them.
+    ///
+    /// # Errors
+    /// `invalid_request` for another input than a schedule's, `deadline_exceeded`, and `internal` for a failure of AWS.
     pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
         let work = async {
             let Event::Direct(input) = Event::parse(event) else {
                 return Err(Error::InvalidRequest("This function is started by a schedule.".into()));
             };
-            let input: Input = from_json_object(input).ok_or_else(|| {
-                Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into())
-            })?;
-            let begun = self.clock.now();
-            let (due, queued) = invocation.deadline.run(self.dispatch(input.kind, begun)).await?;
-            let duration_ms = self.clock.milliseconds_since(begun);
+            let input: ScheduleInput =
+                from_json_object(input).filter(|input: &ScheduleInput| input.kind != SyncKind::Backfill).ok_or_else(
+                    || Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into()),
+                )?;
+            let started = self.clock.now();
+            let DispatchCounts { due, queued } = invocation.deadline.run(self.dispatch(input.kind, started)).await?;
+            let duration_ms = self.clock.milliseconds_since(started);
             tracing::info!(kind = ?input.kind, due, queued, duration_ms, "tenants dispatched");
             Ok(json!({"due": due, "queued": queued}))
         };
-        let outcome = invocation.in_request_span(work).await;
-        outcome.map_err(|error| {
-            tracing::error!(request_id = invocation.request_id, code = error.code().0, cause = %error, "dispatch failed");
+        invocation.in_request_span(work).await.map_err(|error| {
+            let request_id = &invocation.request_id;
+            tracing::error!(request_id, code = error.code().0, cause = %error, "dispatch failed");
             error.into()
         })
     }
 
-    async fn dispatch(&self, tick: Tick, now: Timestamp) -> Result<(usize, usize)> {
-        let shards = try_join_all((0..DUE_SHARDS).map(|shard| self.dispatch_shard(shard, tick, now))).await?;
-        Ok(shards.into_iter().fold((0, 0), |sum, shard| (sum.0 + shard.0, sum.1 + shard.1)))
+    async fn dispatch(&self, kind: SyncKind, now: Timestamp) -> Result<DispatchCounts> {
+        let shards = try_join_all((0..DUE_SHARDS).map(|shard| self.dispatch_shard(shard, kind, now))).await?;
+        Ok(shards.into_iter().fold(DispatchCounts::default(), |sum, shard| DispatchCounts {
+            due: sum.due + shard.due,
+            queued: sum.queued + shard.queued,
+        }))
     }
 
-    async fn dispatch_shard(&self, shard: u32, tick: Tick, now: Timestamp) -> Result<(usize, usize)> {
-        let (until, kind) = match tick {
-            Tick::Poll => (Some(now), SyncKind::Poll),
-            Tick::Sweep => (None, SyncKind::Sweep),
-        };
-        let (mut found, mut queued, mut next) = (0, 0, None);
+    /// Queues messages for one partition of the `due` index. Polls are for tenants that are due. A sweep is for every
+    /// tenant of the index and does not move due times.
+    async fn dispatch_shard(&self, shard: u32, kind: SyncKind, now: Timestamp) -> Result<DispatchCounts> {
+        let due_until = (kind == SyncKind::Poll).then_some(now);
+        let mut counts = DispatchCounts::default();
+        let mut next = None;
         loop {
-            let page = self.registry.due(shard, until, next).await?;
-            // A few at a time: what was claimed when time runs out would wait for a message until it is due again.
-            for some in page.tenants.chunks(AT_ONCE) {
-                let claimed = match tick {
-                    Tick::Poll => self.claim(some, now).await?,
-                    Tick::Sweep => some.to_vec(),
-                };
+            let page = self.registry.due(shard, due_until, next).await?;
+            // In small batches: a tenant that is claimed when time runs out gets no message until it is due again.
+            for batch in page.tenants.chunks(CLAIM_BATCH) {
+                let claimed = if kind == SyncKind::Poll { self.claim(batch, now).await? } else { batch.to_vec() };
                 let messages: Vec<SyncMessage> = claimed.iter().map(|due| SyncMessage::new(due.tenant, kind)).collect();
-                found += messages.len();
-                queued += self.queue.send_all(&messages).await?;
+                counts.due += messages.len();
+                counts.queued += self.queue.send_all(&messages).await?;
             }
             next = page.next;
             if next.is_none() {
-                return Ok((found, queued));
+                return Ok(counts);
             }
         }
     }
 
-    /// Those of the tenants whose due time this run could move.
+    /// Moves the due time of each tenant to the next run, and returns the tenants for which no other run was faster.
     async fn claim(&self, due: &[Due], now: Timestamp) -> Result<Vec<Due>> {
-        // Ticks do not come to the millisecond: a tenant claimed now must be due at the next tick, not just after it.
+        // The schedule is not exact. Without the slack a tenant could become due just after the next run.
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
         let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;

@@ -1,6 +1,6 @@
-//! Reading what callers send, and saying in our own words what is wrong with it.
+//! Validation of requests. Error details name what is wrong and never repeat what the caller sent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -10,19 +10,22 @@ use shared::{
     text::parse_utc,
 };
 
-const LONGEST_CUSTOMER: usize = 120;
+const MAX_CUSTOMER_CHARACTERS: usize = 120;
 
-pub(crate) fn invalid(what: impl Into<String>) -> Error {
-    Error::InvalidRequest(what.into())
+pub(crate) fn invalid(detail: impl Into<String>) -> Error {
+    Error::InvalidRequest(detail.into())
 }
 
-/// A body: a JSON object that holds known names only.
+/// A request body: a JSON object with known names only.
 pub(crate) struct Body(Map<String, Value>);
 
 impl Body {
-    /// Reads it; other names than `known` are refused.
-    pub(crate) fn read(request: &HttpRequest, known: &[&str]) -> Result<Self> {
-        let Ok(Value::Object(fields)) = serde_json::from_slice(&request.body) else {
+    /// Parses the body of `http`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for anything but an object, or for a name that is not in `known`.
+    pub(crate) fn parse(http: &HttpRequest, known: &[&str]) -> Result<Self> {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(&http.body) else {
             return Err(invalid(format!("The body must be a JSON object. Known names are: {}.", known.join(", "))));
         };
         if fields.keys().any(|name| !known.contains(&name.as_str())) {
@@ -31,13 +34,13 @@ impl Body {
         Ok(Self(fields))
     }
 
-    /// For what is created: null says no more than absence.
+    /// Removes members that are null. Where something is created, null and an absent member mean the same.
     pub(crate) fn without_nulls(mut self) -> Self {
         self.0.retain(|_, value| !value.is_null());
         self
     }
 
-    /// A text, where the name is there.
+    /// The string under `name`, if there is one.
     pub(crate) fn text(&self, name: &str) -> Result<Option<&str>> {
         self.0
             .get(name)
@@ -45,30 +48,33 @@ impl Body {
             .transpose()
     }
 
-    /// A whole number within bounds, where the name is there.
-    pub(crate) fn whole(&self, name: &str, least: u32, most: u32) -> Result<Option<u32>> {
+    /// The whole number under `name`, if there is one. It must be in `range`.
+    pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        match number.filter(|number| (least..=most).contains(number)) {
+        match number.filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
-            None => Err(invalid(format!("`{name}` must be a whole number from {least} to {most}."))),
+            None => {
+                let (least, most) = range.into_inner();
+                Err(invalid(format!("`{name}` must be a whole number from {least} to {most}.")))
+            }
         }
     }
 
-    /// A customer's name, where the name is there.
+    /// The customer's name, if the body has one.
     pub(crate) fn customer(&self) -> Result<Option<String>> {
         let Some(customer) = self.text("customer")? else { return Ok(None) };
-        let fits = (1..=LONGEST_CUSTOMER).contains(&customer.chars().count());
+        let fits = (1..=MAX_CUSTOMER_CHARACTERS).contains(&customer.chars().count());
         if fits && !customer.trim().is_empty() && !customer.chars().any(char::is_control) {
             Ok(Some(customer.to_owned()))
         } else {
             Err(invalid(format!(
-                "`customer` must be 1 to {LONGEST_CUSTOMER} characters, not only blanks, no control characters."
+                "`customer` must be 1 to {MAX_CUSTOMER_CHARACTERS} characters, not only blanks, no control characters."
             )))
         }
     }
 
-    /// An instant, where the name is there.
+    /// The time under `name`, if there is one.
     pub(crate) fn instant(&self, name: &str) -> Result<Option<Timestamp>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match parse_utc(text) {
@@ -78,18 +84,27 @@ impl Body {
     }
 }
 
-/// What a listing is asked for: how many, and from where on.
-pub(crate) fn page<'a>(parameters: &BTreeMap<&'static str, &'a str>) -> Result<(u32, Option<&'a str>)> {
-    let limit = page_limit(parameters.get("limit").copied())?;
-    Ok((limit, parameters.get("next").copied()))
+/// The page of a list that a caller requests.
+pub(crate) struct PageRequest<'a> {
+    /// The largest number of items, 1 to 100.
+    pub(crate) limit: u32,
+    /// The `next` of the page before.
+    pub(crate) next: Option<&'a str>,
 }
 
-/// Refuses what a route would otherwise silently leave aside.
-pub(crate) fn bare(request: &HttpRequest) -> Result<()> {
-    if !request.query.is_empty() {
+impl<'a> PageRequest<'a> {
+    pub(crate) fn parse(parameters: &BTreeMap<&'static str, &'a str>) -> Result<Self> {
+        let limit = page_limit(parameters.get("limit").copied())?;
+        Ok(Self { limit, next: parameters.get("next").copied() })
+    }
+}
+
+/// Refuses parameters and a body on a route that would ignore them.
+pub(crate) fn expect_no_input(http: &HttpRequest) -> Result<()> {
+    if !http.query.is_empty() {
         return Err(invalid("This route takes no query parameters."));
     }
-    let body = request.body.trim_ascii();
+    let body = http.body.trim_ascii();
     if body.is_empty() || matches!(serde_json::from_slice(body), Ok(Value::Object(fields)) if fields.is_empty()) {
         Ok(())
     } else {
@@ -105,29 +120,29 @@ mod tests {
 
     fn body(value: &Value) -> Result<Body> {
         let request = HttpRequest { body: value.to_string().into_bytes(), ..HttpRequest::default() };
-        Body::read(&request, &["customer", "hours", "from"])
+        Body::parse(&request, &["customer", "hours", "from"])
     }
 
-    fn says<T>(result: Result<T>) -> String {
+    fn detail<T>(result: Result<T>) -> String {
         match result {
-            Err(Error::InvalidRequest(what)) => what,
+            Err(Error::InvalidRequest(detail)) => detail,
             _ => panic!("not refused as invalid"),
         }
     }
 
     #[test]
-    fn only_objects_with_known_names_are_bodies() {
+    fn body_must_be_an_object_with_known_names() {
         for wrong in [json!([]), json!("x"), json!(null), json!(1), json!({"customer": "x", "<b>": 1})] {
-            let said = says(body(&wrong));
-            assert!(said.contains("customer, hours, from") && !said.contains("<b>"), "{said}");
+            let detail = detail(body(&wrong));
+            assert!(detail.contains("customer, hours, from") && !detail.contains("<b>"), "{detail}");
         }
         let not_json = HttpRequest { body: b"{\"customer\"".to_vec(), ..HttpRequest::default() };
-        says(Body::read(&not_json, &["customer"]));
-        says(Body::read(&HttpRequest::default(), &["customer"]));
+        detail(Body::parse(&not_json, &["customer"]));
+        detail(Body::parse(&HttpRequest::default(), &["customer"]));
     }
 
     #[test]
-    fn wrong_types_and_values_are_named() {
+    fn invalid_values_are_reported_with_their_names() {
         for (value, name) in [
             (json!({"hours": "24"}), "hours"),
             (json!({"hours": 0}), "hours"),
@@ -137,12 +152,12 @@ mod tests {
             (json!({"hours": 4_294_967_297_u64}), "hours"),
             (json!({"hours": null}), "hours"),
         ] {
-            assert!(says(body(&value).unwrap().whole("hours", 1, 720)).contains(name), "{value}");
+            assert!(detail(body(&value).unwrap().integer("hours", 1..=720)).contains(name), "{value}");
         }
         for value in
             [json!(7), json!(null), json!(""), json!("  "), json!("a\nb"), json!("x".repeat(121)), json!(["x"])]
         {
-            assert!(says(body(&json!({"customer": value})).unwrap().customer()).contains("customer"), "{value}");
+            assert!(detail(body(&json!({"customer": value})).unwrap().customer()).contains("customer"), "{value}");
         }
         let longest = "ü".repeat(120);
         assert_eq!(body(&json!({"customer": longest})).unwrap().customer().unwrap(), Some(longest));
@@ -150,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_utc_with_z() {
+    fn times_must_be_utc_with_z() {
         for text in ["2026-11-22T10:00:00Z", "2026-11-22T10:00:00.1234567Z"] {
             let body = body(&json!({"from": text})).unwrap();
             assert_eq!(body.instant("from").unwrap().unwrap().to_string(), text);
@@ -172,29 +187,30 @@ mod tests {
             "2026-11-22T10:00:00.1234567890Z",
             "ü026-11-22T10:00:0Z",
         ] {
-            assert!(says(body(&json!({"from": text})).unwrap().instant("from")).contains("from"), "{text}");
+            assert!(detail(body(&json!({"from": text})).unwrap().instant("from")).contains("from"), "{text}");
         }
     }
 
     #[test]
-    fn a_page_has_1_to_100_things() {
-        let of = |limit| page(&BTreeMap::from([("limit", limit)]));
-        assert_eq!(page(&BTreeMap::from([("next", "n")])).unwrap(), (50, Some("n")));
-        assert_eq!((of("1").unwrap().0, of("100").unwrap().0), (1, 100));
+    fn page_limit_is_1_to_100_and_defaults_to_50() {
+        let parse =
+            |name, value| PageRequest::parse(&BTreeMap::from([(name, value)])).map(|page| (page.limit, page.next));
+        assert_eq!(parse("next", "n").unwrap(), (50, Some("n")));
+        assert_eq!((parse("limit", "1").unwrap().0, parse("limit", "100").unwrap().0), (1, 100));
         for wrong in ["0", "101", "-1", "+5", "x", "", "1.0", "99999999999"] {
-            says(of(wrong));
+            detail(parse("limit", wrong));
         }
     }
 
     #[test]
-    fn a_bare_route_takes_nothing_along() {
+    fn routes_without_input_refuse_a_body_and_parameters() {
         let with = |body: &str| HttpRequest { body: body.into(), ..HttpRequest::default() };
         for body in ["", " ", "{}", " {} "] {
-            bare(&with(body)).unwrap();
+            expect_no_input(&with(body)).unwrap();
         }
         for body in ["x", "[]", "{\"a\":1}", "null"] {
-            says(bare(&with(body)));
+            detail(expect_no_input(&with(body)));
         }
-        says(bare(&HttpRequest { query: vec![("dry_run".into(), "1".into())], ..HttpRequest::default() }));
+        detail(expect_no_input(&HttpRequest { query: vec![("dry_run".into(), "1".into())], ..HttpRequest::default() }));
     }
 }

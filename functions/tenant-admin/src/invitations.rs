@@ -1,4 +1,4 @@
-//! Invitations: made, listed, withdrawn.
+//! Creating, listing and revoking invitations.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -14,12 +14,12 @@ use shared::{
 };
 
 use crate::{
-    App, Call,
-    input::{Body, bare, invalid, page},
+    AdminRequest, App,
+    input::{Body, PageRequest, expect_no_input, invalid},
 };
 
 #[derive(Serialize)]
-struct Made<'a> {
+struct InvitationCreated<'a> {
     invitation_id: &'a str,
     customer: &'a str,
     expected_tenant: Option<TenantId>,
@@ -28,7 +28,7 @@ struct Made<'a> {
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct InvitationSummary<'a> {
     invitation_id: &'a str,
     customer: &'a str,
     expected_tenant: Option<TenantId>,
@@ -36,42 +36,58 @@ struct Listed<'a> {
     status: InvitationStatus,
 }
 
+impl<'a> InvitationSummary<'a> {
+    fn new(invitation: &'a Invitation, now: Timestamp) -> Self {
+        Self {
+            invitation_id: &invitation.invitation_id,
+            customer: &invitation.customer,
+            expected_tenant: invitation.expected_tenant,
+            expires_at: invitation.expires_at,
+            status: invitation.status(now),
+        }
+    }
+}
+
 impl App {
-    /// `POST /invitations`
-    pub(crate) async fn invite(&self, call: &Call<'_>) -> Result<HttpResponse> {
-        call.request.parameters(&[])?;
-        let body = Body::read(call.request, &["customer", "expected_tenant", "expires_in_hours"])?.without_nulls();
+    /// `POST /invitations`: the only response that holds the link.
+    pub(crate) async fn invite(&self, request: &AdminRequest<'_>) -> Result<HttpResponse> {
+        request.http.parameters(&[])?;
+        let body = Body::parse(request.http, &["customer", "expected_tenant", "expires_in_hours"])?.without_nulls();
         let customer = body.customer()?.ok_or_else(|| invalid("`customer` is missing."))?;
-        let hours = body.whole("expires_in_hours", 1, 720)?.unwrap_or(168);
+        let hours = body.integer("expires_in_hours", 1..=720)?.unwrap_or(168);
         let expected_tenant = match body.text("expected_tenant")? {
-            Some(name) => Some(self.tenant_named(call, name).await?),
+            Some(name) => Some(self.resolve_expected_tenant(request, name).await?),
             None => None,
         };
         let token = InvitationToken::generate(self.random.as_ref())?;
         let valid_for = SignedDuration::from_hours(hours.into());
         let invitation = Invitation::new(&token, customer, expected_tenant, self.clock.now(), valid_for);
         self.clients.registry.create_invitation(&invitation).await?;
-        tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id = invitation.invitation_id, customer = invitation.customer,
-            expected_tenant = expected_tenant.map(tracing::field::display), expires_at = %invitation.expires_at,
+        tracing::info!(target: RECORD, audit = true,
+            actor = request.actor,
+            invitation_id = invitation.invitation_id,
+            customer = invitation.customer,
+            expected_tenant = expected_tenant.map(tracing::field::display),
+            expires_at = %invitation.expires_at,
             "invitation made"
         );
-        let base = PublicBaseUrl::or_domain(self.config.public_base_url.as_ref(), &call.request.domain_name);
-        let made = Made {
+        let base = PublicBaseUrl::or_domain(self.config.public_base_url.as_ref(), &request.http.domain_name);
+        let created = InvitationCreated {
             invitation_id: &invitation.invitation_id,
             customer: &invitation.customer,
             expected_tenant,
             consent_url: base.join(&format!("/consent/{}", token.expose())),
             expires_at: invitation.expires_at,
         };
-        Ok(HttpResponse::json(201, &made))
+        Ok(HttpResponse::json(201, &created))
     }
 
-    async fn tenant_named(&self, call: &Call<'_>, name: &str) -> Result<TenantId> {
+    async fn resolve_expected_tenant(&self, request: &AdminRequest<'_>, name: &str) -> Result<TenantId> {
         let tenant = if let Ok(tenant) = TenantId::from_guid(name) {
             Some(tenant)
         } else {
             let microsoft = &self.config.microsoft;
-            resolve_tenant(&self.http, &microsoft.endpoints, microsoft.cloud, name, call.invocation.deadline).await?
+            resolve_tenant(&self.http, &microsoft.endpoints, microsoft.cloud, name, request.invocation.deadline).await?
         };
         match tenant {
             Some(PERSONAL_ACCOUNTS) => Err(invalid("`expected_tenant` is the directory of personal accounts.")),
@@ -82,43 +98,37 @@ impl App {
         }
     }
 
-    /// `GET /invitations`
-    pub(crate) async fn list_invitations(&self, call: &Call<'_>) -> Result<HttpResponse> {
-        let parameters = call.request.parameters(&["limit", "next"])?;
-        let (limit, next) = page(&parameters)?;
+    /// `GET /invitations`: newest first.
+    pub(crate) async fn list_invitations(&self, request: &AdminRequest<'_>) -> Result<HttpResponse> {
+        let parameters = request.http.parameters(&["limit", "next"])?;
+        let PageRequest { limit, next } = PageRequest::parse(&parameters)?;
         let page = self.clients.registry.invitations(limit, next).await?;
         let now = self.clock.now();
-        let listed: Vec<Listed<'_>> = page.items.iter().map(|invitation| listed(invitation, now)).collect();
-        Ok(HttpResponse::json(200, &json!({"invitations": listed, "next": page.next})))
+        let summaries = page.items.iter().map(|invitation| InvitationSummary::new(invitation, now)).collect::<Vec<_>>();
+        Ok(HttpResponse::json(200, &json!({"invitations": summaries, "next": page.next})))
     }
 
-    /// `DELETE /invitations/{invitation_id}`: afterwards nobody can use it, whether or not somebody could before.
-    pub(crate) async fn revoke_invitation(&self, call: &Call<'_>, invitation_id: &str) -> Result<HttpResponse> {
+    /// `DELETE /invitations/{invitation_id}`: succeeds for a used, revoked or expired invitation, too.
+    pub(crate) async fn revoke_invitation(
+        &self,
+        request: &AdminRequest<'_>,
+        invitation_id: &str,
+    ) -> Result<HttpResponse> {
         let now = self.clock.now();
         let revoke = |invitation: &mut Invitation| {
-            bare(call.request)?;
+            expect_no_input(request.http)?;
             invitation.revoke(now);
             Ok(())
         };
         let (before, after) = self.clients.registry.change_invitation(invitation_id, revoke).await?;
         if before != after {
             tracing::info!(target: RECORD, audit = true,
-                actor = call.actor,
+                actor = request.actor,
                 invitation_id = after.invitation_id,
                 customer = after.customer,
                 "invitation revoked"
             );
         }
         Ok(HttpResponse::empty(204))
-    }
-}
-
-fn listed(invitation: &Invitation, now: Timestamp) -> Listed<'_> {
-    Listed {
-        invitation_id: &invitation.invitation_id,
-        customer: &invitation.customer,
-        expected_tenant: invitation.expected_tenant,
-        expires_at: invitation.expires_at,
-        status: invitation.status(now),
     }
 }

@@ -1,4 +1,4 @@
-//! Backfills and sweeps that an operator asks for.
+//! Backfills and sweeps that an operator starts, reads and cancels.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -17,12 +17,12 @@ use shared::{
 };
 
 use crate::{
-    App, Call,
-    input::{Body, bare, invalid},
+    AdminRequest, App,
+    input::{Body, expect_no_input, invalid},
 };
 
 #[derive(Serialize)]
-struct Progress<'a> {
+struct JobProgress<'a> {
     job_id: &'a str,
     kind: JobKind,
     status: JobStatus,
@@ -33,49 +33,64 @@ struct Progress<'a> {
     fraction: f64,
 }
 
-/// What a job is asked to be.
+impl<'a> JobProgress<'a> {
+    fn new(job: &'a Job) -> Self {
+        Self {
+            job_id: &job.job_id,
+            kind: job.kind,
+            status: job.status,
+            from: job.from,
+            to: job.to,
+            covered_until: job.covered_until,
+            delivered: job.delivered,
+            fraction: job.fraction(),
+        }
+    }
+}
+
+/// The job that a request body describes. `from` and `to` are times of last update.
 #[derive(Debug, PartialEq)]
-struct Order {
+struct JobRequest {
     kind: JobKind,
     from: Timestamp,
     to: Timestamp,
 }
 
-impl Order {
-    /// A sweep that names no beginning looks back as far as `sweep`.
-    fn read(body: &Body, now: Timestamp, sweep: SignedDuration) -> Result<Self> {
-        let (kind, usual) = match body.text("kind")? {
+impl JobRequest {
+    /// Parses a body. Without `from`, a backfill spans [`MAX_JOB_SPAN`] and a sweep spans `sweep`.
+    fn parse(body: &Body, now: Timestamp, sweep: SignedDuration) -> Result<Self> {
+        let (kind, default_span) = match body.text("kind")? {
             Some("backfill") => (JobKind::Backfill, MAX_JOB_SPAN),
             Some("sweep") => (JobKind::Sweep, sweep),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
         let to = match body.instant("to")? {
-            Some(to) if to > now => return Err(invalid("`to` must not lie in the future.")),
+            Some(to) if to > now => return Err(invalid("`to` must not be in the future.")),
             Some(to) => to,
             None => Timestamp::from_second(now.as_second()).unwrap_or(now),
         };
         let from = match body.instant("from")? {
             Some(from) => from,
-            None => to.checked_sub(usual).map_err(|_| invalid("`to` lies too far back."))?,
+            None => to.checked_sub(default_span).map_err(|_| invalid("`to` is too early."))?,
         };
         if from >= to {
-            return Err(invalid("`from` must lie before `to`, which is now where it is not given."));
+            return Err(invalid("`from` must be before `to`, which defaults to now."));
         }
         if to.duration_since(from) > MAX_JOB_SPAN {
             let days = MAX_JOB_SPAN.as_hours() / 24;
-            return Err(invalid(format!("`from` must lie at most {days} days before `to`.")));
+            return Err(invalid(format!("`from` must be at most {days} days before `to`.")));
         }
         Ok(Self { kind, from, to })
     }
 }
 
 impl App {
-    /// `POST /tenants/{tenant_id}/sync`
-    pub(crate) async fn start_job(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `POST /tenants/{tenant_id}/sync`: queues a backfill or a sweep of an active tenant.
+    pub(crate) async fn start_job(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         let known = self.clients.registry.known_tenant(&tenant).await?;
-        call.request.parameters(&[])?;
-        let body = Body::read(call.request, &["kind", "from", "to"])?.without_nulls();
-        let Order { kind, from, to } = Order::read(&body, self.clock.now(), self.config.sweep)?;
+        request.http.parameters(&[])?;
+        let body = Body::parse(request.http, &["kind", "from", "to"])?.without_nulls();
+        let JobRequest { kind, from, to } = JobRequest::parse(&body, self.clock.now(), self.config.sweep)?;
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
@@ -89,57 +104,59 @@ impl App {
             ..SyncMessage::new(tenant, kind.into())
         };
         if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
-            // Nobody knows its name, so nobody could cancel it.
+            // The caller does not get the id and so could not cancel the job.
             self.clients.registry.cancel_job(&tenant, &job.job_id, self.clock.now()).await?;
             return Err(error);
         }
-        tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id = job.job_id, kind = ?kind, from = %from, to = %to,
+        tracing::info!(target: RECORD, audit = true,
+            actor = request.actor,
+            job_id = job.job_id,
+            kind = ?kind,
+            from = %from,
+            to = %to,
             "job started"
         );
         Ok(HttpResponse::json(202, &json!({"job_id": job.job_id})))
     }
 
-    /// `GET /tenants/{tenant_id}/sync/{job_id}`
-    pub(crate) async fn show_job(&self, call: &Call<'_>, tenant: TenantId, job_id: &str) -> Result<HttpResponse> {
-        let job_id = canonical(job_id)?;
+    /// `GET /tenants/{tenant_id}/sync/{job_id}`: the progress of a job.
+    pub(crate) async fn show_job(
+        &self,
+        request: &AdminRequest<'_>,
+        tenant: TenantId,
+        job_id: &str,
+    ) -> Result<HttpResponse> {
+        let job_id = parse_job_id(job_id)?;
         self.onboarded(&tenant).await?;
         let job = self.clients.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
-        call.request.parameters(&[])?;
-        Ok(HttpResponse::json(200, &progress(&job)))
+        request.http.parameters(&[])?;
+        Ok(HttpResponse::json(200, &JobProgress::new(&job)))
     }
 
-    /// `DELETE /tenants/{tenant_id}/sync/{job_id}`: one that is finished stays as it is.
-    pub(crate) async fn cancel_job(&self, call: &Call<'_>, tenant: TenantId, job_id: &str) -> Result<HttpResponse> {
-        let job_id = canonical(job_id)?;
+    /// `DELETE /tenants/{tenant_id}/sync/{job_id}`: cancels a job. A finished job does not change.
+    pub(crate) async fn cancel_job(
+        &self,
+        request: &AdminRequest<'_>,
+        tenant: TenantId,
+        job_id: &str,
+    ) -> Result<HttpResponse> {
+        let job_id = parse_job_id(job_id)?;
         self.onboarded(&tenant).await?;
         let before = self.clients.registry.job(&tenant, job_id).await?.ok_or(Error::NotFound)?;
-        bare(call.request)?;
+        expect_no_input(request.http)?;
         let after =
             self.clients.registry.cancel_job(&tenant, job_id, self.clock.now()).await?.ok_or(Error::NotFound)?;
         if before.status != after.status {
-            tracing::info!(target: RECORD, audit = true, actor = call.actor, job_id, "job cancelled");
+            tracing::info!(target: RECORD, audit = true, actor = request.actor, job_id, "job cancelled");
         }
-        Ok(HttpResponse::json(200, &progress(&after)))
+        Ok(HttpResponse::json(200, &JobProgress::new(&after)))
     }
 }
 
-/// The identifier as we make them; nothing else is asked for.
-fn canonical(job_id: &str) -> Result<&str> {
+/// Returns `job_id` if it has the form of our own ids, so that no other text reaches the registry.
+fn parse_job_id(job_id: &str) -> Result<&str> {
     let parsed = uuid::Uuid::try_parse(job_id).map_err(|_| Error::NotFound)?;
     if parsed.to_string() == job_id { Ok(job_id) } else { Err(Error::NotFound) }
-}
-
-fn progress(job: &Job) -> Progress<'_> {
-    Progress {
-        job_id: &job.job_id,
-        kind: job.kind,
-        status: job.status,
-        from: job.from,
-        to: job.to,
-        covered_until: job.covered_until,
-        delivered: job.delivered,
-        fraction: job.fraction(),
-    }
 }
 
 #[cfg(test)]
@@ -149,30 +166,30 @@ mod tests {
 
     use super::*;
 
-    fn order(body: &Value) -> Result<Order> {
+    fn parse(body: &Value) -> Result<JobRequest> {
         let request = HttpRequest { body: body.to_string().into_bytes(), ..HttpRequest::default() };
-        let body = Body::read(&request, &["kind", "from", "to"])?.without_nulls();
-        Order::read(&body, "2026-11-22T10:00:00.5Z".parse().unwrap(), SignedDuration::from_hours(72))
+        let body = Body::parse(&request, &["kind", "from", "to"])?.without_nulls();
+        JobRequest::parse(&body, "2026-11-22T10:00:00.5Z".parse().unwrap(), SignedDuration::from_hours(72))
     }
 
-    fn span(order: &Order) -> (String, String) {
-        (order.from.to_string(), order.to.to_string())
+    fn span(request: &JobRequest) -> (String, String) {
+        (request.from.to_string(), request.to.to_string())
     }
 
     #[test]
-    fn a_job_has_the_span_of_its_kind_where_none_is_named() {
-        let backfill = order(&json!({"kind": "backfill"})).unwrap();
+    fn job_without_bounds_gets_the_span_of_its_kind() {
+        let backfill = parse(&json!({"kind": "backfill"})).unwrap();
         assert_eq!(span(&backfill), ("2026-05-26T10:00:00Z".into(), "2026-11-22T10:00:00Z".into()));
-        let sweep = order(&json!({"kind": "sweep", "from": null})).unwrap();
+        let sweep = parse(&json!({"kind": "sweep", "from": null})).unwrap();
         assert_eq!(span(&sweep), ("2026-11-19T10:00:00Z".into(), "2026-11-22T10:00:00Z".into()));
-        let until = order(&json!({"kind": "backfill", "to": "2026-11-01T00:00:00Z"})).unwrap();
+        let until = parse(&json!({"kind": "backfill", "to": "2026-11-01T00:00:00Z"})).unwrap();
         assert_eq!(span(&until), ("2026-05-05T00:00:00Z".into(), "2026-11-01T00:00:00Z".into()));
-        let since = order(&json!({"kind": "backfill", "from": "2026-11-01T00:00:00.25Z"})).unwrap();
+        let since = parse(&json!({"kind": "backfill", "from": "2026-11-01T00:00:00.25Z"})).unwrap();
         assert_eq!(span(&since), ("2026-11-01T00:00:00.25Z".into(), "2026-11-22T10:00:00Z".into()));
     }
 
     #[test]
-    fn spans_that_cannot_be_read_are_refused_by_name() {
+    fn invalid_bounds_are_reported_by_name() {
         let table = [
             (json!({}), "kind"),
             (json!({"kind": "poll"}), "kind"),
@@ -186,31 +203,34 @@ mod tests {
             (json!({"kind": "sweep", "until": "x"}), "kind, from, to"),
         ];
         for (body, named) in table {
-            match order(&body) {
-                Err(Error::InvalidRequest(what)) => assert!(what.contains(named), "{body}: {what}"),
+            match parse(&body) {
+                Err(Error::InvalidRequest(detail)) => assert!(detail.contains(named), "{body}: {detail}"),
                 other => panic!("{body}: {other:?}"),
             }
         }
     }
 
     #[test]
-    fn progress_has_the_fields_of_the_interface() {
-        let order = order(&json!({"kind": "backfill", "from": "2026-11-22T08:00:00Z"})).unwrap();
+    fn progress_has_the_members_of_the_interface() {
+        let request = parse(&json!({"kind": "backfill", "from": "2026-11-22T08:00:00Z"})).unwrap();
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        let mut job = Job::new("j".into(), tenant, order.kind, order.from, order.to);
+        let mut job = Job::new("j".into(), tenant, request.kind, request.from, request.to);
         job.covered_until = "2026-11-22T09:00:00Z".parse().unwrap();
         assert_eq!(
-            serde_json::to_string(&progress(&job)).unwrap(),
-            r#"{"job_id":"j","kind":"backfill","status":"queued","from":"2026-11-22T08:00:00Z","to":"2026-11-22T10:00:00Z","covered_until":"2026-11-22T09:00:00Z","delivered":0,"fraction":0.5}"#
+            serde_json::to_string(&JobProgress::new(&job)).unwrap(),
+            concat!(
+                r#"{"job_id":"j","kind":"backfill","status":"queued","#,
+                r#""from":"2026-11-22T08:00:00Z","to":"2026-11-22T10:00:00Z","covered_until":"2026-11-22T09:00:00Z","delivered":0,"fraction":0.5}"#
+            )
         );
     }
 
     #[test]
-    fn only_our_own_form_names_a_job() {
+    fn job_ids_have_one_accepted_form() {
         let id = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
-        assert!(canonical(id).is_ok());
+        assert!(parse_job_id(id).is_ok());
         for wrong in ["", "x", "%2e%2e", &id.to_uppercase(), &id.replace('-', "")] {
-            assert_eq!(canonical(wrong), Err(Error::NotFound));
+            assert_eq!(parse_job_id(wrong), Err(Error::NotFound));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator does: invitations, tenants, backfills and sweeps, pausing, offboarding.
+//! The operator's API: invitations, tenants, backfills and sweeps, pausing and offboarding.
 
 mod input;
 mod invitations;
@@ -27,27 +27,27 @@ use shared::{
     queue::SyncQueue,
 };
 
-/// The function's configuration.
+/// The function's configuration, from its environment variables.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The neighbours at Microsoft, and our credential there.
+    /// The cloud, the endpoints of Entra and the incident APIs, and the secret with our credential.
     pub microsoft: Microsoft,
-    /// The DynamoDB table.
+    /// The name of the DynamoDB table.
     pub table_name: String,
-    /// The queue that jobs are put on.
+    /// The URL of the SQS queue that jobs are sent to.
     pub sync_queue_url: String,
-    /// The bucket that keeps the receipts of offboarding.
+    /// The S3 bucket that stores the receipts of offboarding.
     pub incident_bucket: String,
-    /// The bus that hears of changes; none: nobody does.
+    /// The EventBridge bus for changes of a tenant's status. Without it no events are sent.
     pub event_bus_name: Option<String>,
-    /// Where consent links lead; none: to the host that the request came to.
+    /// The base of consent links. Without it they use the host of the request.
     pub public_base_url: Option<PublicBaseUrl>,
-    /// How far back a sweep looks that names no beginning.
+    /// The span of a sweep that is requested without `from`.
     pub sweep: SignedDuration,
 }
 
 impl Config {
-    /// Reads it; `None` has been noted as a fault.
+    /// Reads the variables. After `None`, `variables` names what is missing.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
@@ -68,7 +68,7 @@ impl Config {
     }
 }
 
-/// The function: requests in, answers out.
+/// The function, which turns requests of the HTTP API into responses.
 pub struct App {
     config: Config,
     clients: Clients,
@@ -79,16 +79,16 @@ pub struct App {
     random: Arc<dyn SecureRandom + Send + Sync>,
 }
 
-/// What a route knows of its request beside the path.
-struct Call<'a> {
-    request: &'a HttpRequest,
+/// One request, without the identifiers from its path.
+struct AdminRequest<'a> {
+    http: &'a HttpRequest,
     invocation: &'a Invocation,
-    /// Who asks: an IAM ARN.
+    /// The IAM ARN of the caller.
     actor: &'a str,
 }
 
 impl App {
-    /// Wires the function up.
+    /// Builds the function with its clients.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Platform { aws, http, clock, random } = platform.clone();
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
@@ -98,40 +98,40 @@ impl App {
         Self { config, clients, queue, bucket, http, clock, random }
     }
 
-    /// Answers one invocation.
+    /// Responds to one request of the HTTP API. A failed request is a response, too: a problem document.
     ///
     /// # Errors
-    /// Whatever is not a request of the HTTP API is refused as a whole.
+    /// `invalid_request` for an event that is not an HTTP request.
     pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
-        invocation.in_request_span(self.answer(event, &invocation)).await
+        invocation.in_request_span(self.respond(event, &invocation)).await
     }
 
-    async fn answer(&self, event: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
+    async fn respond(&self, event: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
         let Event::Http(request) = Event::parse(event) else {
-            tracing::warn!("an event that is no HTTP request was refused");
-            return Err(Error::InvalidRequest("This function answers requests of the HTTP API only.".into()).into());
+            tracing::warn!("refused an event that is not an HTTP request");
+            return Err(Error::InvalidRequest("This function accepts requests of the HTTP API only.".into()).into());
         };
-        // Boxed, because the compiler's measuring of all routes in one future runs out of depth.
+        // Boxed: without it the compiler reaches its recursion limit on the layout of this future.
         let route = Box::pin(self.route(&request, invocation));
         let response = json_route(invocation, &self.clock, &request, route).await;
         Ok(response.into_value())
     }
 
-    async fn route(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
-        let call = &Call { request, invocation, actor: &request.caller()?.user_arn };
-        match (request.method.as_str(), request.segments().as_slice()) {
-            ("POST", ["invitations"]) => self.invite(call).await,
-            ("GET", ["invitations"]) => self.list_invitations(call).await,
-            ("DELETE", ["invitations", invitation]) => self.revoke_invitation(call, invitation).await,
-            ("GET", ["tenants"]) => self.list_tenants(call).await,
-            ("GET", ["tenants", tenant]) => self.show_tenant(call, tenant.parse()?).await,
-            ("PATCH", ["tenants", tenant]) => self.change_tenant(call, tenant.parse()?).await,
-            ("DELETE", ["tenants", tenant]) => self.offboard(call, tenant.parse()?).await,
-            ("POST", ["tenants", tenant, "sync"]) => self.start_job(call, tenant.parse()?).await,
-            ("GET", ["tenants", tenant, "sync", job]) => self.show_job(call, tenant.parse()?, job).await,
-            ("DELETE", ["tenants", tenant, "sync", job]) => self.cancel_job(call, tenant.parse()?, job).await,
-            ("POST", ["tenants", tenant, "pause"]) => self.pause(call, tenant.parse()?).await,
-            ("POST", ["tenants", tenant, "resume"]) => self.resume(call, tenant.parse()?).await,
+    async fn route(&self, http: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
+        let request = &AdminRequest { http, invocation, actor: &http.caller()?.user_arn };
+        match (http.method.as_str(), http.segments().as_slice()) {
+            ("POST", ["invitations"]) => self.invite(request).await,
+            ("GET", ["invitations"]) => self.list_invitations(request).await,
+            ("DELETE", ["invitations", invitation]) => self.revoke_invitation(request, invitation).await,
+            ("GET", ["tenants"]) => self.list_tenants(request).await,
+            ("GET", ["tenants", tenant]) => self.show_tenant(request, tenant.parse()?).await,
+            ("PATCH", ["tenants", tenant]) => self.change_tenant(request, tenant.parse()?).await,
+            ("DELETE", ["tenants", tenant]) => self.offboard(request, tenant.parse()?).await,
+            ("POST", ["tenants", tenant, "sync"]) => self.start_job(request, tenant.parse()?).await,
+            ("GET", ["tenants", tenant, "sync", job]) => self.show_job(request, tenant.parse()?, job).await,
+            ("DELETE", ["tenants", tenant, "sync", job]) => self.cancel_job(request, tenant.parse()?, job).await,
+            ("POST", ["tenants", tenant, "pause"]) => self.pause(request, tenant.parse()?).await,
+            ("POST", ["tenants", tenant, "resume"]) => self.resume(request, tenant.parse()?).await,
             _ => Err(Error::NotFound),
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_missing_variable_is_named_and_the_rest_has_defaults() {
+    fn missing_variables_are_named_and_the_rest_have_defaults() {
         let nothing = load(&|_| None, Config::read).unwrap_err().to_string();
         for name in ["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "SYNC_QUEUE_URL", "INCIDENT_BUCKET"] {
             assert!(nothing.contains(name), "{name} is not in: {nothing}");

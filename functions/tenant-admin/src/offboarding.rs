@@ -1,4 +1,4 @@
-//! Offboarding: the end of a tenant here, and the proof of it.
+//! Offboarding: ending a tenant's data flow, purging its state, and the receipt of both.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use shared::{
     tenant::{Reason, TenantId},
 };
 
-use crate::{App, Call, input::bare};
+use crate::{AdminRequest, App, input::expect_no_input};
 
 #[derive(Serialize)]
 struct Receipt {
@@ -25,34 +25,34 @@ struct Receipt {
 }
 
 impl App {
-    /// `DELETE /tenants/{tenant_id}`: asked again, it purges what may have been written meanwhile, and checks anew.
-    pub(crate) async fn offboard(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `DELETE /tenants/{tenant_id}`: a repeated call also purges later writes and checks the access again.
+    pub(crate) async fn offboard(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         self.clients.registry.known_tenant(&tenant).await?;
-        bare(call.request)?;
+        expect_no_input(request.http)?;
         // The status comes first: every other function reads it before it acts.
         let now = self.clock.now();
         let end = |tenant: &mut Tenant| {
-            end(tenant, now);
+            set_offboarded(tenant, now);
             Ok(())
         };
         let (before, after) = self.clients.registry.change_tenant(&tenant, end).await?;
         let first_time = before.status != Status::Offboarded;
-        self.announce(call, "tenant offboarded", &before, &after).await;
+        self.publish_change(request, "tenant offboarded", &before, &after).await;
         let revoked = self.clients.registry.revoke_open_invitations_of(&tenant, now).await?;
         for invitation_id in revoked {
-            tracing::info!(target: RECORD, audit = true, actor = call.actor, invitation_id, "invitation revoked");
+            tracing::info!(target: RECORD, audit = true, actor = request.actor, invitation_id, "invitation revoked");
         }
         self.clients.registry.stop_feed(&tenant).await?;
         let purged = self.clients.registry.purge_tenant(&tenant).await?;
-        let access_ended = match self.access_ended(call, &after).await {
-            // What counts at first is that everything here is gone; whoever asks again wants to know.
+        let access_ended = match self.access_ended(request, &after).await {
+            // The first call is about our own state, which is gone. A repeated call is about the access.
             Err(error) if first_time => {
-                tracing::warn!(cause = %error, "whether access has ended could not be told");
+                tracing::warn!(cause = %error, "end of access could not be checked");
                 false
             }
             outcome => outcome?,
         };
-        let client_id = self.clients.tokens.client_id(call.invocation.deadline).await?;
+        let client_id = self.clients.tokens.client_id(request.invocation.deadline).await?;
         let receipt = Receipt {
             tenant_id: tenant,
             purged,
@@ -60,9 +60,9 @@ impl App {
             access_ended,
             checked_at: self.clock.now(),
         };
-        self.keep(&receipt).await;
+        self.store_receipt(&receipt).await;
         tracing::info!(target: RECORD, audit = true,
-            actor = call.actor,
+            actor = request.actor,
             access_ended,
             items_purged = receipt.purged.values().sum::<u64>(),
             "tenant's state purged"
@@ -70,29 +70,31 @@ impl App {
         Ok(HttpResponse::json(200, &receipt))
     }
 
-    /// Whether Entra refuses us a new token for want of consent. A token that came is thrown away at once.
-    async fn access_ended(&self, call: &Call<'_>, tenant: &Tenant) -> Result<bool> {
+    /// Returns true if Entra refuses a new token because our application is no longer admitted. A token that Entra issues
+    /// is dropped at once.
+    async fn access_ended(&self, request: &AdminRequest<'_>, tenant: &Tenant) -> Result<bool> {
         self.clients.tokens.forget(&tenant.tenant_id);
-        let asked =
-            self.clients.tokens.fresh_access_token(&tenant.tenant_id, tenant.api, call.invocation.deadline).await;
+        let outcome =
+            self.clients.tokens.fresh_access_token(&tenant.tenant_id, tenant.api, request.invocation.deadline).await;
         self.clients.tokens.forget(&tenant.tenant_id);
-        match asked.map(drop) {
+        match outcome.map(drop) {
             Ok(()) => Ok(false),
             Err(Error::Refused(reason)) => Ok(ends_access(reason)),
             Err(error) => Err(error),
         }
     }
 
-    /// Keeps the receipt beside what was delivered. It is an answer first, so that failing here fails nothing.
-    async fn keep(&self, receipt: &Receipt) {
-        let kept = self.bucket.keep_receipt(&receipt.tenant_id, receipt.checked_at, receipt).await;
-        if let Err(error) = kept {
-            tracing::error!(cause = %error, "the receipt could not be kept");
+    /// Stores the receipt in the bucket of the delivered incidents. A failure is only logged, because the response has
+    /// the receipt, too.
+    async fn store_receipt(&self, receipt: &Receipt) {
+        let outcome = self.bucket.keep_receipt(&receipt.tenant_id, receipt.checked_at, receipt).await;
+        if let Err(error) = outcome {
+            tracing::error!(cause = %error, "receipt could not be stored");
         }
     }
 }
 
-fn end(tenant: &mut Tenant, now: Timestamp) {
+fn set_offboarded(tenant: &mut Tenant, now: Timestamp) {
     if tenant.status == Status::Offboarded {
         return;
     }
@@ -102,7 +104,7 @@ fn end(tenant: &mut Tenant, now: Timestamp) {
     tenant.roles.clear();
 }
 
-/// Whether a refusal says that we are no longer let in at all, not only that something else stands in the way.
+/// Returns true for a reason that means that the tenant no longer admits our application.
 fn ends_access(reason: Reason) -> bool {
     match reason {
         Reason::ConsentMissing | Reason::DisabledByCustomer | Reason::TenantNotFound => true,
@@ -117,7 +119,7 @@ fn ends_access(reason: Reason) -> bool {
     }
 }
 
-/// The page of our enterprise application in the customer's own directory.
+/// The URL of our enterprise application in the customer's own directory.
 fn removal_url(cloud: Cloud, tenant: &TenantId, client_id: &str) -> String {
     let portal = cloud.portal();
     format!("{portal}/{tenant}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/Overview/appId/{client_id}")
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_customer_is_sent_to_their_own_directory_of_their_own_cloud() {
+    fn removal_url_names_the_customers_cloud_and_directory() {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
         let url = removal_url(Cloud::GccHigh, &tenant, "app-1");
         assert!(url.starts_with("https://entra.microsoft.us/11111111-2222-4333-8444-abcdefabcdef/#view/"));

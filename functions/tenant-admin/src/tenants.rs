@@ -1,4 +1,4 @@
-//! Tenants: shown, renamed, moved to the other surface, paused and resumed.
+//! Reading tenants, and changing their name, their API and whether they are polled.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -19,13 +19,13 @@ use shared::{
 };
 
 use crate::{
-    App, Call,
-    input::{Body, bare, invalid, page},
+    AdminRequest, App,
+    input::{Body, PageRequest, expect_no_input, invalid},
 };
 
-/// The interface's Tenant.
+/// The Tenant of `functions/interface.md`, in its order of members.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct TenantView<'a> {
     tenant_id: TenantId,
     customer: &'a str,
     status: Status,
@@ -42,36 +42,38 @@ struct Shown<'a> {
     last_sweep: Option<&'a LastSweep>,
 }
 
-fn shown<'a>(tenant: &'a Tenant, feed: Option<&'a Feed>, now: Timestamp) -> Shown<'a> {
-    let covered_until = feed.and_then(|feed| feed.covered_until);
-    Shown {
-        tenant_id: tenant.tenant_id,
-        customer: &tenant.customer,
-        status: tenant.status,
-        reason: tenant.reason,
-        api: tenant.api,
-        roles: &tenant.roles,
-        consented_at: tenant.consented_at,
-        consented_by: tenant.consented_by.as_deref(),
-        last_success_at: feed.and_then(|feed| feed.last_success_at),
-        covered_until,
-        lag_seconds: covered_until.map(|covered_until| now.duration_since(covered_until).as_secs()),
-        incidents_total: feed.map_or(0, |feed| feed.incidents_total),
-        quarantined: feed.map_or(0, |feed| feed.quarantined),
-        last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
+impl<'a> TenantView<'a> {
+    fn new(tenant: &'a Tenant, feed: Option<&'a Feed>, now: Timestamp) -> Self {
+        let covered_until = feed.and_then(|feed| feed.covered_until);
+        Self {
+            tenant_id: tenant.tenant_id,
+            customer: &tenant.customer,
+            status: tenant.status,
+            reason: tenant.reason,
+            api: tenant.api,
+            roles: &tenant.roles,
+            consented_at: tenant.consented_at,
+            consented_by: tenant.consented_by.as_deref(),
+            last_success_at: feed.and_then(|feed| feed.last_success_at),
+            covered_until,
+            lag_seconds: covered_until.map(|covered_until| now.duration_since(covered_until).as_secs()),
+            incidents_total: feed.map_or(0, |feed| feed.incidents_total),
+            quarantined: feed.map_or(0, |feed| feed.quarantined),
+            last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
+        }
     }
 }
 
-/// What `resume` finds to do.
+/// The action that `resume` takes, by how the tenant stands.
 enum Resumption {
-    /// It runs already, or is being checked already.
+    /// The tenant is active, or its onboarding is in progress.
     Nothing,
-    /// The operator stopped it, and lets it run again.
+    /// The operator paused the tenant. It becomes active without a check.
     Restart,
-    /// The operator lets an onboarding go on, or begin again that never came to its end.
+    /// The operator confirms an onboarding, or restarts one that never reached its end.
     Onboard,
-    /// Something at the customer stopped it: Microsoft is to be asked whether that is over.
-    Check,
+    /// A response of Microsoft paused the tenant. A token and one live read decide whether the reason is gone.
+    Verify,
 }
 
 impl Resumption {
@@ -82,13 +84,13 @@ impl Resumption {
             (Status::Pending, Some(_)) => Ok(Self::Onboard),
             (Status::Paused, _) if tenant.activated_at.is_none() => Ok(Self::Onboard),
             (Status::Paused, Some(Reason::Operator) | None) => Ok(Self::Restart),
-            (Status::Paused, Some(_)) => Ok(Self::Check),
+            (Status::Paused, Some(_)) => Ok(Self::Verify),
         }
     }
 
     fn apply(&self, tenant: &mut Tenant, now: Timestamp) {
         match self {
-            Self::Nothing | Self::Check => {}
+            Self::Nothing | Self::Verify => {}
             Self::Restart => (tenant.status, tenant.reason) = (Status::Active, None),
             Self::Onboard => {
                 (tenant.status, tenant.reason) = (Status::Pending, None);
@@ -99,74 +101,80 @@ impl Resumption {
 }
 
 impl App {
-    /// A tenant whose data can be asked for.
+    /// The tenant, in any status but offboarded.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::TenantNotActive`] for one that is offboarded.
+    /// [`Error::NotFound`], or [`Error::TenantNotActive`] for an offboarded tenant.
     pub(crate) async fn onboarded(&self, tenant: &TenantId) -> Result<Tenant> {
         let tenant = self.clients.registry.known_tenant(tenant).await?;
         refuse_offboarded(&tenant)?;
         Ok(tenant)
     }
 
-    /// Tells the log and the bus of a change. It is done then: that the bus does not hear of it is for us to mend, not
-    /// a reason to tell the operator that it failed.
-    pub(crate) async fn announce(&self, call: &Call<'_>, what: &'static str, before: &Tenant, after: &Tenant) {
+    /// Writes a change to the audit log and sends it to the event bus. A failed event is only logged: the change is
+    /// stored, so the caller's request has succeeded.
+    pub(crate) async fn publish_change(
+        &self,
+        request: &AdminRequest<'_>,
+        message: &'static str,
+        before: &Tenant,
+        after: &Tenant,
+    ) {
         if before == after {
             return;
         }
         let reason = |tenant: &Tenant| tenant.reason.map(Reason::as_str);
         tracing::info!(target: RECORD, audit = true,
-            actor = call.actor,
+            actor = request.actor,
             from = before.status.as_str(),
             to = after.status.as_str(),
             reason = reason(after),
             customer = after.customer,
             api = after.api.as_str(),
-            "{what}"
+            "{message}"
         );
         if let Err(error) = self.clients.events.tenant_status_changed(Some(before), after).await {
-            tracing::error!(cause = %error, "the bus could not be told of a tenant's change");
+            tracing::error!(cause = %error, "event for a tenant's change could not be sent");
         }
     }
 
-    async fn answer_with(&self, tenant: &Tenant) -> Result<HttpResponse> {
+    async fn respond_with(&self, tenant: &Tenant) -> Result<HttpResponse> {
         let feed = self.clients.registry.feed(&tenant.tenant_id).await?;
-        Ok(HttpResponse::json(200, &shown(tenant, feed.as_ref(), self.clock.now())))
+        Ok(HttpResponse::json(200, &TenantView::new(tenant, feed.as_ref(), self.clock.now())))
     }
 
-    /// `GET /tenants`
-    pub(crate) async fn list_tenants(&self, call: &Call<'_>) -> Result<HttpResponse> {
-        let parameters = call.request.parameters(&["status", "limit", "next"])?;
-        let (limit, next) = page(&parameters)?;
-        let status = parameters.get("status").map(|text| status(text)).transpose()?;
+    /// `GET /tenants`: a page of all tenants, or of those with a `status`.
+    pub(crate) async fn list_tenants(&self, request: &AdminRequest<'_>) -> Result<HttpResponse> {
+        let parameters = request.http.parameters(&["status", "limit", "next"])?;
+        let PageRequest { limit, next } = PageRequest::parse(&parameters)?;
+        let status = parameters.get("status").map(|text| parse_status(text)).transpose()?;
         let page = self.clients.registry.tenants(status, limit, next).await?;
         let ids: Vec<TenantId> = page.items.iter().map(|tenant| tenant.tenant_id).collect();
         let feeds = self.clients.registry.feeds(&ids).await?;
         let now = self.clock.now();
-        let tenants: Vec<Shown<'_>> =
-            page.items.iter().map(|tenant| shown(tenant, feeds.get(&tenant.tenant_id), now)).collect();
+        let views = page.items.iter().map(|tenant| TenantView::new(tenant, feeds.get(&tenant.tenant_id), now));
+        let tenants = views.collect::<Vec<_>>();
         Ok(HttpResponse::json(200, &json!({"tenants": tenants, "next": page.next})))
     }
 
-    /// `GET /tenants/{tenant_id}`: offboarded tenants, too, are shown.
-    pub(crate) async fn show_tenant(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `GET /tenants/{tenant_id}`: one tenant in any status, offboarded too.
+    pub(crate) async fn show_tenant(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         let tenant = self.clients.registry.known_tenant(&tenant).await?;
-        call.request.parameters(&[])?;
-        self.answer_with(&tenant).await
+        request.http.parameters(&[])?;
+        self.respond_with(&tenant).await
     }
 
-    /// `PATCH /tenants/{tenant_id}`
-    pub(crate) async fn change_tenant(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `PATCH /tenants/{tenant_id}`: changes the customer's name or the API, if the tenant's consent covers it.
+    pub(crate) async fn change_tenant(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         let known = self.clients.registry.known_tenant(&tenant).await?;
-        call.request.parameters(&[])?;
-        let body = Body::read(call.request, &["customer", "api"])?;
+        request.http.parameters(&[])?;
+        let body = Body::parse(request.http, &["customer", "api"])?;
         let customer = body.customer()?;
         let wrong_api = || invalid("`api` must be graph or defender.");
         let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|()| wrong_api())).transpose()?;
         refuse_offboarded(&known)?;
         let roles = match api.filter(|api| *api != known.api) {
-            Some(api) => self.roles_of(&tenant, api, call.invocation.deadline).await?,
+            Some(api) => self.verified_roles(&tenant, api, request.invocation.deadline).await?,
             None => Vec::new(),
         };
         let change = |tenant: &mut Tenant| {
@@ -185,27 +193,31 @@ impl App {
             Ok(())
         };
         let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
-        self.announce(call, "tenant changed", &before, &after).await;
-        self.answer_with(&after).await
+        self.publish_change(request, "tenant changed", &before, &after).await;
+        self.respond_with(&after).await
     }
 
-    /// The roles that Entra puts into a new token for `api`, which suffice to read there.
-    async fn roles_of(&self, tenant: &TenantId, api: IncidentApi, deadline: Deadline) -> Result<Vec<String>> {
+    /// Verifies that the tenant's incidents can be read through `api`, and returns the roles of a new token for it. A
+    /// token that cannot be decoded has no roles here.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the consent of the tenant does not cover `api`.
+    async fn verified_roles(&self, tenant: &TenantId, api: IncidentApi, deadline: Deadline) -> Result<Vec<String>> {
         let missing = || Error::Conflict {
-            detail: format!("The customer has not consented to a role that reads incidents by {api}."),
+            detail: format!("The customer has not consented to a role that reads incidents through {api}."),
             reason: Some(Reason::RoleMissing),
         };
-        let looked = async {
+        let verification = async {
             let token = self.clients.tokens.fresh_access_token(tenant, api, deadline).await?;
             let Some(roles) = token.roles() else {
-                // A token that cannot be looked into is tried out instead.
+                // One live read shows what a token that cannot be decoded is good for.
                 self.clients.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await?;
                 return Ok(Vec::new());
             };
             if api.readable_with(roles) { Ok(roles.to_vec()) } else { Err(missing()) }
         };
-        match looked.await {
-            // Another surface is in use, so these speak of this one.
+        match verification.await {
+            // The tenant works with its other API, so these reasons are about `api` only.
             Err(Error::Refused(Reason::RoleMissing | Reason::ConsentMissing | Reason::ResourceAbsent)) => {
                 Err(missing())
             }
@@ -213,73 +225,73 @@ impl App {
         }
     }
 
-    /// `POST /tenants/{tenant_id}/pause`
-    pub(crate) async fn pause(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `POST /tenants/{tenant_id}/pause`: ends polling until `resume`.
+    pub(crate) async fn pause(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         self.clients.registry.known_tenant(&tenant).await?;
-        bare(call.request)?;
+        expect_no_input(request.http)?;
         let change = |tenant: &mut Tenant| {
             refuse_offboarded(tenant)?;
-            (tenant.status, tenant.reason, tenant.verification) = (Status::Paused, Some(Reason::Operator), None);
+            (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::Operator));
+            tenant.verification = None;
             Ok(())
         };
         let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
         self.clients.registry.stop_feed(&tenant).await?;
-        self.announce(call, "tenant paused", &before, &after).await;
-        self.answer_with(&after).await
+        self.publish_change(request, "tenant paused", &before, &after).await;
+        self.respond_with(&after).await
     }
 
-    /// `POST /tenants/{tenant_id}/resume`
-    pub(crate) async fn resume(&self, call: &Call<'_>, tenant: TenantId) -> Result<HttpResponse> {
+    /// `POST /tenants/{tenant_id}/resume`: takes the action of [`Resumption`].
+    pub(crate) async fn resume(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         let known = self.clients.registry.known_tenant(&tenant).await?;
-        bare(call.request)?;
+        expect_no_input(request.http)?;
         let now = self.clock.now();
-        if let Resumption::Check = Resumption::of(&known)? {
-            let after = self.check(call, &known).await?;
+        if let Resumption::Verify = Resumption::of(&known)? {
+            let after = self.verify_and_resume(request, &known).await?;
             self.clients.registry.open_feed(&tenant, now).await?;
-            return self.answer_with(&after).await;
+            return self.respond_with(&after).await;
         }
         let change = |tenant: &mut Tenant| {
             Resumption::of(tenant)?.apply(tenant, now);
             Ok(())
         };
         let (before, mut after) = self.clients.registry.change_tenant(&tenant, change).await?;
-        // Also where nothing changed: an earlier call may have come only as far as that.
+        // Also without a change: an earlier call may have ended between the two writes.
         self.clients.registry.open_feed(&tenant, now).await?;
-        self.announce(call, "tenant resumed", &before, &after).await;
+        self.publish_change(request, "tenant resumed", &before, &after).await;
         if after.status == Status::Pending {
-            after = self.onboarding_by(after.api).advance(&tenant, call.invocation.deadline).await?;
+            after = self.onboarding_with(after.api).advance(&tenant, request.invocation.deadline).await?;
         }
-        self.answer_with(&after).await
+        self.respond_with(&after).await
     }
 
-    /// Which surfaces a deployment uses is not configured here, so only the one is tried that consent was asked for; the
-    /// polls that follow try the others.
-    fn onboarding_by(&self, api: IncidentApi) -> Onboarding {
+    /// Onboarding that tries only `api`. This function does not know `INCIDENT_API`; the next polls try the other API.
+    fn onboarding_with(&self, api: IncidentApi) -> Onboarding {
         self.clients.onboarding(IncidentApiSetting::Only(api))
     }
 
-    /// Asks Microsoft whether what stopped a tenant is over.
-    async fn check(&self, call: &Call<'_>, known: &Tenant) -> Result<Tenant> {
-        let deadline = call.invocation.deadline;
-        let looked = async {
+    /// Requests a token and one live read, and stores the result: active, or paused with the present reason.
+    async fn verify_and_resume(&self, request: &AdminRequest<'_>, known: &Tenant) -> Result<Tenant> {
+        let deadline = request.invocation.deadline;
+        let verification = async {
             let token = self.clients.tokens.fresh_access_token(&known.tenant_id, known.api, deadline).await?;
             let mut client = self.clients.incidents.of(known.tenant_id, known.api, CallBudget::Table, deadline);
             client.probe(&token).await
         };
-        let (status, reason) = match looked.await {
+        let (status, reason) = match verification.await {
             Ok(()) => (Status::Active, None),
             Err(Error::Refused(reason)) => (Status::Paused, Some(reason)),
             Err(error) => return Err(error),
         };
         let change = |tenant: &mut Tenant| {
-            // What somebody else decided meanwhile stands.
+            // A change that others made meanwhile takes precedence.
             if (tenant.status, tenant.reason) == (known.status, known.reason) {
                 (tenant.status, tenant.reason) = (status, reason);
             }
             Ok(())
         };
         let (before, after) = self.clients.registry.change_tenant(&known.tenant_id, change).await?;
-        self.announce(call, "tenant checked for resumption", &before, &after).await;
+        self.publish_change(request, "tenant checked for resumption", &before, &after).await;
         Ok(after)
     }
 }
@@ -288,7 +300,7 @@ fn refuse_offboarded(tenant: &Tenant) -> Result<()> {
     if tenant.status == Status::Offboarded { Err(Error::TenantNotActive(tenant.reason)) } else { Ok(()) }
 }
 
-fn status(text: &str) -> Result<Status> {
+fn parse_status(text: &str) -> Result<Status> {
     [Status::Pending, Status::Active, Status::Paused, Status::Offboarded]
         .into_iter()
         .find(|status| status.as_str() == text)
@@ -317,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_has_the_fields_of_the_interface_in_their_order() {
+    fn tenant_has_the_members_of_the_interface_in_order() {
         let now = "2026-11-22T10:00:00.9Z".parse().unwrap();
         let active = tenant(Status::Active, None);
         let feed: Feed = serde_json::from_value(json!({
@@ -327,17 +339,24 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            serde_json::to_string(&shown(&active, Some(&feed), now)).unwrap(),
-            r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","lag_seconds":60,"incidents_total":7,"quarantined":1,"last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
+            serde_json::to_string(&TenantView::new(&active, Some(&feed), now)).unwrap(),
+            concat!(
+                r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","#,
+                r#""status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"#,
+                r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
+                r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","lag_seconds":60,"#,
+                r#""incidents_total":7,"quarantined":1,"#,
+                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
+            )
         );
-        let never = serde_json::to_value(shown(&active, None, now)).unwrap();
+        let never = serde_json::to_value(TenantView::new(&active, None, now)).unwrap();
         assert_eq!(never["lag_seconds"], serde_json::Value::Null);
         assert_eq!(never["last_sweep"], serde_json::Value::Null);
         assert_eq!(never["incidents_total"], 0);
     }
 
     #[test]
-    fn a_resumed_tenant_runs_or_is_checked_but_is_never_just_believed() {
+    fn resume_restarts_or_verifies_a_paused_tenant() {
         let now = "2026-11-22T10:00:00Z".parse().unwrap();
         let resumed = |mut tenant: Tenant| {
             Resumption::of(&tenant).unwrap().apply(&mut tenant, now);
@@ -351,15 +370,15 @@ mod tests {
         assert_eq!(resumed(never_active), (Status::Pending, None));
         let refused = tenant(Status::Paused, Some(Reason::ConsentMissing));
         assert_eq!(resumed(refused.clone()), (Status::Paused, Some(Reason::ConsentMissing)));
-        assert!(matches!(Resumption::of(&refused), Ok(Resumption::Check)));
+        assert!(matches!(Resumption::of(&refused), Ok(Resumption::Verify)));
         assert!(matches!(Resumption::of(&tenant(Status::Offboarded, None)), Err(Error::TenantNotActive(None))));
     }
 
     #[test]
-    fn only_the_four_words_are_a_status() {
-        assert_eq!(status("paused").unwrap(), Status::Paused);
+    fn status_has_four_words() {
+        assert_eq!(parse_status("paused").unwrap(), Status::Paused);
         for wrong in ["", "Paused", "gone"] {
-            assert!(status(wrong).is_err(), "{wrong}");
+            assert!(parse_status(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,0 +1,209 @@
+//! Both callbacks from Microsoft: the sign-in, and then the admin consent.
+
+use shared::{
+    entra::{
+        consent::{AuthorizationError, Outcome, parse_callback},
+        sign_in::{SignInError, SignedInUser},
+    },
+    error::{Error, Result},
+    lambda::{event::HttpResponse, runtime::tenant_span},
+    onboarding::{Consent, Recorded},
+    registry::{
+        Write,
+        attempts::{ConsentAttempt, ConsentRejection, Stage},
+        invitations::{Invitation, InvitationStatus},
+        tenants::Status,
+    },
+    telemetry::RECORD,
+    tenant::{Reason, TenantId},
+    text::Secret,
+};
+use tracing::Instrument;
+
+use crate::{
+    browser::{BrowserSecret, Step},
+    pages::{PageExtras, redirect},
+    request::{ConsentRequest, authority},
+    texts::Message,
+};
+
+impl ConsentRequest<'_> {
+    /// Takes the next step of an attempt. No call leaves this function before the state has matched the browser's cookie.
+    pub(crate) async fn callback(&self) -> Result<HttpResponse> {
+        let not_this_browser = || self.pages.plain(400, Message::NotThisBrowser);
+        let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
+            return Ok(not_this_browser());
+        };
+        let Some(step) = browser.step_of(&response.state) else { return Ok(not_this_browser()) };
+        let attempt = self.app.registry.attempt(&browser.attempt_id()).await?;
+        let Some(mut attempt) = attempt else { return Ok(not_this_browser()) };
+        if attempt.is_expired(self.now) {
+            return Ok(self.pages.plain(410, Message::Expired));
+        }
+        match (step, response.outcome, attempt.stage.clone()) {
+            (Step::SignIn, Outcome::Consented(_), _) | (Step::Consent, Outcome::Code(_), _) => Ok(not_this_browser()),
+            (Step::SignIn, Outcome::Code(code), Stage::Begun) => {
+                self.signed_in(&browser, &mut attempt, Secret::new(code)).await
+            }
+            (Step::Consent, Outcome::Consented(tenant), Stage::SignedIn { .. }) => {
+                self.consented(&mut attempt, tenant).await
+            }
+            (Step::SignIn, Outcome::Refused(error), Stage::Begun) => {
+                Ok(self.authorization_failed(&attempt, error, self.sign_in_url(&browser, &attempt).await?))
+            }
+            (Step::Consent, Outcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
+                Ok(self.authorization_failed(&attempt, error, self.consent_url(&browser, &tenant_id).await?))
+            }
+            // A repeated callback, or one whose step is over.
+            _ => Ok(redirect(self.result_url())),
+        }
+    }
+
+    /// The page for an error that Microsoft returned. The attempt stays where it is, and `retry_url` repeats the step.
+    fn authorization_failed(
+        &self,
+        attempt: &ConsentAttempt,
+        error: AuthorizationError,
+        retry_url: String,
+    ) -> HttpResponse {
+        tracing::info!(target: RECORD, audit = true,
+            invitation_id = attempt.invitation_id,
+            reason = ?error,
+            "authorization refused"
+        );
+        let (status, message, link) = match error {
+            AuthorizationError::Declined => (403, Message::Declined, Some(retry_url)),
+            AuthorizationError::NotPermitted => (403, Message::NotPermitted, None),
+            AuthorizationError::BlockedByPolicy => (403, Message::BlockedByPolicy, None),
+            AuthorizationError::ResourceAbsent => (403, Message::ResourceAbsent, None),
+            AuthorizationError::Misconfigured => (500, Message::Misconfigured, None),
+            AuthorizationError::Unavailable => (502, Message::Unavailable, None),
+            AuthorizationError::Other => (403, Message::Refused, Some(retry_url)),
+        };
+        self.pages.message(status, message, PageExtras { link, ..PageExtras::default() })
+    }
+
+    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the admin consent.
+    async fn signed_in(
+        &self,
+        browser: &BrowserSecret,
+        attempt: &mut ConsentAttempt,
+        code: Secret,
+    ) -> Result<HttpResponse> {
+        if self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? == Write::Conflict {
+            return Ok(redirect(self.result_url()));
+        }
+        let user = match self.identify(attempt, &code).await {
+            Ok(user) => user,
+            Err(SignInError::NotValid) => return self.reject(attempt, ConsentRejection::NotVerified, None).await,
+            Err(SignInError::PersonalAccount) => {
+                return self.reject(attempt, ConsentRejection::PersonalAccount, None).await;
+            }
+            Err(SignInError::Failed(Error::Refused(Reason::BlockedByPolicy))) => {
+                let error = AuthorizationError::BlockedByPolicy;
+                return Ok(self.authorization_failed(attempt, error, self.result_url()));
+            }
+            // Microsoft did not issue the code for this attempt, or the code was redeemed before.
+            Err(SignInError::Failed(Error::Refused(_) | Error::Upstream { status: 400..=499, .. })) => {
+                return self.reject(attempt, ConsentRejection::NotVerified, None).await;
+            }
+            Err(SignInError::Failed(error)) => return Err(error),
+        };
+        let tenant_id = user.tenant_id;
+        let invitation = self.app.registry.invitation(&attempt.invitation_id).await?;
+        // An expired invitation is still good: the attempt started in time and has an expiry of its own.
+        let usable = |invitation: &Invitation| {
+            matches!(invitation.status(self.now), InvitationStatus::Open | InvitationStatus::Expired)
+        };
+        let Some(invitation) = invitation.filter(usable) else {
+            return self.reject(attempt, ConsentRejection::Closed, Some(tenant_id)).await;
+        };
+        let tenant = self.app.registry.tenant(&tenant_id).await?;
+        if let Err(rejection) = invitation.may_be_used_for(&tenant_id, tenant.as_ref()) {
+            return self.reject(attempt, rejection, Some(tenant_id)).await;
+        }
+        let trusted = self.is_trusted(&invitation, &user).await?;
+        let location = self.consent_url(browser, &tenant_id).await?;
+        let person = user.name.unwrap_or(user.object_id);
+        tracing::info!(target: RECORD, audit = true,
+            tenant_id = %tenant_id,
+            invitation_id = attempt.invitation_id,
+            person,
+            trusted,
+            "signed in for consent"
+        );
+        let stage = Stage::SignedIn { tenant_id, person, trusted };
+        Ok(redirect(match self.app.registry.advance_attempt(attempt, stage).await? {
+            Write::Done => location,
+            Write::Conflict => self.result_url(),
+        }))
+    }
+
+    /// Returns true if the coming consent binds the tenant without the operator: the operator named the tenant, the user
+    /// has a role that may consent, or the tenant has not consented before, so that only an administrator can do it now.
+    async fn is_trusted(&self, invitation: &Invitation, user: &SignedInUser) -> Result<bool> {
+        let api = self.app.config.incident_api.preferred();
+        if invitation.expected_tenant.is_some() || user.may_consent_to(api) {
+            return Ok(true);
+        }
+        let had_consent = self.app.onboarding.had_consent(&user.tenant_id, self.deadline);
+        Ok(!had_consent.instrument(tenant_span(&user.tenant_id)).await?)
+    }
+
+    /// Redeems the authorization code and validates the ID token.
+    async fn identify(&self, attempt: &ConsentAttempt, code: &Secret) -> Result<SignedInUser, SignInError> {
+        let tokens = &self.app.tokens;
+        let client_id = tokens.client_id(self.deadline).await?;
+        let (authority, redirect_uri) = (authority(attempt), self.redirect_uri());
+        let id_token =
+            tokens.redeem_code(&authority, code, &redirect_uri, &attempt.code_verifier, self.deadline).await?;
+        self.app.sign_in.validate_id_token(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
+    }
+
+    /// After the admin consent: records it if `tenant`, from the query string, is the tenant of the signed-in user.
+    async fn consented(&self, attempt: &mut ConsentAttempt, tenant: TenantId) -> Result<HttpResponse> {
+        let Stage::SignedIn { tenant_id, person, trusted } = attempt.stage.clone() else {
+            return Ok(redirect(self.result_url()));
+        };
+        if tenant != tenant_id {
+            return self.reject(attempt, ConsentRejection::WrongTenant, Some(tenant_id)).await;
+        }
+        let stage = Stage::Consented { tenant_id, person, trusted, at: self.now };
+        if self.app.registry.advance_attempt(attempt, stage).await? == Write::Done
+            && let Some(page) = self.record_consent(attempt).await?
+        {
+            return Ok(page);
+        }
+        Ok(redirect(self.result_url()))
+    }
+
+    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a page
+    /// only if the consent is rejected.
+    pub(crate) async fn record_consent(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
+        let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
+        let invitation_id = attempt.invitation_id.clone();
+        let consent = Consent { invitation_id, tenant_id, person, at, trusted };
+        let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
+        match record.await? {
+            Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
+            Recorded::Accepted(tenant) => {
+                // Another request may have settled it meanwhile, with the same outcome.
+                let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
+                tracing::info!(target: RECORD, audit = true,
+                    tenant_id = %tenant_id,
+                    invitation_id = consent.invitation_id,
+                    person = consent.person,
+                    status = tenant.status.as_str(),
+                    "consent recorded"
+                );
+                if tenant.status == Status::Active {
+                    let refresh = self.app.onboarding.refresh_roles(&tenant, self.deadline);
+                    refresh.instrument(tenant_span(&tenant_id)).await?;
+                } else {
+                    self.advance_tenant(&tenant_id).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+}

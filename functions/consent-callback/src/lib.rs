@@ -7,9 +7,6 @@
 mod pages;
 mod texts;
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SecureRandom;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::{
@@ -17,9 +14,11 @@ use shared::{
     clock::Clock,
     config::{PublicBaseUrl, Variables},
     entra::{
-        consent::{AuthorizationError, Outcome, admin_consent_url, parse_callback},
-        sign_in::{ANY_ORGANISATION, AuthorizationRequest, SignIn, SignInError, SignedInUser},
+        consent::{AdminConsentRequest, AuthorizationError, AuthorizationOutcome, admin_consent_url, parse_callback},
+        id_token::{ExpectedIdToken, SignInError, SignedInUser},
+        sign_in::{ANY_ORGANISATION, AuthorizationRequest, SignIn},
         token_cache::Tokens,
+        token_endpoint::AuthorizationCode,
     },
     error::{Error, Result},
     http::Deadline,
@@ -29,6 +28,7 @@ use shared::{
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::{Consent, Onboarding, Recorded},
+    random::Random,
     registry::{
         Registry,
         attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
@@ -100,7 +100,7 @@ pub struct App {
     sign_in: SignIn,
     onboarding: Onboarding,
     clock: Clock,
-    random: Arc<dyn SecureRandom + Send + Sync>,
+    random: Random,
 }
 
 /// One request with what answers it.
@@ -117,11 +117,11 @@ impl App {
     /// Wires the function up.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Platform { http, clock, random, .. } = platform.clone();
-        let Microsoft { endpoints, cloud, .. } = config.microsoft.clone();
+        let Microsoft { endpoints, cloud, .. } = &config.microsoft;
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
         let clients = Clients::new(&config.microsoft, table, bus, platform);
         let onboarding = clients.onboarding(config.incident_api);
-        let sign_in = SignIn::new(endpoints, cloud, http, clock.clone());
+        let sign_in = SignIn::new(endpoints, *cloud, http, clock.clone());
         Self { config, registry: clients.registry, tokens: clients.tokens, sign_in, onboarding, clock, random }
     }
 
@@ -259,10 +259,14 @@ impl Call<'_> {
     async fn consent_url(&self, browser: &BrowserSecret, tenant: &TenantId) -> Result<String> {
         let client_id = self.app.tokens.client_id(self.deadline).await?;
         let Microsoft { endpoints, cloud, .. } = &self.app.config.microsoft;
-        let state = browser.state(Step::Consent);
-        let ours = (client_id.as_str(), self.redirect_uri(), state.as_str());
-        let api = self.app.config.incident_api.preferred();
-        Ok(admin_consent_url(endpoints, *cloud, tenant, api, (ours.0, &ours.1, ours.2)).into())
+        let request = AdminConsentRequest {
+            tenant,
+            api: self.app.config.incident_api.preferred(),
+            client_id: &client_id,
+            redirect_uri: &self.redirect_uri(),
+            state: &browser.state(Step::Consent),
+        };
+        Ok(admin_consent_url(endpoints, *cloud, &request).into())
     }
 
     /// Both returns from Microsoft. Until the state is known to be this browser's, nothing is asked of anybody.
@@ -277,17 +281,18 @@ impl Call<'_> {
             return Ok(self.pages.plain(410, Message::Expired));
         }
         match (step, back.outcome, attempt.stage.clone()) {
-            (Step::SignIn, Outcome::Consented(_), _) | (Step::Consent, Outcome::Code(_), _) => Ok(refused()),
-            (Step::SignIn, Outcome::Code(code), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Consented(_), _)
+            | (Step::Consent, AuthorizationOutcome::Code(_), _) => Ok(refused()),
+            (Step::SignIn, AuthorizationOutcome::Code(code), Stage::Begun) => {
                 self.signed_in(&browser, &mut attempt, Secret::new(code)).await
             }
-            (Step::Consent, Outcome::Consented(tenant), Stage::SignedIn { .. }) => {
+            (Step::Consent, AuthorizationOutcome::Consented(tenant), Stage::SignedIn { .. }) => {
                 self.consented(&mut attempt, tenant).await
             }
-            (Step::SignIn, Outcome::Refused(refusal), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Refused(refusal), Stage::Begun) => {
                 Ok(self.refused(&attempt, refusal, self.sign_in_url(&browser, &attempt).await?))
             }
-            (Step::Consent, Outcome::Refused(refusal), Stage::SignedIn { tenant_id, .. }) => {
+            (Step::Consent, AuthorizationOutcome::Refused(refusal), Stage::SignedIn { tenant_id, .. }) => {
                 Ok(self.refused(&attempt, refusal, self.consent_url(&browser, &tenant_id).await?))
             }
             // Repeated, or out of turn.
@@ -366,9 +371,15 @@ impl Call<'_> {
         let tokens = &self.app.tokens;
         let client_id = tokens.client_id(self.deadline).await?;
         let (authority, redirect_uri) = (authority(attempt), self.redirect_uri());
-        let id_token =
-            tokens.redeem_code(&authority, code, &redirect_uri, &attempt.code_verifier, self.deadline).await?;
-        self.app.sign_in.validate_id_token(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
+        let code = AuthorizationCode {
+            authority: &authority,
+            code,
+            redirect_uri: &redirect_uri,
+            code_verifier: &attempt.code_verifier,
+        };
+        let id_token = tokens.redeem_code(code, self.deadline).await?;
+        let expected = ExpectedIdToken { client_id: &client_id, nonce: attempt.nonce.expose() };
+        self.app.sign_in.validate_id_token(&id_token, &expected, self.deadline).await
     }
 
     /// The consent came back, if what the query string says is the tenant that the person signed in from.

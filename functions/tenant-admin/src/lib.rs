@@ -6,9 +6,6 @@ mod jobs;
 mod offboarding;
 mod tenants;
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SecureRandom;
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
@@ -24,6 +21,7 @@ use shared::{
     },
     microsoft::Microsoft,
     queue::SyncQueue,
+    random::Random,
 };
 
 /// The function's configuration.
@@ -75,7 +73,7 @@ pub struct App {
     bucket: Bucket,
     http: HttpClient,
     clock: Clock,
-    random: Arc<dyn SecureRandom + Send + Sync>,
+    random: Random,
 }
 
 /// What a route knows of its request beside the path.

@@ -162,7 +162,7 @@ impl App {
         let body = Body::read(call.request, &["customer", "api"])?;
         let customer = body.customer()?;
         let wrong_api = || invalid("`api` must be graph or defender.");
-        let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|()| wrong_api())).transpose()?;
+        let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|_| wrong_api())).transpose()?;
         refuse_offboarded(&known)?;
         let roles = match api.filter(|api| *api != known.api) {
             Some(api) => self.roles_of(&tenant, api, call.invocation.deadline).await?,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    entra::token_cache::{AccessToken, Tokens},
+    entra::{access_token::AccessToken, token_cache::Tokens},
     error::{Error, Result},
     http::{Deadline, HttpClient, Response, send},
     incident::span::Span,

@@ -11,9 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{Registry, invitations::Invitation, no_randomness, to_item};
+use super::{Registry, invitations::Invitation, to_item};
 use crate::{
     error::{Error, Result},
+    random::random_bytes,
     tenant::TenantId,
     text::Secret,
 };
@@ -67,7 +68,7 @@ impl BrowserSecret {
     /// # Errors
     /// [`Error::Internal`] when there is no randomness to be had.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        Ok(Self(Zeroizing::new(random_bytes(random)?)))
+        Ok(Self(random_bytes(random)?))
     }
 
     /// The cookie's value.
@@ -102,12 +103,6 @@ impl BrowserSecret {
         context.update(self.0.as_slice());
         BASE64_URL_SAFE_NO_PAD.encode(context.finish())
     }
-}
-
-fn random_bytes(random: &dyn SecureRandom) -> Result<[u8; SECRET_LENGTH]> {
-    let mut bytes = [0; SECRET_LENGTH];
-    random.fill(&mut bytes).map_err(|_| no_randomness())?;
-    Ok(bytes)
 }
 
 /// How far an attempt has come. Each step is taken once.
@@ -232,7 +227,10 @@ impl ConsentAttempt {
         random: &dyn SecureRandom,
         now: Timestamp,
     ) -> Result<Self> {
-        let secret = || random_bytes(random).map(|bytes| Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes)));
+        let secret = || {
+            let bytes = random_bytes::<SECRET_LENGTH>(random)?;
+            Ok::<_, Error>(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+        };
         let after = |time: Timestamp, span| time.checked_add(span).unwrap_or(Timestamp::MAX);
         Ok(Self {
             attempt_id: browser.attempt_id(),

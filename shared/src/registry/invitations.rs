@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Item, Page, Registry, Versioned, no_randomness, to_item};
+use super::{Item, Page, Registry, Versioned, to_item};
 use crate::{
     error::{Error, Result},
+    random::{random_bytes, random_uuid},
     tenant::TenantId,
     text::hex,
 };
@@ -160,10 +161,7 @@ impl InvitationToken {
     /// # Errors
     /// [`Error::Internal`] when there is no randomness to be had.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        let id = random_id(random)?;
-        let mut secret = Zeroizing::new([0; SECRET_LENGTH]);
-        random.fill(secret.as_mut_slice()).map_err(|_| no_randomness())?;
-        Ok(Self { id, secret })
+        Ok(Self { id: random_uuid(random)?, secret: random_bytes(random)? })
     }
 
     /// The identifier of the invitation that it claims to open.
@@ -187,16 +185,6 @@ impl InvitationToken {
     fn secret_hash(&self) -> String {
         hex(digest::digest(&digest::SHA256, self.secret.as_slice()).as_ref())
     }
-}
-
-/// A random GUID (version 4).
-///
-/// # Errors
-/// [`Error::Internal`] when there is no randomness to be had.
-pub fn random_id(random: &dyn SecureRandom) -> Result<Uuid> {
-    let mut bytes = [0; ID_LENGTH];
-    random.fill(&mut bytes).map_err(|_| no_randomness())?;
-    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
 /// The item: the invitation with its keys.

@@ -210,10 +210,6 @@ fn changed_meanwhile<T: Versioned>() -> Error {
     Error::Conflict { detail, reason: None }
 }
 
-fn no_randomness() -> Error {
-    Error::Internal("the system gave no randomness".into())
-}
-
 fn tenant_pk(tenant: &TenantId) -> String {
     format!("TENANT#{tenant}")
 }

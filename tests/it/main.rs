@@ -9,6 +9,8 @@ mod consent;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod rotation;

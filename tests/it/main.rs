@@ -3,8 +3,6 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
-mod aws;
-#[cfg(test)]
 mod consent;
 #[cfg(test)]
 mod journey;

@@ -126,7 +126,7 @@ async fn short_invocations_make_progress_and_go_on_by_themselves() {
                 json!({"batchItemFailures": []})
             );
             assert!(begun.elapsed() < Duration::from_secs(3));
-            waiting = feed.local.messages().await.into_iter().map(|(_, body)| body.to_string()).collect();
+            waiting = feed.local.messages().into_iter().map(|(_, body)| body.to_string()).collect();
             feed.advance(5);
         }
         feed.assert_complete().await;
@@ -170,7 +170,7 @@ async fn dispatch_claims_each_tenant_once_in_an_interval() {
     let tick = |kind: &str| app.handle(json!({"kind": kind}), super::feed::invocation(Duration::from_secs(20)));
     let (one, two) = tokio::join!(tick("poll"), tick("poll"));
     let queued = one.unwrap()["queued"].as_u64().unwrap() + two.unwrap()["queued"].as_u64().unwrap();
-    let messages = feed.local.messages().await;
+    let messages = feed.local.messages();
     assert_eq!(messages.len() as u64, queued);
     let mut tenants: Vec<_> = messages.iter().map(|(group, body)| (group.clone(), body["tenant_id"].clone())).collect();
     tenants.sort_by_key(|(group, _)| group.clone());

@@ -1,11 +1,14 @@
-//! A function's answer as an HTTP response: the rules of payload format 2.0.
+//! The HTTP response for a function's response, by the rules of payload format 2.0.
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, SET_COOKIE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use axum::{
+    body::Body,
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, SET_COOKIE},
+    },
+    response::Response,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -13,7 +16,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct FunctionResponse {
     status_code: u16,
     #[serde(default)]
     headers: Option<Map<String, Value>>,
@@ -25,37 +28,39 @@ struct Answer {
     is_base64_encoded: Option<bool>,
 }
 
-/// What the gateway itself says.
-pub(crate) fn own(status: StatusCode, message: &str) -> Response {
-    respond(status, json!({ "message": message }).to_string().into_bytes())
+/// Returns an error response of the gateway itself.
+pub(crate) fn from_gateway(status: StatusCode, message: &str) -> Response {
+    json_response(status, json!({ "message": message }).to_string().into_bytes())
 }
 
-/// What the function says. An answer without `statusCode` is the body of a 200; a malformed one is a 500.
-pub(crate) fn from_function(answer: &Value) -> Response {
-    if answer.get("statusCode").is_none() {
-        let body = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-        return respond(StatusCode::OK, body.into_bytes());
+/// Converts a function's response. One without `statusCode` becomes the body of a 200. A malformed one becomes a 500.
+pub(crate) fn from_function(response: &Value) -> Response {
+    if response.get("statusCode").is_none() {
+        let body = response.as_str().map_or_else(|| response.to_string(), str::to_owned);
+        return json_response(StatusCode::OK, body.into_bytes());
     }
-    built(answer).unwrap_or_else(|| own(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"))
+    convert(response).unwrap_or_else(|| from_gateway(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"))
 }
 
-fn built(answer: &Value) -> Option<Response> {
-    let answer = Answer::deserialize(answer).ok()?;
-    let status = StatusCode::from_u16(answer.status_code).ok()?;
-    let body = answer.body.unwrap_or_default();
-    let body = if answer.is_base64_encoded == Some(true) { STANDARD.decode(body).ok()? } else { body.into_bytes() };
-    let mut response = respond(status, body);
-    for (name, value) in answer.headers.unwrap_or_default() {
+fn convert(response: &Value) -> Option<Response> {
+    let from_function = FunctionResponse::deserialize(response).ok()?;
+    let status = StatusCode::from_u16(from_function.status_code).ok()?;
+    let body = from_function.body.unwrap_or_default();
+    let body =
+        if from_function.is_base64_encoded == Some(true) { STANDARD.decode(body).ok()? } else { body.into_bytes() };
+    let mut response = json_response(status, body);
+    for (name, value) in from_function.headers.unwrap_or_default() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         response.headers_mut().insert(name.parse::<HeaderName>().ok()?, value.parse().ok()?);
     }
-    for cookie in answer.cookies.unwrap_or_default() {
+    for cookie in from_function.cookies.unwrap_or_default() {
         response.headers_mut().append(SET_COOKIE, cookie.parse().ok()?);
     }
     Some(response)
 }
 
-fn respond(status: StatusCode, body: Vec<u8>) -> Response {
+/// Builds a response whose content type is JSON until a header replaces it.
+fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -76,37 +81,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn status_headers_cookies_and_binary_bodies() {
-        let answer = json!({
+    async fn status_headers_cookies_and_binary_body_are_converted() {
+        let redirect = json!({
             "statusCode": 302,
             "headers": { "content-type": "text/html", "x-count": 3 },
             "cookies": ["a=1", "b=2"],
             "body": "aGk=",
             "isBase64Encoded": true,
         });
-        let response = from_function(&answer);
+        let response = from_function(&redirect);
         assert_eq!(response.headers()["x-count"], "3");
         let cookies = vec!["a=1".to_owned(), "b=2".to_owned()];
         assert_eq!(read(response).await, (302, "text/html".into(), cookies, "hi".into()));
     }
 
     #[tokio::test]
-    async fn an_answer_without_a_status_is_the_body() {
+    async fn response_without_status_is_the_body() {
         let json = "application/json".to_owned();
         assert_eq!(read(from_function(&json!({ "a": 1 }))).await, (200, json.clone(), vec![], "{\"a\":1}".into()));
         assert_eq!(read(from_function(&json!("hi"))).await, (200, json, vec![], "hi".into()));
     }
 
     #[tokio::test]
-    async fn a_malformed_answer_is_an_error() {
+    async fn malformed_response_is_an_error() {
         let malformed = [
             json!({ "statusCode": "x" }),
             json!({ "statusCode": 200, "headers": { "bad name": "" } }),
             json!({ "statusCode": 200, "body": "?", "isBase64Encoded": true }),
         ];
-        for answer in malformed {
-            let (status, _, _, body) = read(from_function(&answer)).await;
-            assert_eq!((status, body.as_str()), (500, "{\"message\":\"Internal Server Error\"}"), "{answer}");
+        for response in malformed {
+            let (status, _, _, body) = read(from_function(&response)).await;
+            assert_eq!((status, body.as_str()), (500, "{\"message\":\"Internal Server Error\"}"), "{response}");
         }
     }
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use url::{Host, Url};
 
-use crate::error::{Error, Result};
+use crate::error::{Call, Cause, Error, Result, Source};
 
 /// What small JSON answers (tokens, keys, errors, single objects of Entra) may hold.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -158,22 +158,21 @@ impl Deadline {
     }
 }
 
-/// An answer whose head has arrived.
+/// A response whose head has arrived.
 pub struct Response {
-    call: &'static str,
+    call: Call,
     status: StatusCode,
     headers: HeaderMap,
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     deadline: Deadline,
 }
 
-/// Sends a request; `call` names it in errors. The head has to arrive before the deadline, and so has the body.
+/// Sends a request; `call` names it in errors. The head must arrive before the deadline, and so must the body.
 ///
 /// # Errors
-/// [`Error::Unreachable`] when nothing came in time or the connection failed.
-pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Response> {
-    let sent = tokio::time::timeout_at(deadline.at, request.send()).await;
-    match sent {
+/// [`Error::Unreachable`] with its cause.
+pub async fn send(request: reqwest::RequestBuilder, call: Call, deadline: Deadline) -> Result<Response> {
+    match tokio::time::timeout_at(deadline.at, request.send()).await {
         Ok(Ok(response)) => Ok(Response {
             call,
             status: response.status(),
@@ -181,9 +180,31 @@ pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline
             body: response.bytes_stream().boxed(),
             deadline,
         }),
-        // The error is dropped because it names the whole URL.
-        Ok(Err(_)) | Err(_) => Err(Error::Unreachable { call }),
+        Ok(Err(error)) => Err(unreachable(call, Cause::Closed, error)),
+        Err(_) => Err(timed_out(call)),
     }
+}
+
+/// The error for a failed connection. `otherwise` is the cause if the connection was open and no time ran out.
+fn unreachable(call: Call, otherwise: Cause, error: reqwest::Error) -> Error {
+    let cause = match &error {
+        error if is_tls(error) => Cause::Tls,
+        error if error.is_connect() => Cause::Connect,
+        error if error.is_timeout() => Cause::Timeout,
+        _ => otherwise,
+    };
+    // The URL may hold a code or an identifier.
+    Error::Unreachable { call, cause, source: Some(Source::new(error.without_url())) }
+}
+
+fn timed_out(call: Call) -> Error {
+    Error::Unreachable { call, cause: Cause::Timeout, source: None }
+}
+
+/// Looks for an error of rustls among the causes. The HTTP client wraps it in I/O errors, which hide it from `source()`.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || wrapped.is_some_and(|error| is_tls(error)) || error.source().is_some_and(is_tls)
 }
 
 impl Response {
@@ -216,34 +237,92 @@ impl Response {
         match tokio::time::timeout_at(self.deadline.at, self.body.next()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(Some(Err(_))) | Err(_) => Err(Error::Unreachable { call: self.call }),
+            Ok(Some(Err(error))) => Err(unreachable(self.call, Cause::Body, error)),
+            Err(_) => Err(timed_out(self.call)),
         }
     }
 
-    /// The whole body, at most 1 MiB of it: [`Error::Upstream`] beyond that.
+    /// The whole body, at most 1 MiB of it: [`Error::Malformed`] beyond that.
     pub async fn bytes(mut self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(bytes) = self.chunk().await? {
             if all.len() + bytes.len() > MAX_BODY_BYTES {
-                return Err(self.unexpected_status());
+                return Err(self.malformed());
             }
             all.extend_from_slice(&bytes);
         }
         Ok(all)
     }
 
-    /// The whole body as JSON.
+    /// The whole body as JSON. [`Error::Malformed`] if it is not a `T`.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        let unexpected_status = self.unexpected_status();
-        serde_json::from_slice(&self.bytes().await?).map_err(|_| unexpected_status)
+        let malformed = self.malformed();
+        serde_json::from_slice(&self.bytes().await?).map_err(|_| malformed)
     }
 
-    /// The error that says: this answer is not what the call promises.
+    /// The error for a status that the call does not expect.
     pub fn unexpected_status(&self) -> Error {
         Error::Upstream { status: self.status.as_u16(), call: self.call }
+    }
+
+    /// The error for a body that is not what the call promises.
+    pub fn malformed(&self) -> Error {
+        Error::Malformed { call: self.call }
     }
 }
 
 fn parse_http_date(text: &str) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Calls a server that reads one request, writes `response` after `delay`, and closes the connection.
+    async fn call(scheme: &str, response: &'static [u8], delay: Duration) -> Result<Vec<u8>> {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://{}/", server.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let (mut connection, _) = server.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 4096]).await;
+            tokio::time::sleep(delay).await;
+            let _ = connection.write_all(response).await;
+        });
+        let request = HttpClient::new().unwrap().get(url);
+        send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1))).await?.bytes().await
+    }
+
+    #[tokio::test]
+    async fn failed_connections_say_at_which_step() {
+        let now = Duration::ZERO;
+        let whole = call("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", now).await;
+        assert_eq!(whole.unwrap(), b"hi");
+        let table = [
+            (call("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", now).await, Cause::Tls),
+            (call("http", b"", now).await, Cause::Closed),
+            (call("http", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", now).await, Cause::Body),
+            (call("http", b"", Duration::from_secs(60)).await, Cause::Timeout),
+        ];
+        for (outcome, expected) in table {
+            let Err(Error::Unreachable { call: Call::ReadKeys, cause, .. }) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(cause, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_connection_is_logged_without_the_url() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let request = HttpClient::new().unwrap().get(format!("http://{free}/?code=hidden").parse().unwrap());
+        let refused = send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1))).await;
+        let error = refused.err().unwrap();
+        assert!(matches!(error, Error::Unreachable { cause: Cause::Connect, .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hidden"), "{error:?}");
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
     entra::token_cache::Tokens,
     error::{Error, Result},
     http::Deadline,
-    incident_api::client::Incidents,
+    incident_api::client::{CallBudget, Incidents},
     microsoft::{IncidentApi, IncidentApiSetting},
     registry::{
         Registry,
@@ -99,7 +99,14 @@ impl Onboarding {
         for api in self.choice.candidates() {
             match self.tokens.fresh_access_token(tenant, *api, deadline).await {
                 Ok(token) if token.roles().is_some_and(<[String]>::is_empty) || !token.has_object_id() => {}
-                Ok(_) | Err(Error::Throttled { .. } | Error::Upstream { .. } | Error::Unreachable { .. }) => {
+                Ok(_)
+                | Err(
+                    Error::Throttled { .. }
+                    | Error::Upstream { .. }
+                    | Error::Malformed { .. }
+                    | Error::Partial { .. }
+                    | Error::Unreachable { .. },
+                ) => {
                     return Ok(true);
                 }
                 Err(Error::Refused(_)) => {}
@@ -276,7 +283,12 @@ impl Onboarding {
                 Err(Error::Refused(reason)) => (reason, None),
                 Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
                 Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
-                Err(Error::Upstream { .. } | Error::Unreachable { .. }) => (Reason::Unavailable, None),
+                Err(
+                    Error::Upstream { .. }
+                    | Error::Malformed { .. }
+                    | Error::Partial { .. }
+                    | Error::Unreachable { .. },
+                ) => (Reason::Unavailable, None),
                 Err(error) => return Err(error),
             };
             // The surface that came further tells more; else the preferred one.
@@ -309,7 +321,7 @@ impl Onboarding {
             }
         }
         *has_role = true;
-        self.incidents.probe(tenant, api, &token, deadline).await
+        self.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await
     }
 
     /// The surfaces to try; the one that a known tenant uses already goes first.

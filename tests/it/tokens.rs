@@ -363,7 +363,7 @@ async fn a_token_of_another_tenant_is_thrown_away_and_never_kept() {
     let tokens = world.process();
     for claims in [json!({"tid": B}), json!({"appid": B}), json!({"aud": "https://api.security.microsoft.com"})] {
         world.entra.script(A, Script::Claims(claims));
-        assert!(matches!(ask(&tokens, A).await, Err(Error::Upstream { status: 200, .. })));
+        assert!(matches!(ask(&tokens, A).await, Err(Error::Malformed { .. })));
     }
     assert!(ask(&tokens, A).await.is_ok());
     assert_eq!(world.entra.count(), 4);

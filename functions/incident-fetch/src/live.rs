@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     incident::{
         line::IncidentLine,
@@ -20,7 +20,10 @@ use shared::{
         span::Span,
         version::{DeliveredVersion, VersionComparison, compare, version_key},
     },
-    incident_api::query::{IncidentQuery, MAX_SKIP},
+    incident_api::{
+        client::{CallBudget, TenantClient, TokenFreshness},
+        query::{Alerts, IncidentQuery, MAX_SKIP},
+    },
     lambda::event::{HttpRequest, HttpResponse, page_limit},
     microsoft::IncidentApi,
     registry::{tenants::Tenant, versions::VersionBlock},
@@ -45,6 +48,10 @@ const MOST_CALLS: u32 = 20;
 
 /// In what steps surfaces filter by time.
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
+/// The largest incident that is read for a person who waits. It is larger than a response may be, because alerts can be
+/// left out.
+const MAX_INCIDENT_BYTES: usize = 16 << 20;
 
 const STATUSES: [&str; 5] = ["active", "in_progress", "awaiting_action", "resolved", "redirected"];
 const SEVERITIES: [&str; 4] = ["informational", "low", "medium", "high"];
@@ -337,6 +344,11 @@ impl App {
         Ok(HttpResponse::json(200, &incident))
     }
 
+    /// The tenant's incident API, for a person who waits.
+    pub(crate) fn client(&self, tenant: &Tenant, deadline: Deadline) -> TenantClient<'_> {
+        self.incidents.of(tenant.tenant_id, tenant.api, CallBudget::Table, deadline)
+    }
+
     /// One incident, read live.
     pub(crate) async fn read_one(
         &self,
@@ -346,9 +358,9 @@ impl App {
         deadline: Deadline,
     ) -> Result<Box<RawValue>> {
         let id = tenant.tenant_id;
-        self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
-        let raw = self.incidents.one_live(&id, tenant.api, incident_id, deadline).await?;
-        let unreadable = Error::Upstream { status: 200, call: "one incident" };
+        let mut client = self.client(tenant, deadline);
+        let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
+        let unreadable = Error::Malformed { call: Call::GetIncident };
         let record = Record::parse(&raw, &id, true).map_err(|_| unreadable.clone())?;
         if record.incident_id != incident_id {
             return Err(unreadable);
@@ -462,8 +474,7 @@ impl App {
         }
         let id = tenant.tenant_id;
         let read = async {
-            self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
-            let mut listing = self.incidents.list_live(&id, tenant.api, question, deadline).await?;
+            let mut listing = self.client(tenant, deadline).list(question, TokenFreshness::Cached).await?;
             let mut oldest: Option<Timestamp> = None;
             while let Some(row) = listing.next().await? {
                 // What cannot be read is set aside by the sync; a list shows the others.

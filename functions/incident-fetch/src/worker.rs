@@ -278,7 +278,12 @@ impl App {
                 After { stop: None, due_at: None, outcome: "not_active" }
             }
             Err(Error::DeadlineExceeded) => After { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" },
-            Err(error @ (Error::Upstream { .. } | Error::Unreachable { .. })) => {
+            Err(
+                error @ (Error::Upstream { .. }
+                | Error::Malformed { .. }
+                | Error::Partial { .. }
+                | Error::Unreachable { .. }),
+            ) => {
                 // The search for what fails goes on at the usual pace; an outage is met less and less often.
                 if !tally.narrowed {
                     lease.feed.failures = lease.feed.failures.saturating_add(1);
@@ -308,7 +313,7 @@ impl App {
             embedded_metrics,
             outcome = after.outcome,
             api = tenant.api.as_str(),
-            calls = tally.calls,
+            calls = lease.calls,
             checked = tally.checked,
             stale = tally.stale,
             "tenant worked on"

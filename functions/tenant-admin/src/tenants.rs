@@ -6,6 +6,7 @@ use serde_json::json;
 use shared::{
     error::{Error, Result},
     http::Deadline,
+    incident_api::client::CallBudget,
     lambda::event::HttpResponse,
     microsoft::{IncidentApi, IncidentApiSetting},
     onboarding::Onboarding,
@@ -198,7 +199,7 @@ impl App {
             let token = self.clients.tokens.fresh_access_token(tenant, api, deadline).await?;
             let Some(roles) = token.roles() else {
                 // A token that cannot be looked into is tried out instead.
-                self.clients.incidents.probe(tenant, api, &token, deadline).await?;
+                self.clients.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await?;
                 return Ok(Vec::new());
             };
             if api.readable_with(roles) { Ok(roles.to_vec()) } else { Err(missing()) }
@@ -262,7 +263,8 @@ impl App {
         let deadline = call.invocation.deadline;
         let looked = async {
             let token = self.clients.tokens.fresh_access_token(&known.tenant_id, known.api, deadline).await?;
-            self.clients.incidents.probe(&known.tenant_id, known.api, &token, deadline).await
+            let mut client = self.clients.incidents.of(known.tenant_id, known.api, CallBudget::Table, deadline);
+            client.probe(&token).await
         };
         let (status, reason) = match looked.await {
             Ok(()) => (Status::Active, None),

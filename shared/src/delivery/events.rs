@@ -108,7 +108,7 @@ impl Events {
             }
             waiting = refused;
         }
-        Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len())))
+        Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len()).into()))
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use url::Host;
 
 use crate::{
-    error::{Error, Result},
+    error::{Call, Result},
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, Endpoints},
     tenant::TenantId,
@@ -26,14 +26,18 @@ pub(super) async fn request_document(
     deadline: Deadline,
 ) -> Result<Response> {
     let url = login_host.join(&format!("/{tenant}/v2.0/.well-known/openid-configuration"));
-    send(http.get(url), "discovery", deadline).await
+    send(http.get(url), Call::ReadDiscovery, deadline).await
 }
 
 /// The tenant that a domain or a GUID stands for in `cloud`, as the directory's discovery document has it. `None` if the
 /// directory knows no such tenant in this cloud.
 ///
 /// # Errors
-/// [`Error::Unreachable`] and [`Error::Upstream`] when Microsoft gives no usable response.
+/// [`Error::Unreachable`], [`Error::Upstream`] and [`Error::Malformed`] when Microsoft gives no usable response.
+///
+/// [`Error::Unreachable`]: crate::error::Error::Unreachable
+/// [`Error::Upstream`]: crate::error::Error::Upstream
+/// [`Error::Malformed`]: crate::error::Error::Malformed
 pub async fn resolve_tenant(
     http: &HttpClient,
     endpoints: &Endpoints,
@@ -48,8 +52,8 @@ pub async fn resolve_tenant(
         StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => return Ok(None),
         _ => return Err(response.unexpected_status()),
     }
-    let without_issuer: Error = response.unexpected_status();
-    let issuer = response.json::<DiscoveryDocument>().await?.issuer.ok_or(without_issuer)?;
+    let malformed = response.malformed();
+    let issuer = response.json::<DiscoveryDocument>().await?.issuer.ok_or(malformed)?;
     // The issuer of a tenant of another cloud names that cloud's login host.
     let tenant = issuer.split('/').find_map(|segment| TenantId::from_guid(segment).ok());
     Ok(tenant.filter(|tenant| cloud.id_token_issuer(tenant) == issuer))

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::Result,
+    error::{Call, Result},
     http::{Deadline, Endpoint, HttpClient, send},
 };
 
@@ -99,7 +99,7 @@ impl Jwks {
         let jwks_uri = response.json::<DiscoveryDocument>().await?.jwks_uri.and_then(|uri| Url::parse(&uri).ok());
         // Only the path is used: the configured login host may be a relay, and keys come from no other host.
         let path = jwks_uri.as_ref().map_or(DEFAULT_JWKS_PATH, Url::path);
-        let response = send(self.http.get(self.login_host.join(path)), "keys", deadline).await?;
+        let response = send(self.http.get(self.login_host.join(path)), Call::ReadKeys, deadline).await?;
         if response.status() != StatusCode::OK {
             return Err(response.unexpected_status());
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, IncidentApi, Microsoft},
     random::Random,
@@ -25,8 +25,6 @@ use crate::{
     tenant::TenantId,
     text::Secret,
 };
-
-const CALL: &str = "the token endpoint";
 
 /// The limit of one request. Microsoft names half a second to half a minute.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
@@ -113,7 +111,7 @@ pub(super) struct TokenResponse {
 impl TokenResponse {
     /// The ID token, not validated.
     pub(super) fn into_id_token(self) -> Result<Secret> {
-        self.body.id_token.ok_or(Error::Upstream { status: 200, call: CALL })
+        self.body.id_token.ok_or(Error::Malformed { call: Call::RequestToken })
     }
 }
 
@@ -198,10 +196,10 @@ impl TokenEndpoint {
         credential: &AppCredential,
     ) -> Result<AccessToken> {
         let TokenResponse { body, requested_at } = response;
-        let unusable = Error::Upstream { status: 200, call: CALL };
+        let malformed = Error::Malformed { call: Call::RequestToken };
         let bearer = body.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let (Some(value), Some(lifetime), true) = (body.access_token, body.expires_in, bearer) else {
-            return Err(unusable);
+            return Err(malformed);
         };
         let expected = ExpectedAccessToken { tenant, client_id: credential.client_id(), cloud: self.cloud, api };
         match AccessToken::validate(value, lifetime, body.refresh_in, &expected, requested_at) {
@@ -210,9 +208,9 @@ impl TokenEndpoint {
                 let (tenant_id, resource) = (tenant.to_string(), api.as_str());
                 tracing::error!(tenant_id, resource, ?mismatch, "discarded a token that does not match the request");
                 telemetry::metrics(self.clock.now(), Some(tenant), &[("ForeignToken", "Count", 1.0)]);
-                Err(unusable)
+                Err(malformed)
             }
-            Err(TokenError::Malformed) => Err(unusable),
+            Err(TokenError::Malformed) => Err(malformed),
         }
     }
 
@@ -260,7 +258,8 @@ impl TokenEndpoint {
             (None, CredentialKind::Certificate { .. } | CredentialKind::Kms { .. } | CredentialKind::Federated) => {}
         }
         let url = self.login_host.join(&format!("/{authority}/oauth2/v2.0/token"));
-        let response = send(self.http.post(url).form(&form), CALL, deadline).await.map_err(AttemptError::Retryable)?;
+        let request = self.http.post(url).form(&form);
+        let response = send(request, Call::RequestToken, deadline).await.map_err(AttemptError::Retryable)?;
         if response.status() == http::StatusCode::OK {
             return match response.json().await {
                 Ok(body) => Ok(TokenResponse { body, requested_at }),
@@ -302,7 +301,8 @@ impl TokenEndpoint {
             TokenErrorAction::Transient => AttemptError::Retryable(unexpected_status),
             TokenErrorAction::BadRequest => {
                 let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));
-                AttemptError::Final(Error::Internal(format!("Entra calls the token request itself invalid{code}")))
+                let detail = format!("Entra calls the token request itself invalid{code}");
+                AttemptError::Final(Error::Internal(detail.into()))
             }
             TokenErrorAction::Unknown => AttemptError::Final(unexpected_status),
         }

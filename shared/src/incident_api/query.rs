@@ -21,14 +21,23 @@ pub struct IncidentQuery {
     pub top: u32,
     /// Rows to leave out at the beginning.
     pub skip: u32,
-    /// Whether alerts should come along. Where they always do (Defender), nothing is asked.
-    pub alerts: bool,
+    /// The alerts of each incident.
+    pub alerts: Alerts,
+}
+
+/// The alerts of an incident in a response. Defender always sends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alerts {
+    /// Graph is asked to expand them.
+    Included,
+    /// Graph sends the incident alone.
+    Omitted,
 }
 
 impl IncidentQuery {
     /// All incidents last updated in a span, with their alerts, as many as one answer may hold.
     pub fn of(updated: Span, api: IncidentApi) -> Self {
-        Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: true }
+        Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: Alerts::Included }
     }
 
     /// The URL to ask.
@@ -44,7 +53,7 @@ impl IncidentQuery {
         if self.skip > 0 {
             parameters.push(("$skip", self.skip.to_string()));
         }
-        if self.alerts && api == IncidentApi::Graph {
+        if self.alerts == Alerts::Included && api == IncidentApi::Graph {
             parameters.push(("$expand", "alerts".into()));
         }
         let query: Vec<String> =

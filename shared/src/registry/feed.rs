@@ -125,6 +125,10 @@ pub struct Lease {
     pub tenant: TenantId,
     /// The feed as it was when the lease was taken, and then as this worker wrote it.
     pub feed: Feed,
+    /// The time at which `throttled_until` was last read. Other functions write it, too.
+    pub(crate) throttling_read_at: Timestamp,
+    /// The number of calls taken out of budgets under this lease.
+    pub calls: u32,
     /// What was taken out of a budget and is not written yet.
     taken: Option<UncommittedCalls>,
 }
@@ -149,6 +153,7 @@ impl Lease {
         budget.take(kind, now).map_err(|until| Error::Throttled { until })?;
         self.feed.set_paid_until(api, budget.paid_until);
         self.taken.get_or_insert(UncommittedCalls { api, before, calls: 0 }).calls += 1;
+        self.calls += 1;
         Ok(())
     }
 }
@@ -305,7 +310,8 @@ impl Registry {
         let acquired = condition_held("dynamodb:UpdateItem", outcome.map(|answer| item = answer.attributes))?;
         match item {
             Some(item) if acquired => {
-                Ok(Acquired::Lease(Box::new(Lease { tenant: *tenant, feed: from_item(item)?, taken: None })))
+                let (tenant, feed) = (*tenant, from_item(item)?);
+                Ok(Acquired::Lease(Box::new(Lease { tenant, feed, throttling_read_at: now, calls: 0, taken: None })))
             }
             _ if self.feed(tenant).await?.is_some() => Ok(Acquired::Busy),
             _ => Ok(Acquired::NoFeed),

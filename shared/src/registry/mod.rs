@@ -224,13 +224,13 @@ fn number(value: impl ToString) -> AttributeValue {
 }
 
 fn to_item(value: &impl Serialize) -> Result<Item> {
-    serde_dynamo::to_item(value).map_err(|_| Error::Internal("an item could not be written as attributes".into()))
+    serde_dynamo::to_item(value).map_err(|error| Error::internal("an item could not be written as attributes", error))
 }
 
 fn from_item<T: DeserializeOwned>(item: Item) -> Result<T> {
     let kind = item.get("sk").and_then(|sk| sk.as_s().ok()).cloned().unwrap_or_default();
     serde_dynamo::from_item(item)
-        .map_err(|error| Error::Internal(format!("an item of kind {kind} could not be read: {error}")))
+        .map_err(|error| Error::internal(format!("an item of kind {kind} could not be read"), error))
 }
 
 /// `Ok(true)` when the write took place, `Ok(false)` when its condition did not hold.

@@ -22,7 +22,7 @@ use shared::{
     error::{Error, Result},
     http::Deadline,
     incident::{span::Span, version::DeliveredVersion},
-    incident_api::client::Incidents,
+    incident_api::client::{CallBudget, Incidents, TenantClient},
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
@@ -44,9 +44,6 @@ const WHOLE_OVERLAP_EVERY: SignedDuration = SignedDuration::from_mins(5);
 
 /// The overlap in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
-
-/// How old a worker's knowledge of pauses may be that others were asked for.
-const NEWS_OF_PAUSES: SignedDuration = SignedDuration::from_secs(2);
 
 /// When an incident is read again that came without alerts.
 const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
@@ -95,8 +92,6 @@ pub(crate) enum Stop {
 /// What came of a piece of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SyncStats {
-    /// Requests for incidents.
-    pub(crate) calls: u32,
     /// Records that were read.
     pub(crate) checked: u64,
     /// Versions that were delivered.
@@ -133,8 +128,6 @@ pub(crate) struct Worker<'a> {
     met: u64,
     /// How much of what was delivered is counted for a job, or is not one's.
     credited: u64,
-    /// When it was looked last what others wrote about pauses.
-    seen_at: Timestamp,
     /// Whether the first answer of the pass held all of its window.
     first_was_whole: Option<bool>,
     /// What has been done so far.
@@ -159,7 +152,6 @@ impl<'a> Worker<'a> {
             set_aside: Vec::new(),
             met: 0,
             credited: 0,
-            seen_at: sync.clock.now(),
             first_was_whole: None,
             tally: SyncStats::default(),
         }
@@ -267,20 +259,10 @@ impl<'a> Worker<'a> {
         ((covered_until.min(begun_at) - settings.overlap).max(started_at), None, true)
     }
 
-    /// Takes one request out of the tenant's budget.
-    async fn take_call(&mut self) -> Result<()> {
-        let now = self.sync.clock.now();
-        if now >= self.seen_at + NEWS_OF_PAUSES {
-            // A live read may have met a pause meanwhile.
-            let feed = self.sync.registry.feed(&self.tenant.tenant_id).await?;
-            if let Some(until) = feed.and_then(|feed| feed.budget(self.api).throttled_until) {
-                self.lease.feed.set_throttled_until(self.api, until);
-            }
-            self.seen_at = now;
-        }
-        self.lease.take_call(self.api, self.kind, now)?;
-        self.tally.calls += 1;
-        Ok(())
+    /// The tenant's incident API, paid for out of the lease's budget.
+    fn client(&mut self) -> TenantClient<'_> {
+        let budget = CallBudget::Lease(self.lease, self.kind);
+        self.sync.incidents.of(self.tenant.tenant_id, self.api, budget, self.deadline)
     }
 
     /// Whether a failure just now may be nothing but our own deadline's.
@@ -324,7 +306,7 @@ impl<'a> Worker<'a> {
 /// Whether an error says something about Microsoft's health at this moment, so that a smaller question may do better.
 fn is_transient(error: &Error) -> bool {
     match error {
-        Error::Upstream { .. } | Error::Unreachable { .. } => true,
+        Error::Upstream { .. } | Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound

@@ -17,7 +17,10 @@ use shared::{
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::query::{IncidentQuery, MAX_SKIP},
+    incident_api::{
+        client::TokenFreshness,
+        query::{Alerts, IncidentQuery, MAX_SKIP},
+    },
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::jobs::Job,
@@ -318,11 +321,9 @@ impl Worker<'_> {
         if self.api != IncidentApi::Graph {
             return Ok(None);
         }
-        let question = IncidentQuery { alerts: false, ..IncidentQuery::of(span, self.api) };
-        self.take_call().await?;
+        let question = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await;
-        let mut listing = match self.heed(listing) {
+        let mut listing = match self.client().list(&question, TokenFreshness::Confirmed).await {
             Ok(listing) => listing,
             Err(error) if is_transient(&error) => return Ok(None),
             Err(error) => return Err(error),
@@ -342,8 +343,11 @@ impl Worker<'_> {
     /// A small question whose answer is empty: whether the tenant can be asked at all.
     pub(super) async fn alive(&mut self) -> Result<()> {
         let tomorrow = ceil(self.sync.clock.now() + SignedDuration::from_hours(24));
-        let question =
-            IncidentQuery { top: 1, alerts: false, ..IncidentQuery::of(Span { from: tomorrow, to: None }, self.api) };
+        let question = IncidentQuery {
+            top: 1,
+            alerts: Alerts::Omitted,
+            ..IncidentQuery::of(Span { from: tomorrow, to: None }, self.api)
+        };
         self.read(&question, &mut Reading::default()).await
     }
 

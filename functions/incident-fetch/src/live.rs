@@ -15,16 +15,19 @@ use shared::{
     http::Deadline,
     incident::{
         line::IncidentLine,
-        ocsf,
-        record::Record,
+        ocsf::incident_finding,
+        record::{Alerts, Record},
         span::Span,
-        version::{DeliveredVersion, VersionComparison, compare, version_key},
+        version::{DeliveredVersion, Version, VersionComparison, compare},
     },
     incident_api::{
         client::{CallBudget, TenantClient, TokenFreshness},
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
-    lambda::event::{HttpRequest, HttpResponse, page_limit},
+    lambda::{
+        event::{HttpRequest, HttpResponse},
+        route::page_limit,
+    },
     microsoft::IncidentApi,
     registry::{tenants::Tenant, versions::VersionBlock},
     tenant::{Reason, TenantId},
@@ -361,7 +364,7 @@ impl App {
         let mut client = self.client(tenant, deadline);
         let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
         let unreadable = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &id, true).map_err(|_| unreadable.clone())?;
+        let record = Record::parse(&raw, &id, Alerts::Included).map_err(|_| unreadable.clone())?;
         if record.incident_id != incident_id {
             return Err(unreadable);
         }
@@ -478,7 +481,7 @@ impl App {
             let mut oldest: Option<Timestamp> = None;
             while let Some(row) = listing.next().await? {
                 // What cannot be read is set aside by the sync; a list shows the others.
-                let Ok(record) = Record::parse(&row, &id, true) else { continue };
+                let Ok(record) = Record::parse(&row, &id, Alerts::Included) else { continue };
                 oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
                 let position = Position::of(id, &record);
                 if !wanted.wants(&record, &position) {
@@ -555,15 +558,13 @@ impl App {
     }
 
     fn written(&self, tenant: &Tenant, record: &Record, ordinal: u32, ocsf: bool) -> Result<Box<RawValue>> {
-        let id = tenant.tenant_id;
-        let now = self.clock.now();
+        let fetched_at = self.clock.now();
+        let Tenant { tenant_id, api, .. } = *tenant;
+        let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at };
         let json = if ocsf {
-            let key = version_key(&id, record, ordinal);
-            let finding =
-                ocsf::Finding { tenant_id: &id, api: tenant.api, record, change: None, key: &key, fetched_at: now };
-            serde_json::to_string(&ocsf::incident_finding(&finding)?)
+            serde_json::to_string(&incident_finding(&version)?)
         } else {
-            serde_json::to_string(&IncidentLine::of(&id, tenant.api, record, ordinal, None, now)?)
+            serde_json::to_string(&IncidentLine::of(&version)?)
         };
         json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
     }
@@ -641,7 +642,8 @@ mod tests {
     fn a_next_goes_on_in_its_own_list_for_an_hour() {
         let wanted = Wanted::read(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
         let record =
-            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), true).unwrap();
+            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), Alerts::Included)
+                .unwrap();
         let next = wanted.next(Position::of(tenant(), &record), now()).unwrap();
         let query = [("next", next.as_str())];
         let read = |tenant, now| Wanted::read(&request(&query), tenant, now);
@@ -657,7 +659,7 @@ mod tests {
         let record = |second: u32, bytes: usize| {
             let note = "x".repeat(bytes);
             let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:{second:02}Z","note":"{note}"}}"#);
-            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
         };
         let mut newest = Newest::new(50);
         for (second, bytes) in [(30, LARGEST_ANSWER - 1_000), (20, 5_000), (10, 1), (40, 1)] {
@@ -678,7 +680,7 @@ mod tests {
             let json = format!(
                 r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alerts}],"note":"{note}"}}"#
             );
-            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
         };
         let small = sent(1, 1);
         assert_eq!(fitting(small.clone()), Some(small));

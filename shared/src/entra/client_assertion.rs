@@ -125,7 +125,7 @@ mod tests {
         let aws = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
         let random = Arc::new(SystemRandom::new());
         let assertions = ClientAssertions::new(Cloud::Commercial, &aws, Clock::system(), random);
-        let deadline = Deadline::within(Duration::from_secs(5));
+        let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
         let mut ids = Vec::new();
         for authority in ["organizations", "11111111-2222-4333-8444-abcdefabcdef"] {
             let assertion = assertions.assertion(authority, &credential, deadline).await.unwrap().unwrap();

@@ -55,8 +55,9 @@ impl WebIdentity {
             .send();
         let response = deadline.run(async { Ok(Box::pin(request).await) }).await?;
         let response = response.map_err(|error| Error::aws(CALL, &error))?;
-        let token =
-            response.web_identity_token.ok_or_else(|| Error::Internal(format!("{CALL}: the response has no token").into()))?;
+        let token = response
+            .web_identity_token
+            .ok_or_else(|| Error::Internal(format!("{CALL}: the response has no token").into()))?;
         let latest = now + SignedDuration::from_secs(WEB_IDENTITY_TOKEN_SECONDS.into());
         let expires_at = response.expiration.and_then(|time| Timestamp::from_second(time.secs()).ok());
         let token = Arc::new(Secret::new(token));

@@ -94,7 +94,7 @@ async fn another_browser_cannot_go_on_with_what_this_one_began() {
 
 #[tokio::test]
 async fn a_consent_state_is_worth_nothing_before_the_sign_in() {
-    use shared::registry::attempts::{BrowserSecret, Step};
+    use consent_callback::browser::{BrowserSecret, Step};
     let world = World::new().await;
     let link = world.invite("Contoso", None).await;
     let mut browser = world.browser();

@@ -13,16 +13,16 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::{Record, Unreadable},
+        record::{Alerts, Record, Unreadable},
         span::Span,
         version::{VersionComparison, compare},
     },
     incident_api::{
         client::TokenFreshness,
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
     microsoft::IncidentApi,
-    registry::quarantine::QuarantineEntry,
+    registry::{Write, quarantine::QuarantineEntry},
     telemetry,
     text::hex,
 };
@@ -62,7 +62,7 @@ impl Worker<'_> {
         let listed = async {
             let mut listing = self.client().list(&question, TokenFreshness::Confirmed).await?;
             while let Some(row) = listing.next().await? {
-                match Record::parse(&row, &tenant, false) {
+                match Record::parse(&row, &tenant, Alerts::Omitted) {
                     Ok(record) => {
                         let api = self.api;
                         let known = self.known(&record.incident_id).await?;
@@ -259,7 +259,7 @@ impl Worker<'_> {
         let now = self.sync.clock.now();
         let tenant = self.tenant.tenant_id;
         let to = span.to.unwrap_or(now);
-        let mut one = QuarantineEntry::new(name, reason, incident_id, (span.from, to), now);
+        let mut one = QuarantineEntry::new(name, reason, incident_id, span, now);
         one.blocks = blocks;
         self.met += 1;
         let known = self.set_aside.iter().find(|other| other.name == one.name);
@@ -274,12 +274,12 @@ impl Worker<'_> {
             // Counted first: what is counted and not noted is put right by the next run, but nobody looks for a note that
             // is not counted.
             self.lease.feed.quarantined = self.set_aside.len() as u64 + 1;
-            if !self.sync.registry.commit_feed(self.lease).await? {
+            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                 // The lease has passed to another, who meets the same.
                 return Err(Error::DeadlineExceeded);
             }
         }
-        if !self.sync.registry.quarantine(&tenant, &one).await? {
+        if self.sync.registry.quarantine(&tenant, &one).await? == Write::Conflict {
             // It was met before, elsewhere or by a worker that died before it counted it.
             self.sync.registry.update_quarantine_entry(&tenant, &one).await?;
         }

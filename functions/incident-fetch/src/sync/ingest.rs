@@ -6,16 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{RECHECK_AFTER, Worker, is_transient};
 use shared::{
+    delivery::bucket::{Batch, WrittenBatch},
     error::{Call, Error, Result},
     incident::{
-        record::{Record, Unreadable},
-        version::{Change, DeliveredVersion, VersionComparison, compare},
+        record::{Alerts, Record, Unreadable},
+        version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{
-        client::TokenFreshness,
-        odata::MAX_ROW_BYTES,
-        query::{Alerts, IncidentQuery},
-    },
+    incident_api::{client::TokenFreshness, odata::MAX_ROW_BYTES, query::IncidentQuery},
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
@@ -62,7 +59,7 @@ impl Worker<'_> {
         let mut listing = self.client().list(question, TokenFreshness::Confirmed).await?;
         while let Some(row) = listing.next().await? {
             reading.rows += 1;
-            match Record::parse(&row, &tenant, question.alerts == Alerts::Included) {
+            match Record::parse(&row, &tenant, question.alerts) {
                 Ok(record) => {
                     reading.shown.push(Shown {
                         last_updated: record.last_updated,
@@ -115,11 +112,12 @@ impl Worker<'_> {
         match compare(known.as_ref(), record, api) {
             VersionComparison::New { change, ordinal } => {
                 // One incident in one batch twice: the first version's object must be there before the second is told.
-                if self.batch.versions.contains_key(&record.incident_id) {
+                if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
                 let fetched_at = self.sync.clock.now();
-                self.batch.add(&self.tenant.tenant_id, api, record, (change, ordinal), fetched_at)?;
+                let tenant_id = self.tenant.tenant_id;
+                self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
                 self.created += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_AFTER);
@@ -170,9 +168,8 @@ impl Worker<'_> {
         if present.status != self.tenant.status && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let mut batch = std::mem::replace(&mut self.batch, self.sync.bucket.batch());
-        let versions = std::mem::take(&mut batch.versions);
-        let objects = self.sync.bucket.write(&tenant, batch).await?;
+        let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));
+        let WrittenBatch { objects, versions } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
         self.sync.registry.record_versions(&tenant, &versions).await?;
         let delivered = versions.len() as u64;
@@ -227,7 +224,7 @@ impl Worker<'_> {
     /// Reads one incident by its id and takes it.
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<Record> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
-        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts == Alerts::Included)
+        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts)
             .map_err(|_: Unreadable| Error::Malformed { call: Call::GetIncident })?;
         if record.incident_id != incident_id {
             return Err(Error::Malformed { call: Call::GetIncident });

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     clock::Clock,
     delivery::{
-        bucket::{Batch, Bucket},
+        bucket::{Batch, Bucket, Format},
         events::Events,
     },
     error::{Error, Result},
@@ -26,9 +26,10 @@ use shared::{
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
-        Registry,
-        feed::{Feed, LastSweep, Lease},
+        Registry, Write,
+        feed::{Feed, LastSweep},
         jobs::{Job, JobKind, JobStatus},
+        lease::Lease,
         quarantine::QuarantineEntry,
         tenants::Tenant,
         versions::VersionBlock,
@@ -74,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) overlap: SignedDuration,
     /// Where a new tenant's feed starts, before its activation.
     pub(crate) first_lookback: SignedDuration,
+    /// The schema of delivered incidents.
+    pub(crate) format: Format,
 }
 
 /// Why work on a tenant ended.
@@ -145,7 +148,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(FOR_COMMIT),
             kind: SyncKind::Poll,
             known: HashMap::new(),
-            batch: sync.bucket.batch(),
+            batch: Batch::new(sync.settings.format),
             created: 0,
             cap: u32::MAX,
             partial_answers: false,
@@ -183,7 +186,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_more_to_read(now) {
                 // The poll's own work is safe before anything else is tried.
-                if !self.sync.registry.commit_feed(self.lease).await? {
+                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if !self.recheck().await? || !self.retry_quarantined().await? {
@@ -225,7 +228,8 @@ impl<'a> Worker<'a> {
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
         // How wide to ask next is progress, too: without it each run would begin with the same vain question.
-        self.sync.registry.commit_job(job, now).await?;
+        // A cancelled job keeps its status. The next message of the job finds it so.
+        let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
         if stop == Stop::Done && job.kind == JobKind::Sweep {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });

@@ -13,17 +13,17 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::Record,
+        record::{Alerts, Record},
         span::Span,
         version::{VersionComparison, compare},
     },
     incident_api::{
         client::TokenFreshness,
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
     microsoft::IncidentApi,
     queue::SyncKind,
-    registry::jobs::Job,
+    registry::{Write, jobs::Job},
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
@@ -237,13 +237,13 @@ impl Worker<'_> {
             Some(job) => {
                 job.failures = 0;
                 self.credit(job);
-                if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
+                if self.sync.registry.commit_job(job, self.sync.clock.now()).await? == Write::Conflict {
                     return Ok(false);
                 }
             }
             None => self.lease.feed.resume_created = None,
         }
-        self.sync.registry.commit_feed(self.lease).await
+        Ok(self.sync.registry.commit_feed(self.lease).await? == Write::Done)
     }
 
     /// What to do about a window that cannot be read: once more, and then, if anything at all can be read of this tenant,
@@ -330,7 +330,7 @@ impl Worker<'_> {
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = listing.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, false) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
             let api = self.api;
             let known = self.known(&record.incident_id).await?;
             if let VersionComparison::New { .. } = compare(known, &record, api) {

@@ -2,8 +2,9 @@
 
 use shared::{
     entra::{
-        consent::{AuthorizationError, Outcome, parse_callback},
-        sign_in::{SignInError, SignedInUser},
+        consent::{AuthorizationError, AuthorizationOutcome, parse_callback},
+        id_token::{ExpectedIdToken, SignInError, SignedInUser},
+        token_endpoint::AuthorizationCode,
     },
     error::{Error, Result},
     lambda::{event::HttpResponse, runtime::tenant_span},
@@ -41,17 +42,18 @@ impl ConsentRequest<'_> {
             return Ok(self.pages.plain(410, Message::Expired));
         }
         match (step, response.outcome, attempt.stage.clone()) {
-            (Step::SignIn, Outcome::Consented(_), _) | (Step::Consent, Outcome::Code(_), _) => Ok(not_this_browser()),
-            (Step::SignIn, Outcome::Code(code), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Consented(_), _)
+            | (Step::Consent, AuthorizationOutcome::Code(_), _) => Ok(not_this_browser()),
+            (Step::SignIn, AuthorizationOutcome::Code(code), Stage::Begun) => {
                 self.signed_in(&browser, &mut attempt, Secret::new(code)).await
             }
-            (Step::Consent, Outcome::Consented(tenant), Stage::SignedIn { .. }) => {
+            (Step::Consent, AuthorizationOutcome::Consented(tenant), Stage::SignedIn { .. }) => {
                 self.consented(&mut attempt, tenant).await
             }
-            (Step::SignIn, Outcome::Refused(error), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Refused(error), Stage::Begun) => {
                 Ok(self.authorization_failed(&attempt, error, self.sign_in_url(&browser, &attempt).await?))
             }
-            (Step::Consent, Outcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
+            (Step::Consent, AuthorizationOutcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
                 Ok(self.authorization_failed(&attempt, error, self.consent_url(&browser, &tenant_id).await?))
             }
             // A repeated callback, or one whose step is over.
@@ -155,9 +157,15 @@ impl ConsentRequest<'_> {
         let tokens = &self.app.tokens;
         let client_id = tokens.client_id(self.deadline).await?;
         let (authority, redirect_uri) = (authority(attempt), self.redirect_uri());
-        let id_token =
-            tokens.redeem_code(&authority, code, &redirect_uri, &attempt.code_verifier, self.deadline).await?;
-        self.app.sign_in.validate_id_token(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
+        let code = AuthorizationCode {
+            authority: &authority,
+            code,
+            redirect_uri: &redirect_uri,
+            code_verifier: &attempt.code_verifier,
+        };
+        let id_token = tokens.redeem_code(code, self.deadline).await?;
+        let expected = ExpectedIdToken { client_id: &client_id, nonce: attempt.nonce.expose() };
+        self.app.sign_in.validate_id_token(&id_token, &expected, self.deadline).await
     }
 
     /// After the admin consent: records it if `tenant`, from the query string, is the tenant of the signed-in user.

@@ -11,9 +11,6 @@ mod request;
 mod tenant_page;
 mod texts;
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SecureRandom;
 use serde_json::Value;
 use shared::{
     clients::Clients,
@@ -27,6 +24,7 @@ use shared::{
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
+    random::Random,
     registry::Registry,
     telemetry,
 };
@@ -73,18 +71,18 @@ pub struct App {
     sign_in: SignIn,
     onboarding: Onboarding,
     clock: Clock,
-    random: Arc<dyn SecureRandom + Send + Sync>,
+    random: Random,
 }
 
 impl App {
     /// Builds the function with its clients.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Platform { http, clock, random, .. } = platform.clone();
-        let Microsoft { endpoints, cloud, .. } = config.microsoft.clone();
+        let Microsoft { endpoints, cloud, .. } = &config.microsoft;
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
         let clients = Clients::new(&config.microsoft, table, bus, platform);
         let onboarding = clients.onboarding(config.incident_api);
-        let sign_in = SignIn::new(endpoints, cloud, http, clock.clone());
+        let sign_in = SignIn::new(endpoints, *cloud, http, clock.clone());
         Self { config, registry: clients.registry, tokens: clients.tokens, sign_in, onboarding, clock, random }
     }
 

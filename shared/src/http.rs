@@ -64,7 +64,7 @@ impl Endpoint {
         Self(Url::parse(&format!("https://{host}/")).expect("a literal host makes a URL"))
     }
 
-    /// The URL of `path`, which begins with a slash. Characters that a path may not hold are escaped.
+    /// The URL of `path`, which starts with a slash. Characters that a path may not hold are escaped.
     pub fn join(&self, path: &str) -> Url {
         let mut url = self.0.clone();
         url.set_path(path);

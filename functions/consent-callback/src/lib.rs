@@ -166,7 +166,7 @@ impl App {
             }
         };
         let duration_ms = self.clock.milliseconds_since(begun);
-        tracing::info!(method = request.method, status = response.status, duration_ms, "request answered");
+        tracing::info!(method = request.method, status = response.status, duration_ms, "request served");
         Ok(response.into_value())
     }
 }

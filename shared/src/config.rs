@@ -154,7 +154,7 @@ impl PublicBaseUrl {
         configured.cloned().unwrap_or_else(|| Self(format!("https://{domain_name}")))
     }
 
-    /// The URL of `path`, which begins with a slash.
+    /// The URL of `path`, which starts with a slash.
     pub fn join(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }

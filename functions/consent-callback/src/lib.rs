@@ -115,7 +115,7 @@ impl App {
         let outcome = invocation.deadline.run(catch_panic(request.route())).await;
         let response = outcome.unwrap_or_else(|error| self.failure_page(&error, &pages));
         let duration_ms = self.clock.milliseconds_since(started);
-        tracing::info!(method = http.method, status = response.status, duration_ms, "request answered");
+        tracing::info!(method = http.method, status = response.status, duration_ms, "request served");
         Ok(response.into_value())
     }
 

@@ -2,7 +2,8 @@
 
     python infra/entra/claims.py --function mandate-prod-token-issuance 11111111-2222-4333-8444-555555555555
 
-Asks `token-issuance` directly, which leaves a line in the audit. Needs boto3 and, of AWS, lambda:InvokeFunction on it.
+Invokes `token-issuance` directly, which writes an audit line. Requires boto3, and the permission lambda:InvokeFunction
+for that function.
 """
 
 import argparse
@@ -11,24 +12,24 @@ import json
 import sys
 
 
-class Fault(Exception):
-    """What the person at the terminal has to mend."""
+class InvocationError(Exception):
+    """The error that the function returned."""
 
 
 def claims(client, function, tenant_id, resource):
-    """What can be read in the token, or else what the answer says of it."""
-    call = {"tenant_id": tenant_id, **({"resource": resource} if resource else {})}
-    invoked = client.invoke(FunctionName=function, Payload=json.dumps(call).encode())
-    answer = json.loads(invoked["Payload"].read())
+    """Returns the claims of the token. For an opaque token, returns the other members of the function's response."""
+    request = {"tenant_id": tenant_id, **({"resource": resource} if resource else {})}
+    invoked = client.invoke(FunctionName=function, Payload=json.dumps(request).encode())
+    response = json.loads(invoked["Payload"].read())
     if "FunctionError" in invoked:
-        raise Fault(f"{answer.get('errorType')}: {answer.get('errorMessage')}")
-    parts = answer.pop("access_token").split(".")
+        raise InvocationError(f"{response.get('errorType')}: {response.get('errorMessage')}")
+    parts = response.pop("access_token").split(".")
     if len(parts) == 3:
         try:
             return json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
         except ValueError:
             pass
-    return {"opaque": True, **answer}
+    return {"opaque": True, **response}
 
 
 def main():
@@ -38,12 +39,12 @@ def main():
     parser.add_argument("--resource", choices=["graph", "defender"], help="default: the tenant's `api`")
     arguments = parser.parse_args()
 
-    import boto3  # not needed by those who only import this file
+    import boto3  # here, because the tests import this file without it
 
     try:
         found = claims(boto3.client("lambda"), arguments.function, arguments.tenant_id, arguments.resource)
-    except Fault as fault:
-        print(fault, file=sys.stderr)
+    except InvocationError as error:
+        print(error, file=sys.stderr)
         return 1
     print(json.dumps(found, indent=2))
     return 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Creates or updates the multi-tenant app registration that customers consent to.
 
-Run it again whenever something is to change: it compares, and sends only what differs. Needs Python 3 and nothing else;
-the token comes from the Azure CLI (`az login` first), or from a file.
+Run it again for every change. It compares the registration with its options and sends only the differences. It requires
+only Python 3. The access token comes from the Azure CLI (run `az login` first) or from a file.
 """
 
 import argparse
@@ -24,26 +24,26 @@ ROLES = {
     "graph": ("SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All", "ThreatHunting.Read.All"),
     "defender": ("Incident.Read.All", "Incident.ReadWrite.All", "AdvancedHunting.Read.All"),
 }
-# What Entra wants as the audience of another provider's token, where it is not the worldwide one; by Graph's host.
+# The audience that Entra requires in another provider's token, by Graph's host, where it is not the worldwide one.
 AUDIENCES = {
     "graph.microsoft.us": "api://AzureADTokenExchangeUSGov",
     "dod-graph.microsoft.us": "api://AzureADTokenExchangeUSGov",
 }
 
 
-class Refused(Exception):
-    """Something that a person has to change; the text says what."""
+class RegistrationError(Exception):
+    """An error whose text says what the user has to change."""
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A token sent with a redirect would be a token given away."""
+    """Follows no redirect, because that would send the token to another host."""
 
     def redirect_request(self, *_):
         return None
 
 
 class Graph:
-    """Microsoft Graph, or a dry run of it: reads are made, writes are only shown."""
+    """A client of Microsoft Graph. A dry run prints its writes and sends only its reads."""
 
     def __init__(self, endpoint, token, dry_run):
         self.endpoint = endpoint.rstrip("/")
@@ -66,41 +66,46 @@ class Graph:
             headers["Content-Type"] = "application/json"
         request = urllib.request.Request(f"{self.endpoint}/v1.0{path}", data, headers, method=method)
         try:
-            with self.opener.open(request, timeout=30) as answer:
-                text = answer.read()
+            with self.opener.open(request, timeout=30) as response:
+                text = response.read()
         except urllib.error.HTTPError as error:
-            raise Refused(f"{method} {path}: {error.code} {_message(error.read())}") from None
+            raise RegistrationError(f"{method} {path}: {error.code} {_message(error.read())}") from None
         except urllib.error.URLError as error:
-            raise Refused(f"{self.endpoint} cannot be reached: {error.reason}") from None
+            raise RegistrationError(f"{self.endpoint} cannot be reached: {error.reason}") from None
         return json.loads(text) if text else {}
 
 
 def _message(body):
+    """Returns the error message in Graph's response; empty if there is none."""
     try:
         return json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         return ""
 
 
-def required_access(graph, surface, with_write, with_hunting):
-    """The permissions, looked up by name: names are what a person can check. Also all names of that resource, by id."""
-    read, write, hunt = ROLES[surface]
-    wanted = [read] + [write] * with_write + [hunt] * with_hunting
-    app_id = RESOURCES[surface]
+def required_access(graph, options):
+    """Returns the required permissions of the app, and the names of all app roles of that API by id.
+
+    The ids are looked up by the roles' names, because a reader can check names.
+    """
+    api = options.surface
+    read, write, hunt = ROLES[api]
+    wanted = [read] + [write] * options.with_write + [hunt] * options.with_hunting
+    app_id = RESOURCES[api]
     found = graph.get("/servicePrincipals", filter=f"appId eq '{app_id}'", select="appId,displayName,appRoles")["value"]
     if not found:
-        advice = "it needs Defender XDR, or use --surface graph"
-        raise Refused(f"Your own tenant has no service principal of {surface}: {advice}.")
+        advice = "Enable Defender XDR there, or use --surface graph"
+        raise RegistrationError(f"Your own tenant has no service principal of {api}. {advice}.")
     known = {role["value"]: role["id"] for role in found[0]["appRoles"] if "Application" in role["allowedMemberTypes"]}
     missing = [name for name in wanted if name not in known]
     if missing:
-        raise Refused(f"{found[0]['displayName']} offers no app role {', '.join(missing)}.")
+        raise RegistrationError(f"{found[0]['displayName']} has no app role {', '.join(missing)}.")
     access = [{"resourceAppId": app_id, "resourceAccess": [{"id": known[name], "type": "Role"} for name in wanted]}]
     return access, {role: name for name, role in known.items()}
 
 
 def desired(options, access):
-    """The registration as it should be."""
+    """Returns the registration that the options describe."""
     return {
         "displayName": options.name,
         "signInAudience": "AzureADMultipleOrgs",
@@ -120,43 +125,43 @@ def desired(options, access):
     }
 
 
-def holds(current, wanted):
-    """Whether what is there has all that is wanted; the order of a list does not matter."""
+def contains(current, wanted):
+    """Returns True if the current value has everything that is wanted. The order of a list does not matter."""
     if isinstance(wanted, dict):
-        return isinstance(current, dict) and all(holds(current.get(name), value) for name, value in wanted.items())
+        return isinstance(current, dict) and all(contains(current.get(name), value) for name, value in wanted.items())
     if isinstance(wanted, list):
         same_length = isinstance(current, list) and len(current) == len(wanted)
-        return same_length and all(any(holds(one, value) for one in current) for value in wanted)
+        return same_length and all(any(contains(one, value) for one in current) for value in wanted)
     return current == wanted
 
 
 def removed(current, wanted, names):
-    """The permissions that are asked for now and would not be any more, by name where it is known."""
-    asked = [
+    """Returns the permissions that an update would remove, by name if it is known."""
+    before, after = [
         {(one["resourceAppId"], access["id"]) for one in several for access in one.get("resourceAccess", [])}
         for several in (current.get("requiredResourceAccess") or [], wanted["requiredResourceAccess"])
     ]
-    return sorted(names.get(permission, f"{permission} of {app_id}") for app_id, permission in asked[0] - asked[1])
+    return sorted(names.get(permission, f"{permission} of {app_id}") for app_id, permission in before - after)
 
 
 def find(graph, options):
-    """The registration that is there, by its client id or its name."""
-    by = ("appId", options.client_id) if options.client_id else ("displayName", options.name)
-    value = by[1].replace("'", "''")
-    found = graph.get("/applications", filter=f"{by[0]} eq '{value}'")["value"]
+    """Returns the existing registration with the client id or the name of the options, or None."""
+    attribute, value = ("appId", options.client_id) if options.client_id else ("displayName", options.name)
+    value = value.replace("'", "''")
+    found = graph.get("/applications", filter=f"{attribute} eq '{value}'")["value"]
     if len(found) > 1:
-        raise Refused(f"{len(found)} registrations are called {options.name}. Say which one with --client-id.")
+        raise RegistrationError(f"{len(found)} registrations are called {options.name}. Select one with --client-id.")
     if options.client_id and not found:
-        raise Refused(f"There is no registration {options.client_id} in this tenant.")
+        raise RegistrationError(f"There is no registration {options.client_id} in this tenant.")
     return found[0] if found else None
 
 
 def add_certificate(graph, client_id, path):
-    """Adds a certificate beside those that are there, so that a rotation has an overlap."""
+    """Adds a certificate and keeps the existing ones, so that both work during a rotation."""
     with open(path, encoding="ascii") as file:
         block = re.search(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", file.read(), re.DOTALL)
     if not block:
-        raise Refused(f"{path} holds no PEM certificate.")
+        raise RegistrationError(f"{path} does not contain a PEM certificate.")
     der = base64.b64decode(block[1])
     thumbprint = base64.b64encode(hashlib.sha1(der).digest()).decode()
     known = []
@@ -175,7 +180,10 @@ def add_certificate(graph, client_id, path):
 
 
 def add_federation(graph, client_id, options):
-    """Lets tokens of another identity provider stand for the app: one credential for each subject, beside those there."""
+    """Adds a federated identity credential for each subject and keeps the existing ones.
+
+    With it, the app can sign in by a token of another identity provider.
+    """
     path = f"/applications(appId='{client_id}')/federatedIdentityCredentials"
     known = graph.get(path).get("value", []) if client_id else []
     audiences = {(credential["issuer"], credential["subject"]): credential["audiences"] for credential in known}
@@ -187,8 +195,9 @@ def add_federation(graph, client_id, options):
         if wanted not in audiences:
             missing.append(wanted)
         elif audiences[wanted] != [audience]:
-            there = ", ".join(audiences[wanted])
-            raise Refused(f"{subject} is there with the audience {there} instead of {audience}. Remove it first.")
+            existing = ", ".join(audiences[wanted])
+            found = f"{subject} exists with the audience {existing} instead of {audience}"
+            raise RegistrationError(f"{found}. Remove it first.")
     for wanted in missing:
         name = "aws-" + hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
         graph.write("POST", path, {"name": name, "issuer": wanted[0], "subject": wanted[1], "audiences": [audience]})
@@ -196,7 +205,8 @@ def add_federation(graph, client_id, options):
 
 
 def register(graph, options):
-    access, names = required_access(graph, options.surface, options.with_write, options.with_hunting)
+    """Creates or updates the registration and returns its client id and the names of the changed attributes."""
+    access, names = required_access(graph, options)
     current, wanted = find(graph, options), desired(options, access)
     if current is None:
         current = graph.write("POST", "/applications", wanted)
@@ -204,9 +214,9 @@ def register(graph, options):
     else:
         lost = removed(current, wanted, names)
         if lost and not options.remove_permissions:
-            advice = "Ask for them too (--with-write, --with-hunting), or say --remove-permissions"
-            raise Refused(f"This would remove the permissions {', '.join(lost)}. {advice}.")
-        differing = {name: value for name, value in wanted.items() if not holds(current.get(name), value)}
+            advice = "Keep them with --with-write or --with-hunting, or confirm with --remove-permissions"
+            raise RegistrationError(f"This would remove the permissions {', '.join(lost)}. {advice}.")
+        differing = {name: value for name, value in wanted.items() if not contains(current.get(name), value)}
         changed = sorted(differing)
         if differing:
             graph.write("PATCH", f"/applications(appId='{current['appId']}')", differing)
@@ -219,7 +229,7 @@ def register(graph, options):
 
 
 def redirect_uri(text):
-    """Where our callback is reached: https and exact; http on this machine only."""
+    """Validates the URL of our callback: https, or http on this machine; no wildcard and no query."""
     url = urllib.parse.urlsplit(text)
     local = url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1")
     plain = not (url.query or url.fragment or url.username) and "*" not in text
@@ -229,7 +239,7 @@ def redirect_uri(text):
 
 
 def token(options):
-    """An access token for Graph; the Azure CLI's if no file is named."""
+    """Returns an access token for Graph, from the named file or from the Azure CLI."""
     if options.token_file:
         with open(options.token_file, encoding="ascii") as file:
             return file.read().strip()
@@ -237,32 +247,35 @@ def token(options):
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
-        raise Refused("The Azure CLI (`az`) is not here. Install it, or give --token-file.") from None
+        raise RegistrationError("The Azure CLI (`az`) is not installed. Install it, or use --token-file.") from None
     except subprocess.CalledProcessError as error:
-        raise Refused(f"The Azure CLI gave no token: {error.stderr.strip()}") from None
+        raise RegistrationError(f"The Azure CLI returned no token: {error.stderr.strip()}") from None
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="what a customer's administrator reads when consenting")
-    replaces = "repeatable; replaces what is there"
+    parser.add_argument("--name", required=True, help="the name that a customer's administrator sees when consenting")
+    replaces = "URL of our callback; repeatable, replaces the existing ones"
     parser.add_argument("--redirect-uri", required=True, action="append", type=redirect_uri, help=replaces)
-    parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help="whose permissions are asked for")
-    parser.add_argument("--with-write", action="store_true", help="ask for changing incidents, too")
-    parser.add_argument("--with-hunting", action="store_true", help="ask for hunting, too")
-    parser.add_argument("--remove-permissions", action="store_true", help="take away those that are not asked for here")
-    parser.add_argument("--client-id", help="the registration to update, where its name does not tell")
+    api = "the API whose permissions the app requests"
+    parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help=api)
+    parser.add_argument("--with-write", action="store_true", help="request the permission to change incidents, too")
+    parser.add_argument("--with-hunting", action="store_true", help="request the permission for hunting, too")
+    removes = "remove permissions that these options do not request"
+    parser.add_argument("--remove-permissions", action="store_true", help=removes)
+    parser.add_argument("--client-id", help="client id of the registration to update, if its name is not unique")
     parser.add_argument("--certificate", help="PEM file to add as a credential")
     parser.add_argument("--federated-issuer", help="issuer of AWS tokens, e.g. https://….tokens.sts.global.api.aws")
-    subject = "ARN of a role whose tokens stand for the app; repeatable, adds to what is there"
+    subject = "ARN of a role whose tokens the app can sign in with; repeatable, adds to the existing ones"
     parser.add_argument("--federated-subject", action="append", default=[], help=subject)
-    parser.add_argument("--federated-audience", help="where it is not the one of --graph's cloud")
-    parser.add_argument("--graph", default="https://graph.microsoft.com", help="another cloud's host, or a simulator")
-    parser.add_argument("--token-file", help="an access token for Graph, instead of the Azure CLI's")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    parser.add_argument("--federated-audience", help="audience of these tokens, if it is not that of --graph's cloud")
+    host = "URL of Microsoft Graph in another cloud, or of a simulator"
+    parser.add_argument("--graph", default="https://graph.microsoft.com", help=host)
+    parser.add_argument("--token-file", help="file with an access token for Graph, instead of the Azure CLI")
+    parser.add_argument("--dry-run", action="store_true", help="print the writes and do not send them")
     options = parser.parse_args(arguments)
     if bool(options.federated_issuer) != bool(options.federated_subject):
-        parser.error("--federated-issuer and --federated-subject go together")
+        parser.error("--federated-issuer and --federated-subject must be given together")
     return options
 
 
@@ -270,7 +283,7 @@ def main(arguments):
     options = parse(arguments)
     try:
         outcome = register(Graph(options.graph, token(options), options.dry_run), options)
-    except (Refused, OSError) as error:
+    except (RegistrationError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(json.dumps(outcome))

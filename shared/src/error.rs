@@ -125,7 +125,7 @@ pub enum Cause {
     Connect,
     /// The TLS handshake failed, for example because of the certificate.
     Tls,
-    /// The connection was open, and the response did not come in time.
+    /// The time ran out. The connection may not have been open yet.
     Timeout,
     /// The connection closed before the head of the response.
     Closed,
@@ -360,7 +360,7 @@ impl fmt::Display for Error {
             Self::Throttled { until } => write!(f, "throttled until {until}")?,
             other => f.write_str(&other.detail())?,
         }
-        self.source().map_or(Ok(()), |source| write!(f, ": {}", Chain(source)))
+        self.source().map_or(Ok(()), |source| write!(f, " (cause: {})", Chain(source)))
     }
 }
 
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variant_has_the_code_status_and_reason_of_the_interface() {
+    fn variants_have_code_status_and_reason_of_the_interface() {
         let until = Timestamp::UNIX_EPOCH;
         let table = [
             (Error::InvalidRequest("x".into()), "invalid_request", 400, None),
@@ -430,14 +430,17 @@ mod tests {
     fn causes_are_in_the_log_and_not_in_the_detail() {
         let source = std::io::Error::other(fmt::Error);
         let error = Error::internal("an item could not be read", source);
-        assert_eq!(error.to_string(), "an item could not be read: an error occurred when formatting an argument");
+        assert_eq!(
+            error.to_string(),
+            "an item could not be read (cause: an error occurred when formatting an argument)"
+        );
         assert!(error.source().is_some());
         assert_eq!(error, error.clone());
         assert_ne!(error, Error::Internal("an item could not be read".into()));
 
         let error = unreachable(Cause::Tls);
         assert_eq!(error.detail(), "The TLS handshake failed for the token request. Try again later.");
-        assert!(error.to_string().ends_with("Try again later.: a hidden host"), "{error}");
+        assert!(error.to_string().ends_with("Try again later. (cause: a hidden host)"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,11 @@
-// The consent pages in a real browser, against the real functions in the local stack: each journey once, a picture of
-// each page, and an accessibility check of each of ours.
+// The consent pages in a real browser, with the real functions in the local stack. Each journey runs once. Each page gets
+// a picture, and each of our own pages an accessibility check.
 //
-//   npm ci && npm test                    starts `cargo dev` by itself
-//   node run.mjs --port 8400 --aws URL    uses one that is up; both addresses are what it printed
+//   npm ci && npm test                    starts `cargo dev`
+//   node run.mjs --port 8400 --aws URL    uses a running `cargo dev`, with the port and the AWS address that it printed
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
@@ -25,32 +26,33 @@ const { values: options } = parseArgs({
 const port = Number(options.port ?? 8480);
 const api = `http://localhost:${port}`;
 const login = `http://127.0.0.1:${port + 1}`;
-/** The local gateway looks at a signature's form, not at its truth. */
+/** The local gateway checks the form of a signature only. */
 const authorization =
   "AWS4-HMAC-SHA256 Credential=local/20260101/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
-/** Where the stack's AWS listens. */
-let aws = options.aws;
+/** URL of the stack's AWS. */
+let awsUrl = options.aws;
 
-/** `cargo dev`, up to its consent link. */
+/** Starts `cargo dev` and waits until it has printed its consent link. */
 async function startStack() {
   const stack = spawn("cargo", ["dev", "--port", String(port)], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
-  let said = "";
+  let printed = "";
   await new Promise((ready, failed) => {
     stack.stdout.on("data", (text) => {
-      said += text;
-      if (said.includes("/consent/")) ready();
+      printed += text;
+      if (printed.includes("/consent/")) ready();
     });
-    stack.on("exit", (code) => failed(new Error(`cargo dev ended with ${code}:\n${said}`)));
+    stack.on("exit", (code) => failed(new Error(`cargo dev ended with ${code}:\n${printed}`)));
   });
   stack.removeAllListeners("exit");
-  aws = /AWS\s+(http:\S+)/.exec(said)[1];
+  awsUrl = /AWS\s+(http:\S+)/.exec(printed)[1];
   return stack;
 }
 
+/** Calls DynamoDB in the stack's AWS. */
 async function dynamodb(action, body) {
-  const reply = await fetch(aws, {
+  const response = await fetch(awsUrl, {
     method: "POST",
     headers: {
       "content-type": "application/x-amz-json-1.0",
@@ -59,12 +61,12 @@ async function dynamodb(action, body) {
     },
     body: JSON.stringify(body),
   });
-  if (!reply.ok) throw new Error(`${action}: ${reply.status} ${await reply.text()}`);
-  return reply.json();
+  if (!response.ok) throw new Error(`${action}: ${response.status} ${await response.text()}`);
+  return response.json();
 }
 
-/** Lets an invitation's time pass: the functions go by the real clock, so its end is moved instead. */
-async function expire(invitation_id) {
+/** Expires an invitation by changing its end in the table, because the functions use the real clock. */
+async function expireInvitation(invitation_id) {
   const { TableNames } = await dynamodb("ListTables", {});
   const key = `INVITATION#${invitation_id}`;
   const keys = { TableName: TableNames[0], KeyConditionExpression: "pk = :pk", ExpressionAttributeValues: { ":pk": { S: key } } };
@@ -77,19 +79,20 @@ async function expire(invitation_id) {
   });
 }
 
+/** Calls our HTTP API or the simulator and returns the JSON of the response, if it has a body. */
 async function call(method, url, body) {
-  const reply = await fetch(url, {
+  const response = await fetch(url, {
     method,
     headers: { "content-type": "application/json", authorization },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  if (!reply.ok) throw new Error(`${method} ${url}: ${reply.status} ${await reply.text()}`);
-  const text = await reply.text();
+  if (!response.ok) throw new Error(`${method} ${url}: ${response.status} ${await response.text()}`);
+  const text = await response.text();
   return text ? JSON.parse(text) : undefined;
 }
 
-/** A tenant of its own at Microsoft, with an administrator and a clerk. */
-async function tenant(name, more = {}) {
+/** Creates a tenant in the simulator, with an administrator and a clerk who may not consent. */
+async function createTenant(name, more = {}) {
   const tenant_id = randomUUID();
   const domain = `${name}-${tenant_id.slice(0, 8)}.example`;
   const seed = {
@@ -108,33 +111,34 @@ async function tenant(name, more = {}) {
 
 const invite = (customer, expected_tenant) => call("POST", `${api}/invitations`, { customer, expected_tenant });
 
-const faults = [];
+const failures = [];
 let pictures = 0;
 
-/** A browser with an empty profile, in one language and colour scheme. */
-async function visit(chrome, journey, settings = {}) {
+/** Opens a browser context with an empty profile, in one language and colour scheme. */
+async function openBrowser(chrome, journey, settings = {}) {
   const context = await chrome.newContext({ locale: "en-GB", viewport: { width: 900, height: 1000 }, ...settings });
   const page = await context.newPage();
   page.on("console", (message) => {
-    const ours = message.location().url.startsWith(api);
-    // A page with an error has its status, and Chromium says so; it also asks for an icon that nobody has.
-    const expected = /Failed to load resource|favicon/.test(message.text());
-    if (ours && message.type() === "error" && !expected) faults.push(`${journey}: console: ${message.text()}`);
+    const isOurs = message.location().url.startsWith(api);
+    // Chromium reports the status of an error page, and the missing favicon.
+    const isExpected = /Failed to load resource|favicon/.test(message.text());
+    if (isOurs && message.type() === "error" && !isExpected) failures.push(`${journey}: console: ${message.text()}`);
   });
+  /** Checks that the heading contains a text, takes a picture, and checks one of our own pages for accessibility. */
   const check = async (title, step) => {
     await page.waitForLoadState("load");
     const heading = (await page.textContent("h1"))?.trim() ?? "";
-    if (!heading.includes(title)) throw new Error(`${journey}: wanted "${title}", got "${heading}" at ${page.url()}`);
+    if (!heading.includes(title)) throw new Error(`${journey}: expected "${title}", found "${heading}" at ${page.url()}`);
     pictures += 1;
     await page.screenshot({ path: join(options.out, `${journey}-${step}.png`), fullPage: true });
     if (!page.url().startsWith(api)) return;
-    // Our policy lets no script in; the checker is put in by the debugger, outside of the page's own world.
-    const found = await check.axe();
-    for (const violation of found) faults.push(`${journey}-${step}: ${violation}`);
+    const violations = await accessibilityViolations();
+    for (const violation of violations) failures.push(`${journey}-${step}: ${violation}`);
   };
   const session = await context.newCDPSession(page);
-  check.axe = async () => {
-    const source = (await import("node:fs")).readFileSync(axe, "utf8");
+  /** Runs axe-core in an isolated world of the debugger, because our content security policy permits no script. */
+  const accessibilityViolations = async () => {
+    const source = readFileSync(axe, "utf8");
     const { frameTree } = await session.send("Page.getFrameTree");
     const world = { frameId: frameTree.frame.id, worldName: "axe", grantUniveralAccess: true };
     const { executionContextId: contextId } = await session.send("Page.createIsolatedWorld", world);
@@ -144,6 +148,7 @@ async function visit(chrome, journey, settings = {}) {
     if (exceptionDetails) throw new Error(`${journey}: the accessibility check failed: ${exceptionDetails.text}`);
     return result.value;
   };
+  /** Submits our form and selects an account at Microsoft. */
   const signIn = async (user) => {
     await page.click("form button");
     await page.click(`button[data-user="${user}"]`);
@@ -153,10 +158,10 @@ async function visit(chrome, journey, settings = {}) {
 
 const journeys = {
   async accept(chrome) {
-    const { id, admin, customer } = await tenant("tailspin");
+    const { id, admin, customer } = await createTenant("tailspin");
     const { consent_url } = await invite(customer);
     for (const colorScheme of ["dark", "light"]) {
-      const { context, page, check, signIn } = await visit(chrome, `accept-${colorScheme}`, { colorScheme });
+      const { context, page, check, signIn } = await openBrowser(chrome, `accept-${colorScheme}`, { colorScheme });
       await page.goto(consent_url);
       await check("asks to read your security incidents", "1-invitation");
       if (colorScheme === "light") {
@@ -173,18 +178,18 @@ const journeys = {
     if (status !== "active") throw new Error(`accept: the tenant is ${status}`);
   },
 
-  async german(chrome) {
+  async germanPage(chrome) {
     const { consent_url } = await invite("Alpenglühen & Söhne");
-    const { context, page, check } = await visit(chrome, "german", { locale: "de-AT", viewport: { width: 390, height: 800 } });
+    const { context, page, check } = await openBrowser(chrome, "german", { locale: "de-AT", viewport: { width: 390, height: 800 } });
     await page.goto(consent_url);
     await check("bittet um Einsicht", "1-invitation");
     await context.close();
   },
 
-  async cancel(chrome) {
-    const { admin, customer } = await tenant("adatum");
+  async cancelThenAccept(chrome) {
+    const { admin, customer } = await createTenant("adatum");
     const { consent_url } = await invite(customer);
-    const { context, page, check, signIn } = await visit(chrome, "cancel");
+    const { context, page, check, signIn } = await openBrowser(chrome, "cancel");
     await page.goto(consent_url);
     await signIn(admin);
     await page.click("#cancel");
@@ -197,10 +202,10 @@ const journeys = {
     await context.close();
   },
 
-  async clerk(chrome) {
-    const { clerk, customer } = await tenant("proseware");
+  async clerkWithoutRole(chrome) {
+    const { clerk, customer } = await createTenant("proseware");
     const { consent_url } = await invite(customer);
-    const { context, page, check, signIn } = await visit(chrome, "clerk");
+    const { context, page, check, signIn } = await openBrowser(chrome, "clerk");
     await page.goto(consent_url);
     await signIn(clerk);
     await page.waitForSelector("#need-admin");
@@ -211,22 +216,22 @@ const journeys = {
     await context.close();
   },
 
-  async otherCustomer(chrome) {
-    const { id, admin, customer } = await tenant("wingtip");
-    const first = await visit(chrome, "other-customer-first");
+  async tenantOfAnotherCustomer(chrome) {
+    const { id, admin, customer } = await createTenant("wingtip");
+    const first = await openBrowser(chrome, "other-customer-first");
     await first.page.goto((await invite(customer)).consent_url);
     await first.signIn(admin);
     await first.page.click("#accept");
     await first.check("can read your incidents", "1-result");
     await first.context.close();
-    const { context, page, check, signIn } = await visit(chrome, "other-customer");
+    const { context, page, check, signIn } = await openBrowser(chrome, "other-customer");
     await page.goto((await invite("Somebody Else")).consent_url);
     await signIn(admin);
     await check("belongs to another customer", "1-refused");
     await context.close();
     if ((await call("GET", `${api}/tenants/${id}`)).customer !== customer) throw new Error("the tenant was taken over");
 
-    const again = await visit(chrome, "again");
+    const again = await openBrowser(chrome, "again");
     await again.page.goto((await invite(customer)).consent_url);
     await again.signIn(admin);
     await again.page.click("#accept");
@@ -234,47 +239,47 @@ const journeys = {
     await again.context.close();
   },
 
-  async wrongTenant(chrome) {
-    const invited = await tenant("litware");
-    const other = await tenant("lucerne");
+  async forgedTenant(chrome) {
+    const invited = await createTenant("litware");
+    const other = await createTenant("lucerne");
     const { consent_url } = await invite("litware");
-    const { context, page, check, signIn } = await visit(chrome, "wrong-tenant");
+    const { context, page, check, signIn } = await openBrowser(chrome, "wrong-tenant");
     await page.goto(consent_url);
     await signIn(invited.admin);
-    // Whoever sits at the browser changes the tenant in the address that Microsoft sends back.
+    // The user replaces the tenant in the address that Microsoft redirects to.
     await page.route(`${login}/consent`, async (route) => {
-      const reply = await route.fetch({ maxRedirects: 0 });
-      const location = reply.headers().location.replace(invited.id, other.id);
-      await route.fulfill({ status: reply.status(), headers: { location } });
+      const response = await route.fetch({ maxRedirects: 0 });
+      const location = response.headers().location.replace(invited.id, other.id);
+      await route.fulfill({ status: response.status(), headers: { location } });
     });
     await page.click("#accept");
     await check("not the tenant that was invited", "1-refused");
     await context.close();
   },
 
-  async pending(chrome) {
+  async pendingUntilActive(chrome) {
     const propagation = { refused: 2, code: 7000229, roleless: 1 };
-    const { admin, customer } = await tenant("fourthcoffee", { propagation });
+    const { admin, customer } = await createTenant("fourthcoffee", { propagation });
     const { consent_url } = await invite(customer);
-    const { context, page, check, signIn } = await visit(chrome, "pending");
+    const { context, page, check, signIn } = await openBrowser(chrome, "pending");
     await page.goto(consent_url);
     await signIn(admin);
     await page.click("#accept");
     await check("still spreading", "1-pending");
-    // Nobody touches it: the page renews itself.
+    // The page reloads itself until the tenant is active.
     await page.waitForFunction(() => document.querySelector("h1").textContent.includes("can read"), null, { timeout: 90_000 });
     await check("can read your incidents", "2-active");
     await context.close();
   },
 
-  async oldLink(chrome) {
+  async unusableLinks(chrome) {
     const { invitation_id, consent_url } = await invite("relecloud");
     await call("DELETE", `${api}/invitations/${invitation_id}`);
-    const { context, page, check } = await visit(chrome, "old-link");
+    const { context, page, check } = await openBrowser(chrome, "old-link");
     await page.goto(consent_url);
     await check("no longer valid", "1-revoked");
     const old = await invite("relecloud");
-    await expire(old.invitation_id);
+    await expireInvitation(old.invitation_id);
     await page.goto(old.consent_url);
     await check("has expired", "2-expired");
     await page.goto(`${api}/consent/AAAA`);
@@ -297,7 +302,7 @@ try {
       await journey(chrome);
       console.log(`ok      ${name}`);
     } catch (error) {
-      faults.push(error.message);
+      failures.push(error.message);
       console.log(`failed  ${name}`);
     }
   }
@@ -305,9 +310,9 @@ try {
   await chrome.close();
   stack?.kill("SIGINT");
 }
-for (const fault of faults) console.error(fault);
+for (const failure of failures) console.error(failure);
 console.log(`${pictures} pictures in ${options.out}`);
-const failed = faults.length;
+const failed = failures.length;
 const passed = Math.max(0, Object.keys(journeys).length - failed);
 console.log(`test result: ${failed ? "FAILED" : "ok"}. ${passed} passed; ${failed} failed`);
-process.exitCode = faults.length > 0 ? 1 : 0;
+process.exitCode = failed > 0 ? 1 : 0;

@@ -13,7 +13,7 @@ import unittest
 from moto.server import ThreadedMotoServer
 
 import deploy
-from test_template import ENVIRONMENT, ROUTES, TEMPLATE
+from template_case import ENVIRONMENT, ROUTES, TEMPLATE
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
@@ -26,7 +26,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-class Deploying(unittest.TestCase):
+class Deployment(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -36,24 +36,24 @@ class Deploying(unittest.TestCase):
         cls.endpoint = f"http://{host}:{port}"
         cls.deployed = run("--endpoint", cls.endpoint, "--parameter", "PartnerName=Contoso & Söhne")
         assert cls.deployed.returncode == 0, cls.deployed.stderr
-        cls.answer = json.loads(cls.deployed.stdout)
+        cls.report = json.loads(cls.deployed.stdout)
         cls.client = staticmethod(deploy.clients(cls.endpoint))
 
-    def test_the_answer_has_the_promised_parts(self):
+    def test_report_has_all_parts(self):
         parts = ["functions", "event_sources", "routes", "schedules", "rotations", "resources", "only_checked"]
-        self.assertEqual(list(self.answer), parts)
+        self.assertEqual(list(self.report), parts)
         self.assertEqual(self.deployed.stderr, "")
 
-    def test_functions_have_their_whole_environment_as_text(self):
-        # The rotation is there only with a credential of its own.
-        wanted = {name: names for name, names in ENVIRONMENT.items() if name != "SecretRotation"}
-        self.assertEqual({one["logical_id"]: set(one["environment"]) for one in self.answer["functions"]}, wanted)
-        for function in self.answer["functions"]:
+    def test_functions_have_their_complete_environment_as_text(self):
+        # The rotation exists only with a credential of its own.
+        expected = {name: names for name, names in ENVIRONMENT.items() if name != "SecretRotation"}
+        self.assertEqual({one["logical_id"]: set(one["environment"]) for one in self.report["functions"]}, expected)
+        for function in self.report["functions"]:
             self.assertEqual(function["name"], "mandate-dev-" + function["binary"])
             for name, value in function["environment"].items():
                 self.assertIsInstance(value, str, name)
-        by_id = {one["logical_id"]: one["environment"] for one in self.answer["functions"]}
-        resources = self.answer["resources"]
+        by_id = {one["logical_id"]: one["environment"] for one in self.report["functions"]}
+        resources = self.report["resources"]
         self.assertEqual(by_id["IncidentFetch"]["TABLE_NAME"], resources["table"])
         self.assertEqual(by_id["IncidentFetch"]["SYNC_QUEUE_URL"], resources["queue_url"])
         self.assertEqual(by_id["IncidentFetch"]["INCIDENT_BUCKET"], resources["bucket"])
@@ -64,30 +64,30 @@ class Deploying(unittest.TestCase):
         self.assertEqual(by_id["ConsentCallback"]["PUBLIC_BASE_URL"], "")
 
     def test_routes_sources_and_schedules_name_functions(self):
-        names = {one["name"]: one["logical_id"] for one in self.answer["functions"]}
+        names = {one["name"]: one["logical_id"] for one in self.report["functions"]}
         found = {name: set() for name in ROUTES}
-        for route in self.answer["routes"]:
+        for route in self.report["routes"]:
             found[names[route["function"]]].add((route["method"], route["path"]))
         self.assertEqual(found, ROUTES)
-        (source,) = self.answer["event_sources"]
+        (source,) = self.report["event_sources"]
         self.assertEqual(
             source,
             {
                 "function": "mandate-dev-incident-fetch",
-                "queue_url": self.answer["resources"]["queue_url"],
+                "queue_url": self.report["resources"]["queue_url"],
                 "batch_size": 10,
                 "report_batch_item_failures": True,
                 "max_concurrency": 10,
             },
         )
-        schedules = {one["name"]: one for one in self.answer["schedules"]}
+        schedules = {one["name"]: one for one in self.report["schedules"]}
         self.assertEqual(schedules["mandate-dev-poll"]["every_seconds"], 60)
         self.assertEqual(schedules["mandate-dev-poll"]["input"], {"kind": "poll"})
         self.assertIsNone(schedules["mandate-dev-sweep"]["every_seconds"])
         self.assertEqual({one["function"] for one in schedules.values()}, {"mandate-dev-incident-dispatch"})
 
-    def test_what_was_made_is_there(self):
-        resources = self.answer["resources"]
+    def test_created_resources_exist(self):
+        resources = self.report["resources"]
         table = self.client("dynamodb").describe_table(TableName=resources["table"])["Table"]
         self.assertEqual({one["IndexName"] for one in table["GlobalSecondaryIndexes"]}, {"due", "listing"})
         ttl = self.client("dynamodb").describe_time_to_live(TableName=resources["table"])["TimeToLiveDescription"]
@@ -101,15 +101,15 @@ class Deploying(unittest.TestCase):
         secret = self.client("secretsmanager").describe_secret(SecretId=resources["secret"])
         self.assertFalse(secret.get("VersionIdsToStages"))
 
-    def test_a_message_stays_on_the_queue_until_somebody_takes_it(self):
-        sqs, queue = self.client("sqs"), self.answer["resources"]["queue_url"]
+    def test_message_stays_on_the_queue_until_it_is_received(self):
+        sqs, queue = self.client("sqs"), self.report["resources"]["queue_url"]
         sqs.send_message(QueueUrl=queue, MessageBody="{}", MessageGroupId="tenant")
         (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
 
-    def test_the_rotation_is_switched_on_and_no_step_is_taken(self):
-        self.assertEqual(self.answer["rotations"], [])
-        # The servers of one process share what they hold.
+    def test_rotation_is_enabled_and_no_step_is_called(self):
+        self.assertEqual(self.report["rotations"], [])
+        # A process of its own, because all moto servers of one process share their state.
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         server = subprocess.Popen([sys.executable, SERVER], **pipe)
         self.addCleanup(server.communicate)
@@ -122,17 +122,17 @@ class Deploying(unittest.TestCase):
         given = [word for name, value in values.items() for word in ("--parameter", f"{name}={value}")]
         deployed = run("--endpoint", endpoint, *given)
         self.assertEqual(deployed.returncode, 0, deployed.stderr)
-        answer = json.loads(deployed.stdout)
-        secret = answer["resources"]["secret"]
-        self.assertEqual(answer["rotations"], [{"secret": secret, "function": "mandate-dev-secret-rotation"}])
+        report = json.loads(deployed.stdout)
+        secret = report["resources"]["secret"]
+        self.assertEqual(report["rotations"], [{"secret": secret, "function": "mandate-dev-secret-rotation"}])
         described = deploy.clients(endpoint)("secretsmanager").describe_secret(SecretId=secret)
         self.assertIs(described["RotationEnabled"], True)
         self.assertEqual(described["RotationRules"], {"AutomaticallyAfterDays": 30})
         self.assertFalse(described.get("VersionIdsToStages"))
 
-    def test_an_error_is_one_line(self):
+    def test_error_is_one_line(self):
         for arguments in (
-            ("--endpoint", self.endpoint, "--parameter", "PartnerName=Contoso"),  # a second time
+            ("--endpoint", self.endpoint, "--parameter", "PartnerName=Contoso"),  # exists already
             ("--endpoint", self.endpoint),
             ("--endpoint", "http://127.0.0.1:1", "--parameter", "PartnerName=Contoso"),
             ("--parameter", "PartnerName=Contoso"),

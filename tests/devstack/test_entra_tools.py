@@ -1,4 +1,4 @@
-"""The operator's tools under infra/entra that speak to AWS."""
+"""The operator's tools under infra/entra that call AWS."""
 
 import base64
 import io
@@ -19,6 +19,8 @@ import claims  # noqa: E402
 
 
 class Kms:
+    """A KMS client with one RSA key."""
+
     def __init__(self, algorithms=("RSASSA_PSS_SHA_256", "RSASSA_PKCS1_V1_5_SHA_256")):
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.algorithms = list(algorithms)
@@ -36,7 +38,7 @@ class Kms:
 
 
 class Certificate(unittest.TestCase):
-    def test_it_is_issued_by_itself_and_holds_the_key_in_kms(self):
+    def test_certificate_is_self_signed_by_the_key_in_kms(self):
         kms, now = Kms(), datetime(2026, 11, 22, 10, tzinfo=timezone.utc)
         for days in (730, 36500):
             content = certificate.certificate(kms, "alias/x", "Mandate", days, now, 2**127 - 1)
@@ -48,33 +50,34 @@ class Certificate(unittest.TestCase):
             self.assertEqual((found.not_valid_after_utc - now).days, days)
             self.assertEqual(found.serial_number, 2**127 - 1)
 
-    def test_a_key_of_another_kind_is_refused(self):
+    def test_key_of_another_type_is_refused(self):
         now = datetime(2026, 11, 22, tzinfo=timezone.utc)
-        with self.assertRaisesRegex(certificate.Fault, "alias/x is no RSA key"):
+        with self.assertRaisesRegex(certificate.CertificateError, "alias/x is not an RSA key"):
             certificate.certificate(Kms(["ECDSA_SHA_256"]), "alias/x", "Mandate", 1, now, 1)
 
 
 class Claims(unittest.TestCase):
-    def ask(self, answer, **more):
+    def claims_for(self, response, **more):
         class Client:
             @staticmethod
             def invoke(FunctionName, Payload):
                 self.assertEqual(json.loads(Payload), {"tenant_id": "t", "resource": "graph"})
-                return {"Payload": io.BytesIO(json.dumps(answer).encode()), **more}
+                return {"Payload": io.BytesIO(json.dumps(response).encode()), **more}
 
         return claims.claims(Client, "f", "t", "graph")
 
-    def test_the_claims_are_shown_and_the_token_is_not(self):
+    def test_claims_are_returned_without_the_token(self):
         payload = base64.urlsafe_b64encode(json.dumps({"tid": "t", "roles": ["R"]}).encode()).decode().rstrip("=")
-        answer = {"access_token": f"head.{payload}.canary", "expires_in": 1}
-        self.assertEqual(self.ask(answer), {"tid": "t", "roles": ["R"]})
+        response = {"access_token": f"head.{payload}.canary", "expires_in": 1}
+        self.assertEqual(self.claims_for(response), {"tid": "t", "roles": ["R"]})
         for opaque in ("canary", "a.canary!.b"):
-            self.assertEqual(self.ask({"access_token": opaque, "expires_in": 1}), {"opaque": True, "expires_in": 1})
+            response = {"access_token": opaque, "expires_in": 1}
+            self.assertEqual(self.claims_for(response), {"opaque": True, "expires_in": 1})
 
-    def test_a_refusal_is_told(self):
-        answer = {"errorType": "not_found", "errorMessage": "There is no such thing."}
-        with self.assertRaisesRegex(claims.Fault, "not_found: There is no such thing."):
-            self.ask(answer, FunctionError="Unhandled")
+    def test_error_of_the_function_is_reported(self):
+        response = {"errorType": "not_found", "errorMessage": "There is no such thing."}
+        with self.assertRaisesRegex(claims.InvocationError, "not_found: There is no such thing."):
+            self.claims_for(response, FunctionError="Unhandled")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use shared::{
     clock::Clock,
     registry::{
-        Registry,
-        feed::Acquired,
+        Registry, Write,
         invitations::{InvitationStatus, InvitationToken},
+        lease::Acquired,
         tenants::{Status, Tenant},
     },
     tenant::{Reason, TenantId},
@@ -38,7 +38,7 @@ impl Admin {
     }
 
     async fn start_at(clock: Clock) -> Self {
-        let local = Local::start().await;
+        let local = Local::start(&clock).await;
         let config = Config {
             microsoft: local.microsoft(),
             table_name: local.table.clone(),
@@ -298,7 +298,7 @@ async fn tenants_are_shown_and_listed_by_status() {
     };
     lease.feed.covered_until = Some(now - SignedDuration::from_secs(90));
     lease.feed.incidents_total = 7;
-    assert!(admin.registry.release_lease(&mut lease).await.unwrap());
+    assert_eq!(admin.registry.release_lease(&mut lease).await.unwrap(), Write::Done);
 
     let (status, shown) = admin.call("GET", &format!("/tenants/{TENANT}"), None).await;
     assert_eq!((status, shown["status"].as_str(), shown["incidents_total"].as_u64()), (200, Some("active"), Some(7)));
@@ -338,7 +338,7 @@ async fn the_surface_changes_only_to_one_that_was_consented_to() {
     let (status, moved) = admin.call("PATCH", &path, Some(json!({"api": "defender"}))).await;
     assert_eq!((status, moved["api"].as_str()), (200, Some("defender")), "{moved}");
     assert_eq!(moved["roles"], json!([GRAPH_ROLE, DEFENDER_ROLE]));
-    assert_eq!(admin.local.events().await, [], "its status is what it was");
+    assert_eq!(admin.local.events(), [], "its status is what it was");
 }
 
 #[tokio::test]
@@ -360,7 +360,7 @@ async fn a_paused_tenant_is_not_due_until_it_is_resumed() {
         assert_eq!((status, resumed["status"].as_str(), &resumed["reason"]), (200, Some("active"), &Value::Null));
         assert!(admin.is_due(&tenant).await);
     }
-    let told = admin.local.events().await;
+    let told = admin.local.events();
     let expected = |from: &str, to: &str, reason: Value| {
         let detail = json!({"tenant_id": TENANT, "customer": "Contoso", "from": from, "to": to, "reason": reason});
         ("Tenant Status Changed".to_owned(), detail)
@@ -421,7 +421,7 @@ async fn a_job_is_queued_shown_and_cancelled() {
     assert_eq!(progress, queued);
     let message =
         json!({"tenant_id": TENANT, "kind": "backfill", "from": body["from"], "to": progress["to"], "job_id": id});
-    assert_eq!(admin.local.messages().await, [(TENANT.to_owned(), message)]);
+    assert_eq!(admin.local.messages(), [(TENANT.to_owned(), message)]);
 
     for _ in 0..2 {
         let (status, cancelled) = admin.call("DELETE", &format!("{jobs}/{id}"), None).await;
@@ -431,7 +431,7 @@ async fn a_job_is_queued_shown_and_cancelled() {
         admin.refused("POST", &jobs, Some(json!({"kind": "backfill", "to": "2999-01-01T00:00:00Z"}))).await.0,
         "invalid_request"
     );
-    assert_eq!(admin.local.messages().await, []);
+    assert_eq!(admin.local.messages(), []);
 
     let (_, started) = admin.call("POST", &jobs, Some(json!({"kind": "sweep"}))).await;
     let (_, sweep) = admin.call("GET", &format!("{jobs}/{}", started["job_id"].as_str().unwrap()), None).await;
@@ -458,7 +458,7 @@ async fn offboarding_ends_everything_and_says_so() {
     let removal_url = receipt["removal_url"].as_str().unwrap();
     assert!(removal_url.starts_with("https://entra.microsoft.com/") && removal_url.ends_with(CLIENT_ID));
     assert!(admin.clock.now().duration_since(time(&receipt["checked_at"])) < SignedDuration::from_secs(10));
-    assert_eq!(admin.local.objects(&format!("receipts/tenant_id={TENANT}/")).await.len(), 1);
+    assert_eq!(admin.local.objects(&format!("receipts/tenant_id={TENANT}/")).len(), 1);
 
     let stands = async |made: &Value| {
         let id = made["invitation_id"].as_str().unwrap();
@@ -490,7 +490,7 @@ async fn offboarding_ends_everything_and_says_so() {
     let (status, receipt) = admin.call("DELETE", &path, None).await;
     assert_eq!((status, &receipt["access_ended"], &receipt["purged"]), (200, &json!(true), &json!({})), "{receipt}");
 
-    let told = admin.local.events().await;
+    let told = admin.local.events();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((told[0].1["from"].as_str(), told[0].1["to"].as_str()), (Some("active"), Some("offboarded")));
 }

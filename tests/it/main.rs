@@ -3,11 +3,11 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
-mod aws;
-#[cfg(test)]
 mod consent;
 #[cfg(test)]
 mod journey;
+#[cfg(test)]
+mod layers;
 #[cfg(test)]
 mod local;
 #[cfg(test)]

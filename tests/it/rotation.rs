@@ -2,18 +2,17 @@
 //! of its calls.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_double::{Aws, secret_arn};
 use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, Method, StatusCode, Uri},
+    http::{HeaderMap, Method, Uri},
     response::{IntoResponse, Response},
 };
 use secret_rotation::{App, Config};
@@ -31,7 +30,6 @@ use tokio::sync::Notify;
 const HOME: &str = "99999999-2222-4333-8444-abcdefabcdef";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const ROTATOR: &str = "bbbbbbbb-0000-4000-8000-000000000001";
-const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:app-AbCdEf";
 
 /// What the function speaks to, each call counted.
 struct Road {
@@ -41,14 +39,7 @@ struct Road {
     /// The call that takes effect but is never answered.
     last_call: Mutex<Option<usize>>,
     reached: Notify,
-    versions: Mutex<BTreeMap<String, Version>>,
-    rotation_enabled: bool,
-}
-
-#[derive(Clone, Default)]
-struct Version {
-    value: Option<String>,
-    stages: BTreeSet<String>,
+    aws: Aws,
 }
 
 struct World {
@@ -57,7 +48,7 @@ struct World {
 }
 
 impl World {
-    async fn start(last_call: Option<usize>, rotation_enabled: bool) -> Self {
+    async fn start(last_call: Option<usize>, rotates: bool) -> Self {
         let sim = Sim::start(SimOptions::default()).await.unwrap();
         sim.add_tenant(TenantSeed { tenant_id: HOME.into(), ..TenantSeed::default() });
         for (client_id, secret, owners) in [(CLIENT, "first", vec![ROTATOR.to_owned()]), (ROTATOR, "rotator", vec![])] {
@@ -71,28 +62,26 @@ impl World {
         }
         sim.grant(HOME, CLIENT, &["SecurityIncident.Read.All"]);
         sim.grant(HOME, ROTATOR, &["Application.ReadWrite.OwnedBy"]);
-        let current = Version {
-            value: Some(json!({"client_id": CLIENT, "client_secret": "first", "note": "kept"}).to_string()),
-            stages: BTreeSet::from(["AWSCURRENT".to_owned()]),
-        };
+        let aws = Aws::start(|| Clock::system().now()).await.unwrap();
+        {
+            let mut account = aws.account();
+            account.set_secret("app", &json!({"client_id": CLIENT, "client_secret": "first", "note": "kept"}));
+            account.set_rotation("app", rotates);
+            account.set_secret("rotator", &json!({"client_id": ROTATOR, "client_secret": "rotator"}));
+        }
+        let config = aws.config().await;
         let road = Arc::new(Road {
             sim,
             outbound: HttpClient::new().unwrap(),
             calls: Mutex::new(0),
             last_call: Mutex::new(last_call),
             reached: Notify::new(),
-            versions: Mutex::new(BTreeMap::from([("version-0".to_owned(), current)])),
-            rotation_enabled,
+            aws,
         });
         let authority = listen(Router::new().fallback(to_entra).with_state(road.clone())).await;
         let graph = listen(Router::new().fallback(to_graph).with_state(road.clone())).await;
-        let aws = listen(Router::new().fallback(secrets_manager).with_state(road.clone())).await;
-        let aws = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::new("k", "k", None, None, "test")))
-            .endpoint_url(aws)
-            .build();
+        let aws = listen(Router::new().fallback(to_aws).with_state(road.clone())).await;
+        let aws = config.to_builder().endpoint_url(aws).build();
         let config = Config {
             microsoft: Microsoft {
                 app_credential_secret_id: "app".into(),
@@ -111,11 +100,14 @@ impl World {
     }
 
     async fn step(&self, step: &str, token: &str) -> Result<Value, String> {
-        self.send(json!({"Step": step, "SecretId": ARN, "ClientRequestToken": token, "RotationToken": "x"})).await
+        self.send(
+            json!({"Step": step, "SecretId": secret_arn("app"), "ClientRequestToken": token, "RotationToken": "x"}),
+        )
+        .await
     }
 
     async fn send(&self, event: Value) -> Result<Value, String> {
-        let deadline = Deadline::within(Duration::from_secs(20));
+        let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
         let invocation = Invocation { request_id: "r".into(), deadline };
         self.app.handle(event, invocation).await.map_err(|failure| failure.code.to_owned())
     }
@@ -123,13 +115,10 @@ impl World {
     /// What Secrets Manager does: a pending version, then the four steps.
     async fn rotate(&self, token: &str) -> Result<(), String> {
         {
-            let mut versions = self.road.versions.lock().unwrap();
-            let finished = versions.get(token).is_some_and(|version| version.stages.contains("AWSCURRENT"));
-            if !finished {
-                versions.values_mut().for_each(|version| {
-                    version.stages.remove("AWSPENDING");
-                });
-                versions.entry(token.to_owned()).or_default().stages.insert("AWSPENDING".to_owned());
+            let mut account = self.road.aws.account();
+            let is_finished = account.secret("app", "AWSCURRENT").is_some_and(|(version, _)| version == token);
+            if !is_finished {
+                account.stage_secret("app", "AWSPENDING", token);
             }
         }
         for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
@@ -139,9 +128,8 @@ impl World {
     }
 
     fn value(&self, stage: &str) -> Value {
-        let versions = self.road.versions.lock().unwrap();
-        let version = versions.values().find(|version| version.stages.contains(stage)).unwrap();
-        serde_json::from_str(version.value.as_ref().unwrap()).unwrap()
+        let (_, version) = self.road.aws.account().secret("app", stage).unwrap();
+        serde_json::from_str(&version.value.unwrap()).unwrap()
     }
 
     fn current_secret(&self) -> String {
@@ -199,82 +187,22 @@ async fn to_graph(
     road.answer(response).await
 }
 
+async fn to_aws(State(road): State<Arc<Road>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let response = forward(&road, road.aws.endpoint(), &method, &uri, &headers, body).await;
+    road.answer(response).await
+}
+
 async fn forward(road: &Road, origin: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Response {
     let url = format!("{origin}{uri}").parse().unwrap();
     let mut request = if method == Method::GET { road.outbound.get(url) } else { road.outbound.post(url).body(body) };
-    for name in ["authorization", "content-type"] {
+    for name in ["authorization", "content-type", "x-amz-target"] {
         if let Some(value) = headers.get(name) {
             request = request.header(name, value);
         }
     }
-    let answer = send(request, Call::GetApplication, Deadline::within(Duration::from_secs(10))).await.unwrap();
+    let answer =
+        send(request, Call::GetApplication, Deadline::within(Duration::from_secs(10), &Clock::system())).await.unwrap();
     (answer.status(), [("content-type", "application/json")], answer.bytes().await.unwrap()).into_response()
-}
-
-async fn secrets_manager(State(road): State<Arc<Road>>, headers: HeaderMap, body: Bytes) -> Response {
-    let operation = headers["x-amz-target"].to_str().unwrap().rsplit('.').next().unwrap().to_owned();
-    let request: Value = serde_json::from_slice(&body).unwrap();
-    let outcome = operate(&road, &operation, &request);
-    let response = match outcome {
-        Ok(answer) => answer.to_string().into_response(),
-        Err(kind) => (StatusCode::BAD_REQUEST, json!({"__type": kind}).to_string()).into_response(),
-    };
-    road.answer(response).await
-}
-
-fn operate(road: &Road, operation: &str, request: &Value) -> Result<Value, &'static str> {
-    let mut versions = road.versions.lock().unwrap();
-    let text = |name: &str| request[name].as_str();
-    if text("SecretId") == Some("rotator") {
-        return Ok(json!({"SecretString": json!({"client_id": ROTATOR, "client_secret": "rotator"}).to_string()}));
-    }
-    assert_eq!(text("SecretId"), Some(ARN));
-    match operation {
-        "DescribeSecret" => {
-            let stages: BTreeMap<_, _> = versions.iter().map(|(id, version)| (id, &version.stages)).collect();
-            Ok(
-                json!({"ARN": ARN, "Name": "app", "RotationEnabled": road.rotation_enabled, "VersionIdsToStages": stages}),
-            )
-        }
-        "GetSecretValue" => {
-            let stage = text("VersionStage").expect("the stage is always asked for");
-            let found = versions.iter().find(|(id, version)| {
-                version.stages.contains(stage) && text("VersionId").is_none_or(|wanted| wanted == *id)
-            });
-            let (id, value) = found
-                .and_then(|(id, version)| Some((id, version.value.clone()?)))
-                .ok_or("ResourceNotFoundException")?;
-            Ok(json!({"VersionId": id, "SecretString": value}))
-        }
-        "PutSecretValue" => {
-            let version = versions.get_mut(text("ClientRequestToken").unwrap()).ok_or("ResourceNotFoundException")?;
-            let value = text("SecretString").unwrap().to_owned();
-            if version.value.as_ref().is_some_and(|other| *other != value) {
-                return Err("ResourceExistsException");
-            }
-            assert_eq!(request["VersionStages"], json!(["AWSPENDING"]));
-            version.value = Some(value);
-            Ok(json!({}))
-        }
-        "UpdateSecretVersionStage" => {
-            assert_eq!(text("VersionStage"), Some("AWSCURRENT"));
-            let (to, from) = (text("MoveToVersionId").unwrap(), text("RemoveFromVersionId").unwrap());
-            if !versions[from].stages.contains("AWSCURRENT") {
-                return Err("InvalidParameterException");
-            }
-            assert!(versions[to].value.is_some(), "a version without a value must not become current");
-            for (id, version) in versions.iter_mut() {
-                version.stages.retain(|stage| stage != "AWSCURRENT" && stage != "AWSPREVIOUS");
-                if id == from {
-                    version.stages.insert("AWSPREVIOUS".to_owned());
-                } else if id == to {
-                    version.stages.insert("AWSCURRENT".to_owned());
-                }
-            }
-            Ok(json!({}))
-        }
-        other => panic!("{other} is not to be called"),
-    }
 }
 
 #[tokio::test]
@@ -341,8 +269,7 @@ async fn a_secret_that_gets_no_token_never_becomes_current() {
 #[tokio::test]
 async fn a_schedule_is_set_up_with_a_test_before_there_is_anything_new() {
     let world = World::start(None, true).await;
-    let pending = Version { value: None, stages: BTreeSet::from(["AWSPENDING".to_owned()]) };
-    world.road.versions.lock().unwrap().insert("trial".to_owned(), pending);
+    world.road.aws.account().stage_secret("app", "AWSPENDING", "trial");
     assert_eq!(world.step("testSecret", "trial").await, Ok(json!({})));
     assert_eq!(world.step("finishSecret", "trial").await.unwrap_err(), "internal");
     assert_eq!(world.current_secret(), "first");
@@ -351,10 +278,11 @@ async fn a_schedule_is_set_up_with_a_test_before_there_is_anything_new() {
 #[tokio::test]
 async fn events_that_secrets_manager_would_not_send_are_refused_without_a_change() {
     let world = World::start(None, true).await;
+    let (current, _) = world.road.aws.account().secret("app", "AWSCURRENT").unwrap();
     assert_eq!(world.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");
     assert_eq!(world.step("dropSecret", "token-1").await.unwrap_err(), "invalid_request");
-    assert_eq!(world.step("createSecret", "version-0").await, Ok(json!({})), "what is current needs no step");
-    let list = json!(["createSecret", ARN, "version-0"]);
+    assert_eq!(world.step("createSecret", &current).await, Ok(json!({})), "what is current needs no step");
+    let list = json!(["createSecret", secret_arn("app"), current]);
     assert_eq!(world.send(list).await.unwrap_err(), "invalid_request", "nor is a list an event");
     let off = World::start(None, false).await;
     assert_eq!(off.rotate("token-1").await.unwrap_err(), "invalid_request");

@@ -4,6 +4,7 @@
 //! who it is, then what they grant; each return is compared with the cookie before anything else is done. What is
 //! refused shows one of our own texts, chosen by a reason, never what came with the request.
 
+pub mod browser;
 mod pages;
 mod texts;
 
@@ -25,13 +26,13 @@ use shared::{
     http::Deadline,
     lambda::{
         event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
-        runtime::{Platform, caught, tenant_span},
+        runtime::{Platform, catch_panic, tenant_span},
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::{Consent, Onboarding, Recorded},
     registry::{
-        Registry,
-        attempts::{BrowserSecret, ConsentAttempt, ConsentRejection, Stage, Step},
+        Registry, Write,
+        attempts::{ConsentAttempt, ConsentRejection, Stage},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
@@ -42,6 +43,7 @@ use shared::{
 use tracing::Instrument;
 
 use crate::{
+    browser::{BrowserSecret, Step},
     pages::{Beside, Pages, redirect},
     texts::Message,
 };
@@ -151,7 +153,7 @@ impl App {
             deadline: invocation.deadline,
             now: begun,
         };
-        let response = match invocation.deadline.run(caught(Box::pin(call.route()))).await {
+        let response = match invocation.deadline.run(catch_panic(call.route())).await {
             Ok(response) => response,
             Err(error) => {
                 let (code, status) = error.code();
@@ -224,7 +226,7 @@ impl Call<'_> {
             Err(refusal) => return Ok(refusal),
         };
         let browser = BrowserSecret::generate(&*self.app.random)?;
-        let attempt = ConsentAttempt::begin(&browser, &invitation, &*self.app.random, self.now)?;
+        let attempt = ConsentAttempt::begin(browser.attempt_id(), &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt begun");
@@ -317,7 +319,7 @@ impl Call<'_> {
         attempt: &mut ConsentAttempt,
         code: Secret,
     ) -> Result<HttpResponse> {
-        if !self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? {
+        if self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? == Write::Conflict {
             return Ok(redirect(self.base.join(RESULT)));
         }
         let person = match self.identify(attempt, &code).await {
@@ -345,21 +347,23 @@ impl Call<'_> {
             return self.end(attempt, ConsentRejection::Closed, Some(tenant_id)).await;
         };
         let tenant = self.app.registry.tenant(&tenant_id).await?;
-        if let Err(ending) = Onboarding::may_use(&invitation, &tenant_id, tenant.as_ref()) {
+        if let Err(ending) = invitation.may_be_used_for(&tenant_id, tenant.as_ref()) {
             return self.end(attempt, ending, Some(tenant_id)).await;
         }
         let api = self.app.config.incident_api.preferred();
-        let vouched_for =
+        let trusted =
             invitation.expected_tenant.is_some() || person.may_consent_to(api) || !self.had_consent(&tenant_id).await?;
         let location = self.consent_url(browser, &tenant_id).await?;
         let name = person.name.unwrap_or(person.object_id);
         tracing::info!(
-            target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = attempt.invitation_id, person = name, vouched_for,
+            target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = attempt.invitation_id, person = name, trusted,
             "signed in for consent"
         );
-        let stage = Stage::SignedIn { tenant_id, person: name, vouched_for };
-        let moved = self.app.registry.advance_attempt(attempt, stage).await?;
-        Ok(redirect(if moved { location } else { self.base.join(RESULT) }))
+        let stage = Stage::SignedIn { tenant_id, person: name, trusted };
+        Ok(redirect(match self.app.registry.advance_attempt(attempt, stage).await? {
+            Write::Done => location,
+            Write::Conflict => self.base.join(RESULT),
+        }))
     }
 
     async fn identify(&self, attempt: &ConsentAttempt, code: &Secret) -> Result<SignedInUser, SignInError> {
@@ -373,14 +377,14 @@ impl Call<'_> {
 
     /// The consent came back, if what the query string says is the tenant that the person signed in from.
     async fn consented(&self, attempt: &mut ConsentAttempt, tenant: TenantId) -> Result<HttpResponse> {
-        let Stage::SignedIn { tenant_id, person, vouched_for } = attempt.stage.clone() else {
+        let Stage::SignedIn { tenant_id, person, trusted } = attempt.stage.clone() else {
             return Ok(redirect(self.base.join(RESULT)));
         };
         if tenant != tenant_id {
             return self.end(attempt, ConsentRejection::WrongTenant, Some(tenant_id)).await;
         }
-        let stage = Stage::Consented { tenant_id, person, vouched_for, at: self.now };
-        if self.app.registry.advance_attempt(attempt, stage).await?
+        let stage = Stage::Consented { tenant_id, person, trusted, at: self.now };
+        if self.app.registry.advance_attempt(attempt, stage).await? == Write::Done
             && let Some(refusal) = self.finish(attempt).await?
         {
             return Ok(refusal);
@@ -390,14 +394,15 @@ impl Call<'_> {
 
     /// Writes down what follows from a consent, and makes a first try. The page of a refusal, if it is one.
     async fn finish(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
-        let Stage::Consented { tenant_id, person, vouched_for, at } = attempt.stage.clone() else { return Ok(None) };
+        let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();
-        let consent = Consent { invitation_id, tenant_id, person, at, vouched_for };
+        let consent = Consent { invitation_id, tenant_id, person, at, trusted };
         let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
         match record.await? {
             Recorded::Refused(ending) => self.end(attempt, ending, Some(tenant_id)).await.map(Some),
             Recorded::Accepted(tenant) => {
-                self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
+                // Another request may have settled it meanwhile, with the same outcome.
+                let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
                 tracing::info!(
                     target: RECORD, audit = true, tenant_id = %tenant_id, invitation_id = consent.invitation_id, person = consent.person,
                     status = tenant.status.as_str(), "consent recorded"
@@ -431,7 +436,8 @@ impl Call<'_> {
         let tenant_id = tenant.map(|tenant| tenant.to_string());
         let invitation_id = attempt.invitation_id.as_str();
         tracing::warn!(target: RECORD, audit = true, tenant_id, invitation_id, ending = ending.as_str(), "consent attempt ended");
-        self.app.registry.advance_attempt(attempt, Stage::Ended { ending }).await?;
+        // Where another request was faster, its stage stays. This page is right for this request all the same.
+        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { ending }).await?;
         Ok(self.pages.ending(ending))
     }
 

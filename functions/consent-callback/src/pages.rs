@@ -185,7 +185,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
             ConsentRejection::PersonalAccount => (403, Message::PersonalAccount),
             ConsentRejection::NotVerified => (400, Message::NotVerified),
-            ConsentRejection::NotVouchedFor => (403, Message::NotVouchedFor),
+            ConsentRejection::NotTrusted => (403, Message::NotVouchedFor),
             ConsentRejection::Closed => (410, Message::Revoked),
         };
         self.plain(status, message)

@@ -15,8 +15,8 @@ use shared::{
     lambda::runtime::Platform,
     queue::{SyncKind, SyncMessage, SyncQueue},
     registry::{
-        Registry,
-        feed::{DUE_SHARDS, Due},
+        Registry, Write,
+        due::{DUE_SHARDS, Due},
     },
     text::from_json_object,
 };
@@ -115,9 +115,9 @@ impl App {
         };
         let (mut found, mut queued, mut next) = (0, 0, None);
         loop {
-            let (due, more) = self.registry.due(shard, until, next).await?;
+            let page = self.registry.due(shard, until, next).await?;
             // A few at a time: what was claimed when time runs out would wait for a message until it is due again.
-            for some in due.chunks(AT_ONCE) {
+            for some in page.tenants.chunks(AT_ONCE) {
                 let claimed = match tick {
                     Tick::Poll => self.claim(some, now).await?,
                     Tick::Sweep => some.to_vec(),
@@ -126,7 +126,7 @@ impl App {
                 found += messages.len();
                 queued += self.queue.send_all(&messages).await?;
             }
-            next = more;
+            next = page.next;
             if next.is_none() {
                 return Ok((found, queued));
             }
@@ -139,6 +139,11 @@ impl App {
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
         let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;
-        Ok(due.iter().zip(outcomes).filter(|(_, claimed)| *claimed).map(|(due, _)| due.clone()).collect())
+        Ok(due
+            .iter()
+            .zip(outcomes)
+            .filter(|(_, claimed)| *claimed == Write::Done)
+            .map(|(due, _)| due.clone())
+            .collect())
     }
 }

@@ -98,7 +98,10 @@ fn merge_into_page(page: &mut TenantPage, of_tenant: TenantPage, limit: usize) {
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
-    use shared::{incident::record::Record, tenant::TenantId};
+    use shared::{
+        incident::record::{Alerts, Record},
+        tenant::TenantId,
+    };
 
     use super::*;
     use crate::live::page::Position;
@@ -109,7 +112,7 @@ mod tests {
 
     fn position(tenant: TenantId, second: u32) -> Position {
         let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T10:00:{second:02}Z"}}"#);
-        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, true).unwrap())
+        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap())
     }
 
     /// A tenant's page: rows of `bytes` at these seconds, with none missing up to `complete_to`.

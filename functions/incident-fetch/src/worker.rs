@@ -12,8 +12,10 @@ use shared::{
     lambda::event::Message,
     queue::{SyncKind, SyncMessage},
     registry::{
-        feed::{Acquired, Feed, Lease},
+        Write,
+        feed::Feed,
         jobs::{Job, JobKind, MAX_JOB_SPAN},
+        lease::{Acquired, Lease},
         tenants::{Status, Tenant},
     },
     telemetry,
@@ -139,7 +141,7 @@ impl App {
             }
             // The tenant was never active. Its readable API is not known yet.
             (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
-                let tenant = self.onboarding.try_again(&tenant, deadline).await?;
+                let tenant = self.onboarding.retry_paused(&tenant, deadline).await?;
                 if tenant.status == Status::Active {
                     return Ok(Some(tenant));
                 }
@@ -292,11 +294,11 @@ impl App {
             }
             Err(error) => {
                 // Everything committed before stays. SQS delivers the message again.
-                self.registry.release_lease(lease).await?;
+                let _ = self.registry.release_lease(lease).await?;
                 return Err(error);
             }
         };
-        if !self.registry.release_lease(lease).await? {
+        if self.registry.release_lease(lease).await? == Write::Conflict {
             return Ok(FollowUp { stop: Some(Stop::Overtaken), due_at: None, outcome: Stop::Overtaken.as_str() });
         }
         log_outcome(tenant, lease, stats, &follow_up, active, now);

@@ -438,7 +438,7 @@ mod tests {
         let (private_key, public_key) = key_pair();
         let json = json!({"client_id": "app", "certificate": CERTIFICATE, "private_key": private_key});
         let (endpoint, credential) = (endpoint(), credential(&json).unwrap());
-        let deadline = Deadline::within(Duration::from_secs(5));
+        let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
         let mut ids = Vec::new();
         for authority in ["organizations", "11111111-2222-4333-8444-abcdefabcdef"] {
             let assertion = endpoint.assertion(authority, &credential, deadline).await.unwrap().unwrap();

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{
     list::IncidentList,
-    query::{Alerts, IncidentQuery},
+    query::IncidentQuery,
     response::{ResponseClass, classify_response},
 };
 use crate::{
@@ -19,10 +19,10 @@ use crate::{
     entra::token_cache::{AccessToken, Tokens},
     error::{Call, Error, Result},
     http::{Deadline, HttpClient, Response, send},
-    incident::span::Span,
+    incident::{record::Alerts, span::Span},
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
-    registry::{Registry, feed::Lease},
+    registry::{Registry, lease::Lease},
     tenant::{Reason, TenantId},
 };
 

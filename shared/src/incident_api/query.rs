@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
-use crate::{http::Endpoint, incident::span::Span, microsoft::IncidentApi};
+use crate::{
+    http::Endpoint,
+    incident::{record::Alerts, span::Span},
+    microsoft::IncidentApi,
+};
 
 /// The most rows that may be left out at the beginning of a list: what Graph refuses beyond.
 pub const MAX_SKIP: u32 = 500;
@@ -23,15 +27,6 @@ pub struct IncidentQuery {
     pub skip: u32,
     /// The alerts of each incident.
     pub alerts: Alerts,
-}
-
-/// The alerts of an incident in a response. Defender always sends them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alerts {
-    /// Graph is asked to expand them.
-    Included,
-    /// Graph sends the incident alone.
-    Omitted,
 }
 
 impl IncidentQuery {

@@ -1,9 +1,9 @@
-//! DynamoDB's capacity units, reckoned from the requests and answers that went over the wire: moto does not know them.
+//! DynamoDB's capacity units, computed from requests and responses, because moto does not report them.
 //!
-//! Reads cost a unit for 4 KB begun, half if eventually consistent; writes a unit for 1 KB begun of the larger of the item
-//! before and after. <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>
+//! A read costs one unit for each started 4 KB, or half a unit if it is eventually consistent. A write costs one unit for
+//! each started 1 KB of the item before or after the write, whichever is larger. <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>
 //!
-//! An index entry that gets another key costs two writes: the old one goes, a new one comes.
+//! A changed key in an index costs two writes: one deletes the old entry, one adds the new entry.
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html>
 
 use std::collections::HashMap;
@@ -13,97 +13,106 @@ use serde_json::{Map, Value};
 const READ_UNIT: usize = 4096;
 const WRITE_UNIT: usize = 1024;
 
-/// The keys of the index `due`, which holds nothing but keys; its entries never reach 1 KB.
+/// The key attributes of the index `due`. It projects only keys, so that its entries are smaller than 1 KB.
 const DUE_KEYS: [&str; 2] = ["due_at", "due_shard"];
-/// The key of the index `listing`, which holds whole items.
+/// The partition key of the index `listing`. It projects whole items.
 const LISTING_KEY: &str = "listing";
 
-/// What a call cost.
+/// The capacity units of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Units {
-    /// Read request units.
+    /// Read request units; a half is possible.
     pub read: f64,
-    /// Write request units, those of indexes included.
+    /// Write request units, including those of the indexes.
     pub write: f64,
 }
 
-/// Reckons, and remembers how large the items are that an answer did not show.
+/// The result of a call to DynamoDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// DynamoDB carried out the call.
+    Accepted,
+    /// DynamoDB returned an error, such as a failed condition.
+    Refused,
+}
+
+/// Computes capacity units. Stores the sizes of items, because the responses to most writes do not contain the item.
 #[derive(Debug, Default)]
 pub struct Capacity {
     sizes: HashMap<String, usize>,
 }
 
 impl Capacity {
-    /// What a call cost. `succeeded` is false where DynamoDB refused it; a write whose condition fails costs what it would
-    /// have cost, without the indexes.
-    pub fn of(&mut self, operation: &str, request: &Value, answer: &Value, succeeded: bool) -> Units {
+    /// Returns the units of a call. A refused write costs the same as an accepted one, but nothing for the indexes.
+    pub fn of(&mut self, operation: &str, request: &Value, response: &Value, outcome: Outcome) -> Units {
         match operation {
             "GetItem" => {
-                let item = &answer["Item"];
-                self.remember(item);
-                read(rounded(size(item), READ_UNIT), is_consistent(request))
+                let item = &response["Item"];
+                self.store_size(item);
+                read(units_of(size(item), READ_UNIT), is_consistent(request))
             }
             "BatchGetItem" => {
                 let mut units = Units::default();
-                for (table, items) in answer["Responses"].as_object().into_iter().flatten() {
-                    let asked = &request["RequestItems"][table];
-                    let number = asked["Keys"].as_array().map_or(0, Vec::len);
+                for (table, items) in response["Responses"].as_object().into_iter().flatten() {
+                    let requested = &request["RequestItems"][table];
+                    let number = requested["Keys"].as_array().map_or(0, Vec::len);
                     let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
-                    // A key without an item costs as much as a small one.
-                    let found: usize = items.iter().map(|item| rounded(size(item), READ_UNIT)).sum();
-                    units.read += read(found + number.saturating_sub(items.len()), is_consistent(asked)).read;
+                    // A key without an item costs as much as one with a small item.
+                    let found: usize = items.iter().map(|item| units_of(size(item), READ_UNIT)).sum();
+                    units.read += read(found + number.saturating_sub(items.len()), is_consistent(requested)).read;
                 }
                 units
             }
             "Query" => {
-                let items = answer["Items"].as_array().map(Vec::as_slice).unwrap_or_default();
-                read(rounded(items.iter().map(size).sum(), READ_UNIT), is_consistent(request))
+                let items = response["Items"].as_array().map(Vec::as_slice).unwrap_or_default();
+                read(units_of(items.iter().map(size).sum(), READ_UNIT), is_consistent(request))
             }
             "PutItem" => {
                 let item = &request["Item"];
-                let before = self.known(item);
-                let table = rounded(size(item).max(before), WRITE_UNIT);
-                if !succeeded {
+                let before = self.known_size(item);
+                let table = units_of(size(item).max(before), WRITE_UNIT);
+                if outcome == Outcome::Refused {
                     return write(table);
                 }
-                self.remember(item);
-                let index = if item[LISTING_KEY].is_null() { 0 } else { rounded(size(item), WRITE_UNIT) };
+                self.store_size(item);
+                let index = if item[LISTING_KEY].is_null() { 0 } else { units_of(size(item), WRITE_UNIT) };
                 write(table + index)
             }
             "UpdateItem" => {
-                let before = self.known(&request["Key"]);
-                let shown = size(&answer["Attributes"]);
-                let after = if shown > 0 { shown } else { before.max(size(&request["Key"])) };
-                let table = rounded(before.max(after), WRITE_UNIT);
-                if !succeeded {
+                let before = self.known_size(&request["Key"]);
+                let returned = size(&response["Attributes"]);
+                let after = if returned > 0 { returned } else { before.max(size(&request["Key"])) };
+                let table = units_of(before.max(after), WRITE_UNIT);
+                if outcome == Outcome::Refused {
                     return write(table);
                 }
-                self.remember(&answer["Attributes"]);
+                self.store_size(&response["Attributes"]);
                 write(table + due_entries(request["UpdateExpression"].as_str().unwrap_or_default()))
             }
-            "DeleteItem" => write(rounded(self.known(&request["Key"]), WRITE_UNIT)),
+            "DeleteItem" => write(units_of(self.known_size(&request["Key"]), WRITE_UNIT)),
             _ => Units::default(),
         }
     }
 
-    fn known(&self, item: &Value) -> usize {
+    /// Returns the last known size of an item in bytes; 0 if it was never seen.
+    fn known_size(&self, item: &Value) -> usize {
         self.sizes.get(&key_of(item)).copied().unwrap_or_default()
     }
 
-    fn remember(&mut self, item: &Value) {
+    fn store_size(&mut self, item: &Value) {
         if !item["pk"].is_null() {
             self.sizes.insert(key_of(item), size(item));
         }
     }
 }
 
-/// What names an item, of its keys or of the whole of it.
+/// Returns an identifier of an item, made of its two key attributes.
 pub fn key_of(item: &Value) -> String {
     let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
     format!("{} {}", text("pk"), text("sk"))
 }
 
-/// How many entries of the index `due` an update writes.
+/// Returns the number of writes to the index `due` that an update causes.
 fn due_entries(expression: &str) -> usize {
     if !DUE_KEYS.iter().any(|key| expression.contains(key)) {
         0
@@ -118,8 +127,8 @@ fn is_consistent(request: &Value) -> bool {
     request["ConsistentRead"].as_bool().unwrap_or_default()
 }
 
-/// Units begun; the least is one.
-fn rounded(size: usize, unit: usize) -> usize {
+/// Returns the number of started units, at least one.
+fn units_of(size: usize, unit: usize) -> usize {
     size.div_ceil(unit).max(1)
 }
 
@@ -132,7 +141,7 @@ fn write(units: usize) -> Units {
     Units { read: 0.0, write: crate::counts::float(units) }
 }
 
-/// The size of an item in DynamoDB's JSON: names and values.
+/// Returns the size in bytes of an item in DynamoDB's JSON: its names and values.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html>
 pub fn size(item: &Value) -> usize {
     item.as_object().map_or(0, size_of_members)
@@ -169,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_as_large_as_its_names_and_values() {
+    fn item_size_is_that_of_names_and_values() {
         assert_eq!(size(&item(100)), 100);
         assert_eq!(size(&json!({"due_at": {"N": "1795387815123"}})), 6 + 8);
         assert_eq!(size(&json!({"a": {"NULL": true}, "b": {"BOOL": false}})), 4);
@@ -178,35 +187,52 @@ mod tests {
     }
 
     #[test]
-    fn reads_cost_by_four_kilobytes_and_half_where_they_may_be_old() {
+    fn reads_cost_per_4_kb_and_half_if_eventually_consistent() {
         let mut capacity = Capacity::default();
         let mut get = |bytes, consistent| {
-            capacity.of("GetItem", &json!({"ConsistentRead": consistent}), &json!({"Item": item(bytes)}), true)
+            capacity.of(
+                "GetItem",
+                &json!({"ConsistentRead": consistent}),
+                &json!({"Item": item(bytes)}),
+                Outcome::Accepted,
+            )
         };
         assert_eq!(get(4096, true), units(1.0, 0.0));
         assert_eq!(get(4097, true), units(2.0, 0.0));
         assert_eq!(get(4097, false), units(1.0, 0.0));
-        assert_eq!(capacity.of("GetItem", &json!({"ConsistentRead": true}), &json!({}), true), units(1.0, 0.0));
+        assert_eq!(
+            capacity.of("GetItem", &json!({"ConsistentRead": true}), &json!({}), Outcome::Accepted),
+            units(1.0, 0.0)
+        );
         let page = json!({"Items": [item(3000), item(3000)]});
-        assert_eq!(capacity.of("Query", &json!({}), &page, true), units(1.0, 0.0));
+        assert_eq!(capacity.of("Query", &json!({}), &page, Outcome::Accepted), units(1.0, 0.0));
         let request = json!({"RequestItems": {"t": {"Keys": [1, 2, 3], "ConsistentRead": true}}});
-        let answer = json!({"Responses": {"t": [item(3000), item(5000)]}});
-        assert_eq!(capacity.of("BatchGetItem", &request, &answer, true), units(4.0, 0.0));
+        let response = json!({"Responses": {"t": [item(3000), item(5000)]}});
+        assert_eq!(capacity.of("BatchGetItem", &request, &response, Outcome::Accepted), units(4.0, 0.0));
     }
 
     #[test]
-    fn writes_cost_by_the_larger_item_and_by_the_index_entries_that_move() {
+    fn writes_cost_by_the_larger_item_and_the_index_entries() {
         let mut capacity = Capacity::default();
         let update =
             |expression: &str| json!({"Key": {"pk": {"S": "T"}, "sk": {"S": "F"}}, "UpdateExpression": expression});
-        assert_eq!(capacity.of("UpdateItem", &update("SET x = :x"), &json!({}), true), units(0.0, 1.0));
+        assert_eq!(capacity.of("UpdateItem", &update("SET x = :x"), &json!({}), Outcome::Accepted), units(0.0, 1.0));
         let shown = json!({"Attributes": item(1500)});
-        assert_eq!(capacity.of("UpdateItem", &update("SET x = :x"), &shown, true), units(0.0, 2.0));
-        assert_eq!(capacity.of("UpdateItem", &update("SET due_at = :next"), &json!({}), true), units(0.0, 4.0));
-        assert_eq!(capacity.of("UpdateItem", &update("SET due_at = :next"), &json!({}), false), units(0.0, 2.0));
-        assert_eq!(capacity.of("UpdateItem", &update("REMOVE due_shard, due_at"), &json!({}), true), units(0.0, 3.0));
+        assert_eq!(capacity.of("UpdateItem", &update("SET x = :x"), &shown, Outcome::Accepted), units(0.0, 2.0));
+        assert_eq!(
+            capacity.of("UpdateItem", &update("SET due_at = :next"), &json!({}), Outcome::Accepted),
+            units(0.0, 4.0)
+        );
+        assert_eq!(
+            capacity.of("UpdateItem", &update("SET due_at = :next"), &json!({}), Outcome::Refused),
+            units(0.0, 2.0)
+        );
+        assert_eq!(
+            capacity.of("UpdateItem", &update("REMOVE due_shard, due_at"), &json!({}), Outcome::Accepted),
+            units(0.0, 3.0)
+        );
         let mut listed = item(900);
         listed["listing"] = json!({"S": "tenants"});
-        assert_eq!(capacity.of("PutItem", &json!({"Item": listed}), &json!({}), true), units(0.0, 3.0));
+        assert_eq!(capacity.of("PutItem", &json!({"Item": listed}), &json!({}), Outcome::Accepted), units(0.0, 3.0));
     }
 }

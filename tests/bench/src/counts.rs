@@ -1,4 +1,4 @@
-//! What was counted, by name.
+//! Counted amounts by name.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 /// The services that the functions call.
 const AWS: [&str; 6] = ["dynamodb", "sqs", "s3", "events", "secretsmanager", "kms"];
 
-/// Amounts by name. An operation of a service is `{service}:{operation}`, e.g. `dynamodb:GetItem`; a quantity that is no
-/// call is `{service}.{quantity}`, e.g. `dynamodb.write_units`. Averages have fractions.
+/// Amounts by name. Calls of an operation are `{service}:{operation}`, such as `dynamodb:GetItem`. Other quantities are
+/// `{service}.{quantity}`, such as `dynamodb.write_units`. Averages have fractions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts(BTreeMap<String, f64>);
 
 impl Counts {
-    /// Adds to an amount.
+    /// Adds to the amount with this name.
     pub fn add(&mut self, name: impl Into<String>, amount: f64) {
         *self.0.entry(name.into()).or_default() += amount;
     }
 
-    /// An amount; 0 for what was not met.
+    /// Returns an amount; 0 if the name was never added.
     pub fn get(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// All calls to a service.
+    /// Returns the number of calls to a service.
     pub fn calls(&self, service: &str) -> f64 {
         let of_service = |name: &str| name.strip_prefix(service).is_some_and(|rest| rest.starts_with(':'));
         self.0.iter().filter(|(name, _)| of_service(name)).fold(0.0, |sum, (_, amount)| sum + amount)
     }
 
-    /// All calls to AWS.
+    /// Returns the number of calls to all AWS services.
     pub fn calls_to_aws(&self) -> f64 {
         AWS.iter().map(|service| self.calls(service)).sum()
     }
 
-    /// Name and amount, in the order of names.
+    /// Iterates over names and amounts in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, amount)| (name.as_str(), *amount))
     }
 
-    /// Adds some times what another holds.
+    /// Adds another set of amounts `times` times.
     #[must_use]
     pub fn plus(mut self, other: &Self, times: f64) -> Self {
         for (name, amount) in &other.0 {
@@ -48,7 +48,7 @@ impl Counts {
         self
     }
 
-    /// What came since an earlier count.
+    /// Returns the amounts that were added since an earlier state of the same counts.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = self.clone().plus(earlier, -1.0);
@@ -56,15 +56,15 @@ impl Counts {
         since
     }
 
-    /// The average over so many.
+    /// Returns the average over `number` of something.
     #[must_use]
     pub fn per(&self, number: usize) -> Self {
         Self::default().plus(self, 1.0 / float(number.max(1)))
     }
 }
 
-/// A number to reckon with.
-#[expect(clippy::cast_precision_loss, reason = "what is counted here stays far below 2^52")]
+/// Converts a count to a floating-point number.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 pub fn float(number: usize) -> f64 {
     number as f64
 }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_added_compared_and_averaged() {
+    fn counts_are_added_subtracted_and_averaged() {
         let mut before = Counts::default();
         before.add("sqs:SendMessage", 1.0);
         let mut after = before.clone();

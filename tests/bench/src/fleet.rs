@@ -1,33 +1,37 @@
-//! Many customers at once: in the simulator, and in the table as the registry itself writes them.
+//! Many tenants at once: in the simulator, and in the table, written by the registry's own functions.
 
 use devstack::{CLIENT_ID, Failed, Stack};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use shared::error::Error;
-use shared::microsoft::IncidentApi;
-use shared::registry::Registry;
-use shared::registry::tenants::{Status, Tenant};
-use shared::tenant::TenantId;
+use shared::{
+    error::Error,
+    microsoft::IncidentApi,
+    registry::{
+        Registry,
+        tenants::{Status, Tenant},
+    },
+    tenant::TenantId,
+};
 use sim::{IncidentSeed, Sim, TenantSeed};
 
-/// Writes to the local AWS at a time; more would only wait for each other.
-const AT_ONCE: usize = 8;
-/// How old the incidents are that a tenant has from the start: older than any overlap, within the first look back.
-const AGES: [i64; 2] = [120, 180];
+/// Concurrent writes to the local AWS. More of them would only wait for each other.
+const CONCURRENT_WRITES: usize = 8;
+/// Ages of the incidents that a tenant has from the start: older than any overlap, but within `FIRST_LOOKBACK_HOURS`.
+const INCIDENT_AGES_MINUTES: [i64; 2] = [120, 180];
 
-/// The identifiers of so many tenants, spread over the shards of what is due as random ones are.
+/// Returns `number` tenant ids that are spread evenly over the shards of the index `due`, as random ids are.
 pub fn tenant_ids(number: usize) -> Result<Vec<TenantId>, Failed> {
     let id = |n: usize| format!("{:x}{n:07x}-5ca1-4e00-8000-{n:012x}", n % 16);
-    let parsed = (1..=number).map(|n| id(n).parse().map_err(|_| Failed(format!("{} is no tenant id", id(n)))));
+    let parsed = (1..=number).map(|n| id(n).parse().map_err(|_| Failed(format!("{} is not a tenant id", id(n)))));
     parsed.collect()
 }
 
-/// The table of a stack, spoken to without the relay: what is done here is not counted.
+/// Opens the registry of a stack without the relay, so that its calls are not counted.
 pub fn registry(stack: &Stack) -> Registry {
     Registry::new(stack.aws().config(), stack.resources().table.clone())
 }
 
-/// Puts a customer into the simulator, consented, with a few old incidents.
+/// Creates a tenant in the simulator, with a granted consent and a few old incidents.
 pub fn seed(sim: &Sim, tenant: &TenantId) {
     let tenant_id = tenant.to_string();
     sim.add_tenant(TenantSeed {
@@ -38,12 +42,12 @@ pub fn seed(sim: &Sim, tenant: &TenantId) {
     });
     sim.grant(&tenant_id, CLIENT_ID, &[IncidentApi::Graph.read_role()]);
     let now = sim.clock().now();
-    for minutes in AGES {
+    for minutes in INCIDENT_AGES_MINUTES {
         sim.put_incident(&tenant_id, incident(Some(now - SignedDuration::from_mins(minutes))));
     }
 }
 
-/// An incident with two alerts.
+/// Returns an incident with two alerts; without a time, it is created now.
 pub fn incident(created: Option<Timestamp>) -> IncidentSeed {
     IncidentSeed {
         display_name: "Multi-stage incident involving initial access and lateral movement".to_owned(),
@@ -54,20 +58,20 @@ pub fn incident(created: Option<Timestamp>) -> IncidentSeed {
     }
 }
 
-/// Writes tenants as active, as an onboarding leaves them, and makes them due.
+/// Writes tenants as they are after onboarding: active and due.
 pub async fn onboard(registry: &Registry, tenants: &[TenantId], now: Timestamp) -> Result<(), Failed> {
     let work = tenants.iter().map(|tenant| async move {
         registry.create_tenant(&profile(*tenant, now)).await?;
         registry.open_feed(tenant, now).await
     });
-    let done = stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await;
+    let done = stream::iter(work).buffer_unordered(CONCURRENT_WRITES).try_collect().await;
     done.map_err(|error: Error| Failed(error.to_string()))
 }
 
-/// Makes tenants due, whatever their last dispatch said.
+/// Makes tenants due, whatever the time of their next dispatch is.
 pub async fn make_due(registry: &Registry, tenants: &[TenantId], now: Timestamp) -> Result<(), Failed> {
     let work = tenants.iter().map(|tenant| registry.open_feed(tenant, now));
-    let done = stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await;
+    let done = stream::iter(work).buffer_unordered(CONCURRENT_WRITES).try_collect().await;
     done.map_err(|error: Error| Failed(error.to_string()))
 }
 

@@ -1,8 +1,11 @@
-//! Shows how the system bears many tenants, and what they cost: `scale` measures on this machine, `cost` computes from
-//! what was measured and from list prices.
+//! Scale and cost of many tenants: `scale` measures on this machine, `cost` computes a bill from the measured counts and
+//! list prices.
 
 pub mod capacity;
 pub mod cost;
 pub mod counts;
+pub mod deployment;
 pub mod fleet;
+pub mod measured;
+pub mod prices;
 pub mod relay;

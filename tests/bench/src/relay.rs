@@ -1,50 +1,53 @@
-//! Stands between the functions and the local AWS: counts what they call, and when an object is in the bucket.
+//! A relay between the functions and the local AWS. It counts calls and records the time at which an object was written.
 //!
-//! It also lets the writes of one item pass one after the other. DynamoDB does that itself; moto's threads may check the
-//! conditions of two writes before either takes place.
+//! It also serialises the writes to one item, as DynamoDB does. moto's threads may check the conditions of two writes
+//! before either of them takes effect.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
-use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use devstack::Failed;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::clock::Clock;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::capacity::{Capacity, key_of};
-use crate::counts::{Counts, float};
-use devstack::Failed;
+use crate::{
+    capacity::{Capacity, Outcome, key_of},
+    counts::{Counts, float},
+};
 
-/// The largest request that a function makes: an object.
-const LARGEST: usize = 64 << 20;
-/// Calls that the local AWS has in hand at a time: one process of Python does not get faster by more.
-const AT_ONCE: usize = 4;
-/// How many writes of different items may pass at once, at most.
-const TURNS: usize = 64;
+/// The largest accepted request body. The largest one of a function is an object.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+/// Concurrent calls to the local AWS. More of them do not make a single Python process faster.
+const CONCURRENT_CALLS: usize = 4;
+/// Number of locks that serialise writes. Items share them by the hash of their key.
+const WRITE_LOCKS: usize = 64;
 
-/// The headers that belong to a connection and not to what goes over it.
-const OF_THE_CONNECTION: [HeaderName; 4] =
+/// Headers that belong to one connection and are not forwarded.
+const HOP_HEADERS: [HeaderName; 4] =
     [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
-/// An object that was written.
+/// An object that a function wrote.
 #[derive(Clone, Debug)]
-pub struct Written {
-    /// Its key in the bucket.
+pub struct WrittenObject {
+    /// The object's key in the bucket.
     pub key: String,
-    /// When the bucket had it.
+    /// The time at which the bucket had confirmed the write.
     pub at: Timestamp,
 }
 
-/// The relay. It serves until the runtime ends.
+/// A running relay. It serves until the runtime ends.
 #[derive(Clone, Debug)]
 pub struct Relay {
     url: String,
@@ -56,34 +59,34 @@ struct Shared {
     target: OnceLock<String>,
     client: reqwest::Client,
     clock: Clock,
-    slots: Semaphore,
-    turns: [tokio::sync::Mutex<()>; TURNS],
-    book: Mutex<Book>,
+    concurrency: Semaphore,
+    write_locks: [tokio::sync::Mutex<()>; WRITE_LOCKS],
+    record: Mutex<Record>,
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Record {
     counts: Counts,
     capacity: Capacity,
-    written: Vec<Written>,
+    written: Vec<WrittenObject>,
 }
 
 impl Relay {
-    /// Listens on a port of its own; what comes before [`Relay::lead_to`] is refused.
+    /// Listens on an ephemeral port. Fails every request until [`Relay::set_target`] is called.
     pub async fn start() -> Result<Self, Failed> {
         let client = devstack::http_client().map_err(|error| Failed(error.to_string()))?;
         let shared = Arc::new(Shared {
             target: OnceLock::new(),
             client,
             clock: Clock::system(),
-            slots: Semaphore::new(AT_ONCE),
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
-            book: Mutex::default(),
+            concurrency: Semaphore::new(CONCURRENT_CALLS),
+            write_locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            record: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-            // Without it a small answer may wait for the other side's acknowledgement.
+            // Otherwise a small response may wait for the acknowledgement of the previous packet.
             let _ = stream.set_nodelay(true);
         });
         let router = Router::new().fallback(serve).with_state(Arc::clone(&shared));
@@ -91,34 +94,36 @@ impl Relay {
         Ok(Self { url, shared })
     }
 
-    /// The functions' `AWS_ENDPOINT_URL`.
+    /// The value of the functions' `AWS_ENDPOINT_URL`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where everything goes from now on; said once.
-    pub fn lead_to(&self, endpoint: &str) {
+    /// Sets the endpoint that requests are forwarded to. Only the first call has an effect.
+    pub fn set_target(&self, endpoint: &str) {
         self.shared.target.get_or_init(|| endpoint.to_owned());
     }
 
-    /// What the functions called so far: calls by service and operation, `dynamodb.read_units`, `dynamodb.write_units`,
-    /// `sqs.messages`, `events.entries`, `s3.bytes`, and `aws.seconds`, in which the local AWS kept them waiting.
+    /// Returns the counts since the start: calls by service and operation, `dynamodb.read_units`, `dynamodb.write_units`,
+    /// `sqs.messages`, `events.entries`, `s3.bytes`, and `aws.seconds`, the time that the functions waited for the local
+    /// AWS.
     pub fn counts(&self) -> Counts {
-        self.shared.book().counts.clone()
+        self.shared.record().counts.clone()
     }
 
-    /// The objects that were written so far, without the first ones, which the caller knows already.
-    pub fn written_after(&self, known: usize) -> Vec<Written> {
-        self.shared.book().written.iter().skip(known).cloned().collect()
+    /// Returns the objects that were written since the start, without the first `skipped` ones.
+    pub fn written_after(&self, skipped: usize) -> Vec<WrittenObject> {
+        self.shared.record().written.iter().skip(skipped).cloned().collect()
     }
 }
 
 impl Shared {
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, call: &Call, request: &Value) -> Option<&tokio::sync::Mutex<()>> {
+    /// Returns the lock of the item that a call writes, if it writes one.
+    fn write_lock(&self, call: &Call, request: &Value) -> Option<&tokio::sync::Mutex<()>> {
         let item = match (call.service, call.operation.as_str()) {
             ("dynamodb", "UpdateItem" | "DeleteItem") => &request["Key"],
             ("dynamodb", "PutItem") => &request["Item"],
@@ -126,58 +131,68 @@ impl Shared {
         };
         let mut hasher = DefaultHasher::new();
         key_of(item).hash(&mut hasher);
-        let turn = hasher.finish() % u64::try_from(TURNS).unwrap_or(1);
-        self.turns.get(usize::try_from(turn).unwrap_or_default())
+        let index = hasher.finish() % u64::try_from(WRITE_LOCKS).unwrap_or(1);
+        self.write_locks.get(usize::try_from(index).unwrap_or_default())
     }
 
     async fn forward(&self, parts: &Parts, body: Bytes) -> Result<(StatusCode, HeaderMap, Bytes), reqwest::Error> {
         let path = parts.uri.path_and_query().map(axum::http::uri::PathAndQuery::as_str).unwrap_or_default();
         let url = format!("{}{path}", self.target.get().map(String::as_str).unwrap_or_default());
-        let request = self.client.request(parts.method.clone(), url).headers(passed_on(&parts.headers)).body(body);
-        let answer = request.send().await?;
-        let (status, headers) = (answer.status(), passed_on(answer.headers()));
-        Ok((status, headers, answer.bytes().await?))
+        let request =
+            self.client.request(parts.method.clone(), url).headers(without_hop_headers(&parts.headers)).body(body);
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), without_hop_headers(response.headers()));
+        Ok((status, headers, response.bytes().await?))
     }
 
-    fn note(&self, call: &Call, request: &Value, status: StatusCode, answer: &[u8], sent: usize, seconds: f64) {
-        let mut book = self.book();
+    fn count(
+        &self,
+        call: &Call,
+        request: &Value,
+        status: StatusCode,
+        response: &[u8],
+        sent_bytes: usize,
+        seconds: f64,
+    ) {
+        let mut record = self.record();
         let (service, operation) = (call.service, &call.operation);
-        book.counts.add(format!("{service}:{operation}"), 1.0);
-        book.counts.add("aws.seconds", seconds);
+        record.counts.add(format!("{service}:{operation}"), 1.0);
+        record.counts.add("aws.seconds", seconds);
         match (service, operation.as_str()) {
             ("dynamodb", _) => {
-                let answer = serde_json::from_slice(answer).unwrap_or_default();
-                let units = book.capacity.of(operation, request, &answer, status.is_success());
-                book.counts.add("dynamodb.read_units", units.read);
-                book.counts.add("dynamodb.write_units", units.write);
+                let response = serde_json::from_slice(response).unwrap_or_default();
+                let outcome = if status.is_success() { Outcome::Accepted } else { Outcome::Refused };
+                let units = record.capacity.of(operation, request, &response, outcome);
+                record.counts.add("dynamodb.read_units", units.read);
+                record.counts.add("dynamodb.write_units", units.write);
             }
             ("sqs" | "events", _) => {
                 let entries = request["Entries"].as_array().map_or(1, Vec::len);
-                book.counts.add(if service == "sqs" { "sqs.messages" } else { "events.entries" }, float(entries));
+                record.counts.add(if service == "sqs" { "sqs.messages" } else { "events.entries" }, float(entries));
             }
             ("s3", "PUT") if status.is_success() => {
-                book.counts.add("s3.bytes", float(sent));
-                book.written.push(Written { key: call.object.clone(), at: self.clock.now() });
+                record.counts.add("s3.bytes", float(sent_bytes));
+                record.written.push(WrittenObject { key: call.object.clone(), at: self.clock.now() });
             }
             _ => {}
         }
     }
 }
 
-/// What a request calls.
+/// The call that a request makes.
 struct Call {
     service: &'static str,
     operation: String,
-    /// In S3: the key in the bucket.
+    /// The object's key; empty for all services but S3.
     object: String,
 }
 
 impl Call {
-    fn of(parts: &Parts) -> Self {
+    fn parse(parts: &Parts) -> Self {
         let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
         let Some((api, operation)) = target.and_then(|target| target.split_once('.')) else {
             let (_, object) = parts.uri.path().trim_start_matches('/').split_once('/').unwrap_or_default();
-            // The SDK writes `=` as it is or encoded.
+            // The SDK sends `=` literally or percent-encoded.
             let object = object.replace("%3D", "=");
             return Self { service: "s3", operation: parts.method.to_string(), object };
         };
@@ -195,28 +210,30 @@ impl Call {
 
 async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, LARGEST).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
-    let call = Call::of(&parts);
+    let Ok(body) = to_bytes(body, MAX_REQUEST_BYTES).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let call = Call::parse(&parts);
     let json = if call.service == "s3" { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
-    let _turn = match shared.turn(&call, &json) {
-        Some(turn) => Some(turn.lock().await),
+    let _write_guard = match shared.write_lock(&call, &json) {
+        Some(lock) => Some(lock.lock().await),
         None => None,
     };
-    let (sent, began) = (body.len(), Instant::now());
-    // It is never closed.
-    let _slot = shared.slots.acquire().await;
+    let (sent_bytes, started) = (body.len(), devstack::instant());
+    // The semaphore is never closed.
+    let _permit = shared.concurrency.acquire().await;
     match shared.forward(&parts, body).await {
-        Ok((status, headers, answer)) => {
-            shared.note(&call, &json, status, &answer, sent, began.elapsed().as_secs_f64());
-            (status, headers, Body::from(answer)).into_response()
+        Ok((status, headers, response)) => {
+            shared.count(&call, &json, status, &response, sent_bytes, started.elapsed().as_secs_f64());
+            (status, headers, Body::from(response)).into_response()
         }
         Err(_) => StatusCode::BAD_GATEWAY.into_response(),
     }
 }
 
-fn passed_on(headers: &HeaderMap) -> HeaderMap {
+fn without_hop_headers(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
-    for name in OF_THE_CONNECTION {
+    for name in HOP_HEADERS {
         headers.remove(name);
     }
     headers

@@ -1,29 +1,36 @@
-//! The only places where the stack takes what the machine gives: the time, randomness, the environment, and HTTP.
+//! The only places that read the machine's time, randomness and environment, and that create an HTTP client.
 
-use std::sync::Once;
-use std::time::Duration;
+use std::{sync::Once, time::Duration};
 
-#[expect(clippy::disallowed_methods, reason = "the stack stands for AWS, whose clock is the real one")]
+use tokio::time::Instant;
+
+#[expect(clippy::disallowed_methods, reason = "the stack takes the place of AWS, whose clock is the real one")]
 pub(crate) fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the stack's own tools are configured as cargo's are")]
+/// The current instant, from which a duration or a limit is measured.
+#[expect(clippy::disallowed_methods, reason = "durations are measured for people, and limits are the machine's")]
+pub fn instant() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the stack reads the variables that configure cargo")]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-#[expect(clippy::disallowed_methods, reason = "request ids are random, as the Lambda service makes them")]
+#[expect(clippy::disallowed_methods, reason = "request ids are random, as in Lambda")]
 pub(crate) fn request_id() -> uuid::Uuid {
     uuid::Uuid::new_v4()
 }
 
-/// A client that follows no redirect and uses no proxy: it speaks to loopback only.
-#[expect(clippy::disallowed_methods, reason = "the caller's side of our HTTP API; nothing of ours goes out by it")]
+/// Creates a client for loopback: it follows no redirect, uses no proxy and waits one minute for a response.
+#[expect(clippy::disallowed_methods, reason = "the caller's side of our HTTP API; no deployed code uses it")]
 pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // Another part of the process may have installed one; either will do.
+        // Another part of the process may have installed a provider already. Either one works.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
     reqwest::Client::builder()

@@ -1,46 +1,48 @@
-//! AWS on this machine: moto's server, the template deployed to it, and a tap on the event bus.
+//! AWS on this machine: moto's server, the template that is deployed to it, and a copy of every event on the bus.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Mutex,
+    time::Duration,
+};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_eventbridge::types::Target;
-use aws_sdk_sqs::config::Credentials;
-use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::{config::Credentials, error::DisplayErrorContext};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
-use crate::error::StackError;
-use crate::functions::tail;
-use crate::{ACCOUNT_ID, REGION, event_source, gateway, paths, rotation, schedule};
+use crate::{ACCOUNT_ID, REGION, error::StackError, event_source, functions::tail, gateway, paths, rotation, schedule};
 
-const READY_LIMIT: Duration = Duration::from_mins(1);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
+/// The name of the queue that gets a copy of every event, and of the rule that sends it there.
 const TAP: &str = "devstack-events";
-/// The stand-in takes any key.
-const KEY: &str = "local";
-/// The stage of the version that functions use.
-const CURRENT: &str = "AWSCURRENT";
-/// A stage that nobody asks for.
-const UNUSED: &str = "DEVSTACK";
+/// The access key and the secret key. moto accepts any.
+const ACCESS_KEY: &str = "local";
+/// The stage of the secret version that functions use.
+const CURRENT_STAGE: &str = "AWSCURRENT";
+/// A stage that no function reads.
+const UNUSED_STAGE: &str = "DEVSTACK";
 
-/// What the template made, as its deployment reports it.
-#[derive(Debug, Clone, Deserialize)]
+/// The report of `deploy.py`: the resources of the deployed template that the stack needs.
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Deployment {
     pub(crate) functions: Vec<DeployedFunction>,
-    pub(crate) event_sources: Vec<event_source::Declared>,
+    pub(crate) event_sources: Vec<event_source::EventSourceConfig>,
     pub(crate) routes: Vec<gateway::Route>,
-    pub(crate) schedules: Vec<schedule::Declared>,
-    pub(crate) rotations: Vec<rotation::Declared>,
+    pub(crate) schedules: Vec<schedule::ScheduleConfig>,
+    pub(crate) rotations: Vec<rotation::RotationConfig>,
     pub(crate) resources: Resources,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct DeployedFunction {
     pub(crate) name: String,
     pub(crate) binary: String,
@@ -49,24 +51,24 @@ pub(crate) struct DeployedFunction {
     pub(crate) environment: BTreeMap<String, String>,
 }
 
-/// Names of what the template made.
-#[derive(Debug, Clone, Deserialize)]
+/// The physical names of the resources that the template creates.
+#[derive(Clone, Debug, Deserialize)]
 pub struct Resources {
-    /// The DynamoDB table.
+    /// The name of the DynamoDB table.
     pub table: String,
-    /// The queue of sync jobs.
+    /// The URL of the queue of sync jobs.
     pub queue_url: String,
-    /// Where messages go that failed too often.
+    /// The URL of the queue that receives a message after its last failed delivery.
     pub dead_letter_queue_url: String,
-    /// The bucket that incidents are delivered to.
+    /// The name of the bucket that incidents are delivered to.
     pub bucket: String,
-    /// The event bus.
+    /// The name of the EventBridge bus.
     pub event_bus: String,
-    /// The app credential's secret.
+    /// The ARN of the secret that holds the app credential.
     pub secret: String,
 }
 
-/// The local AWS. Its server ends when this is dropped.
+/// The local AWS. Its server process ends when this is dropped.
 #[derive(Debug)]
 pub struct Aws {
     endpoint: String,
@@ -78,13 +80,13 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Starts the server and waits until it answers.
+    /// Starts the server and waits until it listens.
     pub(crate) async fn start(python: &Path, log: &Path) -> Result<Self, StackError> {
         let (server, port) = start_server(python, log).await?;
         let endpoint = format!("http://127.0.0.1:{port}");
         let config = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))
-            .credentials_provider(Credentials::new(KEY, KEY, None, None, "devstack"))
+            .credentials_provider(Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "devstack"))
             .endpoint_url(&endpoint)
             .load()
             .await;
@@ -92,12 +94,12 @@ impl Aws {
         Ok(Self { endpoint, config, server: Mutex::new(Some(server)), sqs, s3, tap_url: String::new() })
     }
 
-    /// Where it is served: the value of `AWS_ENDPOINT_URL`.
+    /// The URL of all its services: the value of `AWS_ENDPOINT_URL`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// A configuration for clients of its services.
+    /// The SDK configuration for clients of its services.
     pub fn config(&self) -> &SdkConfig {
         &self.config
     }
@@ -106,18 +108,18 @@ impl Aws {
         &self.sqs
     }
 
-    /// What a function's environment holds of AWS, beside what the template sets.
+    /// The variables that connect a function to the local AWS, in addition to the template's.
     pub(crate) fn function_environment(&self) -> [(&'static str, &str); 5] {
         [
             ("AWS_ENDPOINT_URL", &self.endpoint),
             ("AWS_REGION", REGION),
             ("AWS_DEFAULT_REGION", REGION),
-            ("AWS_ACCESS_KEY_ID", KEY),
-            ("AWS_SECRET_ACCESS_KEY", KEY),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY),
         ]
     }
 
-    /// Expands and deploys the template.
+    /// Expands the template with SAM's translator and deploys it.
     pub(crate) async fn deploy(
         &self,
         python: &Path,
@@ -125,7 +127,7 @@ impl Aws {
     ) -> Result<Deployment, StackError> {
         let mut deploy = Command::new(python);
         deploy.arg(script("deploy.py")).args(["--endpoint", &self.endpoint, "--template"]);
-        deploy.arg(paths::root().join("infra").join("template.yaml"));
+        deploy.arg(paths::workspace().join("infra").join("template.yaml"));
         for (name, value) in parameters {
             deploy.arg("--parameter").arg(format!("{name}={value}"));
         }
@@ -140,11 +142,11 @@ impl Aws {
             return Err(StackError::DeployFailed { detail: tail(&output.stderr, 1) });
         }
         serde_json::from_slice(&output.stdout)
-            .map_err(|error| StackError::DeployFailed { detail: format!("its report is not understood: {error}") })
+            .map_err(|error| StackError::DeployFailed { detail: format!("its report cannot be parsed: {error}") })
     }
 
-    /// Copies every event of the bus to a queue of the stack's own.
-    pub(crate) async fn tap(&mut self, bus: &str) -> Result<(), StackError> {
+    /// Adds a rule that copies every event of the bus to a queue of the stack.
+    pub(crate) async fn tap_event_bus(&mut self, bus: &str) -> Result<(), StackError> {
         let doing = "tapping the event bus";
         let queue = self.sqs.create_queue().queue_name(TAP).send().await.map_err(|error| failed(doing, &error))?;
         self.tap_url = queue.queue_url.unwrap_or_default();
@@ -159,7 +161,7 @@ impl Aws {
         Ok(())
     }
 
-    /// The events that came since the last call.
+    /// Returns the events that arrived since the last call.
     pub(crate) async fn new_events(&self) -> Result<Vec<Value>, StackError> {
         let doing = "reading the event bus";
         let mut events = Vec::new();
@@ -179,8 +181,8 @@ impl Aws {
         }
     }
 
-    /// The bodies of all messages of a queue, which stay there.
-    pub(crate) async fn bodies(&self, queue_url: &str) -> Result<Vec<String>, StackError> {
+    /// Returns the bodies of all messages of a queue. The messages stay there.
+    pub(crate) async fn message_bodies(&self, queue_url: &str) -> Result<Vec<String>, StackError> {
         let doing = "reading a queue";
         let (mut bodies, mut receipts) = (Vec::new(), Vec::new());
         loop {
@@ -196,14 +198,14 @@ impl Aws {
             }
         }
         for receipt in receipts {
-            let show = self.sqs.change_message_visibility().queue_url(queue_url).receipt_handle(receipt);
-            show.visibility_timeout(0).send().await.map_err(|error| failed(doing, &error))?;
+            let make_visible = self.sqs.change_message_visibility().queue_url(queue_url).receipt_handle(receipt);
+            make_visible.visibility_timeout(0).send().await.map_err(|error| failed(doing, &error))?;
         }
         Ok(bodies)
     }
 
-    /// The keys under a prefix, in order.
-    pub(crate) async fn keys(&self, bucket: &str, prefix: &str) -> Result<Vec<String>, StackError> {
+    /// Returns the keys of the objects under a prefix, in order.
+    pub(crate) async fn object_keys(&self, bucket: &str, prefix: &str) -> Result<Vec<String>, StackError> {
         let mut pages = self.s3.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
@@ -213,16 +215,16 @@ impl Aws {
         Ok(keys)
     }
 
-    /// An object's text, unpacked if its name ends in `.gz`.
-    pub(crate) async fn text(&self, bucket: &str, key: &str) -> Result<String, StackError> {
+    /// Returns an object's text, decompressed if its key ends in `.gz`.
+    pub(crate) async fn object_text(&self, bucket: &str, key: &str) -> Result<String, StackError> {
         let doing = "reading an object";
         let object =
             self.s3.get_object().bucket(bucket).key(key).send().await.map_err(|error| failed(doing, &error))?;
         let bytes = object.body.collect().await.map_err(|error| failed(doing, &error))?.into_bytes();
         let mut text = String::new();
         if Path::new(key).extension().is_some_and(|extension| extension == "gz") {
-            let mut unpacked = flate2::read::MultiGzDecoder::new(bytes.as_ref());
-            unpacked.read_to_string(&mut text).map_err(|error| failed(doing, &error))?;
+            let mut decoder = flate2::read::MultiGzDecoder::new(bytes.as_ref());
+            decoder.read_to_string(&mut text).map_err(|error| failed(doing, &error))?;
         } else {
             text = String::from_utf8(bytes.to_vec()).map_err(|error| failed(doing, &error))?;
         }
@@ -233,14 +235,14 @@ impl Aws {
         aws_sdk_secretsmanager::Client::new(&self.config)
     }
 
-    /// Makes a secret; answers with its ARN.
+    /// Creates a secret and returns its ARN.
     pub(crate) async fn create_secret(&self, name: &str, value: &Value) -> Result<String, StackError> {
         let create = self.secrets().create_secret().name(name).secret_string(value.to_string());
-        let created = create.send().await.map_err(|error| failed("making a secret", &error))?;
+        let created = create.send().await.map_err(|error| failed("creating a secret", &error))?;
         Ok(created.arn.unwrap_or_default())
     }
 
-    /// Gives a secret a new current value; the one that was becomes the previous one.
+    /// Sets a secret's current value. The old one becomes its previous value.
     pub(crate) async fn put_secret(&self, secret: &str, value: &Value) -> Result<(), StackError> {
         let doing = "writing a secret";
         let secrets = self.secrets();
@@ -248,31 +250,32 @@ impl Aws {
         let versions = described.map_err(|error| failed(doing, &error))?.version_ids_to_stages.unwrap_or_default();
         let mut versions = versions.into_iter();
         let current =
-            versions.find(|(_, stages)| stages.iter().any(|stage| stage == CURRENT)).map(|(version, _)| version);
+            versions.find(|(_, stages)| stages.iter().any(|stage| stage == CURRENT_STAGE)).map(|(version, _)| version);
         let put = secrets.put_secret_value().secret_id(secret).secret_string(value.to_string());
         let Some(current) = current else {
             put.send().await.map_err(|error| failed(doing, &error))?;
             return Ok(());
         };
-        // After a rotation, moto takes the stages off the wrong version here, and off the right one when they are moved.
-        let put = put.version_stages(UNUSED).send().await.map_err(|error| failed(doing, &error))?;
-        let update = secrets.update_secret_version_stage().secret_id(secret).version_stage(CURRENT);
+        // After a rotation, moto's PutSecretValue removes the stages of the wrong version. Moving the stage explicitly
+        // removes them of the right one.
+        let put = put.version_stages(UNUSED_STAGE).send().await.map_err(|error| failed(doing, &error))?;
+        let update = secrets.update_secret_version_stage().secret_id(secret).version_stage(CURRENT_STAGE);
         let update = update.remove_from_version_id(current).set_move_to_version_id(put.version_id);
         update.send().await.map_err(|error| failed(doing, &error))?;
         Ok(())
     }
 
-    /// Ends the server and waits until it has gone.
+    /// Kills the server and waits until it has exited.
     pub(crate) async fn stop(&self) {
         let server = self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(mut server) = server {
-            // It may have ended already.
+            // The server may have exited already.
             let _ = server.kill().await;
         }
     }
 }
 
-/// An error of the local AWS, with all its causes.
+/// Wraps an error of the local AWS, with all its causes.
 pub(crate) fn failed(doing: &'static str, error: &(impl std::error::Error + 'static)) -> StackError {
     StackError::Aws { doing, detail: DisplayErrorContext(error).to_string() }
 }
@@ -298,13 +301,15 @@ async fn start_server(python: &Path, log: &Path) -> Result<(Child, u16), StackEr
         return Err(StackError::AwsNotReady { detail: "it has no standard output".to_owned() });
     };
     let mut line = String::new();
-    let read = tokio::time::timeout(READY_LIMIT, BufReader::new(stdout).read_line(&mut line)).await;
+    let read = tokio::time::timeout(READY_TIMEOUT, BufReader::new(stdout).read_line(&mut line)).await;
     match (read, line.trim().parse()) {
         (Ok(Ok(_)), Ok(port)) => Ok((server, port)),
-        (Err(_), _) => Err(StackError::AwsNotReady { detail: format!("no answer in {} s", READY_LIMIT.as_secs()) }),
+        (Err(_), _) => {
+            Err(StackError::AwsNotReady { detail: format!("it did not listen within {} s", READY_TIMEOUT.as_secs()) })
+        }
         _ => {
-            let said = std::fs::read(log).unwrap_or_default();
-            Err(StackError::AwsNotReady { detail: tail(&said, 1) })
+            let printed = std::fs::read(log).unwrap_or_default();
+            Err(StackError::AwsNotReady { detail: tail(&printed, 1) })
         }
     }
 }

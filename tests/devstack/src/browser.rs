@@ -1,47 +1,47 @@
-//! A browser for scripts: it keeps cookies by host, follows redirects and submits forms. It runs no scripts, and our
-//! pages and the simulator's need none.
+//! A browser without scripting: it stores cookies by host, follows redirects and submits forms. Neither our pages nor
+//! the simulator's need a script.
 
 use std::collections::BTreeMap;
 
 use axum::http::header::{LOCATION, REFERRER_POLICY, SET_COOKIE};
 use url::Url;
 
-use crate::ambient;
-use crate::error::StackError;
+use crate::{ambient, error::StackError};
 
-const MOST_REDIRECTS: usize = 20;
-const MOST_PAGES: usize = 10;
+const MAX_REDIRECTS: usize = 20;
+/// Pages that Microsoft may show between our form and our callback.
+const MAX_PAGES: usize = 10;
 
-/// A person's browser, with the page that it shows.
+/// One user's browser, with the current page.
 #[derive(Debug)]
 pub struct Browser {
     client: reqwest::Client,
-    /// By host name, without the port, as browsers keep them.
+    /// Cookies by host name. As in every browser, the port does not matter.
     cookies: BTreeMap<String, BTreeMap<String, String>>,
     page: Option<Page>,
 }
 
-/// What the browser shows.
-#[derive(Debug, Clone)]
+/// A page that was loaded.
+#[derive(Clone, Debug)]
 pub struct Page {
-    /// Where it lies, after all redirects.
+    /// The URL after all redirects.
     pub url: Url,
-    /// The status code.
+    /// The HTTP status code of the last response.
     pub status: u16,
-    /// The HTML.
+    /// The response body, unparsed.
     pub html: String,
     sends_origin: bool,
 }
 
-/// A button of a form.
-#[derive(Debug, Clone)]
+/// A `button` element, or an `input` of type `submit`.
+#[derive(Clone, Debug)]
 pub struct Button {
-    /// All its attributes.
+    /// The attributes by lower-case name, with entities decoded.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Button {
-    /// An attribute's value; empty if it is absent.
+    /// Returns an attribute's value; empty if it is absent.
     pub fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
@@ -54,25 +54,32 @@ struct Form {
     buttons: Vec<Button>,
 }
 
+/// The body of a form and the value of its `Origin` header.
+#[derive(Debug)]
+struct Submission {
+    body: String,
+    origin: String,
+}
+
 impl Browser {
-    /// A browser without cookies.
+    /// Creates a browser without cookies.
     pub fn new() -> Result<Self, StackError> {
         let client = ambient::http_client().map_err(|error| failed(&error))?;
         Ok(Self { client, cookies: BTreeMap::new(), page: None })
     }
 
-    /// The page that it shows.
+    /// The current page, if any was loaded.
     pub fn page(&self) -> Option<&Page> {
         self.page.as_ref()
     }
 
-    /// Opens an address.
+    /// Loads a URL and follows its redirects.
     pub async fn open(&mut self, url: &str) -> Result<&Page, StackError> {
         let url = Url::parse(url).map_err(|error| failed(&error))?;
-        self.go(url, None).await
+        self.navigate(url, None).await
     }
 
-    /// Presses the first button that is wanted, in any form of the page. `None`: the page has no such button.
+    /// Presses the first matching button in any form of the page. Returns `None` if the page has no such button.
     pub async fn press(&mut self, wanted: impl Fn(&Button) -> bool) -> Result<Option<&Page>, StackError> {
         let Some(page) = &self.page else {
             return Ok(None);
@@ -88,25 +95,25 @@ impl Browser {
             }
             let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
             let origin = if page.sends_origin { page.url.origin().ascii_serialization() } else { "null".to_owned() };
-            return self.go(url, Some((body, origin))).await.map(Some);
+            return self.navigate(url, Some(Submission { body, origin })).await.map(Some);
         }
         Ok(None)
     }
 
-    /// Goes from a consent link to the last page, as a person of a tenant who agrees to everything: our form, the
-    /// account, the permissions. Stops at the first page that has nothing to agree to.
+    /// Follows a consent link to its last page, as a user of a tenant who accepts everything: our form, the account, the
+    /// permissions. Stops at the first page without such a button.
     pub async fn consent(&mut self, consent_url: &str, tenant_id: &str, user: &str) -> Result<Page, StackError> {
         let start = self.open(consent_url).await?.url.clone();
         self.press(|_| true).await?;
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             if self.page.as_ref().is_none_or(|page| page.url.origin() == start.origin()) {
                 break;
             }
-            let is_me =
+            let is_own_account =
                 |button: &Button| button.attribute("data-user") == user && button.attribute("data-tenant") == tenant_id;
-            let went_on = self.press(is_me).await?.is_some()
+            let continued = self.press(is_own_account).await?.is_some()
                 || self.press(|button| button.attribute("id") == "accept").await?.is_some();
-            if !went_on {
+            if !continued {
                 break;
             }
         }
@@ -114,10 +121,10 @@ impl Browser {
         page.ok_or_else(|| StackError::Http { doing: "browsing", detail: "there is no page".to_owned() })
     }
 
-    async fn go(&mut self, mut url: Url, mut form: Option<(String, String)>) -> Result<&Page, StackError> {
-        for _ in 0..MOST_REDIRECTS {
+    async fn navigate(&mut self, mut url: Url, mut form: Option<Submission>) -> Result<&Page, StackError> {
+        for _ in 0..MAX_REDIRECTS {
             let mut request = match form.take() {
-                Some((body, origin)) => {
+                Some(Submission { body, origin }) => {
                     let request = self.client.post(url.clone()).header("origin", origin);
                     request.header("content-type", "application/x-www-form-urlencoded").body(body)
                 }
@@ -129,7 +136,7 @@ impl Browser {
             }
             let response = request.header("accept", "text/html").send().await.map_err(|error| failed(&error))?;
             for cookie in response.headers().get_all(SET_COOKIE) {
-                self.keep(&url, &String::from_utf8_lossy(cookie.as_bytes()));
+                self.store_cookie(&url, &String::from_utf8_lossy(cookie.as_bytes()));
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             if let (true, Some(location)) = (response.status().is_redirection(), location) {
@@ -141,7 +148,7 @@ impl Browser {
             let html = response.text().await.map_err(|error| failed(&error))?;
             return Ok(self.page.insert(Page { url, status, html, sends_origin }));
         }
-        Err(StackError::Http { doing: "browsing", detail: format!("more than {MOST_REDIRECTS} redirects, to {url}") })
+        Err(StackError::Http { doing: "browsing", detail: format!("more than {MAX_REDIRECTS} redirects, to {url}") })
     }
 
     fn cookies_for(&self, url: &Url) -> String {
@@ -150,14 +157,14 @@ impl Browser {
         pairs.collect::<Vec<_>>().join("; ")
     }
 
-    fn keep(&mut self, url: &Url, cookie: &str) {
+    fn store_cookie(&mut self, url: &Url, cookie: &str) {
         let mut parts = cookie.split(';').map(str::trim);
         let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else {
             return;
         };
-        let is_over = parts.any(|part| part.eq_ignore_ascii_case("max-age=0"));
+        let is_expired = parts.any(|part| part.eq_ignore_ascii_case("max-age=0"));
         let cookies = self.cookies.entry(url.host_str().unwrap_or_default().to_owned()).or_default();
-        if is_over {
+        if is_expired {
             cookies.remove(name);
         } else {
             cookies.insert(name.to_owned(), value.to_owned());
@@ -173,7 +180,7 @@ fn failed(error: &dyn std::error::Error) -> StackError {
     StackError::Http { doing: "browsing", detail }
 }
 
-/// The forms of a page as our pages and the simulator's write them: every attribute in double quotes.
+/// Parses the forms of a page. Every attribute must be in double quotes, as in our pages and the simulator's.
 fn forms(html: &str) -> Vec<Form> {
     let mut forms: Vec<Form> = Vec::new();
     let mut is_open = false;
@@ -229,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_has_its_fields_and_buttons() {
+    fn form_has_its_own_fields_and_buttons() {
         let html = r#"<p>x</p><form method="post" action="/login">
             <input type="hidden" name="flow" value="a&amp;b">
             <button class="user" name="user" value="t/o" data-user="admin@contoso.example">Admin</button>
@@ -245,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn cookies_go_back_to_their_host_until_they_are_over() {
+    fn cookies_are_sent_to_their_host_until_they_expire() {
         let mut browser = Browser::new().unwrap();
         let (ours, theirs) = (Url::parse("http://localhost:1/a").unwrap(), Url::parse("http://127.0.0.1:2/").unwrap());
-        browser.keep(&ours, "__Host-mandate=x; Path=/; Secure; HttpOnly; SameSite=Lax");
-        browser.keep(&theirs, "ESTSAUTH=y");
+        browser.store_cookie(&ours, "__Host-mandate=x; Path=/; Secure; HttpOnly; SameSite=Lax");
+        browser.store_cookie(&theirs, "ESTSAUTH=y");
         assert_eq!(browser.cookies_for(&ours), "__Host-mandate=x");
         assert_eq!(browser.cookies_for(&theirs), "ESTSAUTH=y");
-        browser.keep(&ours, "__Host-mandate=; Max-Age=0; Path=/");
+        browser.store_cookie(&ours, "__Host-mandate=; Max-Age=0; Path=/");
         assert_eq!(browser.cookies_for(&ours), "");
     }
 }

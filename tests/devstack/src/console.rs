@@ -1,21 +1,21 @@
-//! The one place that prints for people.
+//! Output to the terminal, in one place.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
-/// Told about the long steps of a start.
+/// Receives the progress of the long steps of a start.
 pub trait Progress: Send {
-    /// A step begins; the one before it is done.
-    fn step(&mut self, what: &str);
-    /// A line about the step in hand.
+    /// A step starts, and the one before it is complete.
+    fn step(&mut self, name: &str);
+    /// A line about the current step.
     fn detail(&mut self, line: &str);
-    /// Whether a tool that draws progress of its own may write to the terminal.
+    /// Returns `true` if a tool with its own progress display, such as cargo, may write to the terminal.
     fn shows_output(&self) -> bool {
         false
     }
 }
 
-/// Says nothing: for tests.
-#[derive(Debug, Clone, Copy, Default)]
+/// Discards all progress, for tests.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 
 impl Progress for Quiet {
@@ -30,14 +30,14 @@ pub struct Console {
 }
 
 impl Console {
-    /// A line of the result.
+    /// Prints a line of the result to standard output.
     #[expect(clippy::print_stdout, reason = "the program's output")]
     pub fn line(&mut self, line: &str) {
         self.step = None;
         println!("{line}");
     }
 
-    /// An error, in one line.
+    /// Prints an error as one line to standard error.
     #[expect(clippy::print_stderr, reason = "the program's errors")]
     pub fn error(&mut self, line: &str) {
         self.step = None;
@@ -46,17 +46,17 @@ impl Console {
 }
 
 impl Progress for Console {
-    #[expect(clippy::print_stderr, reason = "progress is no result")]
-    fn step(&mut self, what: &str) {
-        if let Some(began) = self.step.replace(Instant::now())
-            && began.elapsed().as_secs() >= 2
+    #[expect(clippy::print_stderr, reason = "progress is not part of the result")]
+    fn step(&mut self, name: &str) {
+        if let Some(started) = self.step.replace(crate::ambient::instant())
+            && started.elapsed().as_secs() >= 2
         {
-            eprintln!("    {} s", began.elapsed().as_secs());
+            eprintln!("    {} s", started.elapsed().as_secs());
         }
-        eprintln!("- {what}");
+        eprintln!("- {name}");
     }
 
-    #[expect(clippy::print_stderr, reason = "progress is no result")]
+    #[expect(clippy::print_stderr, reason = "progress is not part of the result")]
     fn detail(&mut self, line: &str) {
         eprintln!("    {line}");
     }

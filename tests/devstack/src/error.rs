@@ -1,16 +1,16 @@
-//! What can go wrong with the stack itself, each in one line that says what to do.
+//! Errors of the stack itself. Each prints as one line that says what to do.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why the stack did not start, or a piece of it did not do what it was asked.
+/// The reason why the stack did not start, or why a part of it failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StackError {
-    /// A fixed port is taken by another program.
+    /// Another program listens on a port that the caller chose.
     PortTaken {
-        /// The port.
+        /// The TCP port on the loopback address.
         port: u16,
     },
     /// No `python3` on the path.
@@ -27,57 +27,57 @@ pub enum StackError {
     },
     /// The functions did not compile.
     BuildFailed {
-        /// What cargo printed, where it was not shown already.
+        /// The last lines that cargo printed; empty if they went to the terminal already.
         detail: String,
     },
-    /// AWS's stand-in did not come up.
+    /// The local AWS did not start.
     AwsNotReady {
         /// The last line that it printed.
         detail: String,
     },
-    /// The template could not be deployed to the stand-in.
+    /// The template could not be deployed to the local AWS.
     DeployFailed {
         /// The last line that the deployment printed.
         detail: String,
     },
     /// The simulator of Microsoft did not start.
     SimulatorFailed {
-        /// Why.
+        /// The simulator's own error message.
         detail: String,
     },
     /// A call to the local AWS failed.
     Aws {
-        /// What was done.
+        /// The failed operation, such as "reading a queue".
         doing: &'static str,
-        /// Why it failed.
+        /// The SDK's error with all its causes.
         detail: String,
     },
     /// A step of the app credential's rotation failed, and the rotation with it.
     RotationFailed {
-        /// The step.
+        /// The step's name in Secrets Manager, such as `setSecret`.
         step: &'static str,
-        /// What the function answered.
+        /// The error that the function returned.
         error: FunctionError,
     },
     /// A call to our own HTTP API failed below HTTP.
     Http {
-        /// What was done.
+        /// The failed operation, such as "calling our HTTP API".
         doing: &'static str,
-        /// Why it failed.
+        /// The HTTP client's error message.
         detail: String,
     },
     /// A file or a process of the stack could not be handled.
     Io {
-        /// What was done.
+        /// The failed operation, such as "running cargo".
         doing: String,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The template has no such function, schedule or event source.
     Unknown {
-        /// What kind of thing was asked for.
+        /// The kind of resource, such as "function".
         kind: &'static str,
-        /// Its name.
+        /// The name that was not found.
         name: String,
     },
 }
@@ -88,7 +88,9 @@ impl fmt::Display for StackError {
             Self::PortTaken { port } => {
                 write!(f, "port {port} is taken by another program; choose others with `--port N`")
             }
-            Self::PythonMissing => f.write_str("python3 is not on PATH; the local AWS needs Python 3.10 or later"),
+            Self::PythonMissing => {
+                f.write_str("python3 is not on PATH; install Python 3.10 or later for the local AWS")
+            }
             Self::VenvMissing { detail } => {
                 write!(
                     f,
@@ -100,7 +102,7 @@ impl fmt::Display for StackError {
                 f.write_str("the functions do not compile (see above)")
             }
             Self::BuildFailed { detail } => write!(f, "the functions do not compile: {detail}"),
-            Self::AwsNotReady { detail } => write!(f, "the local AWS did not come up: {detail}"),
+            Self::AwsNotReady { detail } => write!(f, "the local AWS did not start: {detail}"),
             Self::DeployFailed { detail } => write!(f, "infra/template.yaml could not be deployed locally: {detail}"),
             Self::SimulatorFailed { detail } => write!(f, "the simulator of Microsoft did not start: {detail}"),
             Self::Aws { doing, detail } | Self::Http { doing, detail } => write!(f, "{doing}: {detail}"),
@@ -130,15 +132,15 @@ impl StackError {
 
 /// A failed invocation, as Lambda reports it to a direct caller.
 ///
-/// Beside the function's own error types: `Sandbox.Timedout` past the deadline, `Runtime.ExitError` when the process
-/// ended, `Runtime.InvalidEntrypoint` when it could not be started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Beside the function's own error types there are `Sandbox.Timedout` after the deadline, `Runtime.ExitError` when the
+/// process ended, and `Runtime.InvalidEntrypoint` when it could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionError {
-    /// `errorType` of the function's answer.
+    /// The member `errorType` of the function's error.
     #[serde(default)]
     pub error_type: String,
-    /// `errorMessage` of the function's answer.
+    /// The member `errorMessage` of the function's error.
     #[serde(default)]
     pub error_message: String,
 }
@@ -148,7 +150,7 @@ impl FunctionError {
         Self { error_type: error_type.to_owned(), error_message: error_message.into() }
     }
 
-    /// Whether the function was stopped at its deadline.
+    /// Returns `true` if the process was killed at its deadline, or because it asked for no event in time.
     pub fn is_timeout(&self) -> bool {
         self.error_type == TIMED_OUT
     }
@@ -165,7 +167,7 @@ impl fmt::Display for FunctionError {
 
 impl std::error::Error for FunctionError {}
 
-/// What went wrong, or which promise did not hold, in one line.
+/// The error message of a whole program run, in one line: an error, or a check that failed.
 #[derive(Debug)]
 pub struct Failed(pub String);
 

@@ -1,4 +1,4 @@
-//! Invocations that failed with nobody waiting for their answer.
+//! Failed invocations of the queue and the schedules, whose response no caller waits for.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::error::FunctionError;
 pub(crate) struct Failures(Mutex<Vec<String>>);
 
 impl Failures {
-    pub(crate) fn tell(&self, binary: &str, error: &FunctionError) {
+    pub(crate) fn record(&self, binary: &str, error: &FunctionError) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{binary}: {error}"));
     }
 

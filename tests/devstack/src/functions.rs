@@ -1,21 +1,16 @@
-//! The functions' binaries: one cargo call builds them all, and says itself where they lie.
+//! The functions' binaries. One cargo call builds them all and reports their paths.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
 
 use serde::Deserialize;
-use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::{process::Command, sync::OnceCell};
 
-use crate::console::Progress;
-use crate::error::StackError;
-use crate::{ambient, paths};
+use crate::{ambient, console::Progress, error::StackError, paths};
 
-/// Built once a process: the stacks of one test run share them.
+/// The result of the build. All stacks of a process share it.
 static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
 
-/// Builds every package under `functions/` in the development profile; answers with the path of each binary.
+/// Builds every package under `functions/` in the development profile and returns the path of each binary.
 pub async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
     BUILT.get_or_try_init(|| run_cargo(progress)).await.cloned()
 }
@@ -24,14 +19,14 @@ async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathB
     progress.step("building the functions");
     let mut cargo = Command::new(ambient::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]);
-    // Beside the stack, the functions' dependencies get the features that a build of the whole workspace gives them,
-    // so that neither builds them anew after the other.
+    // Built together with the stack, the dependencies get the same features as in a build of the whole workspace.
+    // Otherwise each of the two builds would rebuild what the other one built.
     cargo.args(["--package", env!("CARGO_PKG_NAME")]);
     for package in packages()? {
         cargo.args(["--package", &package]);
     }
     let stderr = if progress.shows_output() { Stdio::inherit() } else { Stdio::piped() };
-    let child = cargo.current_dir(paths::root()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let child = cargo.current_dir(paths::workspace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let output = child.kill_on_drop(true).spawn().map_err(StackError::io("starting cargo"))?;
     let output = output.wait_with_output().await.map_err(StackError::io("running cargo"))?;
     if !output.status.success() {
@@ -41,7 +36,7 @@ async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathB
 }
 
 fn packages() -> Result<Vec<String>, StackError> {
-    let folder = paths::root().join("functions");
+    let folder = paths::workspace().join("functions");
     let entries = std::fs::read_dir(&folder).map_err(StackError::io("reading the folder functions/"))?;
     let packages = entries.flatten().filter(|entry| entry.path().join("Cargo.toml").is_file());
     let mut packages: Vec<_> = packages.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -70,7 +65,7 @@ fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// The last lines of what a program printed.
+/// Returns the last `lines` lines of a program's output that are not blank.
 pub(crate) fn tail(output: &[u8], lines: usize) -> String {
     let text = String::from_utf8_lossy(output);
     let all: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -82,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_paths_are_the_ones_that_cargo_names() {
+    fn executables_are_found_in_cargo_messages() {
         let messages = concat!(
             r#"{"reason":"compiler-artifact","target":{"name":"shared"},"executable":null}"#,
             "\n",

@@ -1,17 +1,18 @@
-//! What is typed while `cargo dev` runs.
+//! Keyboard input of `cargo dev`.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// The lines of standard input. There are none where reading would stop us: in the background of a terminal.
+/// Returns the lines of standard input. In the background of a terminal there are none, because reading would stop the
+/// process there.
 pub(crate) fn lines() -> Receiver<String> {
     let (sender, receiver) = channel(1);
     let input = std::io::stdin();
     if input.is_terminal() && is_in_background() {
         return receiver;
     }
-    // A thread of its own: the runtime would wait for the end of one of its threads that reads.
+    // A thread of its own, because the runtime waits for its blocking threads when it ends.
     std::thread::spawn(move || {
         for line in input.lock().lines().map_while(Result::ok) {
             if sender.blocking_send(line).is_err() {
@@ -22,13 +23,13 @@ pub(crate) fn lines() -> Receiver<String> {
     receiver
 }
 
-/// Whether the terminal belongs to another process group; only Linux says so.
+/// Returns `true` if the terminal belongs to another process group. Only Linux provides this.
 fn is_in_background() -> bool {
     std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| is_of_another_group(&stat))
 }
 
-/// See proc(5): after the name, which may hold anything, come state, parent, group, session, terminal, and the terminal's
-/// group.
+/// Parses `/proc/self/stat`. After the name, which may contain any character, it lists the state, parent, process group,
+/// session, terminal and the terminal's process group; see proc(5).
 fn is_of_another_group(stat: &str) -> bool {
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     matches!(fields[..], [_, _, group, _, _, foreground, ..] if group != foreground)
@@ -39,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_foreground_is_told_from_the_background() {
+    fn background_process_is_recognised() {
         assert!(!is_of_another_group("12 (dev) stack) R 11 12 10 34816 12 4194304"));
         assert!(is_of_another_group("12 (devstack) R 11 12 10 34816 10 4194304"));
         assert!(!is_of_another_group("12 (devstack) R"));

@@ -1,11 +1,11 @@
-//! The local stack: what `infra/template.yaml` deploys, on this machine.
+//! The local stack: the resources of `infra/template.yaml` on this machine.
 //!
 //! The functions' real binaries run behind an emulated Lambda Runtime API, API Gateway, SQS event source and Scheduler;
-//! AWS is moto's server, to which the template is deployed as it is; Microsoft is the crate `sim`. Tests start a
-//! [`Stack`] of their own with ephemeral ports; `cargo dev` starts one with fixed ports and keeps it up.
+//! AWS is moto's server, to which the unchanged template is deployed. Microsoft is the crate `sim`. Tests start a
+//! [`Stack`] of their own with ephemeral ports; `cargo dev` starts one with fixed ports and keeps it running.
 //!
-//! What is not AWS: signatures and IAM policies are not checked, nothing is throttled, failed messages come back at
-//! once, and a function's memory is not limited.
+//! Differences from AWS: signatures and IAM policies are not checked, no request is throttled, failed messages are
+//! delivered again at once, and a function's memory is not limited.
 
 mod ambient;
 mod aws;
@@ -25,8 +25,10 @@ mod rotation;
 mod runtime_api;
 mod schedule;
 mod stack;
+#[cfg(test)]
+mod testing;
 
-pub use ambient::http_client;
+pub use ambient::{http_client, instant};
 pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
@@ -35,9 +37,9 @@ pub use functions::build;
 pub use log_book::LogLine;
 pub use pool::Usage;
 pub use python::interpreter;
-pub use stack::{ApiReply, CLIENT_ID, Ports, Stack, StackOptions};
+pub use stack::{ApiResponse, CLIENT_ID, Ports, Stack, StackOptions};
 
-/// The account that the local AWS plays.
+/// The account id of the local AWS.
 pub const ACCOUNT_ID: &str = "123456789012";
-/// The region that the local AWS plays.
+/// The region of the local AWS.
 pub const REGION: &str = "eu-central-1";

@@ -1,23 +1,27 @@
-//! What the functions print: kept for the tests, appended to a file per binary, and sent to who follows.
+//! The output of the functions: kept in memory for tests, appended to one file per binary, and sent to subscribers.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    sync::broadcast,
+};
 
 use crate::error::StackError;
 
-/// A stack may be up for days; what is older is in the files.
-const MOST_LINES: usize = 100_000;
+/// Lines of one function that are kept in memory. A stack may run for days; older lines are only in the files.
+const MAX_LINES: usize = 100_000;
 
 /// One line that a function printed.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct LogLine {
-    /// The function's binary.
+    /// The binary of the function that printed it.
     pub binary: String,
     /// The line as printed; a line of standard error is `{"stderr": "…"}`.
     pub line: String,
@@ -26,35 +30,40 @@ pub struct LogLine {
 #[derive(Debug)]
 pub(crate) struct LogBook {
     directory: PathBuf,
-    books: Mutex<BTreeMap<String, Book>>,
+    outputs: Mutex<BTreeMap<String, Output>>,
     followers: broadcast::Sender<LogLine>,
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Output {
     lines: Vec<String>,
     file: Option<File>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channel {
     Stdout,
     Stderr,
 }
 
 impl LogBook {
-    /// Opens the folder, without the lines of earlier runs if it is to be `fresh`.
-    pub(crate) fn open(directory: &Path, fresh: bool) -> Result<Arc<Self>, StackError> {
+    /// Opens the directory and creates it if needed. Files of earlier runs are kept.
+    pub(crate) fn open(directory: &Path) -> Result<Arc<Self>, StackError> {
         std::fs::create_dir_all(directory)
             .map_err(StackError::io(format!("making the log directory {}", directory.display())))?;
-        let entries = std::fs::read_dir(directory).map_err(StackError::io("reading the log directory"))?;
-        for entry in entries.flatten().filter(|_| fresh) {
+        let (followers, _) = broadcast::channel(4096);
+        Ok(Arc::new(Self { directory: directory.to_owned(), outputs: Mutex::default(), followers }))
+    }
+
+    /// Deletes the files of earlier runs.
+    pub(crate) fn delete_files(&self) -> Result<(), StackError> {
+        let entries = std::fs::read_dir(&self.directory).map_err(StackError::io("reading the log directory"))?;
+        for entry in entries.flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "jsonl") {
                 std::fs::remove_file(entry.path()).map_err(StackError::io("emptying the log directory"))?;
             }
         }
-        let (followers, _) = broadcast::channel(4096);
-        Ok(Arc::new(Self { directory: directory.to_owned(), books: Mutex::default(), followers }))
+        Ok(())
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -62,8 +71,8 @@ impl LogBook {
     }
 
     pub(crate) fn lines(&self, binary: &str) -> Vec<String> {
-        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        books.get(binary).map(|book| book.lines.clone()).unwrap_or_default()
+        let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        outputs.get(binary).map(|output| output.lines.clone()).unwrap_or_default()
     }
 
     pub(crate) fn follow(&self) -> broadcast::Receiver<LogLine> {
@@ -76,22 +85,22 @@ impl LogBook {
             Channel::Stderr => serde_json::json!({ "stderr": text }).to_string(),
         };
         {
-            let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-            let book = books.entry(binary.to_owned()).or_default();
-            if book.file.is_none() {
+            let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+            let output = outputs.entry(binary.to_owned()).or_default();
+            if output.file.is_none() {
                 let path = self.directory.join(format!("{binary}.jsonl"));
-                book.file = OpenOptions::new().create(true).append(true).open(path).ok();
+                output.file = OpenOptions::new().create(true).append(true).open(path).ok();
             }
-            if let Some(file) = &mut book.file {
-                // One write a line, so that lines of several stacks do not mix. A full disk must not stop a function.
+            if let Some(file) = &mut output.file {
+                // One write per line, so that lines of several stacks do not mix. A full disk must not stop a function.
                 let _ = file.write_all(format!("{line}\n").as_bytes());
             }
-            if book.lines.len() == MOST_LINES {
-                book.lines.drain(..MOST_LINES / 2);
+            if output.lines.len() == MAX_LINES {
+                output.lines.drain(..MAX_LINES / 2);
             }
-            book.lines.push(line.clone());
+            output.lines.push(line.clone());
         }
-        // Nobody may be following.
+        // There may be no subscriber.
         let _ = self.followers.send(LogLine { binary: binary.to_owned(), line });
     }
 

@@ -1,24 +1,21 @@
-//! `cargo dev`: the whole system on this machine. `cargo dev --help` says the rest.
+//! `cargo dev`: the whole system on this machine. `cargo dev --help` lists the options.
 
 mod cli;
+mod customers;
 mod journey;
 mod keyboard;
 mod watch;
-mod world;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use cli::{Command, HELP, Options};
+use crate::cli::{Command, HELP, Options};
 
-/// How often customers are asked where somebody watches.
-const POLL_EVERY: Duration = Duration::from_secs(5);
+/// The poll interval, short enough to watch.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -34,14 +31,14 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Ok(mut stop) = Stop::listen() else {
-        console.error("signals cannot be caught");
+    let Ok(mut signals) = EndSignals::listen() else {
+        console.error("the handlers for signals cannot be installed");
         return ExitCode::FAILURE;
     };
-    // Whatever is under way when a signal comes is dropped, and its processes with it.
+    // A signal drops the start that is in progress, and kills its processes thereby.
     let stack = tokio::select! {
         stack = start(&options, &mut console) => stack,
-        () = stop.wanted() => return ExitCode::FAILURE,
+        () = signals.received() => return ExitCode::FAILURE,
     };
     let stack = match stack {
         Ok(stack) => stack,
@@ -51,8 +48,8 @@ async fn main() -> ExitCode {
         }
     };
     let outcome = tokio::select! {
-        outcome = work(&stack, &options, &mut console) => outcome,
-        () = stop.wanted() => {
+        outcome = run(&stack, &options, &mut console) => outcome,
+        () = signals.received() => {
             console.step("stopping");
             if options.once { Err("it was stopped".to_owned()) } else { Ok(()) }
         }
@@ -69,32 +66,32 @@ async fn main() -> ExitCode {
 
 async fn start(options: &Options, console: &mut Console) -> Result<Stack, String> {
     let credential = options.live.as_deref().map(read_credential).transpose()?;
-    let seconds = if options.once { 1 } else { POLL_EVERY.as_secs() };
+    let seconds = if options.once { 1 } else { POLL_INTERVAL.as_secs() };
     let port = options.port;
     let options = StackOptions {
         ports: Ports { api: port, entra: port + 1, graph: port + 2, defender: port + 3 },
         parameters: BTreeMap::from([("PollIntervalSeconds".to_owned(), seconds.to_string())]),
         live: credential.is_some(),
         credential,
-        pump: !options.once,
-        poll_every: Some(POLL_EVERY),
+        automatic_triggers: !options.once,
+        poll_interval: Some(POLL_INTERVAL),
         fresh_logs: true,
         ..StackOptions::default()
     };
     Stack::start(options, console).await.map_err(|error| error.to_string())
 }
 
-async fn work(stack: &Stack, options: &Options, console: &mut Console) -> Result<(), String> {
+async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<(), String> {
     if options.once {
         return journey::run(stack, console).await.map_err(|failed| failed.to_string());
     }
     let logs = options.logs.then(|| stack.follow_logs());
-    let introduced = match stack.sim() {
-        Some(sim) => watch::introduce(stack, sim, console).await,
-        None => watch::introduce_live(stack, console).await,
+    let prepared = match stack.sim() {
+        Some(sim) => watch::prepare(stack, sim, console).await,
+        None => watch::prepare_live(stack, console).await,
     };
-    introduced.map_err(|failed| failed.to_string())?;
-    Err(watch::watch(stack, logs, console).await.to_string())
+    prepared.map_err(|failed| failed.to_string())?;
+    Err(watch::run(stack, logs, console).await.to_string())
 }
 
 fn read_credential(file: &Path) -> Result<Value, String> {
@@ -107,16 +104,16 @@ fn read_credential(file: &Path) -> Result<Value, String> {
     }
 }
 
-/// The ways in which a terminal or a supervisor ends a program.
-struct Stop([Signal; 3]);
+/// The signals by which a terminal or a supervisor ends a program.
+struct EndSignals([Signal; 3]);
 
-impl Stop {
+impl EndSignals {
     fn listen() -> std::io::Result<Self> {
         let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         Ok(Self([signal(interrupt)?, signal(terminate)?, signal(hangup)?]))
     }
 
-    async fn wanted(&mut self) {
+    async fn received(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -1,47 +1,49 @@
-//! The virtual environment that the local AWS runs in: made once, and again whenever the requirements change.
+//! The Python virtual environment of the local AWS. It is created once, and again when the requirements change.
 
-use std::fs::File;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::{
+    fs::File,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
-use crate::console::Progress;
-use crate::error::StackError;
-use crate::functions::tail;
-use crate::paths;
+use crate::{console::Progress, error::StackError, functions::tail, paths};
 
-/// The environment's interpreter; the environment is made first where it is missing or out of date.
+/// Returns the path of the environment's interpreter. Creates the environment first if it is missing or outdated.
 pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
+    let requirements_text =
+        std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
     let state = paths::state();
-    std::fs::create_dir_all(&state).map_err(StackError::io(format!("making {}", state.display())))?;
+    std::fs::create_dir_all(&state).map_err(StackError::io(format!("creating {}", state.display())))?;
     let venv = state.join("venv");
     let python = venv.join("bin").join("python");
     let stamp = venv.join("requirements.installed");
-    if is_stamped(&stamp, &wanted) {
+    if is_up_to_date(&stamp, &requirements_text) {
         return Ok(python);
     }
     let _lock = lock(state.join("venv.lock")).await?;
-    // Another process may have made it while this one waited.
-    if is_stamped(&stamp, &wanted) {
+    // Another process may have created it while this one waited.
+    if is_up_to_date(&stamp, &requirements_text) {
         return Ok(python);
     }
-    progress.step("making the Python environment of the local AWS (only the first time; about a minute)");
-    make(&venv).await?;
-    install(&python, &requirements, progress).await?;
-    std::fs::write(&stamp, &wanted).map_err(StackError::io("stamping the Python environment"))?;
+    progress.step("creating the Python environment of the local AWS (only the first time; about a minute)");
+    create_venv(&venv).await?;
+    install_packages(&python, &requirements, progress).await?;
+    std::fs::write(&stamp, &requirements_text).map_err(StackError::io("stamping the Python environment"))?;
     Ok(python)
 }
 
-fn is_stamped(stamp: &Path, wanted: &str) -> bool {
-    std::fs::read_to_string(stamp).is_ok_and(|installed| installed == wanted)
+fn is_up_to_date(stamp: &Path, requirements_text: &str) -> bool {
+    std::fs::read_to_string(stamp).is_ok_and(|installed| installed == requirements_text)
 }
 
-/// Held until the file is dropped.
+/// Locks the file against other processes until the returned handle is dropped.
 async fn lock(path: PathBuf) -> Result<File, StackError> {
     let locked = tokio::task::spawn_blocking(move || {
         let file = File::create(path)?;
@@ -52,8 +54,8 @@ async fn lock(path: PathBuf) -> Result<File, StackError> {
     locked.map_err(StackError::io("locking the Python environment"))
 }
 
-async fn make(venv: &Path) -> Result<(), StackError> {
-    let made = Command::new("python3")
+async fn create_venv(venv: &Path) -> Result<(), StackError> {
+    let output = Command::new("python3")
         .args(["-m", "venv", "--clear"])
         .arg(venv)
         .stdin(Stdio::null())
@@ -64,14 +66,14 @@ async fn make(venv: &Path) -> Result<(), StackError> {
             ErrorKind::NotFound => StackError::PythonMissing,
             _ => StackError::Io { doing: "starting python3".to_owned(), source: error },
         })?;
-    if made.status.success() {
+    if output.status.success() {
         return Ok(());
     }
-    let said = if made.stderr.is_empty() { &made.stdout } else { &made.stderr };
-    Err(StackError::VenvMissing { detail: tail(said, 1) })
+    let printed = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    Err(StackError::VenvMissing { detail: tail(printed, 1) })
 }
 
-async fn install(python: &Path, requirements: &Path, progress: &mut dyn Progress) -> Result<(), StackError> {
+async fn install_packages(python: &Path, requirements: &Path, progress: &mut dyn Progress) -> Result<(), StackError> {
     let doing = "running pip";
     let mut pip = Command::new(python)
         .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"])

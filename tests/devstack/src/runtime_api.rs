@@ -1,80 +1,86 @@
-//! The Lambda Runtime API, as the function processes see it: one listener, and a path prefix per process.
+//! The Lambda Runtime API for the function processes: one listener, with a path prefix for each process.
 //!
-//! A process is started with `AWS_LAMBDA_RUNTIME_API=http://127.0.0.1:PORT/{function}/{process}`; the runtime client
-//! puts `/2018-06-01/runtime/…` behind whatever path its base has (the scheme is needed for that: without one, `http`
-//! takes no path). See <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
+//! A process is started with `AWS_LAMBDA_RUNTIME_API=http://127.0.0.1:PORT/{function}/{process}`. The runtime client
+//! appends `/2018-06-01/runtime/…` to that path. The scheme is required, because the crate `http` parses no path without
+//! one. See <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::Instant,
+};
 
-use crate::ambient;
-use crate::error::{FunctionError, StackError};
+use crate::{
+    ambient,
+    error::{FunctionError, StackError},
+};
 
-/// Lambda's limit on an answer, with room for what JSON adds around it.
-const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
+/// Lambda's limit of 6 MB on a response, with room for its JSON encoding.
+const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 
-/// One event on its way to a process.
+/// One event for a process, with the channels that report its progress.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub(crate) struct Invocation {
     pub(crate) request_id: String,
     pub(crate) payload: String,
-    /// Counted from the moment at which the process takes the event, as Lambda does.
+    /// Counts from the moment at which the process receives the event, as in Lambda.
     pub(crate) timeout: Duration,
     pub(crate) arn: String,
-    /// Told when the process has taken the event.
-    pub(crate) taken: oneshot::Sender<Instant>,
-    /// Told what the process answers.
-    pub(crate) answer: oneshot::Sender<Result<Value, FunctionError>>,
+    /// Receives the time at which the process received the event.
+    pub(crate) received: oneshot::Sender<Instant>,
+    /// Receives the function's response or error.
+    pub(crate) response: oneshot::Sender<Result<Value, FunctionError>>,
 }
 
-/// Where one process gets its events and leaves its answers.
+/// The queue of events for one process, and the event that it is working on.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    inbox: tokio::sync::Mutex<mpsc::Receiver<Delivery>>,
-    current: Mutex<Option<Current>>,
+    invocations: tokio::sync::Mutex<mpsc::Receiver<Invocation>>,
+    running: Mutex<Option<Running>>,
     init_error: Mutex<Option<FunctionError>>,
 }
 
 #[derive(Debug)]
-struct Current {
+struct Running {
     request_id: String,
-    answer: oneshot::Sender<Result<Value, FunctionError>>,
+    response: oneshot::Sender<Result<Value, FunctionError>>,
 }
 
 impl Mailbox {
-    /// What the process said about why it cannot start.
+    /// The error that the process reported while it initialised.
     pub(crate) fn init_error(&self) -> Option<FunctionError> {
         self.init_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hands the answer over if it belongs to the event in hand.
-    fn answer(&self, request_id: &str, answer: Result<Value, FunctionError>) -> bool {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match current.take_if(|current| current.request_id == request_id) {
-            // Who asked may have stopped waiting.
-            Some(current) => current.answer.send(answer).is_ok(),
-            None => false,
-        }
+    /// Passes a response on. Returns `false` if it does not belong to the running event, or if the caller has stopped
+    /// waiting for it.
+    fn complete(&self, request_id: &str, response: Result<Value, FunctionError>) -> bool {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let matching = running.take_if(|running| running.request_id == request_id);
+        matching.is_some_and(|running| running.response.send(response).is_ok())
     }
 }
 
 type Mailboxes = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
 
-/// The listener. It stops when it is dropped.
+/// The listener for all processes. It stops when it is dropped.
 #[derive(Debug)]
 pub(crate) struct RuntimeApi {
     address: SocketAddr,
@@ -93,7 +99,7 @@ impl RuntimeApi {
             .route("/{function}/{process}/2018-06-01/runtime/invocation/{request_id}/response", post(response))
             .route("/{function}/{process}/2018-06-01/runtime/invocation/{request_id}/error", post(error))
             .route("/{function}/{process}/2018-06-01/runtime/init/error", post(init_error))
-            .layer(DefaultBodyLimit::max(ANSWER_LIMIT))
+            .layer(DefaultBodyLimit::max(MAX_RESPONSE_BYTES))
             .with_state(Arc::clone(&mailboxes));
         let server = tokio::spawn(async move {
             // Serving on loopback ends only with the task.
@@ -104,16 +110,16 @@ impl RuntimeApi {
     }
 
     /// The value of `AWS_LAMBDA_RUNTIME_API` for a process.
-    pub(crate) fn base(&self, function: &str, process: u64) -> String {
+    pub(crate) fn base_url(&self, function: &str, process: u64) -> String {
         format!("http://{}/{function}/{process}", self.address)
     }
 
-    /// Makes the mailbox of a process that is about to start.
-    pub(crate) fn register(&self, function: &str, process: u64) -> (mpsc::Sender<Delivery>, Arc<Mailbox>) {
+    /// Creates the mailbox of a process that is about to start.
+    pub(crate) fn register(&self, function: &str, process: u64) -> (mpsc::Sender<Invocation>, Arc<Mailbox>) {
         let (sender, receiver) = mpsc::channel(1);
         let mailbox = Arc::new(Mailbox {
-            inbox: tokio::sync::Mutex::new(receiver),
-            current: Mutex::default(),
+            invocations: tokio::sync::Mutex::new(receiver),
+            running: Mutex::default(),
             init_error: Mutex::default(),
         });
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +127,7 @@ impl RuntimeApi {
         (sender, mailbox)
     }
 
-    /// Forgets a process that has ended.
+    /// Removes the mailbox of a process that has ended.
     pub(crate) fn unregister(&self, function: &str, process: u64) {
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         mailboxes.remove(&format!("{function}/{process}"));
@@ -141,30 +147,30 @@ fn mailbox(mailboxes: &Mailboxes, function: &str, process: &str) -> Option<Arc<M
 
 async fn next(State(mailboxes): State<Mailboxes>, Path((function, process)): Path<(String, String)>) -> Response {
     let Some(mailbox) = mailbox(&mailboxes, &function, &process) else {
-        return refusal(StatusCode::FORBIDDEN, "State.Forbidden", "no such process");
+        return error_response(StatusCode::FORBIDDEN, "State.Forbidden", "no such process");
     };
-    let Some(delivery) = mailbox.inbox.lock().await.recv().await else {
-        // The process is being ended, and until then it waits, as it does in Lambda.
+    let Some(invocation) = mailbox.invocations.lock().await.recv().await else {
+        // The process is about to be killed. Until then it waits, as in Lambda.
         return std::future::pending().await;
     };
-    let taken_at = Instant::now();
-    let timeout = i64::try_from(delivery.timeout.as_millis()).unwrap_or(i64::MAX);
+    let received_at = crate::ambient::instant();
+    let timeout = i64::try_from(invocation.timeout.as_millis()).unwrap_or(i64::MAX);
     let deadline = ambient::now().as_millisecond().saturating_add(timeout);
-    *mailbox.current.lock().unwrap_or_else(PoisonError::into_inner) =
-        Some(Current { request_id: delivery.request_id.clone(), answer: delivery.answer });
-    // Who asked may have stopped waiting; the process gets its event all the same.
-    let _ = delivery.taken.send(taken_at);
-    let root = delivery.request_id.replace('-', "");
+    *mailbox.running.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(Running { request_id: invocation.request_id.clone(), response: invocation.response });
+    // The caller may have stopped waiting. The process gets its event nevertheless.
+    let _ = invocation.received.send(received_at);
+    let root = invocation.request_id.replace('-', "");
     let trace = format!("Root=1-{:.8}-{:.24};Parent={:.16};Sampled=0", root, &root[8..], root);
     (
         [
             ("content-type", "application/json".to_owned()),
-            ("lambda-runtime-aws-request-id", delivery.request_id),
+            ("lambda-runtime-aws-request-id", invocation.request_id),
             ("lambda-runtime-deadline-ms", deadline.to_string()),
-            ("lambda-runtime-invoked-function-arn", delivery.arn),
+            ("lambda-runtime-invoked-function-arn", invocation.arn),
             ("lambda-runtime-trace-id", trace),
         ],
-        delivery.payload,
+        invocation.payload,
     )
         .into_response()
 }
@@ -174,11 +180,11 @@ async fn response(
     Path((function, process, request_id)): Path<(String, String, String)>,
     body: Bytes,
 ) -> Response {
-    let answer = match serde_json::from_slice(&body) {
+    let response = match serde_json::from_slice(&body) {
         Ok(value) => Ok(value),
-        Err(_) => Err(FunctionError::new("Runtime.InvalidResponse", "the function's answer is not JSON")),
+        Err(_) => Err(FunctionError::new("Runtime.InvalidResponse", "the function's response is not JSON")),
     };
-    accept(&mailboxes, &function, &process, &request_id, answer)
+    accept(&mailboxes, &function, &process, &request_id, response)
 }
 
 async fn error(
@@ -197,7 +203,7 @@ async fn init_error(
     body: Bytes,
 ) -> Response {
     let Some(mailbox) = mailbox(&mailboxes, &function, &process) else {
-        return refusal(StatusCode::FORBIDDEN, "State.Forbidden", "no such process");
+        return error_response(StatusCode::FORBIDDEN, "State.Forbidden", "no such process");
     };
     *mailbox.init_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(function_error(&headers, &body));
     accepted()
@@ -208,21 +214,26 @@ fn accept(
     function: &str,
     process: &str,
     request_id: &str,
-    answer: Result<Value, FunctionError>,
+    response: Result<Value, FunctionError>,
 ) -> Response {
-    let known = mailbox(mailboxes, function, process).is_some_and(|mailbox| mailbox.answer(request_id, answer));
-    if known { accepted() } else { refusal(StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID") }
+    let is_accepted =
+        mailbox(mailboxes, function, process).is_some_and(|mailbox| mailbox.complete(request_id, response));
+    if is_accepted {
+        accepted()
+    } else {
+        error_response(StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID")
+    }
 }
 
 fn accepted() -> Response {
     (StatusCode::ACCEPTED, axum::Json(json!({ "status": "OK" }))).into_response()
 }
 
-fn refusal(status: StatusCode, error_type: &str, message: &str) -> Response {
+fn error_response(status: StatusCode, error_type: &str, message: &str) -> Response {
     (status, axum::Json(json!({ "errorType": error_type, "errorMessage": message }))).into_response()
 }
 
-/// The error as the body tells it; the header stands in where the body does not say.
+/// Parses the error in the body. The header supplies the error type if the body has none.
 fn function_error(headers: &HeaderMap, body: &[u8]) -> FunctionError {
     let mut error: FunctionError = serde_json::from_slice(body).unwrap_or_else(|_| FunctionError::new("", ""));
     if error.error_type.is_empty() {

@@ -1,50 +1,47 @@
-//! The schedules of the template, as EventBridge Scheduler would run them.
+//! EventBridge Scheduler: the template's schedules, triggered by time or by hand.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
-use crate::error::FunctionError;
-use crate::failures::Failures;
-use crate::pool::Pool;
+use crate::{error::FunctionError, failures::Failures, pool::Pool};
 
-/// As the template declares it.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Declared {
-    /// The function's name.
+/// A schedule as `deploy.py` reports it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ScheduleConfig {
+    /// The name of the function in AWS, not of its binary.
     pub(crate) function: String,
-    /// The period of a `rate(…)`; a `cron(…)` has none, and is ticked by hand only.
+    /// The period of a `rate(…)`. A `cron(…)` has none and ticks only by hand.
     pub(crate) every_seconds: Option<u64>,
     pub(crate) input: Value,
 }
 
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    declared: Declared,
+    config: ScheduleConfig,
     function: Arc<Pool>,
 }
 
 impl Schedule {
-    pub(crate) fn new(declared: Declared, function: Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { declared, function })
+    pub(crate) fn new(config: ScheduleConfig, function: Arc<Pool>) -> Arc<Self> {
+        Arc::new(Self { config, function })
     }
 
-    /// The `kind` of its input.
+    /// The member `kind` of the schedule's input.
     pub(crate) fn kind(&self) -> Option<&str> {
-        self.declared.input.get("kind")?.as_str()
+        self.config.input.get("kind")?.as_str()
     }
 
-    /// One tick, now.
+    /// Invokes the function once and returns its response.
     pub(crate) async fn tick(&self) -> Result<Value, FunctionError> {
-        self.function.invoke(&self.declared.input).await
+        self.function.invoke(&self.config.input).await
     }
 
-    /// Ticks until it is dropped; `every` takes the place of the declared period.
-    pub(crate) async fn pump(self: Arc<Self>, every: Option<Duration>, failures: Arc<Failures>) {
-        let Some(period) = every.or(self.declared.every_seconds.map(Duration::from_secs)) else {
+    /// Ticks until the future is dropped. `period` overrides the template's rate.
+    pub(crate) async fn run(self: Arc<Self>, period: Option<Duration>, failures: Arc<Failures>) {
+        let Some(period) = period.or(self.config.every_seconds.map(Duration::from_secs)) else {
             return;
         };
         let mut ticks = tokio::time::interval(period.max(Duration::from_millis(100)));
@@ -52,7 +49,7 @@ impl Schedule {
         loop {
             ticks.tick().await;
             if let Err(error) = self.tick().await {
-                failures.tell(&self.function.spec().binary, &error);
+                failures.record(&self.function.spec().binary, &error);
             }
         }
     }

@@ -1,26 +1,27 @@
-//! `cargo dev`: a stack that stays up, with customers whose incidents go on changing.
+//! `cargo dev` without `--once`: a stack that keeps running, with customers whose incidents keep changing.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use serde_json::Value;
-use sim::Sim;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, interval, interval_at};
+use std::{collections::BTreeMap, time::Duration};
 
 use devstack::{Console, Failed, LogLine, Progress as _, Stack};
+use serde_json::Value;
+use sim::Sim;
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{interval, interval_at},
+};
 
-use crate::journey;
-use crate::keyboard;
-use crate::world::{CONTOSO, FABRIKAM, NORTHWIND};
+use crate::{
+    customers::{CONTOSO, FABRIKAM, NORTHWIND},
+    journey, keyboard,
+};
 
-const LOOK: Duration = Duration::from_secs(1);
-/// Between two things that happen at the customers.
-const LIFE: Duration = Duration::from_secs(8);
+/// The interval in which new events and failures are printed.
+const PRINT_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval in which an incident of a customer changes.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(8);
 
-/// Seeds, onboards two of three customers, and says what to do with the third.
-pub(crate) async fn introduce(stack: &Stack, sim: &Sim, console: &mut Console) -> Result<(), Failed> {
+/// Creates three customers and onboards two of them. Prints all addresses and the consent link of the third.
+pub(crate) async fn prepare(stack: &Stack, sim: &Sim, console: &mut Console) -> Result<(), Failed> {
     for customer in [&CONTOSO, &FABRIKAM, &NORTHWIND] {
         customer.seed(sim);
     }
@@ -48,8 +49,8 @@ pub(crate) async fn introduce(stack: &Stack, sim: &Sim, console: &mut Console) -
     Ok(())
 }
 
-/// Says how a real customer is onboarded.
-pub(crate) async fn introduce_live(stack: &Stack, console: &mut Console) -> Result<(), Failed> {
+/// Prints all addresses and a consent link for a real tenant.
+pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result<(), Failed> {
     let link = journey::invite(stack, "Live customer", None).await?;
     console.line("");
     console.line(&format!("HTTP API    {}", stack.api_url()));
@@ -64,27 +65,27 @@ pub(crate) async fn introduce_live(stack: &Stack, console: &mut Console) -> Resu
     Ok(())
 }
 
-/// Prints what is delivered, until it is dropped.
-pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, console: &mut Console) -> Failed {
-    let mut look = interval(LOOK);
-    let mut life = interval_at(Instant::now() + LIFE, LIFE);
+/// Prints deliveries, status changes and failures until the future is dropped. Returns only an error.
+pub(crate) async fn run(stack: &Stack, mut logs: Option<Receiver<LogLine>>, console: &mut Console) -> Failed {
+    let mut print_ticks = interval(PRINT_INTERVAL);
+    let mut change_ticks = interval_at(devstack::instant() + CHANGE_INTERVAL, CHANGE_INTERVAL);
     let mut turn = 0;
-    let mut seen = Seen::default();
+    let mut printer = EventPrinter::default();
     let mut keyboard = keyboard::lines();
     loop {
         tokio::select! {
-            _ = look.tick() => {
+            _ = print_ticks.tick() => {
                 for failure in stack.take_failures() {
                     console.error(&format!("{failure} (the next event starts a new process)"));
                 }
-                if let Err(failed) = seen.print_new(stack, console).await {
+                if let Err(failed) = printer.print_new(stack, console).await {
                     return failed;
                 }
             }
-            _ = life.tick() => {
+            _ = change_ticks.tick() => {
                 if let Some(sim) = stack.sim() {
                     let customers = [&CONTOSO, &NORTHWIND, &FABRIKAM];
-                    customers[turn % customers.len()].happen(sim, turn / customers.len());
+                    customers[turn % customers.len()].change_one_incident(sim, turn / customers.len());
                     turn += 1;
                 }
             }
@@ -93,21 +94,21 @@ pub(crate) async fn watch(stack: &Stack, mut logs: Option<Receiver<LogLine>>, co
                     rotate(stack, console).await;
                 }
             }
-            Some(printed) = next_line(&mut logs) => console.line(&format!("{} {}", printed.binary, printed.line)),
+            Some(log) = next_line(&mut logs) => console.line(&format!("{} {}", log.binary, log.line)),
         }
     }
 }
 
-/// A rotation that fails is told, and changes nothing else.
+/// Rotates the client secret. A failure is printed and does not end the program.
 async fn rotate(stack: &Stack, console: &mut Console) {
     console.step("replacing the app's client secret");
     match stack.rotate().await {
-        Ok(()) => console.line("The app has a new client secret. The one before works until the next rotation."),
+        Ok(()) => console.line("The app has a new client secret. The previous one works until the next rotation."),
         Err(error) => console.error(&error.to_string()),
     }
 }
 
-/// The next log line, where logs are wanted; lines that came too fast are left out.
+/// Returns the next log line, or `None` without `--logs`. Skips lines that came faster than they could be printed.
 async fn next_line(logs: &mut Option<Receiver<LogLine>>) -> Option<LogLine> {
     let logs = logs.as_mut()?;
     loop {
@@ -119,42 +120,42 @@ async fn next_line(logs: &mut Option<Receiver<LogLine>>) -> Option<LogLine> {
     }
 }
 
-/// What was printed already.
+/// Prints each event once.
 #[derive(Debug, Default)]
-struct Seen {
-    events: usize,
+struct EventPrinter {
+    printed_events: usize,
     customers: BTreeMap<String, String>,
 }
 
-impl Seen {
+impl EventPrinter {
     async fn print_new(&mut self, stack: &Stack, console: &mut Console) -> Result<(), Failed> {
-        let events = stack.events_after(self.events).await?;
+        let events = stack.events_after(self.printed_events).await?;
         for event in &events {
             let detail = &event["detail"];
             if event["detail-type"] == "Tenant Status Changed" {
-                self.status(detail, console);
+                self.print_status(detail, console);
             } else if let Some(object) = detail["object"].as_str() {
-                for line in stack.lines_of(object).await? {
-                    console.line(&self.delivered(&line));
+                for line in stack.incident_lines(object).await? {
+                    console.line(&self.incident_row(&line));
                 }
             }
         }
-        self.events += events.len();
+        self.printed_events += events.len();
         Ok(())
     }
 
-    fn status(&mut self, detail: &Value, console: &mut Console) {
+    fn print_status(&mut self, detail: &Value, console: &mut Console) {
         let (tenant_id, customer) = (text(&detail["tenant_id"]), text(&detail["customer"]));
         let reason = detail["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
         console.line(&format!("{customer} is {}{reason}", text(&detail["to"])));
         self.customers.insert(tenant_id.to_owned(), customer.to_owned());
     }
 
-    fn delivered(&self, line: &Value) -> String {
+    fn incident_row(&self, line: &Value) -> String {
         let tenant_id = text(&line["tenant_id"]);
         let customer = self.customers.get(tenant_id).map_or(tenant_id, String::as_str);
         let incident = &line["incident"];
-        // Graph's name, or Defender's.
+        // Graph calls it displayName, Defender incidentName.
         let title = incident["displayName"].as_str().or(incident["incidentName"].as_str()).unwrap_or_default();
         let time = text(&line["fetched_at"]).get(11..19).unwrap_or_default();
         format!(
@@ -177,18 +178,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_incident_is_one_line() {
-        let mut seen = Seen::default();
-        seen.customers.insert("t".to_owned(), "Contoso".to_owned());
+    fn incident_is_printed_as_one_line() {
+        let mut printer = EventPrinter::default();
+        printer.customers.insert("t".to_owned(), "Contoso".to_owned());
         let graph = json!({
             "tenant_id": "t", "incident_id": "7", "change": "created", "fetched_at": "2026-01-02T03:04:05Z",
             "incident": { "displayName": "Phishing", "severity": "high" },
         });
-        assert_eq!(seen.delivered(&graph), "03:04:05  Contoso        7  created   high          Phishing");
+        assert_eq!(printer.incident_row(&graph), "03:04:05  Contoso        7  created   high          Phishing");
         let defender = json!({
             "tenant_id": "u", "incident_id": "8", "change": "merged", "fetched_at": "2026-01-02T03:04:05Z",
             "incident": { "incidentName": "Malware", "severity": "Informational" },
         });
-        assert_eq!(seen.delivered(&defender), "03:04:05  u              8  merged    informational Malware");
+        assert_eq!(printer.incident_row(&defender), "03:04:05  u              8  merged    informational Malware");
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A function for the tests of the emulated Lambda: what its event says under `do`, it does."""
+"""A function for the tests of the emulated Lambda. The member `do` of the event selects its action."""
 
 import json
 import os
@@ -26,26 +26,26 @@ while True:
         headers = {name.lower(): value for name, value in response.headers.items()}
         event = json.load(response)
     invocation = "/invocation/" + headers["lambda-runtime-aws-request-id"]
-    answer = {"pid": os.getpid(), "headers": headers, "environment": dict(os.environ)}
-    what = event.get("do", "batch")
-    print(json.dumps({"message": what}), flush=True)
-    if what == "exit":
+    response_body = {"pid": os.getpid(), "headers": headers, "environment": dict(os.environ)}
+    action = event.get("do", "batch")
+    print(json.dumps({"message": action}), flush=True)
+    if action == "exit":
         os._exit(3)
-    elif what == "hang":
+    elif action == "hang":
         time.sleep(3600)
-    elif what == "error":
+    elif action == "error":
         header = {"lambda-runtime-function-error-type": "Test.Error"}
         post(invocation + "/error", {"errorType": "not_found", "errorMessage": "no such thing"}, header)
-    elif what == "batch":
+    elif action == "batch":
         failing = [record["messageId"] for record in event["Records"] if record["body"] == "bad"]
         post(invocation + "/response", {"batchItemFailures": [{"itemIdentifier": one} for one in failing]})
-    elif what == "wrong id":
+    elif action == "wrong id":
         try:
-            post("/invocation/0/response", answer)
+            post("/invocation/0/response", response_body)
         except urllib.error.HTTPError as error:
             post(invocation + "/response", error.code)
     else:
         time.sleep(event.get("seconds", 0))
-        post(invocation + "/response", answer)
-    if what == "answer and exit":
+        post(invocation + "/response", response_body)
+    if action == "respond and exit":
         os._exit(0)

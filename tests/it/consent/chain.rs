@@ -5,7 +5,7 @@ use shared::{
     registry::tenants::Status,
     tenant::{PERSONAL_ACCOUNTS, Reason},
 };
-use sim::{Decision, Fault, FaultKind, Surface};
+use sim::{Decision, Fault, FaultKind, Host};
 
 use super::world::{ADMIN, BASE, CLERK, CONTOSO, FABRIKAM, World};
 
@@ -17,7 +17,7 @@ fn query(url: &str, name: &str) -> String {
 
 fn claims(claims: &Value) -> Fault {
     let claims = claims.as_object().unwrap().clone();
-    Fault::new(FaultKind::Claims { claims }).on(Surface::Entra).path("/organizations").times(1)
+    Fault::new(FaultKind::Claims { claims }).on(Host::Entra).path("/organizations").times(1)
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn another_browser_cannot_go_on_with_what_this_one_began() {
 
 #[tokio::test]
 async fn a_consent_state_is_worth_nothing_before_the_sign_in() {
-    use shared::registry::attempts::{BrowserSecret, Step};
+    use consent_callback::browser::{BrowserSecret, Step};
     let world = World::new().await;
     let link = world.invite("Contoso", None).await;
     let mut browser = world.browser();
@@ -157,10 +157,10 @@ async fn new_keys_are_found_and_unknown_ones_cost_one_request_a_minute() {
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 1, "kept");
     world.advance(61);
-    world.sim.roll_keys(false).unwrap();
+    world.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 2, "a new key is found");
-    world.sim.roll_keys(false).unwrap();
+    world.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
     for _ in 0..3 {
         let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
         browser.get(&back).await.says(400, "could not be verified");
@@ -181,7 +181,7 @@ async fn an_invitation_that_names_a_tenant_is_for_no_other() {
     let back = world.sim.sign_in(&authorize, CONTOSO, ADMIN).unwrap();
     let other = json!({"tid": FABRIKAM, "iss": format!("https://login.microsoftonline.com/{FABRIKAM}/v2.0")});
     let other = other.as_object().unwrap().clone();
-    world.sim.fault(Fault::new(FaultKind::Claims { claims: other }).on(Surface::Entra).times(1));
+    world.sim.fault(Fault::new(FaultKind::Claims { claims: other }).on(Host::Entra).times(1));
     browser.get(&back).await.says(403, "not the tenant that was invited");
     browser.get(&back).await.location();
     browser.get("/consent/result").await.says(403, "not the tenant that was invited");

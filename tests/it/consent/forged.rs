@@ -32,7 +32,7 @@ async fn junk_is_refused_before_anything_is_asked() {
 
 #[tokio::test]
 async fn a_pair_that_fits_but_was_never_given_out_is_refused() {
-    use shared::registry::attempts::{BrowserSecret, Step};
+    use consent_callback::browser::{BrowserSecret, Step};
     let world = World::new().await;
     let secret: BrowserSecret = "A".repeat(43).parse().unwrap();
     let cookie = format!("__Host-mandate={}", secret.expose());

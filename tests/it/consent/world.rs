@@ -87,10 +87,11 @@ impl World {
 
     /// With further variables of the environment.
     pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
-        let local = Local::start().await;
-        let sim = local.sim.clone();
         // A time of day without a fraction, far from any real one: what reads another clock is found out.
         let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
+        let clock = Clock::by_hand(start);
+        let local = Local::start(&clock).await;
+        let sim = local.sim.clone();
         sim.clock().freeze(start);
         sim.register_app(sim::App {
             client_id: CLIENT_ID.into(),
@@ -104,7 +105,6 @@ impl World {
         });
         sim.add_tenant(tenant(CONTOSO, "contoso.example"));
         sim.add_tenant(tenant(FABRIKAM, "fabrikam.example"));
-        let clock = Clock::by_hand(start);
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = JsonLines::new(LevelFilter::DEBUG, clock.clone(), log.clone());
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines));
@@ -178,7 +178,7 @@ impl World {
 
     /// `from` and `to` of each change of status since it was last asked.
     pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
-        let events = self.local.events().await;
+        let events = self.local.events();
         let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
         changes.map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone())).collect()
     }
@@ -254,7 +254,7 @@ pub(crate) async fn request(
     if let Some(cookie) = cookie {
         event["cookies"] = json!([cookie]);
     }
-    let deadline = Deadline::within(Duration::from_secs(20));
+    let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
     let answer = app.handle(event, Invocation { request_id: "r-1".into(), deadline }).await.unwrap();
     Reply {
         status: answer["statusCode"].as_u64().unwrap(),

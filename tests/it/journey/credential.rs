@@ -2,17 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use aws_double::{Aws, ISSUER, ROLE_ARN};
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
     rsa::{KeyPair, KeySize},
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use serde_json::{Value, json};
-use sim::{App, Call, Surface};
-
-use crate::aws::Aws;
+use shared::clock::Clock;
+use sim::{App, Call, FederatedCredential, Host};
 
 use super::world::{APP, CONTOSO, Customer, FABRIKAM, HOME, NORTHWIND, World, refused};
 
@@ -161,26 +161,26 @@ async fn a_certificate_takes_the_secrets_place_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_in_kms_and_then_awss_own_word_take_the_secrets_place_without_a_restart() {
-    let aws = Aws::start().await;
+    let aws = Aws::start(|| Clock::system().now()).await.unwrap();
     let elsewhere = [("AWS_ENDPOINT_URL_KMS", aws.endpoint()), ("AWS_ENDPOINT_URL_STS", aws.endpoint())];
     let world = start_with("kms-and-federation", &elsewhere).await;
     for customer in CUSTOMERS {
         world.sim.update_tenant(customer.tenant_id, |tenant| tenant.token_lifetime_seconds = Some(2));
     }
-    let certificate = aws.certificate();
+    let certificate = sim::self_signed(aws.kms_key().unwrap(), "Litware Security");
     let in_kms = json!({
         "client_id": APP,
         "certificate": pem("CERTIFICATE", &certificate),
         "kms_key_id": "alias/mandate",
     });
     let by_key = App { certificates: vec![certificate], ..App::default() };
-    let by_word = App { federated_credentials: vec![aws.federated_credential()], ..App::default() };
+    let by_word = App { federated_credentials: vec![federated_credential(&aws)], ..App::default() };
     let kinds = [
         (in_kms, by_key, "Sign", "By a key in KMS"),
-        (json!({"client_id": APP, "federated": true}), by_word, "sts", "By AWS's own word"),
+        (json!({"client_id": APP, "federated": true}), by_word, "GetWebIdentityToken", "By AWS's own word"),
     ];
     for (delivered, (credential, registered, call, title)) in (1..).zip(kinds) {
-        assert_eq!(aws.calls(call), 0);
+        assert_eq!(aws.account().calls(call), 0);
         world.stack.put_secret(credential).await.unwrap();
         // The registration has this and nothing else any more.
         let app = App { client_id: APP.to_owned(), home_tenant_id: HOME.to_owned(), ..registered };
@@ -196,12 +196,22 @@ async fn a_key_in_kms_and_then_awss_own_word_take_the_secrets_place_without_a_re
         }
         world.incident(&CONTOSO, title, 5);
         world.delivered(delivered).await;
-        assert!(aws.calls(call) > 0, "{call} was not called");
+        assert!(aws.account().calls(call) > 0, "{call} was not called");
     }
     assert_eq!(count_of(&world, REFUSED_FOR_ALL).await, 0);
     world.nothing_failed().await;
     world.lines_are_whole().await;
     world.end().await;
+}
+
+/// What an app registration stores about AWS's tokens.
+fn federated_credential(aws: &Aws) -> FederatedCredential {
+    FederatedCredential {
+        issuer: ISSUER.into(),
+        subject: ROLE_ARN.into(),
+        audience: "api://AzureADTokenExchange".into(),
+        jwks: aws.jwks().unwrap(),
+    }
 }
 
 /// Three customers that are active.
@@ -230,7 +240,7 @@ impl World {
     }
 }
 
-async fn token(world: &World, customer: &Customer) -> ApiReply {
+async fn token(world: &World, customer: &Customer) -> ApiResponse {
     world.call("POST", &format!("{}/token", customer.path()), None).await
 }
 
@@ -240,7 +250,7 @@ async fn claims(world: &World, customer: &Customer) -> Value {
     serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
-fn is_rejected(reply: &ApiReply) {
+fn is_rejected(reply: &ApiResponse) {
     let problem = refused("a token by a wrong secret", reply, "internal");
     assert_eq!(problem["reason"], "credential_rejected", "{problem}");
 }
@@ -283,7 +293,7 @@ async fn a_minute_passes(world: &World) {
 }
 
 fn token_requests(world: &World, tenant_id: &str) -> Vec<Call> {
-    let calls = world.sim.calls().into_iter().filter(|call| call.surface == Surface::Entra && call.method == "POST");
+    let calls = world.sim.calls().into_iter().filter(|call| call.host == Host::Entra && call.method == "POST");
     calls.filter(|call| call.path == format!("/{tenant_id}/oauth2/v2.0/token")).collect()
 }
 

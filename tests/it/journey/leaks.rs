@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use sim::{Decision, Fault, FaultKind, RetryAfter, Surface};
+use sim::{Decision, Fault, FaultKind, Host, RetryAfter};
 use url::Url;
 
 use super::world::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, World, refused};
@@ -51,7 +51,7 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     /// A page or a redirect of ours. The page may have what is this browser's own, and nothing else.
-    async fn go(&mut self, method: &str, target: &str) -> ApiReply {
+    async fn go(&mut self, method: &str, target: &str) -> ApiResponse {
         let target = target.strip_prefix(self.world.stack.api_url()).unwrap_or(target);
         let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept-language", "de")];
         if !self.cookie.is_empty() {
@@ -262,7 +262,7 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     let mut visitor = Visitor { world, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[1]).await;
     let back = visitor.sign_in(&sign_in, &FABRIKAM);
-    world.sim.fault(Fault::new(broken).on(Surface::Entra).method("POST"));
+    world.sim.fault(Fault::new(broken).on(Host::Entra).method("POST"));
     let page = visitor.go("GET", &back).await;
     assert!(page.status >= 400, "{}", page.status);
     told.push(("a broken sign-in".to_owned(), page.body));
@@ -286,7 +286,7 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     told.push(("the tenants".to_owned(), world.call("GET", "/tenants", None).await.body));
 }
 
-async fn token(world: &World, customer: &Customer, resource: &str) -> ApiReply {
+async fn token(world: &World, customer: &Customer, resource: &str) -> ApiResponse {
     world.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
 }
 
@@ -311,7 +311,7 @@ async fn feed(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
         FaultKind::Reset,
         FaultKind::Cut,
     ] {
-        world.sim.fault(Fault::new(kind).on(Surface::Graph));
+        world.sim.fault(Fault::new(kind).on(Host::Graph));
         world.poll().await;
         let reply = world.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
         assert!(reply.status >= 400, "{}", reply.body);
@@ -343,7 +343,7 @@ async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(
     ];
     for (kind, code) in faults {
         let named = format!("{kind:?}");
-        world.sim.fault(Fault::new(kind).on(Surface::Entra).tenant(CONTOSO.tenant_id));
+        world.sim.fault(Fault::new(kind).on(Host::Entra).tenant(CONTOSO.tenant_id));
         let (reply, direct) = fresh(&CONTOSO).await;
         assert!(reply.status >= 400, "{named}: {}", reply.body);
         if code.is_empty() {

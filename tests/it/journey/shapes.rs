@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use devstack::ApiReply;
+use devstack::ApiResponse;
 use serde_json::{Value, json};
 
 use super::world::{CONTOSO, FABRIKAM, NORTHWIND, UNKNOWN, World, has_members, is_tenant_id, is_time, refused};
@@ -311,7 +311,7 @@ async fn wrong_requests(world: &World) {
     checked("an unknown domain", &reply, "invalid_request");
 }
 
-fn checked(told: &str, reply: &ApiReply, code: &str) -> Value {
+fn checked(told: &str, reply: &ApiResponse, code: &str) -> Value {
     let problem = refused(told, reply, code);
     assert!(!reply.body.contains(ECHO), "{told}: {}", reply.body);
     assert!(problem["detail"].as_str().is_some_and(|text| !text.contains(UNKNOWN)), "{told}: {}", reply.body);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use devstack::{ApiReply, Browser, CLIENT_ID, Quiet, Stack, StackOptions};
+use devstack::{ApiResponse, Browser, CLIENT_ID, Quiet, Stack, StackOptions};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sim::{GLOBAL_ADMINISTRATOR, IncidentSeed, Sim, TenantSeed, User};
@@ -123,12 +123,12 @@ impl World {
     }
 
     /// Calls a route as an operator.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> ApiReply {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> ApiResponse {
         self.stack.call(method, path, body).await.unwrap()
     }
 
     /// Calls a route as an operator, with a body that may be anything.
-    pub(crate) async fn call_with(&self, method: &str, path: &str, body: &str) -> ApiReply {
+    pub(crate) async fn call_with(&self, method: &str, path: &str, body: &str) -> ApiResponse {
         let signature = "AWS4-HMAC-SHA256 Credential=AKIDLOCAL/20260101/eu-central-1/execute-api/aws4_request, \
                          SignedHeaders=host, Signature=0";
         let headers = [("authorization", signature), ("content-type", "application/json")];
@@ -296,7 +296,7 @@ pub(crate) fn status_of(code: &str) -> u64 {
 }
 
 /// An answer of a JSON route that is a problem document with this code.
-pub(crate) fn refused(told: &str, reply: &ApiReply, code: &str) -> Value {
+pub(crate) fn refused(told: &str, reply: &ApiResponse, code: &str) -> Value {
     is_problem(told, reply.status.into(), reply.header("content-type"), &reply.body, code);
     reply.json()
 }

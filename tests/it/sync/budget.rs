@@ -21,7 +21,7 @@ const USES: [Use; 5] = [Use::Poll, Use::List, Use::Read, Use::Change, Use::Hunt]
 async fn start(surface: shared::microsoft::IncidentApi) -> (Feed, String) {
     let feed = Feed::start(surface).await;
     feed.local.sim.grant(TENANT, CLIENT_ID, &["ThreatHunting.Read.All", surface.write_role()]);
-    let columns = vec![("DeviceName".to_owned(), "String".to_owned())];
+    let columns = vec![sim::HuntingColumn { name: "DeviceName".into(), kind: "String".into() }];
     let table = HuntingTable { name: "DeviceInfo".into(), columns, rows: Vec::new() };
     feed.local.sim.put_hunting_table(TENANT, table);
     let incident_id = feed.put(60);
@@ -48,7 +48,7 @@ async fn perform(feed: &Feed, incident_id: &str, one: Use) {
 
 /// The number of requests that arrived at Graph and at Defender.
 fn requests(feed: &Feed) -> [usize; 2] {
-    [sim::Surface::Graph, sim::Surface::Defender].map(|surface| feed.local.sim.count(surface, TENANT))
+    [sim::Host::Graph, sim::Host::Defender].map(|surface| feed.local.sim.count(surface, TENANT))
 }
 
 #[tokio::test]

@@ -5,17 +5,18 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::{
-    http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status, tenant::Reason,
+    clock::Clock, http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status,
+    tenant::Reason,
 };
 use sim::{Fault, FaultKind, RetryAfter};
 
 use super::feed::{Feed, SURFACES, TENANT, grant, tenant};
 use crate::local::lines_of;
 
-fn on(surface: IncidentApi) -> sim::Surface {
+fn on(surface: IncidentApi) -> sim::Host {
     match surface {
-        IncidentApi::Graph => sim::Surface::Graph,
-        IncidentApi::Defender => sim::Surface::Defender,
+        IncidentApi::Graph => sim::Host::Graph,
+        IncidentApi::Defender => sim::Host::Defender,
     }
 }
 
@@ -62,7 +63,7 @@ async fn f4_a_poison_incident_is_set_aside_and_the_others_arrive_in_the_same_run
         let keys = feed.keys().await;
         assert_eq!(keys.len(), 19, "{surface}: {:?}", feed.feed().await);
         assert_eq!(feed.feed().await.quarantined, 1);
-        let aside = feed.local.objects(&format!("quarantine/tenant_id={TENANT}/")).await;
+        let aside = feed.local.objects(&format!("quarantine/tenant_id={TENANT}/"));
         assert_eq!(aside.len(), 1);
 
         feed.advance(60);
@@ -84,7 +85,7 @@ async fn f4_a_poison_incident_is_set_aside_and_the_others_arrive_in_the_same_run
 async fn f4_alerts_that_cannot_be_read_do_not_keep_their_incident_back() {
     let feed = Feed::start(IncidentApi::Graph).await;
     let ids: Vec<String> = (0..5).map(|number| feed.put(60 + number * 40)).collect();
-    feed.local.sim.fault(Fault::poison(TENANT, &ids[2]).expand(true));
+    feed.local.sim.fault(Fault::poison(TENANT, &ids[2]).with_expand());
     feed.poll().await;
     feed.advance(60);
     feed.poll().await;
@@ -311,10 +312,10 @@ async fn a_429_in_the_middle_of_a_search_ends_it() {
         feed.put(60 + number * 40);
     }
     let wait = RetryAfter::Seconds(120);
-    feed.local.sim.fault(Fault::new(FaultKind::status(500)).on(sim::Surface::Graph).expand(true));
+    feed.local.sim.fault(Fault::new(FaultKind::status(500)).on(sim::Host::Graph).with_expand());
     feed.local
         .sim
-        .fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(sim::Surface::Graph).expand(false).after(1));
+        .fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(sim::Host::Graph).without_expand().after(1));
     feed.poll().await;
     let calls = feed.local.sim.calls();
     let asked: Vec<u16> = calls.iter().filter(|call| call.path.contains("incidents")).map(|call| call.status).collect();
@@ -394,7 +395,7 @@ async fn f12_withdrawn_consent_pauses_and_its_return_fills_the_gap() {
         assert!(feed.delivered().await.iter().any(|line| line.told().0 == missed));
         feed.assert_complete().await;
         let told: Vec<_> =
-            feed.local.events().await.into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
+            feed.local.events().into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
         assert_eq!(told.len(), 2);
         assert_eq!(told[0].1["to"], "paused");
         assert_eq!(told[1].1["to"], "active");
@@ -408,7 +409,7 @@ async fn only_a_tenant_that_is_active_is_said_to_lag_and_only_the_pause_is_count
         let told = lines_of(&feed.local.request_id).len();
         let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();
         let event = json!({"Records": [{"messageId": "m", "body": body, "eventSource": "aws:sqs"}]});
-        let deadline = Deadline::within(Duration::from_secs(30));
+        let deadline = Deadline::within(Duration::from_secs(30), &Clock::system());
         let invocation = Invocation { request_id: feed.local.request_id.clone(), deadline };
         feed.app.handle(event, invocation).await.unwrap();
         let lines = lines_of(&feed.local.request_id).split_off(told);

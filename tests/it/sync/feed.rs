@@ -63,11 +63,11 @@ impl Feed {
     }
 
     pub(super) async fn start_with(surface: IncidentApi, variables: &[(&str, &str)]) -> Self {
-        let local = Local::start().await;
+        let clock = Clock::by_hand(start_of_test());
+        let local = Local::start(&clock).await;
         let role = surface.write_role();
         local.customer(TENANT, "contoso.example", &[role]);
         local.sim.clock().freeze(start_of_test());
-        let clock = Clock::by_hand(start_of_test());
         let app = fetch(&local, &clock, variables);
         let registry = Registry::new(&local.aws, local.table.clone());
         registry.create_tenant(&active(tenant(), surface)).await.unwrap();
@@ -121,7 +121,7 @@ impl Feed {
             for body in waiting {
                 assert_eq!(self.hand_over(&[body.to_string()]).await, json!({"batchItemFailures": []}));
             }
-            waiting = self.local.messages().await.into_iter().map(|(_, body)| body).collect();
+            waiting = self.local.messages().into_iter().map(|(_, body)| body).collect();
         }
         panic!("the work goes on and on");
     }
@@ -139,8 +139,8 @@ impl Feed {
 
     pub(super) async fn delivered(&self) -> Vec<Line> {
         let mut lines = Vec::new();
-        for object in self.local.objects("incidents/").await {
-            let bytes = self.local.object(&object).await;
+        for object in self.local.objects("incidents/") {
+            let bytes = self.local.object(&object);
             let mut text = String::new();
             GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
             lines.extend(
@@ -171,8 +171,8 @@ impl Feed {
 
     pub(super) fn calls(&self) -> usize {
         let surface = match self.surface {
-            IncidentApi::Graph => sim::Surface::Graph,
-            IncidentApi::Defender => sim::Surface::Defender,
+            IncidentApi::Graph => sim::Host::Graph,
+            IncidentApi::Defender => sim::Host::Defender,
         };
         self.local.sim.count(surface, TENANT)
     }
@@ -223,7 +223,7 @@ pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> V
 }
 
 pub(super) fn invocation(time: Duration) -> Invocation {
-    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time) }
+    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time, &Clock::system()) }
 }
 
 /// Grants again what a test took away.

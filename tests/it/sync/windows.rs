@@ -64,7 +64,7 @@ async fn a_line_is_what_the_interface_says_and_lies_under_its_day() {
         assert_eq!(json["incident"]["alerts"].as_array().unwrap().len(), 2);
         assert!(line.object.starts_with(&format!("incidents/tenant_id={TENANT}/date=2027-01-15/")));
         assert!(line.object.ends_with(".ndjson.gz"));
-        let events = feed.local.events().await;
+        let events = feed.local.events();
         let [(detail_type, detail)] = &events[..] else { panic!("one event, not {events:?}") };
         assert_eq!(detail_type, "Incidents Delivered");
         assert_eq!(

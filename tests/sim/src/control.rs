@@ -1,113 +1,113 @@
-//! `/_sim/…` on the login host: the handle's functions over HTTP, for other processes. README.md has the list.
+//! `/_sim/…` on the login host: the functions of [`Sim`](crate::Sim) over HTTP, for other processes. README.md lists
+//! them.
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue};
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
     Decision,
-    entra::{self, flow::SESSION},
-    faults::{Fault, Surface},
-    http::{Incoming, Reply, encode},
-    serve::{self, Shared},
+    browser::PageWalk,
+    entra::{self, keys::OldKey},
+    faults::{Fault, Host},
+    http::{Request, Response},
+    serve::Shared,
     store::{App, AppRecord, HuntingTable, Incident, IncidentSeed, Resource, Tenant, TenantSeed},
     world::{Behaviour, Limits, World},
 };
 
-/// Why a control request was refused.
-struct Refused(u16, String);
+/// Status and message of a refused control request.
+struct ControlError(u16, String);
 
-type Outcome = Result<Reply, Refused>;
+type ControlResult = Result<Response, ControlError>;
 
-fn invalid(error: impl Into<Box<dyn std::error::Error>>) -> Refused {
-    Refused(400, error.into().to_string())
+fn invalid(error: impl Into<Box<dyn std::error::Error>>) -> ControlError {
+    ControlError(400, error.into().to_string())
 }
 
-fn unknown(what: &str) -> Refused {
-    Refused(404, format!("unknown {what}"))
+fn not_found(what: &str) -> ControlError {
+    ControlError(404, format!("unknown {what}"))
 }
 
-fn read<T: DeserializeOwned>(request: &Incoming) -> Result<T, Refused> {
+fn parse_body<T: DeserializeOwned>(request: &Request) -> Result<T, ControlError> {
     serde_json::from_slice(&request.body).map_err(invalid)
 }
 
-fn done() -> Reply {
-    Reply::empty(204)
+fn no_content() -> Response {
+    Response::empty(204)
 }
 
-fn shown(body: &Value) -> Reply {
-    Reply::json(200, body)
+fn ok(body: &Value) -> Response {
+    Response::json(200, body)
 }
 
-fn made(body: &Value) -> Reply {
-    Reply::json(201, body)
+fn created(body: &Value) -> Response {
+    Response::json(201, body)
 }
 
-pub(crate) fn answer(shared: &Arc<Shared>, request: &Incoming) -> Reply {
+pub(crate) fn respond(shared: &Arc<Shared>, request: &Request) -> Response {
     let segments = request.segments();
     let outcome = match (request.method.as_str(), &segments[1..]) {
-        ("POST", ["sign-in"]) => walk(shared, request, false),
-        ("POST", ["consent"]) => walk(shared, request, true),
-        (method, rest) => control(&mut shared.world(), request, method, rest),
+        ("POST", ["sign-in"]) => walk(shared, request, PageFlow::SignIn),
+        ("POST", ["consent"]) => walk(shared, request, PageFlow::Consent),
+        (method, rest) => respond_locked(&mut shared.world(), request, method, rest),
     };
-    outcome.unwrap_or_else(|Refused(status, message)| Reply::json(status, &json!({ "error": message })))
+    outcome.unwrap_or_else(|ControlError(status, message)| Response::json(status, &json!({ "error": message })))
 }
 
-fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -> Outcome {
+fn respond_locked(world: &mut World, request: &Request, method: &str, rest: &[&str]) -> ControlResult {
     match (method, rest) {
-        ("GET", []) => Ok(shown(&json!({
-            "entra": world.url(Surface::Entra), "graph": world.url(Surface::Graph),
-            "defender": world.url(Surface::Defender), "now": world.now(),
+        ("GET", []) => Ok(ok(&json!({
+            "entra": world.url(Host::Entra), "graph": world.url(Host::Graph),
+            "defender": world.url(Host::Defender), "now": world.now(),
             "apps": world.apps.values().map(|record| &record.app).collect::<Vec<_>>(),
             "tenants": world.tenants.values().map(|tenant| &tenant.seed).collect::<Vec<_>>(),
         }))),
         ("POST", ["seed"]) => {
-            read::<Seed>(request)?.plant(world);
-            Ok(done())
+            parse_body::<Seed>(request)?.plant(world);
+            Ok(no_content())
         }
         ("POST", ["apps"]) => {
-            let app: App = read(request)?;
+            let app: App = parse_body(request)?;
             let record = AppRecord::new(app, world.now());
             world.apps.insert(record.app.client_id.clone(), record);
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["tenants"]) => {
-            let seed: TenantSeed = read(request)?;
+            let seed: TenantSeed = parse_body(request)?;
             world.tenants.insert(seed.tenant_id.clone(), Tenant::new(seed));
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["grants"]) => {
-            read::<Grant>(request)?.give(world);
-            Ok(done())
+            parse_body::<Grant>(request)?.give(world);
+            Ok(no_content())
         }
         ("POST", ["tokens"]) => {
-            let asked: TokenRequest = read(request)?;
-            let roles: Vec<&str> = asked.roles.iter().map(String::as_str).collect();
-            let token = entra::issue(world, &asked.tenant_id, &asked.client_id, &roles, asked.resource);
-            Ok(made(&json!({ "access_token": token })))
+            let wanted: TokenRequest = parse_body(request)?;
+            let roles: Vec<&str> = wanted.roles.iter().map(String::as_str).collect();
+            let token = entra::issue_app_token(world, &wanted.tenant_id, &wanted.client_id, &roles, wanted.resource);
+            Ok(created(&json!({ "access_token": token })))
         }
-        (_, ["tenants", tenant_id, rest @ ..]) => tenant(world, request, method, tenant_id, rest),
-        ("GET", ["faults"]) => Ok(shown(&json!(world.faults.0))),
+        (_, ["tenants", tenant_id, rest @ ..]) => respond_for_tenant(world, request, method, tenant_id, rest),
+        ("GET", ["faults"]) => Ok(ok(&json!(world.faults.0))),
         ("POST", ["faults"]) => {
-            world.faults.0.push(read::<Fault>(request)?);
-            Ok(done())
+            world.faults.0.push(parse_body::<Fault>(request)?);
+            Ok(no_content())
         }
         ("DELETE", ["faults"]) => {
             world.faults.0.clear();
-            Ok(done())
+            Ok(no_content())
         }
-        ("GET", ["calls"]) => Ok(shown(&json!(world.calls))),
+        ("GET", ["calls"]) => Ok(ok(&json!(world.calls))),
         ("DELETE", ["calls"]) => {
             world.calls.clear();
-            Ok(done())
+            Ok(no_content())
         }
-        ("GET", ["clock"]) => Ok(shown(&json!({ "now": world.now() }))),
+        ("GET", ["clock"]) => Ok(ok(&json!({ "now": world.now() }))),
         ("POST", ["clock"]) => {
-            let change: ClockChange = read(request)?;
+            let change: ClockChange = parse_body(request)?;
             if let Some(at) = change.freeze {
                 world.clock.freeze(at);
             }
@@ -115,100 +115,107 @@ fn control(world: &mut World, request: &Incoming, method: &str, rest: &[&str]) -
                 world.clock.thaw();
             }
             world.clock.advance(SignedDuration::from_secs(change.advance_seconds));
-            Ok(shown(&json!({ "now": world.now() })))
+            Ok(ok(&json!({ "now": world.now() })))
         }
-        ("GET", ["behaviour"]) => Ok(shown(&json!(world.behaviour))),
+        ("GET", ["behaviour"]) => Ok(ok(&json!(world.behaviour))),
         ("PATCH", ["behaviour"]) => {
             let mut document = json!(world.behaviour);
-            merge(&mut document, read(request)?);
+            merge(&mut document, parse_body(request)?);
             world.behaviour = serde_json::from_value::<Behaviour>(document).map_err(invalid)?;
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["limits"]) => {
-            let limit: Limit = read(request)?;
-            world.limits.insert((limit.surface, limit.tenant_id), limit.limits);
-            Ok(done())
+            let limit: Limit = parse_body(request)?;
+            world.limits.insert((limit.host, limit.tenant_id), limit.limits);
+            Ok(no_content())
         }
         ("POST", ["keys"]) => {
-            let roll: Roll = read(request)?;
-            world.keys.roll(roll.withdraw).map_err(|error| Refused(500, error.to_string()))?;
-            Ok(done())
+            let roll: KeyRoll = parse_body(request)?;
+            let old_key = if roll.withdraw { OldKey::Withdraw } else { OldKey::KeepPublished };
+            world.keys.roll(old_key).map_err(|error| ControlError(500, error.to_string()))?;
+            Ok(no_content())
         }
-        _ => Err(unknown("path or method")),
+        _ => Err(not_found("path or method")),
     }
 }
 
-fn tenant(world: &mut World, request: &Incoming, method: &str, tenant_id: &str, rest: &[&str]) -> Outcome {
+fn respond_for_tenant(
+    world: &mut World,
+    request: &Request,
+    method: &str,
+    tenant_id: &str,
+    rest: &[&str],
+) -> ControlResult {
     let now = world.now();
-    let Some(tenant) = world.tenants.get_mut(tenant_id) else { return Err(unknown("tenant")) };
+    let Some(tenant) = world.tenants.get_mut(tenant_id) else { return Err(not_found("tenant")) };
     let number = |id: &str| id.parse::<u64>().map_err(invalid);
     match (method, rest) {
         ("PATCH", []) => {
             let mut document = json!(tenant.seed);
-            merge(&mut document, read(request)?);
+            merge(&mut document, parse_body(request)?);
             tenant.seed = serde_json::from_value(document).map_err(invalid)?;
-            Ok(done())
+            Ok(no_content())
         }
         ("DELETE", []) => {
             world.tenants.remove(tenant_id);
-            Ok(done())
+            Ok(no_content())
         }
         ("GET", ["grants"]) => {
             let grants = tenant.principals.iter().map(|(client_id, principal)| {
                 let roles: Vec<&String> = principal.roles.values().flatten().collect();
                 json!({"client_id": client_id, "enabled": principal.enabled, "roles": roles})
             });
-            Ok(shown(&grants.collect()))
+            Ok(ok(&grants.collect()))
         }
         ("DELETE", ["grants", client_id]) => {
             tenant.principals.remove(*client_id);
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["grants", client_id, action @ ("disable" | "enable")]) => {
-            let principal = tenant.principals.get_mut(*client_id).ok_or_else(|| unknown("service principal"))?;
+            let principal = tenant.principals.get_mut(*client_id).ok_or_else(|| not_found("service principal"))?;
             principal.enabled = *action == "enable";
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["hunting"]) => {
-            let table: HuntingTable = read(request)?;
+            let table: HuntingTable = parse_body(request)?;
             tenant.hunting.retain(|known| known.name != table.name);
             tenant.hunting.push(table);
-            Ok(done())
+            Ok(no_content())
         }
-        ("GET", ["incidents"]) => Ok(shown(&tenant.incidents.values().map(|stored| json!(stored.incident)).collect())),
+        ("GET", ["incidents"]) => Ok(ok(&tenant.incidents.values().map(|stored| json!(stored.incident)).collect())),
         ("POST", ["incidents"]) => {
-            let id = tenant.put(read::<IncidentSeed>(request)?, now);
-            Ok(made(&json!({ "id": id.to_string() })))
+            let id = tenant.put_incident(parse_body::<IncidentSeed>(request)?, now);
+            Ok(created(&json!({ "id": id.to_string() })))
         }
         ("GET", ["incidents", id]) => {
-            let stored = tenant.incidents.get(&number(id)?).ok_or_else(|| unknown("incident"))?;
-            Ok(shown(&json!(stored.incident)))
+            let stored = tenant.incidents.get(&number(id)?).ok_or_else(|| not_found("incident"))?;
+            Ok(ok(&json!(stored.incident)))
         }
         ("PATCH", ["incidents", id]) => {
             let id = number(id)?;
-            let stored = tenant.incidents.get(&id).ok_or_else(|| unknown("incident"))?;
+            let stored = tenant.incidents.get(&id).ok_or_else(|| not_found("incident"))?;
             let mut document = json!(stored.incident);
-            merge(&mut document, read(request)?);
+            merge(&mut document, parse_body(request)?);
             let mut changed: Incident = serde_json::from_value(document).map_err(invalid)?;
             changed.id = id;
             let change = |incident: &mut Incident| *incident = changed;
             if request.decoded_query() == "silent=true" {
-                tenant.change(id, change);
+                tenant.change_silently(id, change);
             } else {
-                tenant.touch(id, now, change);
+                tenant.update(id, now, change);
             }
-            Ok(done())
+            Ok(no_content())
         }
         ("POST", ["incidents", from, "merge"]) => {
-            let Merge { into } = read(request)?;
+            let Merge { into } = parse_body(request)?;
             let (from, into) = (number(from)?, number(&into)?);
-            if world.merge(tenant_id, from, into) { Ok(done()) } else { Err(unknown("incident")) }
+            if world.merge(tenant_id, from, into) { Ok(no_content()) } else { Err(not_found("incident")) }
         }
-        _ => Err(unknown("path or method")),
+        _ => Err(not_found("path or method")),
     }
 }
 
-/// What a running simulator begins with: the body of `POST /_sim/seed` and the program's seed file.
+/// Apps, tenants, grants and incidents to start with: the body of `POST /_sim/seed` and the program's seed file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Seed {
@@ -232,7 +239,7 @@ impl Seed {
         }
         for SeededIncident { tenant_id, incident } in self.incidents {
             if let Some(tenant) = world.tenants.get_mut(&tenant_id) {
-                tenant.put(incident, now);
+                tenant.put_incident(incident, now);
             }
         }
     }
@@ -279,7 +286,7 @@ struct ClockChange {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limit {
-    surface: Surface,
+    host: Host,
     #[serde(default)]
     tenant_id: Option<String>,
     limits: Limits,
@@ -287,7 +294,7 @@ struct Limit {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Roll {
+struct KeyRoll {
     withdraw: bool,
 }
 
@@ -307,17 +314,27 @@ struct Walk {
     cancel: bool,
 }
 
-fn walk(shared: &Shared, request: &Incoming, consent: bool) -> Outcome {
-    let walk: Walk = read(request)?;
-    let decision = if walk.cancel { Decision::Cancel } else { Decision::Accept };
-    let decision = consent.then_some(decision);
-    match browse(shared, &walk.url, &walk.tenant_id, &walk.user, decision) {
-        Ok(location) => Ok(shown(&json!({ "location": location }))),
-        Err(page) => Err(Refused(409, page)),
+#[derive(Clone, Copy)]
+enum PageFlow {
+    SignIn,
+    Consent,
+}
+
+fn walk(shared: &Shared, request: &Request, flow: PageFlow) -> ControlResult {
+    let walk: Walk = parse_body(request)?;
+    let decision = match flow {
+        PageFlow::SignIn => None,
+        PageFlow::Consent if walk.cancel => Some(Decision::Cancel),
+        PageFlow::Consent => Some(Decision::Accept),
+    };
+    let walk = PageWalk { url: &walk.url, tenant_id: &walk.tenant_id, user: &walk.user, decision };
+    match walk.complete(shared) {
+        Ok(location) => Ok(ok(&json!({ "location": location }))),
+        Err(page) => Err(ControlError(409, page)),
     }
 }
 
-/// JSON merge patch (RFC 7396), but `null` sets null: a field here is never absent.
+/// Applies a JSON merge patch (RFC 7396), except that `null` sets null: no field of the control API is ever absent.
 fn merge(document: &mut Value, patch: Map<String, Value>) {
     for (name, value) in patch {
         match (document.get_mut(&name), value) {
@@ -325,64 +342,4 @@ fn merge(document: &mut Value, patch: Map<String, Value>) {
             (_, value) => document[name.as_str()] = value,
         }
     }
-}
-
-/// Clicks through the pages that a URL starts, as a person would, until they lead away from the login host.
-pub(crate) fn browse(
-    shared: &Shared,
-    url: &str,
-    tenant_id: &str,
-    user: &str,
-    decision: Option<Decision>,
-) -> Result<String, String> {
-    let path_and_query = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-    let (path, query) = path_and_query.ok_or("not a URL")?.split_once('?').unwrap_or_default();
-    let mut request = Incoming {
-        surface: Surface::Entra,
-        method: "GET".to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-    };
-    // Account, permissions prompt, consent: no walk is longer.
-    for _ in 0..5 {
-        let (reply, _) = serve::answer(&mut shared.world(), &request);
-        if let Some(location) = reply.header("location") {
-            return Ok(location.to_owned());
-        }
-        let cookie = reply.header("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
-        let text: String = reply
-            .body
-            .into_iter()
-            .map(|piece| match piece {
-                crate::http::Piece::Text(text) => text,
-                crate::http::Piece::Generated { .. } => String::new(),
-            })
-            .collect();
-        let Some(flow) = attribute(&text, "name=\"flow\" value=\"") else { return Err(text) };
-        let consenting = text.contains("action=\"/consent\"");
-        let button = if consenting {
-            let accepts = decision == Some(Decision::Accept) && text.contains("id=\"accept\"");
-            format!("decision={}", if accepts { "accept" } else { "cancel" })
-        } else {
-            let accept = if text.contains("name=\"accept\"") { "&accept=yes" } else { "" };
-            format!("user={}{accept}", encode(&format!("{tenant_id}/{user}")))
-        };
-        "POST".clone_into(&mut request.method);
-        request.path = if consenting { "/consent".to_owned() } else { "/login".to_owned() };
-        request.query.clear();
-        request.headers.insert("content-type", HeaderValue::from_static("application/x-www-form-urlencoded"));
-        if let Some(value) = cookie.filter(|cookie| cookie.starts_with(SESSION)).and_then(|cookie| cookie.parse().ok())
-        {
-            request.headers.insert("cookie", value);
-        }
-        request.body = format!("flow={}&{button}", encode(flow)).into();
-    }
-    Err("the pages lead nowhere".to_owned())
-}
-
-fn attribute<'a>(html: &'a str, start: &str) -> Option<&'a str> {
-    let rest = &html[html.find(start)? + start.len()..];
-    rest.split('"').next()
 }

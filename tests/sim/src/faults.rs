@@ -1,61 +1,61 @@
-//! What can go wrong on Microsoft's side, and for whom.
+//! Faults on Microsoft's side, and the requests that they affect.
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::Incoming;
+use crate::http::Request;
 
 /// One of Microsoft's three hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Surface {
-    /// The login host.
+pub enum Host {
+    /// Entra's login host, `login.microsoftonline.com`.
     Entra,
-    /// Microsoft Graph.
+    /// Microsoft Graph, `graph.microsoft.com`.
     Graph,
-    /// The Defender XDR API.
+    /// The Defender XDR API, `api.security.microsoft.com`.
     Defender,
 }
 
-/// A fault and the requests that it meets. A field that is not set matches everything.
+/// A fault and the requests that it affects. A field that is not set matches every request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// Only on this host.
     #[serde(default)]
-    pub surface: Option<Surface>,
+    pub host: Option<Host>,
     /// Only for this tenant (by path on Entra, by token elsewhere).
     #[serde(default)]
     pub tenant_id: Option<String>,
-    /// Only with this method.
+    /// Only with this method, in upper or lower case.
     #[serde(default)]
     pub method: Option<String>,
-    /// Only where the path begins so.
+    /// Only for paths that start with this.
     #[serde(default)]
     pub path_prefix: Option<String>,
-    /// Only where the decoded query contains this.
+    /// Only if the decoded query contains this.
     #[serde(default)]
     pub query_contains: Option<String>,
-    /// Only where the request is for this incident or the answer would contain it.
+    /// Only if the request names this incident or the response would contain it.
     #[serde(default)]
     pub incident_id: Option<String>,
     /// Only with (`true`) or without (`false`) `$expand`.
     #[serde(default)]
     pub expand: Option<bool>,
-    /// This many matching requests go well first.
+    /// Number of matching requests that succeed first.
     #[serde(default)]
     pub after: u32,
-    /// This many meet the fault; `None`: all.
+    /// Number of requests that the fault affects after that; `None` for all.
     #[serde(default)]
     pub times: Option<u32>,
-    /// What happens.
+    /// The effect on a matching request.
     pub kind: FaultKind,
 }
 
 impl Fault {
-    /// A fault for every request of its kind, until cleared.
+    /// A fault for every request that its kind applies to, until it is cleared.
     pub fn new(kind: FaultKind) -> Self {
         Self {
-            surface: None,
+            host: None,
             tenant_id: None,
             method: None,
             path_prefix: None,
@@ -68,87 +68,94 @@ impl Fault {
         }
     }
 
-    /// Any answer that would contain the incident is a 500.
+    /// A 500 for every response that would contain the incident.
     pub fn poison(tenant_id: &str, incident_id: &str) -> Self {
         Self::new(FaultKind::status(500)).tenant(tenant_id).incident(incident_id)
     }
 
-    /// Only on this host.
+    /// Limits the fault to one host.
     #[must_use]
-    pub fn on(mut self, surface: Surface) -> Self {
-        self.surface = Some(surface);
+    pub fn on(mut self, host: Host) -> Self {
+        self.host = Some(host);
         self
     }
 
-    /// Only for this tenant.
+    /// Limits the fault to one tenant.
     #[must_use]
     pub fn tenant(mut self, tenant_id: &str) -> Self {
         self.tenant_id = Some(tenant_id.to_owned());
         self
     }
 
-    /// Only with this method.
+    /// Limits the fault to one method.
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.method = Some(method.to_owned());
         self
     }
 
-    /// Only where the path begins so.
+    /// Limits the fault to paths that start with this.
     #[must_use]
     pub fn path(mut self, prefix: &str) -> Self {
         self.path_prefix = Some(prefix.to_owned());
         self
     }
 
-    /// Only where the decoded query contains this.
+    /// Limits the fault to requests whose decoded query contains this.
     #[must_use]
     pub fn query(mut self, part: &str) -> Self {
         self.query_contains = Some(part.to_owned());
         self
     }
 
-    /// Only where the request is for this incident or the answer would contain it.
+    /// Limits the fault to requests that name this incident and responses that would contain it.
     #[must_use]
     pub fn incident(mut self, incident_id: &str) -> Self {
         self.incident_id = Some(incident_id.to_owned());
         self
     }
 
-    /// Only with (`true`) or without (`false`) `$expand`.
+    /// Limits the fault to requests with `$expand`.
     #[must_use]
-    pub fn expand(mut self, expand: bool) -> Self {
-        self.expand = Some(expand);
+    pub fn with_expand(mut self) -> Self {
+        self.expand = Some(true);
         self
     }
 
-    /// This many matching requests go well first.
+    /// Limits the fault to requests without `$expand`.
+    #[must_use]
+    pub fn without_expand(mut self) -> Self {
+        self.expand = Some(false);
+        self
+    }
+
+    /// Lets this many matching requests succeed first.
     #[must_use]
     pub fn after(mut self, requests: u32) -> Self {
         self.after = requests;
         self
     }
 
-    /// At most this many requests meet the fault.
+    /// Ends the fault after this many affected requests.
     #[must_use]
     pub fn times(mut self, requests: u32) -> Self {
         self.times = Some(requests);
         self
     }
 
-    /// Whether the fault meets a request, the incident aside.
-    fn matches(&self, request: &Incoming, tenant_id: Option<&str>) -> bool {
-        self.surface.is_none_or(|surface| surface == request.surface)
+    /// True if the fault matches a request, whatever incident it names.
+    fn matches(&self, request: &Request, tenant_id: Option<&str>) -> bool {
+        self.host.is_none_or(|host| host == request.host)
             && self.tenant_id.as_deref().is_none_or(|tenant| Some(tenant) == tenant_id)
             && self.method.as_deref().is_none_or(|method| method.eq_ignore_ascii_case(&request.method))
             && self.path_prefix.as_deref().is_none_or(|prefix| request.path.starts_with(prefix))
             && self.query_contains.as_deref().is_none_or(|part| request.decoded_query().contains(part))
             && self.expand.is_none_or(|expand| request.decoded_query().contains("$expand") == expand)
-            && self.kind.concerns(request)
+            && self.kind.applies_to(request)
     }
 
-    /// Counts a match down; whether the fault strikes.
-    fn strike(&mut self) -> bool {
+    /// Counts a matching request. Returns true if the fault affects it.
+    fn applies_now(&mut self) -> bool {
         if self.after > 0 {
             self.after -= 1;
             return false;
@@ -164,140 +171,140 @@ impl Fault {
     }
 }
 
-/// How a 429 says when to come back.
+/// The place and form of the wait in a 429.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryAfter {
-    /// `Retry-After` in seconds.
+    /// `Retry-After` as this number of seconds.
     Seconds(u64),
     /// `Retry-After` as an HTTP date, this many seconds from now.
     Date(u64),
-    /// Only in the body's text.
+    /// No header; the message in the body names this number of seconds.
     Body(u64),
-    /// Not at all.
+    /// Neither header nor body names a wait.
     #[default]
     Absent,
 }
 
-/// What happens to a request.
+/// The effect of a fault.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultKind {
-    /// Answered with a status, before anything is done.
+    /// A response with this status, before the host handles the request.
     Status {
-        /// Status code.
+        /// Status code of the response.
         status: u16,
-        /// Body; the surface's own error body if not given.
+        /// Body; the host's own error body if not given.
         #[serde(default)]
         body: Option<String>,
         /// Further headers, which win.
         #[serde(default)]
         headers: Vec<(String, String)>,
     },
-    /// 429.
+    /// A 429, before the host handles the request.
     Throttle {
-        /// How it says when to come back.
+        /// The place and form of the wait.
         retry_after: RetryAfter,
     },
-    /// 502 with HTML.
+    /// A 502 with an HTML body, as gateways send it.
     BadGateway,
-    /// The connection is reset, before anything is done.
+    /// A connection reset, before the host handles the request.
     Reset,
-    /// The answer comes late. Nothing is said meanwhile.
+    /// A late response. The connection stays silent until then.
     Hang {
-        /// How late.
+        /// Delay in milliseconds.
         millis: u64,
     },
-    /// The answer takes its time, as answers do: evenly spread between two durations, and the same in each run.
+    /// Ordinary response time: evenly spread between two durations, in the same way in each run.
     Latency {
-        /// The shortest.
+        /// Shortest delay in milliseconds.
         least_millis: u64,
-        /// The longest.
+        /// Longest delay in milliseconds.
         most_millis: u64,
     },
-    /// The body ends early, in a well-formed HTTP message.
+    /// A body that ends early, in a well-formed HTTP message.
     Truncate {
-        /// After this many bytes; half of it if not given.
+        /// Length of the body in bytes; half of it if not given.
         #[serde(default)]
         at: Option<usize>,
     },
-    /// The connection closes in the middle of the body.
+    /// A connection that closes in the middle of the body.
     Cut,
-    /// The body trickles.
+    /// A body that is sent in chunks with a pause before each.
     SlowBody {
-        /// Bytes at a time.
+        /// Bytes of each chunk.
         chunk: usize,
-        /// Pause before each.
+        /// Pause before each chunk in milliseconds.
         millis: u64,
     },
-    /// Status and headers are changed, the body stays (e.g. 206 with `Warning`).
+    /// Another status and further headers for an unchanged body (e.g. 206 with `Warning`).
     Rewrite {
-        /// Status code.
+        /// Status code in place of the host's own.
         status: u16,
         /// Further headers, which win.
         #[serde(default)]
         headers: Vec<(String, String)>,
     },
-    /// The `Date` header is off.
+    /// A wrong `Date` header.
     DateSkew {
-        /// Seconds ahead; negative: behind.
+        /// Seconds ahead of the simulator's clock; negative for behind.
         seconds: i64,
     },
-    /// A list answer's next link leads elsewhere.
+    /// A list whose next link leads to another URL.
     ForeignNextLink {
-        /// Where.
+        /// The URL of the next link.
         url: String,
     },
-    /// A list answer's next link leads to the same answer.
+    /// A list whose next link leads to the same page.
     LoopingNextLink,
-    /// A request with `$skip` or `$skiptoken` is refused: the token has expired.
+    /// A 400 for a request with `$skip` or `$skiptoken`: the skip token has expired.
     ExpiredSkiptoken,
-    /// A list answer holds fewer rows than there are and does not say so.
+    /// A list that omits rows and has no next link.
     SilentCap {
-        /// At most so many.
+        /// The largest number of rows in a page.
         rows: usize,
     },
-    /// A list or single answer shows each incident as it was some versions ago.
+    /// A list or single read that shows each incident in an earlier version.
     Stale {
-        /// How many versions ago; younger incidents are missing.
+        /// Number of versions back. Incidents with fewer versions are missing.
         versions: usize,
     },
-    /// A token (access or ID) names another tenant.
+    /// A token (access or ID) that names another tenant.
     WrongTid {
-        /// Which.
+        /// The tenant in `tid` and `iss`.
         tid: String,
     },
-    /// The access token is not a JWT. It works.
+    /// An access token that is not a JWT. The APIs accept it.
     OpaqueToken,
-    /// `expires_in` and its like are strings, as the v1 endpoint has them.
+    /// `expires_in` and similar numbers as strings, as the v1 endpoint sends them.
     ExpiresInString,
-    /// Lifetime of the access token.
+    /// Another lifetime of the access token or ID token.
     ExpiresIn {
-        /// Seconds.
+        /// Lifetime in seconds.
         seconds: i64,
     },
-    /// The token has no `roles` although there are some.
+    /// An access token without `roles`, although the app has some.
     MissingRoles,
-    /// Claims of a token (access or ID) are replaced; `null` removes one.
+    /// Replaced claims of a token (access or ID).
     Claims {
-        /// Replacements.
+        /// New values by claim; `null` removes the claim.
         claims: serde_json::Map<String, serde_json::Value>,
     },
-    /// The token endpoint, the sign-in or the consent ends with this AADSTS error.
+    /// An AADSTS error as the outcome of the token endpoint, the sign-in or the consent.
     Aadsts {
-        /// Number.
+        /// The number after `AADSTS`.
         code: u32,
     },
 }
 
 impl FaultKind {
-    /// A status with the surface's own error body.
+    /// A status with the host's own error body.
     pub fn status(status: u16) -> Self {
         Self::Status { status, body: None, headers: Vec::new() }
     }
 
-    /// Faults that only make sense for some requests do not count others.
-    fn concerns(&self, request: &Incoming) -> bool {
+    /// True if this kind of fault makes sense for a request. A fault does not count other requests.
+    fn applies_to(&self, request: &Request) -> bool {
         match self {
             Self::WrongTid { .. }
             | Self::OpaqueToken
@@ -305,9 +312,9 @@ impl FaultKind {
             | Self::ExpiresIn { .. }
             | Self::MissingRoles
             | Self::Claims { .. } => request.is_token_request(),
-            Self::Aadsts { .. } => request.surface == Surface::Entra && request.method == "POST",
+            Self::Aadsts { .. } => request.host == Host::Entra && request.method == "POST",
             Self::ForeignNextLink { .. } | Self::LoopingNextLink | Self::SilentCap { .. } => request.is_incident_list(),
-            Self::Stale { .. } => request.surface != Surface::Entra && request.method == "GET",
+            Self::Stale { .. } => request.host != Host::Entra && request.method == "GET",
             Self::ExpiredSkiptoken => {
                 request.is_incident_list() && request.decoded_query().split('&').any(|pair| pair.starts_with("$skip"))
             }
@@ -325,8 +332,8 @@ impl FaultKind {
         }
     }
 
-    /// Whether it stands in place of the answer.
-    fn replaces(&self) -> bool {
+    /// True if the fault replaces the host's response.
+    fn replaces_response(&self) -> bool {
         matches!(
             self,
             Self::Status { .. } | Self::Throttle { .. } | Self::BadGateway | Self::Reset | Self::ExpiredSkiptoken
@@ -334,25 +341,30 @@ impl FaultKind {
     }
 }
 
-/// All faults that are set.
+/// All faults that were added, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
-    /// What a request meets before it is answered: one that stands in place of the answer ends the list.
-    pub(crate) fn before(&mut self, request: &Incoming, tenant_id: Option<&str>) -> Vec<FaultKind> {
+    /// The faults that affect a request before the host handles it. One that replaces the response ends the list.
+    pub(crate) fn before_handling(&mut self, request: &Request, tenant_id: Option<&str>) -> Vec<FaultKind> {
         let in_path = request.incident_in_path();
-        self.take(|fault| {
+        self.take_matching(|fault| {
             fault.matches(request, tenant_id) && fault.incident_id.as_deref().is_none_or(|id| Some(id) == in_path)
         })
     }
 
-    /// What an answer meets that contains these incidents.
-    pub(crate) fn after(&mut self, request: &Incoming, tenant_id: Option<&str>, incidents: &[u64]) -> Vec<FaultKind> {
+    /// The faults that affect a list with these incidents.
+    pub(crate) fn after_handling(
+        &mut self,
+        request: &Request,
+        tenant_id: Option<&str>,
+        incidents: &[u64],
+    ) -> Vec<FaultKind> {
         if request.incident_in_path().is_some() || incidents.is_empty() {
             return Vec::new();
         }
-        self.take(|fault| {
+        self.take_matching(|fault| {
             fault.matches(request, tenant_id)
                 && fault
                     .incident_id
@@ -361,12 +373,12 @@ impl Faults {
         })
     }
 
-    fn take(&mut self, matches: impl Fn(&Fault) -> bool) -> Vec<FaultKind> {
+    fn take_matching(&mut self, matches: impl Fn(&Fault) -> bool) -> Vec<FaultKind> {
         let mut taken = Vec::new();
         for fault in self.0.iter_mut().filter(|fault| matches(fault)) {
-            if fault.strike() {
+            if fault.applies_now() {
                 taken.push(fault.kind.clone());
-                if fault.kind.replaces() {
+                if fault.kind.replaces_response() {
                     break;
                 }
             }

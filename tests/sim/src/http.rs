@@ -1,4 +1,4 @@
-//! Requests as they came and answers as they go, with the ways in which an answer can fail to arrive.
+//! Requests as received and responses as sent, with the transport faults of a response.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::Body,
     extract::connect_info::Connected,
-    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     serve::{IncomingStream, Listener},
 };
 use bytes::Bytes;
@@ -26,12 +26,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::faults::Surface;
+use crate::faults::Host;
 
-/// A request with its body, nothing decoded.
+/// A request with its body. Nothing is decoded.
 #[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(crate) surface: Surface,
+pub(crate) struct Request {
+    pub(crate) host: Host,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -39,7 +39,7 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
 }
 
-impl Incoming {
+impl Request {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -68,7 +68,7 @@ impl Incoming {
         self.path.split('/').filter(|segment| !segment.is_empty()).collect()
     }
 
-    /// The query for people and for matching; handlers decode strictly by [`decode_pairs`].
+    /// The query decoded leniently, for matching faults. Handlers decode strictly by [`decode_pairs`].
     pub(crate) fn decoded_query(&self) -> String {
         match decode_pairs(&self.query) {
             Ok(pairs) => pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&"),
@@ -77,17 +77,17 @@ impl Incoming {
     }
 
     pub(crate) fn is_token_request(&self) -> bool {
-        self.surface == Surface::Entra && self.path.ends_with("/token")
+        self.host == Host::Entra && self.path.ends_with("/token")
     }
 
     pub(crate) fn is_incident_list(&self) -> bool {
-        self.surface != Surface::Entra && self.method == "GET" && self.path.ends_with("/incidents")
+        self.host != Host::Entra && self.method == "GET" && self.path.ends_with("/incidents")
     }
 
     pub(crate) fn incident_in_path(&self) -> Option<&str> {
         let segments = self.segments();
-        let place = segments.iter().position(|segment| *segment == "incidents")?;
-        segments.get(place + 1).copied()
+        let position = segments.iter().position(|segment| *segment == "incidents")?;
+        segments.get(position + 1).copied()
     }
 
     pub(crate) fn json(&self) -> Option<Value> {
@@ -134,13 +134,13 @@ pub(crate) fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// A part of a body. Generated parts are made while they are sent.
-pub(crate) enum Piece {
+/// A part of a body. Generated parts are produced while they are sent.
+pub(crate) enum BodyPart {
     Text(String),
     Generated { count: usize, make: Arc<dyn Fn(usize) -> String + Send + Sync> },
 }
 
-impl Piece {
+impl BodyPart {
     fn into_chunks(self) -> Box<dyn Iterator<Item = String> + Send> {
         match self {
             Self::Text(text) => Box::new(std::iter::once(text)),
@@ -149,22 +149,22 @@ impl Piece {
     }
 }
 
-/// An answer.
-pub(crate) struct Reply {
+/// A response before transport faults.
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<Piece>,
-    /// The incidents in it, for faults that follow an incident.
-    pub(crate) incidents: Vec<u64>,
+    pub(crate) body: Vec<BodyPart>,
+    /// The incidents in the body, for faults that follow an incident.
+    pub(crate) incident_ids: Vec<u64>,
 }
 
-impl Reply {
+impl Response {
     pub(crate) fn new(status: u16, content_type: &str, body: impl Into<String>) -> Self {
         Self {
             status,
             headers: vec![("content-type".to_owned(), content_type.to_owned())],
-            body: vec![Piece::Text(body.into())],
-            incidents: Vec::new(),
+            body: vec![BodyPart::Text(body.into())],
+            incident_ids: Vec::new(),
         }
     }
 
@@ -179,14 +179,14 @@ impl Reply {
     }
 
     pub(crate) fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), incidents: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), incident_ids: Vec::new() }
     }
 
     pub(crate) fn redirect(location: &str) -> Self {
         Self::empty(302).with("location", location).with("cache-control", "no-store, no-cache")
     }
 
-    /// Sets a header, in place of an earlier one of the name.
+    /// Sets a header in place of an earlier one of the same name.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
@@ -202,60 +202,67 @@ impl Reply {
     }
 }
 
-/// Where a body ends early.
+/// The length that a truncated body keeps.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Length {
+pub(crate) enum Truncation {
     Half,
     Bytes(usize),
 }
 
-/// How an answer travels.
+/// A body that is sent in chunks with a pause before each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlowBody {
+    pub(crate) chunk_bytes: usize,
+    pub(crate) pause: Duration,
+}
+
+/// Faults between the host and the client.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct TransportFaults {
     pub(crate) reset: bool,
     pub(crate) delay: Duration,
-    pub(crate) truncate: Option<Length>,
+    pub(crate) truncate: Option<Truncation>,
     pub(crate) cut: bool,
-    pub(crate) slow: Option<(usize, Duration)>,
+    pub(crate) slow_body: Option<SlowBody>,
 }
 
-/// Turns an answer into what axum sends.
-pub(crate) fn send(reply: Reply, delivery: &Delivery) -> Response<Body> {
-    let generated = reply.body.iter().any(|piece| matches!(piece, Piece::Generated { .. }));
-    let chunks = reply.body.into_iter().flat_map(Piece::into_chunks);
-    let body = if generated && delivery.truncate.is_none() && !delivery.cut && delivery.slow.is_none() {
+/// Converts a response into axum's.
+pub(crate) fn send(response: Response, transport: &TransportFaults) -> axum::response::Response {
+    let generated = response.body.iter().any(|piece| matches!(piece, BodyPart::Generated { .. }));
+    let chunks = response.body.into_iter().flat_map(BodyPart::into_chunks);
+    let body = if generated && transport.truncate.is_none() && !transport.cut && transport.slow_body.is_none() {
         Body::from_stream(stream::iter(chunks.map(|chunk| Ok::<_, io::Error>(Bytes::from(chunk)))))
     } else {
-        damaged(chunks.collect::<String>().into_bytes(), delivery)
+        damaged_body(chunks.collect::<String>().into_bytes(), transport)
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in &reply.headers {
+    let mut sent = axum::response::Response::new(body);
+    *sent.status_mut() = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &response.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().append(name, value);
+            sent.headers_mut().append(name, value);
         }
     }
-    response
+    sent
 }
 
-fn damaged(mut bytes: Vec<u8>, delivery: &Delivery) -> Body {
-    match delivery.truncate {
-        Some(Length::Half) => bytes.truncate(bytes.len() / 2),
-        Some(Length::Bytes(length)) => bytes.truncate(length),
+fn damaged_body(mut bytes: Vec<u8>, transport: &TransportFaults) -> Body {
+    match transport.truncate {
+        Some(Truncation::Half) => bytes.truncate(bytes.len() / 2),
+        Some(Truncation::Bytes(length)) => bytes.truncate(length),
         None => {}
     }
     let mut parts: Vec<io::Result<Bytes>> = Vec::new();
-    if delivery.cut {
+    if transport.cut {
         bytes.truncate(bytes.len() / 2);
     }
-    let chunk = delivery.slow.map_or(bytes.len(), |(chunk, _)| chunk).max(1);
-    parts.extend(bytes.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))));
-    if delivery.cut {
+    let chunk_bytes = transport.slow_body.map_or(bytes.len(), |slow| slow.chunk_bytes).max(1);
+    parts.extend(bytes.chunks(chunk_bytes).map(|part| Ok(Bytes::copy_from_slice(part))));
+    if transport.cut {
         parts.push(Err(io::ErrorKind::ConnectionAborted.into()));
-    } else if delivery.slow.is_none() {
+    } else if transport.slow_body.is_none() {
         return Body::from(bytes);
     }
-    let pause = delivery.slow.map_or(Duration::from_millis(5), |(_, pause)| pause);
+    let pause = transport.slow_body.map_or(Duration::from_millis(5), |slow| slow.pause);
     Body::from_stream(stream::iter(parts).then(move |part| async move {
         tokio::time::sleep(pause).await;
         part
@@ -263,15 +270,15 @@ fn damaged(mut bytes: Vec<u8>, delivery: &Delivery) -> Body {
 }
 
 /// A listener whose connections can be reset from a handler.
-pub(crate) struct Resettable(pub(crate) TcpListener);
+pub(crate) struct ResettableListener(pub(crate) TcpListener);
 
-impl Listener for Resettable {
+impl Listener for ResettableListener {
     type Io = Socket;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
-        // Without it the acknowledgement of the first part of an answer holds up the second by 40 ms.
+        // Without this, the client's delayed acknowledgement of the first chunk delays the second by 40 ms.
         let _ = stream.set_nodelay(true);
         (Socket { stream, reset: Arc::default() }, address)
     }
@@ -322,19 +329,19 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The connection that a request came by.
+/// The connection of a request.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<AtomicBool>);
 
 impl Connection {
-    /// The next byte written to it resets it.
+    /// Resets the connection at its next write.
     pub(crate) fn reset(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-impl Connected<IncomingStream<'_, Resettable>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, Resettable>) -> Self {
+impl Connected<IncomingStream<'_, ResettableListener>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, ResettableListener>) -> Self {
         Self(Arc::clone(&stream.io().reset))
     }
 }
@@ -344,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plus_is_a_space_and_escapes_are_strict() {
+    fn plus_is_a_space_and_bad_escapes_are_refused() {
         assert_eq!(decode("a+b%20c%2B").as_deref(), Ok("a b c+"));
         assert!(decode("%2").is_err());
         assert!(decode("%+1").is_err());

@@ -1,9 +1,12 @@
-//! Microsoft stood in for: Entra, Microsoft Graph and the Defender XDR API on loopback, strict and with a memory.
+//! A stand-in for Microsoft: Entra, Microsoft Graph and the Defender XDR API on loopback. It is strict and keeps
+//! state.
 //!
-//! The same server is a library for tests and a program (`cargo run -p sim -- --help`). It knows Microsoft's documents
-//! and nothing of the code under test.
+//! The same server is a library for tests and a program (`cargo run -p sim -- --help`). It follows Microsoft's
+//! documents
+//! and imports nothing of the code under test.
 
-mod applications;
+mod browser;
+mod caller;
 mod clock;
 mod control;
 mod defender;
@@ -11,13 +14,14 @@ mod entra;
 mod faults;
 mod graph;
 mod http;
-mod hunting;
-mod incidents;
+mod list;
 mod odata;
+mod respond;
 mod serve;
 mod store;
 #[cfg(test)]
 mod testing;
+mod update;
 mod world;
 
 use std::{
@@ -29,15 +33,16 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use clock::SimClock;
-pub use entra::keys::self_signed;
-pub use faults::{Fault, FaultKind, RetryAfter, Surface};
+pub use entra::keys::{OldKey, self_signed};
+pub use faults::{Fault, FaultKind, Host, RetryAfter};
 pub use store::{
-    APPLICATION_ADMINISTRATOR, Alert, App, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
-    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingTable, Incident, IncidentSeed, PERSONAL_ACCOUNTS,
-    PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
+    APPLICATION_ADMINISTRATOR, Alert, App, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
+    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingColumn, HuntingTable, Incident, IncidentSeed,
+    PERSONAL_ACCOUNTS, PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
 };
 pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
 
+use browser::PageWalk;
 use entra::keys::Keys;
 use serve::{Shared, bind, serve};
 use world::World;
@@ -45,20 +50,20 @@ use world::World;
 /// Ports on 127.0.0.1; 0 is any free one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SimOptions {
-    /// Of the login host.
+    /// Port of the login host.
     pub entra_port: u16,
-    /// Of Microsoft Graph.
+    /// Port of Microsoft Graph.
     pub graph_port: u16,
-    /// Of the Defender XDR API.
+    /// Port of the Defender XDR API.
     pub defender_port: u16,
 }
 
-/// What a person does on the consent page.
+/// The button that a person presses on the consent page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Accept.
+    /// Consent is granted if the person may grant it.
     Accept,
-    /// Cancel.
+    /// The browser returns to the app with an error.
     Cancel,
 }
 
@@ -84,33 +89,33 @@ impl Sim {
         let clock = SimClock::default();
         let shared = Arc::new(Shared::new(World::new(clock.clone(), urls.clone(), Keys::new()?)));
         let (running, stop) = watch::channel(false);
-        for (surface, listener) in [Surface::Entra, Surface::Graph, Surface::Defender].into_iter().zip(listeners) {
-            serve(listener, surface, Arc::clone(&shared), stop.clone());
+        for (host, listener) in [Host::Entra, Host::Graph, Host::Defender].into_iter().zip(listeners) {
+            serve(listener, host, Arc::clone(&shared), stop.clone());
         }
         Ok(Self { shared, clock, urls: Arc::new(urls), _running: Arc::new(running) })
     }
 
     /// `http://127.0.0.1:PORT` of the login host.
     pub fn entra_url(&self) -> &str {
-        &self.urls[Surface::Entra as usize]
+        &self.urls[Host::Entra as usize]
     }
 
     /// `http://127.0.0.1:PORT` of Microsoft Graph.
     pub fn graph_url(&self) -> &str {
-        &self.urls[Surface::Graph as usize]
+        &self.urls[Host::Graph as usize]
     }
 
     /// `http://127.0.0.1:PORT` of the Defender XDR API.
     pub fn defender_url(&self) -> &str {
-        &self.urls[Surface::Defender as usize]
+        &self.urls[Host::Defender as usize]
     }
 
-    /// Microsoft's clock.
+    /// The clock of this simulator, which tests may move.
     pub fn clock(&self) -> &SimClock {
         &self.clock
     }
 
-    /// Writes each request to standard error, without queries and bodies.
+    /// Writes one line for each request to standard error, without its query and body.
     pub fn set_verbose(&self, verbose: bool) {
         self.shared.verbose.store(verbose, Ordering::Relaxed);
     }
@@ -137,19 +142,19 @@ impl Sim {
                 display_name: None,
                 start,
                 end,
-                known_from: start,
+                usable_from: start,
             });
         }
     }
 
-    /// Takes a client secret away from an app (7000215 from then on).
+    /// Removes a client secret from an app; Entra refuses it with 7000215 from then on.
     pub fn remove_client_secret(&self, client_id: &str, secret: &str) {
         if let Some(record) = self.shared.world().apps.get_mut(client_id) {
             record.passwords.retain(|password| password.secret != secret);
         }
     }
 
-    /// Lets a client secret expire now (7000222 from then on).
+    /// Ends a client secret's validity now; Entra refuses it with 7000222 from then on.
     pub fn expire_client_secret(&self, client_id: &str, secret: &str) {
         let mut world = self.shared.world();
         let now = world.now();
@@ -170,102 +175,104 @@ impl Sim {
         self.shared.world().tenants.insert(seed.tenant_id.clone(), store::Tenant::new(seed));
     }
 
-    /// Changes what was said of a tenant, e.g. its licence or how it refuses.
+    /// Changes a tenant's settings, e.g. its licence or the shape of its error callbacks.
     pub fn update_tenant(&self, tenant_id: &str, change: impl FnOnce(&mut TenantSeed)) {
         if let Some(tenant) = self.shared.world().tenants.get_mut(tenant_id) {
             change(&mut tenant.seed);
         }
     }
 
-    /// Removes a tenant: Entra does not know it any more (90002).
+    /// Removes a tenant; Entra reports it as not found (90002) from then on.
     pub fn remove_tenant(&self, tenant_id: &str) {
         self.shared.world().tenants.remove(tenant_id);
     }
 
-    /// Gives an app roles, as if an administrator had consented. The resource follows from the role's name.
+    /// Grants an app roles, as if an administrator had consented. The resource follows from the role's name.
     pub fn grant(&self, tenant_id: &str, client_id: &str, roles: &[&str]) {
         let roles: BTreeSet<String> = roles.iter().map(|role| (*role).to_owned()).collect();
         let mut world = self.shared.world();
         world.grant(tenant_id, client_id, &roles);
-        if let Some(principal) = world.principal(tenant_id, client_id) {
+        if let Some(principal) = world.ensure_service_principal(tenant_id, client_id) {
             principal.enabled = true;
         }
     }
 
-    /// Takes single roles away from an app. Tokens that were issued keep them.
+    /// Removes single roles from an app. Tokens that were issued before keep them.
     pub fn revoke_roles(&self, tenant_id: &str, client_id: &str, roles: &[&str]) {
-        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+        if let Some(principal) = self.shared.world().ensure_service_principal(tenant_id, client_id) {
             for granted in principal.roles.values_mut() {
                 granted.retain(|role| !roles.contains(&role.as_str()));
             }
         }
     }
 
-    /// Removes an app's service principal from a tenant (7000229 from then on). Tokens that were issued live on.
+    /// Removes an app's service principal from a tenant; Entra refuses the app with 7000229 from then on. Tokens that
+    /// were issued before remain valid.
     pub fn revoke(&self, tenant_id: &str, client_id: &str) {
         if let Some(tenant) = self.shared.world().tenants.get_mut(tenant_id) {
             tenant.principals.remove(client_id);
         }
     }
 
-    /// Disables an app's service principal (7000112 from then on).
+    /// Disables an app's service principal; Entra refuses the app with 7000112 from then on.
     pub fn disable_service_principal(&self, tenant_id: &str, client_id: &str) {
-        self.enable(tenant_id, client_id, false);
+        self.set_enabled(tenant_id, client_id, false);
     }
 
-    /// Enables an app's service principal again.
+    /// Enables a disabled service principal of an app.
     pub fn enable_service_principal(&self, tenant_id: &str, client_id: &str) {
-        self.enable(tenant_id, client_id, true);
+        self.set_enabled(tenant_id, client_id, true);
     }
 
-    fn enable(&self, tenant_id: &str, client_id: &str, enabled: bool) {
-        if let Some(principal) = self.shared.world().principal(tenant_id, client_id) {
+    fn set_enabled(&self, tenant_id: &str, client_id: &str, enabled: bool) {
+        if let Some(principal) = self.shared.world().ensure_service_principal(tenant_id, client_id) {
             principal.enabled = enabled;
         }
     }
 
-    /// The roles that an app holds in a tenant, on both resources; nothing if it has no service principal there.
+    /// The roles that an app holds in a tenant, on both resources. `None` if it has no service principal there.
     pub fn granted(&self, tenant_id: &str, client_id: &str) -> Option<Vec<String>> {
         let world = self.shared.world();
         let principal = world.tenants.get(tenant_id)?.principals.get(client_id)?;
         Some(principal.roles.values().flatten().cloned().collect())
     }
 
-    /// Adds an incident and returns its number. An unknown tenant gets none.
+    /// Adds an incident and returns its number. The number is empty if there is no such tenant.
     pub fn put_incident(&self, tenant_id: &str, seed: IncidentSeed) -> String {
         let mut world = self.shared.world();
         let now = world.now();
-        world.tenants.get_mut(tenant_id).map(|tenant| tenant.put(seed, now).to_string()).unwrap_or_default()
+        world.tenants.get_mut(tenant_id).map(|tenant| tenant.put_incident(seed, now).to_string()).unwrap_or_default()
     }
 
-    /// Changes an incident. Unless the change sets the time of last update, that becomes now, and later than before.
-    /// Whether there is such an incident.
+    /// Changes an incident and returns `true`, or `false` if there is no such incident.
+    /// The time of last update moves to now, and past its old value, unless the change sets it.
     pub fn update_incident(&self, tenant_id: &str, id: &str, change: impl FnOnce(&mut Incident)) -> bool {
         let mut world = self.shared.world();
         let now = world.now();
         let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
-        tenant.touch(id, now, change)
+        tenant.update(id, now, change)
     }
 
-    /// Changes an incident without touching its time of last update.
+    /// Changes an incident without moving its time of last update. `false` if there is no such incident.
     pub fn change_incident_silently(&self, tenant_id: &str, id: &str, change: impl FnOnce(&mut Incident)) -> bool {
         let mut world = self.shared.world();
         let Some((tenant, id)) = world.tenants.get_mut(tenant_id).zip(id.parse().ok()) else { return false };
-        tenant.change(id, change)
+        tenant.change_silently(id, change)
     }
 
-    /// Merges an incident into another: redirected and without alerts, which go to the other.
+    /// Merges an incident into another. It becomes `redirected`, and its alerts move to the other. `false` if either
+    /// is missing.
     pub fn merge_incident(&self, tenant_id: &str, from: &str, into: &str) -> bool {
         let (Ok(from), Ok(into)) = (from.parse(), into.parse()) else { return false };
         self.shared.world().merge(tenant_id, from, into)
     }
 
-    /// Hides an incident for good.
+    /// Hides an incident until [`Sim::set_visible_from`] shows it. `false` if there is no such incident.
     pub fn hide_incident(&self, tenant_id: &str, id: &str) -> bool {
         self.change_incident_silently(tenant_id, id, |incident| incident.hidden = true)
     }
 
-    /// Shows an incident only from a time on, however old its last update is (indexed late).
+    /// Shows an incident only from a time on, even if its last update is older (an incident that is indexed late).
     pub fn set_visible_from(&self, tenant_id: &str, id: &str, from: Timestamp) -> bool {
         self.change_incident_silently(tenant_id, id, |incident| {
             incident.hidden = false;
@@ -273,13 +280,13 @@ impl Sim {
         })
     }
 
-    /// An incident as it is now.
+    /// The latest version of an incident.
     pub fn incident(&self, tenant_id: &str, id: &str) -> Option<Incident> {
         let id: u64 = id.parse().ok()?;
         Some(self.shared.world().tenants.get(tenant_id)?.incidents.get(&id)?.incident.clone())
     }
 
-    /// All incidents of a tenant by number.
+    /// All incidents of a tenant in the order of their numbers.
     pub fn incidents(&self, tenant_id: &str) -> Vec<Incident> {
         let world = self.shared.world();
         let incidents = world.tenants.get(tenant_id).map(|tenant| tenant.incidents.values());
@@ -294,48 +301,49 @@ impl Sim {
         }
     }
 
-    /// Sets a fault. Earlier faults are met first.
+    /// Adds a fault. Of several that match, the earlier one takes effect first.
     pub fn fault(&self, fault: Fault) {
         self.shared.world().faults.0.push(fault);
     }
 
-    /// Clears all faults.
+    /// Removes all faults that were added.
     pub fn clear_faults(&self) {
         self.shared.world().faults.0.clear();
     }
 
-    /// The faults that are still to be met.
+    /// The faults that can still take effect.
     pub fn faults(&self) -> Vec<Fault> {
         self.shared.world().faults.0.clone()
     }
 
-    /// Limits the calls on a surface, for one tenant or for each of them.
-    pub fn set_limits(&self, surface: Surface, tenant_id: Option<&str>, limits: Limits) {
-        self.shared.world().limits.insert((surface, tenant_id.map(str::to_owned)), limits);
+    /// Limits the calls to a host: for one tenant, or without one for each tenant that has no limits of its own.
+    pub fn set_limits(&self, host: Host, tenant_id: Option<&str>, limits: Limits) {
+        self.shared.world().limits.insert((host, tenant_id.map(str::to_owned)), limits);
     }
 
-    /// Changes what Microsoft's documents leave open.
+    /// Changes the choices that Microsoft's documents leave open.
     pub fn configure(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.shared.world().behaviour);
     }
 
-    /// Signs with a new key from now on; the old one stays published unless it is withdrawn.
-    pub fn roll_keys(&self, withdraw: bool) -> std::io::Result<()> {
-        self.shared.world().keys.roll(withdraw)
+    /// Signs with a new key from now on. Fails only if no key can be generated.
+    pub fn roll_keys(&self, old_key: OldKey) -> std::io::Result<()> {
+        self.shared.world().keys.roll(old_key)
     }
 
-    /// An access token as Entra would give it, for calling an API without going to the token endpoint.
+    /// Issues an access token without a request to the token endpoint. It is valid for one hour.
     pub fn issue_token(&self, tenant_id: &str, client_id: &str, roles: &[&str], resource: Resource) -> String {
-        entra::issue(&mut self.shared.world(), tenant_id, client_id, roles, resource)
+        entra::issue_app_token(&mut self.shared.world(), tenant_id, client_id, roles, resource)
     }
 
-    /// Goes through the sign-in that a URL starts, as a user (by name or object ID), and returns where the browser is
-    /// sent; an error page is returned as its text.
+    /// Completes the sign-in that a URL starts, as a user (by name or object ID).
+    /// Returns the URL that the browser is redirected to, or the HTML of an error page.
     pub fn sign_in(&self, authorize_url: &str, tenant_id: &str, user: &str) -> Result<String, String> {
-        control::browse(&self.shared, authorize_url, tenant_id, user, None)
+        PageWalk { url: authorize_url, tenant_id, user, decision: None }.complete(&self.shared)
     }
 
-    /// Goes through the admin consent that a URL starts, as a user, and returns where the browser is sent.
+    /// Completes the admin consent that a URL starts, as a user. Returns the URL that the browser is redirected to,
+    /// or the HTML of an error page.
     pub fn consent(
         &self,
         consent_url: &str,
@@ -343,7 +351,7 @@ impl Sim {
         user: &str,
         decision: Decision,
     ) -> Result<String, String> {
-        control::browse(&self.shared, consent_url, tenant_id, user, Some(decision))
+        PageWalk { url: consent_url, tenant_id, user, decision: Some(decision) }.complete(&self.shared)
     }
 
     /// All requests so far, in order, without those to `/_sim`.
@@ -351,18 +359,14 @@ impl Sim {
         self.shared.world().calls.clone()
     }
 
-    /// Forgets the requests so far.
+    /// Removes all recorded requests.
     pub fn clear_calls(&self) {
         self.shared.world().calls.clear();
     }
 
-    /// How many requests a surface had for a tenant.
-    pub fn count(&self, surface: Surface, tenant_id: &str) -> usize {
+    /// The number of recorded requests to a host for a tenant.
+    pub fn count(&self, host: Host, tenant_id: &str) -> usize {
         let world = self.shared.world();
-        world
-            .calls
-            .iter()
-            .filter(|call| call.surface == surface && call.tenant_id.as_deref() == Some(tenant_id))
-            .count()
+        world.calls.iter().filter(|call| call.host == host && call.tenant_id.as_deref() == Some(tenant_id)).count()
     }
 }

@@ -13,7 +13,7 @@ Options:
       --entra-port <PORT>     Port of the login host [default: any free one]
       --graph-port <PORT>     Port of Microsoft Graph [default: any free one]
       --defender-port <PORT>  Port of the Defender XDR API [default: any free one]
-      --seed <FILE>           JSON with apps, tenants, grants and incidents to begin with
+      --seed <FILE>           JSON with apps, tenants, grants and incidents to start with
       --verbose               One line on standard error for each request
   -h, --help                  This text
 
@@ -28,14 +28,14 @@ struct Arguments {
     help: bool,
 }
 
-fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+fn parse_arguments(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments::default();
-    while let Some(word) = words.next() {
-        let (name, mut value) = match word.split_once('=') {
+    while let Some(arg) = args.next() {
+        let (name, mut value) = match arg.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (word, None),
+            None => (arg, None),
         };
-        let mut value = || value.take().or_else(|| words.next()).ok_or_else(|| format!("{name} needs a value"));
+        let mut value = || value.take().or_else(|| args.next()).ok_or_else(|| format!("{name} needs a value"));
         let port = |value: String| value.parse::<u16>().map_err(|_| format!("'{value}' is not a port"));
         match name.as_str() {
             "--entra-port" => arguments.options.entra_port = port(value()?)?,
@@ -52,13 +52,13 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match arguments(std::env::args().skip(1)) {
-        Ok(Arguments { help: true, .. }) => say(HELP),
+    match parse_arguments(std::env::args().skip(1)) {
+        Ok(Arguments { help: true, .. }) => print(HELP),
         Ok(arguments) => match run(arguments).await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error.to_string()),
+            Err(error) => fail(&error.to_string()),
         },
-        Err(message) => complain(&format!("{message}; see --help")),
+        Err(message) => fail(&format!("{message}; see --help")),
     }
 }
 
@@ -68,17 +68,17 @@ async fn run(arguments: Arguments) -> std::io::Result<()> {
     if let Some(file) = arguments.seed {
         sim.seed(&std::fs::read_to_string(file)?).map_err(std::io::Error::other)?;
     }
-    say(&format!("entra    {}\ngraph    {}\ndefender {}\n", sim.entra_url(), sim.graph_url(), sim.defender_url()));
+    print(&format!("entra    {}\ngraph    {}\ndefender {}\n", sim.entra_url(), sim.graph_url(), sim.defender_url()));
     tokio::signal::ctrl_c().await
 }
 
-fn say(text: &str) -> ExitCode {
-    // Whoever closed standard output does not want to read it.
+fn print(text: &str) -> ExitCode {
+    // A closed standard output is no reason to fail.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
-fn complain(message: &str) -> ExitCode {
+fn fail(message: &str) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "sim: {message}");
     ExitCode::FAILURE
 }
@@ -87,12 +87,12 @@ fn complain(message: &str) -> ExitCode {
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Arguments, String> {
-        arguments(words.iter().map(|word| (*word).to_owned()))
+    fn parse(args: &[&str]) -> Result<Arguments, String> {
+        parse_arguments(args.iter().map(|arg| (*arg).to_owned()))
     }
 
     #[test]
-    fn options_take_their_value_either_way() {
+    fn option_values_follow_a_space_or_an_equals_sign() {
         let parsed = parse(&["--entra-port", "1", "--graph-port=2", "--verbose"]).unwrap();
         assert_eq!((parsed.options.entra_port, parsed.options.graph_port, parsed.verbose), (1, 2, true));
         assert!(parse(&["--entra-port"]).is_err());

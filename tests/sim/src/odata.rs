@@ -1,10 +1,10 @@
-//! The part of OData that the two surfaces understand: `$filter`, `$top`, `$skip` and what belongs to a page.
+//! The part of OData that the two APIs accept: the grammar of `$filter`, and the numbers of `$top` and `$skip`.
 
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
 
-/// What a field holds, and so which literals it may be compared with.
+/// The type of a field, which decides the literals that it may be compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FieldType {
     Time,
@@ -19,15 +19,15 @@ pub(crate) struct Field {
     pub(crate) kind: FieldType,
 }
 
-/// A field's value in a record.
+/// A field's value in a record, or a literal that it is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Operand {
+pub(crate) enum FieldValue {
     Time(Timestamp),
     Text(Option<String>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comparison {
+enum Operator {
     Eq,
     Ne,
     Ge,
@@ -36,65 +36,65 @@ enum Comparison {
     Lt,
 }
 
-/// A parsed `$filter`.
+/// A parsed `$filter` expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
     And(Box<Filter>, Box<Filter>),
     Or(Box<Filter>, Box<Filter>),
-    Compare(Comparable),
+    Compare(Condition),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Comparable {
+pub(crate) struct Condition {
     field: &'static str,
-    comparison: Comparison,
-    literal: Operand,
-    /// Enumerations are compared without regard to case.
-    enumeration: bool,
+    operator: Operator,
+    literal: FieldValue,
+    /// Members of enumerations are compared without regard to case.
+    is_enumeration: bool,
 }
 
 impl Filter {
-    /// Parses a decoded `$filter`; the error is the service's own words.
+    /// Parses a decoded `$filter`. The error is the service's own message.
     pub(crate) fn parse(text: &str, fields: &[Field]) -> Result<Self, String> {
-        let tokens = tokens(text)?;
+        let tokens = tokenize(text)?;
         let mut parser = Parser { tokens: &tokens, at: 0, fields, text, depth: 0 };
-        let filter = parser.either()?;
+        let filter = parser.or_expression()?;
         if parser.at < tokens.len() {
             return Err(parser.syntax());
         }
         Ok(filter)
     }
 
-    /// Whether a record is meant, whose fields are looked up by name.
-    pub(crate) fn holds(&self, field: &impl Fn(&str) -> Operand) -> bool {
+    /// True if the filter selects a record. `field` returns the record's value of a field by name.
+    pub(crate) fn matches(&self, field: &impl Fn(&str) -> FieldValue) -> bool {
         match self {
-            Self::And(left, right) => left.holds(field) && right.holds(field),
-            Self::Or(left, right) => left.holds(field) || right.holds(field),
-            Self::Compare(comparable) => comparable.holds(&field(comparable.field)),
+            Self::And(left, right) => left.matches(field) && right.matches(field),
+            Self::Or(left, right) => left.matches(field) || right.matches(field),
+            Self::Compare(condition) => condition.matches(&field(condition.field)),
         }
     }
 }
 
-impl Comparable {
-    fn holds(&self, value: &Operand) -> bool {
+impl Condition {
+    fn matches(&self, value: &FieldValue) -> bool {
         let equal = match (value, &self.literal) {
-            (Operand::Time(value), Operand::Time(literal)) => {
+            (FieldValue::Time(value), FieldValue::Time(literal)) => {
                 let order = value.cmp(literal);
-                return match self.comparison {
-                    Comparison::Eq => order == Ordering::Equal,
-                    Comparison::Ne => order != Ordering::Equal,
-                    Comparison::Ge => order != Ordering::Less,
-                    Comparison::Gt => order == Ordering::Greater,
-                    Comparison::Le => order != Ordering::Greater,
-                    Comparison::Lt => order == Ordering::Less,
+                return match self.operator {
+                    Operator::Eq => order == Ordering::Equal,
+                    Operator::Ne => order != Ordering::Equal,
+                    Operator::Ge => order != Ordering::Less,
+                    Operator::Gt => order == Ordering::Greater,
+                    Operator::Le => order != Ordering::Greater,
+                    Operator::Lt => order == Ordering::Less,
                 };
             }
-            (Operand::Text(Some(value)), Operand::Text(Some(literal))) if self.enumeration => {
+            (FieldValue::Text(Some(value)), FieldValue::Text(Some(literal))) if self.is_enumeration => {
                 value.eq_ignore_ascii_case(literal)
             }
             (value, literal) => value == literal,
         };
-        (self.comparison == Comparison::Eq) == equal
+        (self.operator == Operator::Eq) == equal
     }
 }
 
@@ -106,7 +106,7 @@ enum Token {
     Quoted(String),
 }
 
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
+fn tokenize(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut chars = text.chars().peekable();
     while let Some(&next) = chars.peek() {
@@ -169,36 +169,36 @@ impl Parser<'_> {
         token
     }
 
-    fn eat(&mut self, word: &str) -> bool {
+    fn consume_word(&mut self, word: &str) -> bool {
         let found = matches!(self.tokens.get(self.at), Some(Token::Word(next)) if next == word);
         self.at += usize::from(found);
         found
     }
 
-    fn either(&mut self) -> Result<Filter, String> {
-        let mut left = self.both()?;
-        while self.eat("or") {
-            left = Filter::Or(Box::new(left), Box::new(self.both()?));
+    fn or_expression(&mut self) -> Result<Filter, String> {
+        let mut left = self.and_expression()?;
+        while self.consume_word("or") {
+            left = Filter::Or(Box::new(left), Box::new(self.and_expression()?));
         }
         Ok(left)
     }
 
-    fn both(&mut self) -> Result<Filter, String> {
-        let mut left = self.one()?;
-        while self.eat("and") {
-            left = Filter::And(Box::new(left), Box::new(self.one()?));
+    fn and_expression(&mut self) -> Result<Filter, String> {
+        let mut left = self.condition()?;
+        while self.consume_word("and") {
+            left = Filter::And(Box::new(left), Box::new(self.condition()?));
         }
         Ok(left)
     }
 
-    fn one(&mut self) -> Result<Filter, String> {
+    fn condition(&mut self) -> Result<Filter, String> {
         if self.tokens.get(self.at) == Some(&Token::Open) {
             self.depth += 1;
             if self.depth > 50 {
                 return Err("The node count limit has been exceeded.".to_owned());
             }
             self.at += 1;
-            let inner = self.either()?;
+            let inner = self.or_expression()?;
             self.depth -= 1;
             return if self.next() == Some(&Token::Close) { Ok(inner) } else { Err(self.syntax()) };
         }
@@ -208,26 +208,26 @@ impl Parser<'_> {
                 "Could not find a property named '{name}' on type 'microsoft.graph.security.incident'."
             ));
         };
-        let comparison = match self.next() {
+        let operator = match self.next() {
             Some(Token::Word(word)) => match word.as_str() {
-                "eq" => Comparison::Eq,
-                "ne" => Comparison::Ne,
-                "ge" => Comparison::Ge,
-                "gt" => Comparison::Gt,
-                "le" => Comparison::Le,
-                "lt" => Comparison::Lt,
+                "eq" => Operator::Eq,
+                "ne" => Operator::Ne,
+                "ge" => Operator::Ge,
+                "gt" => Operator::Gt,
+                "le" => Operator::Le,
+                "lt" => Operator::Lt,
                 _ => return Err(self.syntax()),
             },
             _ => return Err(self.syntax()),
         };
         let Some(token) = self.next().cloned() else { return Err(self.syntax()) };
-        let literal = literal(field, comparison, token)?;
-        let enumeration = matches!(field.kind, FieldType::Enumeration(_));
-        Ok(Filter::Compare(Comparable { field: field.name, comparison, literal, enumeration }))
+        let literal = parse_literal(field, operator, token)?;
+        let is_enumeration = matches!(field.kind, FieldType::Enumeration(_));
+        Ok(Filter::Compare(Condition { field: field.name, operator, literal, is_enumeration }))
     }
 }
 
-fn literal(field: Field, comparison: Comparison, token: Token) -> Result<Operand, String> {
+fn parse_literal(field: Field, operator: Operator, token: Token) -> Result<FieldValue, String> {
     let incompatible = |found: &str| {
         let wanted = match field.kind {
             FieldType::Time => "Edm.DateTimeOffset",
@@ -235,23 +235,23 @@ fn literal(field: Field, comparison: Comparison, token: Token) -> Result<Operand
         };
         Err(format!(
             "A binary operator with incompatible types was detected. Found operand types '{wanted}' and '{found}' for \
-             operator kind '{comparison:?}'."
+             operator kind '{operator:?}'."
         ))
     };
     match (field.kind, token) {
-        (FieldType::Time, Token::Word(word)) => match timestamp(&word) {
-            Some(at) => Ok(Operand::Time(at)),
+        (FieldType::Time, Token::Word(word)) => match parse_timestamp(&word) {
+            Some(at) => Ok(FieldValue::Time(at)),
             None => incompatible("Edm.Untyped"),
         },
         (FieldType::Time, _) => incompatible("Edm.String"),
-        (FieldType::Text | FieldType::Enumeration(_), _) if !matches!(comparison, Comparison::Eq | Comparison::Ne) => {
-            Err(format!("The operator '{comparison:?}' is not supported for '{}'.", field.name))
+        (FieldType::Text | FieldType::Enumeration(_), _) if !matches!(operator, Operator::Eq | Operator::Ne) => {
+            Err(format!("The operator '{operator:?}' is not supported for '{}'.", field.name))
         }
-        (FieldType::Text, Token::Word(word)) if word == "null" => Ok(Operand::Text(None)),
-        (FieldType::Text, Token::Quoted(value)) => Ok(Operand::Text(Some(value))),
+        (FieldType::Text, Token::Word(word)) if word == "null" => Ok(FieldValue::Text(None)),
+        (FieldType::Text, Token::Quoted(value)) => Ok(FieldValue::Text(Some(value))),
         (FieldType::Enumeration(values), Token::Quoted(value)) => {
             if values.iter().any(|known| known.eq_ignore_ascii_case(&value)) {
-                Ok(Operand::Text(Some(value)))
+                Ok(FieldValue::Text(Some(value)))
             } else {
                 Err(format!("The string '{value}' is not a valid enumeration type constant."))
             }
@@ -261,7 +261,7 @@ fn literal(field: Field, comparison: Comparison, token: Token) -> Result<Operand
 }
 
 /// An `Edm.DateTimeOffset`: date, `T`, time, at most seven digits of fraction, and an offset.
-fn timestamp(word: &str) -> Option<Timestamp> {
+fn parse_timestamp(word: &str) -> Option<Timestamp> {
     let (date, time) = word.split_once('T')?;
     if date.len() != 10 {
         return None;
@@ -273,8 +273,8 @@ fn timestamp(word: &str) -> Option<Timestamp> {
     word.parse().ok()
 }
 
-/// A whole number that is not negative, as `$top` and `$skip` want it.
-pub(crate) fn count(name: &str, value: &str) -> Result<usize, String> {
+/// Parses a non-negative whole number, as `$top` and `$skip` require.
+pub(crate) fn parse_count(name: &str, value: &str) -> Result<usize, String> {
     let plain = !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit());
     plain.then(|| value.parse().ok()).flatten().ok_or_else(|| format!("Invalid value '{value}' for {name} query option found. The {name} query option requires a non-negative integer value."))
 }
@@ -291,15 +291,15 @@ mod tests {
 
     fn holds(filter: &str, at: &str, assigned_to: Option<&str>, status: &str) -> bool {
         let filter = Filter::parse(filter, FIELDS).unwrap();
-        filter.holds(&|name| match name {
-            "lastUpdateDateTime" => Operand::Time(at.parse().unwrap()),
-            "assignedTo" => Operand::Text(assigned_to.map(str::to_owned)),
-            _ => Operand::Text(Some(status.to_owned())),
+        filter.matches(&|name| match name {
+            "lastUpdateDateTime" => FieldValue::Time(at.parse().unwrap()),
+            "assignedTo" => FieldValue::Text(assigned_to.map(str::to_owned)),
+            _ => FieldValue::Text(Some(status.to_owned())),
         })
     }
 
     #[test]
-    fn windows_are_exact_to_a_tick() {
+    fn time_windows_are_exact_to_100_nanoseconds() {
         let window = "lastUpdateDateTime ge 2026-11-22T09:00:00Z and lastUpdateDateTime lt 2026-11-22T09:00:01Z";
         assert!(holds(window, "2026-11-22T09:00:00Z", None, "active"));
         assert!(holds(window, "2026-11-22T09:00:00.9999999Z", None, "active"));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_service_would_refuse_is_refused() {
+    fn unsupported_filters_are_refused() {
         for bad in [
             "",
             "status",
@@ -353,10 +353,10 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_plain_numbers() {
-        assert_eq!(count("$top", "50"), Ok(50));
+    fn counts_are_unsigned_decimal_numbers() {
+        assert_eq!(parse_count("$top", "50"), Ok(50));
         for bad in ["", "-1", "+5", "1.0", "x"] {
-            assert!(count("$top", bad).is_err(), "{bad}");
+            assert!(parse_count("$top", bad).is_err(), "{bad}");
         }
     }
 }

@@ -12,18 +12,19 @@ pub(crate) const CLIENT: &str = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 pub(crate) const SECRET: &str = "s3cr~t+/=&";
 pub(crate) const REDIRECT: &str = "https://partner.example.com/consent/callback";
 
+/// A started simulator and a client for it.
 pub(crate) struct Rig {
     pub(crate) sim: Sim,
     pub(crate) http: reqwest::Client,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) text: String,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
@@ -32,7 +33,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The ids of a page, from either surface.
+    /// The ids of a page of either API.
     pub(crate) fn ids(&self) -> Vec<u64> {
         assert_eq!(self.status, 200, "{}", self.text);
         let rows = self.json()["value"].as_array().unwrap().clone();
@@ -42,9 +43,9 @@ impl Answer {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the simulator's tests are clients of their own")]
+#[expect(clippy::disallowed_methods, reason = "these tests call the simulator as any client does")]
 fn client() -> reqwest::Client {
-    // Another test of the process may have been first.
+    // Another test of the process may have installed it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
@@ -78,25 +79,26 @@ pub(crate) async fn rig() -> Rig {
 }
 
 impl Rig {
-    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap();
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.unwrap() }
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Response {
+        let received = request.send().await.unwrap();
+        let (status, headers) = (received.status().as_u16(), received.headers().clone());
+        Response { status, headers, text: received.text().await.unwrap() }
     }
 
-    pub(crate) async fn token(&self, place: &str, form: &[(&str, &str)]) -> Answer {
-        let url = format!("{}/{place}/oauth2/v2.0/token", self.sim.entra_url());
+    /// Sends a form to the token endpoint of an authority.
+    pub(crate) async fn token(&self, authority: &str, form: &[(&str, &str)]) -> Response {
+        let url = format!("{}/{authority}/oauth2/v2.0/token", self.sim.entra_url());
         self.send(self.http.post(url).form(form)).await
     }
 
-    /// A request for Contoso with every role.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+    /// Sends a request for Contoso with a token that has every role.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Response {
         let (base, resource) = if path.starts_with("/api") {
             (self.sim.defender_url(), Resource::Defender)
         } else {
             (self.sim.graph_url(), Resource::Graph)
         };
-        let roles: Vec<&str> = resource.app_roles().iter().map(|(_, role)| *role).collect();
+        let roles: Vec<&str> = resource.app_roles().iter().map(|role| role.value).collect();
         let token = self.sim.issue_token(CONTOSO, CLIENT, &roles, resource);
         let mut request = self.http.request(method.parse().unwrap(), format!("{base}{path}")).bearer_auth(token);
         if let Some(body) = body {
@@ -105,12 +107,12 @@ impl Rig {
         self.send(request).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.call("GET", path, None).await
     }
 
-    /// Incidents 1 to n in Contoso, a second apart, the last the newest.
-    pub(crate) fn incidents(&self, n: i64) {
+    /// Adds incidents 1 to n to Contoso, one second apart, the last one newest.
+    pub(crate) fn put_incidents(&self, n: i64) {
         for second in 0..n {
             let at: Timestamp = Timestamp::from_second(1_790_000_000 + second).unwrap();
             self.sim.put_incident(CONTOSO, IncidentSeed { created: Some(at), ..IncidentSeed::default() });

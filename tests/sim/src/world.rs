@@ -9,74 +9,74 @@ use serde_json::{Map, Value};
 use crate::{
     clock::SimClock,
     entra::{flow::Flows, keys::Keys},
-    faults::{Faults, RetryAfter, Surface},
+    faults::{Faults, Host, RetryAfter},
     store::{AppRecord, Incident, Resource, ServicePrincipal, Tenant},
 };
 
-/// A request that was made.
+/// A recorded request to one of the hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Call {
-    /// When, by the simulator's clock.
+    /// Time of the response, by the simulator's clock.
     pub at: Timestamp,
-    /// On which host.
-    pub surface: Surface,
-    /// For which tenant, where that is known (by path on Entra, by token elsewhere).
+    /// The host that received it.
+    pub host: Host,
+    /// The tenant, where it is known: by the path on Entra, by the token elsewhere.
     pub tenant_id: Option<String>,
-    /// Method.
+    /// HTTP method, upper case.
     pub method: String,
-    /// Path as it was sent.
+    /// The path as sent, not decoded.
     pub path: String,
-    /// Query as it was sent.
+    /// The query as sent, not decoded, without `?`.
     pub query: String,
-    /// Status of the answer; 0 for a reset connection.
+    /// Status of the response; 0 for a reset connection.
     pub status: u16,
 }
 
-/// Where a list answer says how to go on.
+/// The kind of next link in a page that is not the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NextLink {
-    /// Not at all: the caller has to use `$skip`.
+    /// There is no next link: the caller has to use `$skip`.
     None,
-    /// By `$skip`.
+    /// A link with the next `$skip`.
     #[default]
     Skip,
-    /// By `$skiptoken`.
+    /// A link with an opaque `$skiptoken`.
     Skiptoken,
 }
 
-/// Which incidents come first.
+/// The order of the incidents in a list without `$orderby`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// Last updated first.
+    /// By time of last update, newest first.
     #[default]
     UpdatedDescending,
-    /// Last updated last.
+    /// By time of last update, oldest first.
     UpdatedAscending,
-    /// Created last first.
+    /// By time of creation, newest first.
     CreatedDescending,
 }
 
-/// What Microsoft's documents leave open about one surface.
+/// The choices that Microsoft's documents leave open for the lists of one API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListBehaviour {
-    /// The largest `$top`; more is a 400.
+    /// The largest `$top`; a larger one is refused with 400.
     pub max_top: usize,
-    /// Rows without `$top`.
+    /// Rows of a page without `$top`.
     pub default_top: usize,
-    /// The largest `$skip`; more is a 400.
+    /// The largest `$skip`; a larger one is refused with 400.
     pub max_skip: Option<usize>,
-    /// How a page says that there is more.
+    /// The next link of a page that is not the last.
     pub next_link: NextLink,
     /// The next link stands before the rows.
     pub next_link_first: bool,
-    /// Which rows come first.
+    /// The order without `$orderby`.
     pub order: Order,
-    /// Rows with the same time come in another order each time.
+    /// Rows with the same time change their order from response to response.
     pub shuffle_ties: bool,
-    /// `$orderby` is understood (Graph).
+    /// `$orderby` by time of last update is accepted.
     pub allow_orderby: bool,
 }
 
@@ -95,17 +95,17 @@ impl Default for ListBehaviour {
     }
 }
 
-/// What Microsoft's documents leave open.
+/// The choices that Microsoft's documents leave open. The defaults are the strict reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Behaviour {
-    /// Lists on Graph.
+    /// Lists of Graph's incidents.
     pub graph: ListBehaviour,
-    /// Lists on Defender.
+    /// Lists of Defender's incidents.
     pub defender: ListBehaviour,
-    /// A client assertion may be used once.
+    /// A client assertion that was used before is refused.
     pub refuse_assertion_replay: bool,
-    /// A secret added through Graph works only after so many seconds.
+    /// Seconds until a secret added through Graph is accepted.
     pub secret_propagation_seconds: i64,
 }
 
@@ -125,7 +125,7 @@ impl Default for Behaviour {
     }
 }
 
-/// How many calls a tenant may make on a surface.
+/// The number of calls that a tenant may make to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -133,14 +133,14 @@ pub struct Limits {
     pub per_minute: Option<usize>,
     /// Calls in any 3600 seconds.
     pub per_hour: Option<usize>,
-    /// How a refusal says when to come back; the number is computed.
+    /// The form of the wait in a 429; its number is computed.
     pub retry_after: RetryAfter,
 }
 
 impl Limits {
-    /// Defender's documented limits.
+    /// Defender's documented limits: 50 calls a minute and 1,500 an hour.
     pub const DEFENDER: Self = Self { per_minute: Some(50), per_hour: Some(1500), retry_after: RetryAfter::Seconds(0) };
-    /// Graph's documented limit for security resources.
+    /// Graph's documented limit for its other security resources: 150 calls a minute.
     pub const GRAPH: Self = Self { per_minute: Some(150), per_hour: None, retry_after: RetryAfter::Seconds(0) };
 }
 
@@ -150,14 +150,14 @@ impl Default for Limits {
     }
 }
 
-/// What faults change about an answer that is still made.
+/// Changes that faults make while a host handles a request.
 #[derive(Debug, Default)]
 pub(crate) struct Tweaks {
     pub(crate) next_link: Option<NextLinkTweak>,
-    pub(crate) cap: Option<usize>,
-    pub(crate) stale: usize,
+    pub(crate) row_cap: Option<usize>,
+    pub(crate) versions_behind: usize,
     pub(crate) tid: Option<String>,
-    pub(crate) opaque: bool,
+    pub(crate) opaque_token: bool,
     pub(crate) expires_in_string: bool,
     pub(crate) expires_in: Option<i64>,
     pub(crate) missing_roles: bool,
@@ -171,7 +171,7 @@ pub(crate) enum NextLinkTweak {
     Loop,
 }
 
-/// Microsoft.
+/// The state of Microsoft's services.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) clock: SimClock,
@@ -185,10 +185,10 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) calls: Vec<Call>,
     pub(crate) behaviour: Behaviour,
-    pub(crate) limits: BTreeMap<(Surface, Option<String>), Limits>,
-    pub(crate) recent: BTreeMap<(Surface, String), VecDeque<Timestamp>>,
-    /// Counts answers, so that what varies does so the same in each run.
-    pub(crate) turn: u64,
+    pub(crate) limits: BTreeMap<(Host, Option<String>), Limits>,
+    pub(crate) recent_calls: BTreeMap<(Host, String), VecDeque<Timestamp>>,
+    /// Number of lists and tokens served. Varying values are made from it, so that each run varies in the same way.
+    pub(crate) responses_made: u64,
 }
 
 impl World {
@@ -206,17 +206,17 @@ impl World {
             calls: Vec::new(),
             behaviour: Behaviour::default(),
             limits: BTreeMap::new(),
-            recent: BTreeMap::new(),
-            turn: 0,
+            recent_calls: BTreeMap::new(),
+            responses_made: 0,
         }
     }
 
-    pub(crate) fn url(&self, surface: Surface) -> &str {
-        &self.urls[surface as usize]
+    pub(crate) fn url(&self, host: Host) -> &str {
+        &self.urls[host as usize]
     }
 
-    /// A number that differs from request to request without order, and is the same in each run.
-    pub(crate) fn scattered(&self) -> u64 {
+    /// A number that varies irregularly from request to request, in the same way in each run.
+    pub(crate) fn pseudo_random(&self) -> u64 {
         let number = u64::try_from(self.calls.len()).unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (number ^ (number >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 16
     }
@@ -225,7 +225,7 @@ impl World {
         self.clock.now()
     }
 
-    /// The tenant of a path segment: a GUID or a verified domain, in any case.
+    /// The tenant of a path segment: a GUID or a verified domain, in upper or lower case.
     pub(crate) fn tenant_id(&self, segment: &str) -> Option<String> {
         let segment = segment.to_ascii_lowercase();
         if self.tenants.contains_key(&segment) {
@@ -235,7 +235,7 @@ impl World {
         self.tenants.values().find(by_domain).map(|tenant| tenant.seed.tenant_id.clone())
     }
 
-    /// Gives an app roles in a tenant, as an administrator's consent does.
+    /// Grants an app roles in a tenant, as an administrator's consent does.
     pub(crate) fn grant(&mut self, tenant_id: &str, client_id: &str, roles: &BTreeSet<String>) {
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return };
         let principal = tenant.principals.entry(client_id.to_owned()).or_default();
@@ -246,12 +246,16 @@ impl World {
         }
     }
 
-    /// A person's sign-in makes a service principal, without roles.
-    pub(crate) fn principal(&mut self, tenant_id: &str, client_id: &str) -> Option<&mut ServicePrincipal> {
+    /// The app's service principal in a tenant. A missing one is created without roles, as by a person's sign-in.
+    pub(crate) fn ensure_service_principal(
+        &mut self,
+        tenant_id: &str,
+        client_id: &str,
+    ) -> Option<&mut ServicePrincipal> {
         Some(self.tenants.get_mut(tenant_id)?.principals.entry(client_id.to_owned()).or_default())
     }
 
-    /// Merges one incident into another: redirected, and its alerts belong to the other.
+    /// Merges one incident into another: it becomes `redirected`, and its alerts move to the other.
     pub(crate) fn merge(&mut self, tenant_id: &str, from: u64, into: u64) -> bool {
         let now = self.now();
         let Some(tenant) = self.tenants.get_mut(tenant_id) else { return false };
@@ -259,20 +263,20 @@ impl World {
             return false;
         }
         let mut alerts = Vec::new();
-        let redirected = tenant.touch(from, now, |incident: &mut Incident| {
+        let redirected = tenant.update(from, now, |incident: &mut Incident| {
             "redirected".clone_into(&mut incident.status);
             incident.redirect_incident_id = Some(into);
             alerts.append(&mut incident.alerts);
         });
-        redirected && tenant.touch(into, now, |incident| incident.alerts.append(&mut alerts))
+        redirected && tenant.update(into, now, |incident| incident.alerts.append(&mut alerts))
     }
 
-    /// Counts a call against a tenant's limits; the seconds to wait if it is one too many, and how to say so.
-    pub(crate) fn throttle(&mut self, surface: Surface, tenant_id: &str) -> Option<RetryAfter> {
+    /// Counts a call against a tenant's limits. Returns the wait for the 429 if it exceeds one.
+    pub(crate) fn throttle(&mut self, host: Host, tenant_id: &str) -> Option<RetryAfter> {
         let now = self.now();
         let limits =
-            *self.limits.get(&(surface, Some(tenant_id.to_owned()))).or_else(|| self.limits.get(&(surface, None)))?;
-        let recent = self.recent.entry((surface, tenant_id.to_owned())).or_default();
+            *self.limits.get(&(host, Some(tenant_id.to_owned()))).or_else(|| self.limits.get(&(host, None)))?;
+        let recent = self.recent_calls.entry((host, tenant_id.to_owned())).or_default();
         let age = |at: Timestamp| now.duration_since(at);
         while recent.front().is_some_and(|at| age(*at) >= SignedDuration::from_hours(1)) {
             recent.pop_front();
@@ -282,7 +286,7 @@ impl World {
             let Some(limit) = limit else { continue };
             let within = recent.iter().rev().take_while(|at| age(**at) < SignedDuration::from_secs(seconds)).count();
             if within >= limit {
-                // The call that has to leave the window before another one fits.
+                // Another call fits as soon as this one has left the window.
                 let leaves = recent.iter().rev().nth(limit.saturating_sub(1)).copied().unwrap_or(now);
                 let left = SignedDuration::from_secs(seconds).saturating_sub(age(leaves));
                 wait = wait.max(Some(u64::try_from(left.as_secs() + 1).unwrap_or(1)));

@@ -14,11 +14,8 @@ use serde_json::value::RawValue;
 use shared::{
     error::{Call, Error, Result},
     http::Deadline,
-    incident::record::Record,
-    incident_api::{
-        client::{CallBudget, TenantClient},
-        query::Alerts,
-    },
+    incident::record::{Alerts, Record},
+    incident_api::client::{CallBudget, TenantClient},
     lambda::event::{HttpRequest, HttpResponse},
     registry::tenants::Tenant,
     tenant::TenantId,
@@ -84,7 +81,7 @@ impl App {
         let mut client = self.client(tenant, deadline);
         let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &tenant.tenant_id, true).map_err(|_| malformed.clone())?;
+        let record = Record::parse(&raw, &tenant.tenant_id, Alerts::Included).map_err(|_| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }

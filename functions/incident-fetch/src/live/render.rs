@@ -9,9 +9,9 @@ use shared::{
     error::{Error, Result},
     incident::{
         line::IncidentLine,
-        ocsf,
+        ocsf::incident_finding,
         record::Record,
-        version::{DeliveredVersion, VersionComparison, compare, version_key},
+        version::{DeliveredVersion, Version, VersionComparison, compare},
     },
     registry::{Registry, tenants::Tenant, versions::VersionBlock},
     tenant::Reason,
@@ -86,20 +86,13 @@ impl<'a> Renderer<'a> {
     }
 
     fn serialize(&self, record: &Record, ordinal: u32) -> Result<Box<RawValue>> {
-        let Tenant { tenant_id, api, .. } = self.tenant;
+        let Tenant { tenant_id, api, .. } = *self.tenant;
+        let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at: self.fetched_at };
         let json = match self.format {
-            ResponseFormat::Ocsf => {
-                let key = version_key(tenant_id, record, ordinal);
-                let fetched_at = self.fetched_at;
-                let finding = ocsf::Finding { tenant_id, api: *api, record, change: None, key: &key, fetched_at };
-                serde_json::to_string(&ocsf::incident_finding(&finding)?)
-            }
-            ResponseFormat::Envelope => {
-                let line = IncidentLine::of(tenant_id, *api, record, ordinal, None, self.fetched_at)?;
-                serde_json::to_string(&line)
-            }
+            ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?),
+            ResponseFormat::Envelope => serde_json::to_string(&IncidentLine::of(&version)?),
         };
-        json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
+        json.and_then(RawValue::from_string).map_err(|error| Error::internal("an incident could not be written", error))
     }
 }
 

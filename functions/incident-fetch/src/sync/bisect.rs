@@ -3,13 +3,13 @@
 use shared::{
     error::{Error, Result},
     incident::{
-        record::Record,
+        record::{Alerts, Record},
         span::Span,
         version::{VersionComparison, compare},
     },
     incident_api::{
         client::TokenFreshness,
-        query::{Alerts, IncidentQuery, MAX_SKIP},
+        query::{IncidentQuery, MAX_SKIP},
     },
     microsoft::IncidentApi,
 };
@@ -86,7 +86,7 @@ impl Worker<'_> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.client().list(query, TokenFreshness::Confirmed).await?;
         while let Some(row) = list.next().await? {
-            match Record::parse(&row, &tenant, false) {
+            match Record::parse(&row, &tenant, Alerts::Omitted) {
                 Ok(record) => {
                     let api = self.api;
                     let delivered = self.delivered_version(&record.incident_id).await?;

@@ -14,14 +14,11 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::Record,
+        record::{Alerts, Record},
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::{
-        client::TokenFreshness,
-        query::{Alerts, IncidentQuery},
-    },
+    incident_api::{client::TokenFreshness, query::IncidentQuery},
     microsoft::IncidentApi,
 };
 
@@ -236,7 +233,7 @@ impl Worker<'_> {
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = list.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, false) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
             let api = self.api;
             let delivered = self.delivered_version(&record.incident_id).await?;
             if let VersionComparison::New { .. } = compare(delivered, &record, api) {

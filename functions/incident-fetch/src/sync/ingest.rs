@@ -6,16 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Progress, RECHECK_DELAY, Worker, is_transient};
 use shared::{
+    delivery::bucket::{Batch, WrittenBatch},
     error::{Call, Error, Result},
     incident::{
-        record::{Record, Unreadable},
-        version::{Change, DeliveredVersion, VersionComparison, compare},
+        record::{Alerts, Record, Unreadable},
+        version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{
-        client::TokenFreshness,
-        odata::MAX_ROW_BYTES,
-        query::{Alerts, IncidentQuery},
-    },
+    incident_api::{client::TokenFreshness, odata::MAX_ROW_BYTES, query::IncidentQuery},
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
@@ -67,7 +64,7 @@ impl Worker<'_> {
         let mut list = self.client().list(query, TokenFreshness::Confirmed).await?;
         while let Some(row) = list.next().await? {
             page.rows += 1;
-            match Record::parse(&row, &tenant, query.alerts == Alerts::Included) {
+            match Record::parse(&row, &tenant, query.alerts) {
                 Ok(record) => {
                     page.rows_shown.push(RowTimes {
                         last_updated: record.last_updated,
@@ -120,11 +117,12 @@ impl Worker<'_> {
         match compare(delivered.as_ref(), record, api) {
             VersionComparison::New { change, ordinal } => {
                 // The object of an incident's first version must be written before its second version is announced.
-                if self.batch.versions.contains_key(&record.incident_id) {
+                if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
                 let fetched_at = self.sync.clock.now();
-                self.batch.add(&self.tenant.tenant_id, api, record, (change, ordinal), fetched_at)?;
+                let tenant_id = self.tenant.tenant_id;
+                self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);
@@ -175,9 +173,8 @@ impl Worker<'_> {
         if present.status != self.tenant.status && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let mut batch = std::mem::replace(&mut self.batch, self.sync.bucket.batch());
-        let versions = std::mem::take(&mut batch.versions);
-        let objects = self.sync.bucket.write(&tenant, batch).await?;
+        let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));
+        let WrittenBatch { objects, versions } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
         self.sync.registry.record_versions(&tenant, &versions).await?;
         let delivered = versions.len() as u64;
@@ -233,8 +230,7 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<()> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts == Alerts::Included)
-            .map_err(|_: Unreadable| malformed.clone())?;
+        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts).map_err(|_: Unreadable| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }

@@ -29,7 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     clock::Clock,
     delivery::{
-        bucket::{Batch, Bucket},
+        bucket::{Batch, Bucket, Format},
         events::Events,
     },
     error::{Error, Result},
@@ -39,9 +39,10 @@ use shared::{
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
-        Registry,
-        feed::{Feed, LastSweep, Lease},
+        Registry, Write,
+        feed::{Feed, LastSweep},
         jobs::{Job, JobKind, JobStatus},
+        lease::Lease,
         quarantine::QuarantineEntry,
         tenants::Tenant,
         versions::VersionBlock,
@@ -89,6 +90,8 @@ pub(crate) struct Settings {
     pub(crate) overlap: SignedDuration,
     /// The time before the activation of a tenant at which its feed starts.
     pub(crate) first_lookback: SignedDuration,
+    /// The schema of delivered incidents.
+    pub(crate) format: Format,
 }
 
 /// The reason why work on a tenant ended without an error.
@@ -190,7 +193,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(COMMIT_RESERVE),
             kind: SyncKind::Poll,
             delivered_versions: HashMap::new(),
-            batch: sync.bucket.batch(),
+            batch: Batch::new(sync.settings.format),
             created_in_batch: 0,
             smallest_truncated_page: u32::MAX,
             saw_partial_response: false,
@@ -228,7 +231,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_due_retries(now) {
                 // The poll's own work is committed before anything else is tried.
-                if !self.sync.registry.commit_feed(self.lease).await? {
+                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if self.recheck().await? == Progress::OutOfTime
@@ -272,7 +275,8 @@ impl<'a> Worker<'a> {
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
         // The width of the next window is progress, too. Without it each run would begin with the same failing request.
-        self.sync.registry.commit_job(job, now).await?;
+        // A cancelled job keeps its status, and its next message finds it cancelled.
+        let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
         if stop == Stop::Done && job.kind == JobKind::Sweep {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });

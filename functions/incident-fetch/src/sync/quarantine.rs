@@ -13,9 +13,12 @@ use super::{
 };
 use shared::{
     error::{Error, Result},
-    incident::{record::Unreadable, span::Span},
-    incident_api::query::{Alerts, IncidentQuery},
-    registry::quarantine::QuarantineEntry,
+    incident::{
+        record::{Alerts, Unreadable},
+        span::Span,
+    },
+    incident_api::query::IncidentQuery,
+    registry::{Write, quarantine::QuarantineEntry},
     telemetry,
     text::hex,
 };
@@ -145,7 +148,7 @@ impl Worker<'_> {
         let now = self.sync.clock.now();
         let tenant = self.tenant.tenant_id;
         let to = span.to.unwrap_or(now);
-        let mut entry = QuarantineEntry::new(name, reason, incident_id, (span.from, to), now);
+        let mut entry = QuarantineEntry::new(name, reason, incident_id, span, now);
         entry.blocks = blocks;
         self.quarantine_hits += 1;
         let known = self.quarantine.iter().find(|other| other.name == entry.name);
@@ -160,12 +163,12 @@ impl Worker<'_> {
             // Write the counter before the entry: a counter without an entry is corrected by the next run; an entry
             // without a counter would never be retried.
             self.lease.feed.quarantined = self.quarantine.len() as u64 + 1;
-            if !self.sync.registry.commit_feed(self.lease).await? {
+            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                 // The worker that has the lease now finds the same.
                 return Err(Error::DeadlineExceeded);
             }
         }
-        if !self.sync.registry.quarantine(&tenant, &entry).await? {
+        if self.sync.registry.quarantine(&tenant, &entry).await? == Write::Conflict {
             // Another span found it before, or a worker that died before it wrote the counter.
             self.sync.registry.update_quarantine_entry(&tenant, &entry).await?;
         }

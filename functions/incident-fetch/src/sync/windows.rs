@@ -16,7 +16,7 @@ use shared::{
     incident::span::Span,
     incident_api::query::IncidentQuery,
     queue::SyncKind,
-    registry::jobs::Job,
+    registry::{Write, jobs::Job},
 };
 
 /// A pass over a span of last update.
@@ -150,7 +150,7 @@ impl Worker<'_> {
                 pass.search = None;
             }
         }
-        if !self.commit_progress(pass).await? {
+        if self.commit_progress(pass).await? == Write::Conflict {
             return Ok(ControlFlow::Break(Stop::Overtaken));
         }
         if let Some(error) = pass.search.as_ref().and_then(FailureSearch::gave_up_because) {
@@ -212,16 +212,17 @@ impl Worker<'_> {
         }
     }
 
-    /// Commits progress in the middle of a pass. `false`: another worker has the lease, or the job was cancelled.
-    async fn commit_progress(&mut self, pass: &mut Pass<'_>) -> Result<bool> {
+    /// Commits progress in the middle of a pass. A conflict means that another worker has the lease, or that the job was
+    /// cancelled.
+    async fn commit_progress(&mut self, pass: &mut Pass<'_>) -> Result<Write> {
         self.stats.moved = true;
         self.remember_position(pass);
         match &mut pass.job {
             Some(job) => {
                 job.failures = 0;
                 self.add_delivered_to_job(job);
-                if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
-                    return Ok(false);
+                if self.sync.registry.commit_job(job, self.sync.clock.now()).await? == Write::Conflict {
+                    return Ok(Write::Conflict);
                 }
             }
             None => self.lease.feed.resume_created = None,

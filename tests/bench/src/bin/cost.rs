@@ -1,26 +1,33 @@
-//! `cost`: what a month costs for 10, 1,000 and 100,000 tenants, from measured counts and list prices.
+//! `cost`: the bills of a month for 10, 1,000 and 100,000 tenants, from measured counts and list prices.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use bench::cost::{Bill, Load, Measured, Prices, TEMPLATE, month, served};
+use bench::{
+    cost::{Bill, Load, month, tenants_served},
+    deployment::TEMPLATE,
+    measured::Measured,
+    prices::Prices,
+};
 use devstack::Console;
 use serde::de::DeserializeOwned;
 
 const HELP: &str = "\
-Computes what a month costs, from counts that `scale` measured and from list prices. Nothing of it is measured in AWS.
+Computes the bill of a month from the counts that `scale` measured and from list prices. Nothing is measured in AWS.
 
     cargo run --package bench --bin cost -- [OPTIONS]
 
     --interval S        the poll interval in seconds (60)
-    --max-interval S    POLL_MAX_INTERVAL_SECONDS: how seldom a quiet tenant is polled (the interval)
-    --changes N         versions to deliver of one tenant in a day (10)
-    --measured FILE     what `scale --write` wrote (tests/bench/measured.json)
+    --max-interval S    POLL_MAX_INTERVAL_SECONDS, the longest interval of a quiet tenant (the same as --interval)
+    --changes N         versions that one tenant has to deliver in a day (10)
+    --measured FILE     the file that `scale --write` wrote (tests/bench/measured.json)
     --prices FILE       list prices (tests/bench/prices.json)
-    --help              this
+    --help              print this help
 ";
 
-/// What is computed for.
+/// The numbers of tenants for which bills are computed.
 const TENANTS: [f64; 3] = [10.0, 1_000.0, 100_000.0];
 
 struct Options {
@@ -70,15 +77,15 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             "--changes" => options.changes = number(&argument, &value, 0.0)?,
             "--measured" => options.measured = value.into(),
             "--prices" => options.prices = value.into(),
-            _ => return Err(format!("{argument} is not understood; see --help")),
+            _ => return Err(format!("{argument} is not an option of cost; run it with --help to list the options")),
         }
     }
     Ok(Some(options))
 }
 
-fn number(option: &str, value: &str, least: f64) -> Result<f64, String> {
-    let number = value.parse().ok().filter(|number: &f64| number.is_finite() && *number >= least);
-    number.ok_or_else(|| format!("{option} needs a number, at least {least}"))
+fn number(option: &str, value: &str, min: f64) -> Result<f64, String> {
+    let number = value.parse().ok().filter(|number: &f64| number.is_finite() && *number >= min);
+    number.ok_or_else(|| format!("{option} needs a number, at least {min}"))
 }
 
 fn read<T: DeserializeOwned>(file: &Path) -> Result<T, String> {
@@ -139,29 +146,29 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
         row("total", &|bill| grouped_cents(bill.total())),
         row("for each tenant", &|bill| format!("{:.4}", bill.total() / bill.load.tenants)),
         String::new(),
-        row("batches at work, on average", &|bill| format!("{:.1}", bill.concurrency)),
-        row("dispatch takes at least", &|bill| format!("{:.1} s", bill.dispatch_floor)),
+        row("concurrent batches, on average", &|bill| format!("{:.1}", bill.concurrency)),
+        row("dispatch takes at least", &|bill| format!("{:.1} s", bill.min_dispatch_seconds)),
         String::new(),
         format!(
-            "FetchMaximumConcurrency {} serves at most {} tenants a minute, as fast as polls were measured.",
+            "FetchMaximumConcurrency {} can poll at most {} tenants a minute, at the measured speed of polls.",
             TEMPLATE.maximum_concurrency,
-            grouped(served(TEMPLATE.maximum_concurrency, TEMPLATE.tick, measured).round())
+            grouped(tenants_served(TEMPLATE.maximum_concurrency, TEMPLATE.tick, measured).round())
         ),
     ]);
     lines.push(format!(
-        "Prices that were not seen on AWS's own page (prices.json tells where): {}.",
+        "Prices that were not seen on AWS's own page (prices.json has their sources): {}.",
         unverified(prices)
     ));
     lines
 }
 
-/// The prices that AWS's own page was not seen to say.
+/// Returns the names of the prices that were not seen on AWS's own page.
 fn unverified(prices: &Prices) -> String {
     let names = prices.prices.iter().filter(|(_, price)| price.unverified.is_some()).map(|(name, _)| name.as_str());
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// Three significant digits, more where they are whole.
+/// Formats a number with three significant digits, and all digits of larger whole numbers.
 fn amount(value: f64) -> String {
     if value >= 100.0 {
         grouped(value.round())
@@ -174,7 +181,7 @@ fn amount(value: f64) -> String {
     }
 }
 
-/// A whole number with a comma after each three digits.
+/// Formats a whole number with a comma between groups of three digits.
 fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
@@ -198,14 +205,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_to_be_read() {
+    fn numbers_are_rounded_and_grouped() {
         assert_eq!([0.0, 999.0, 1_000.0, 4_320_000.0].map(grouped), ["0", "999", "1,000", "4,320,000"]);
         assert_eq!([0.004, 1234.5, 1_000_000.0].map(grouped_cents), ["0.00", "1,234.50", "1,000,000.00"]);
         assert_eq!([0.0432, 1.0, 43.26, 4321.9].map(amount), ["0.043", "1", "43.3", "4,322"]);
     }
 
     #[test]
-    fn options_have_defaults_and_numbers() {
+    fn options_have_defaults_and_limits() {
         let options = |line: &str| parse(line.split_whitespace().map(str::to_owned));
         let chosen = options("--max-interval 900 --changes 0").unwrap().unwrap();
         let chosen = [chosen.interval, chosen.max_interval, chosen.changes].map(f64::to_bits);
@@ -217,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_counts_and_prices_make_a_table() {
+    fn committed_counts_and_prices_make_a_table() {
         let options = parse(std::iter::empty()).unwrap().unwrap();
         run(&options, &mut Console::default()).unwrap();
     }

@@ -1,31 +1,31 @@
-//! A request as a Lambda event of payload format 2.0.
+//! The Lambda event for an HTTP request, in payload format 2.0.
 //!
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html>
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT};
-use axum::http::request::Parts;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use axum::http::{
+    HeaderMap,
+    header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
+    request::Parts,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::route::{Auth, Matched, percent_decode};
+use super::route::{Auth, RouteMatch, percent_decode};
 use crate::{ACCOUNT_ID, ambient};
 
 const API_ID: &str = "local";
 
-/// Who signed a request, as far as the credential scope tells.
+/// The caller of a signed request, taken from the credential scope.
 #[derive(Debug)]
 pub(crate) struct Caller {
     access_key: String,
 }
 
 impl Caller {
-    /// The caller of a request that has the form of a Signature Version 4. The signature itself is not checked.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// Returns the caller of a request with a Signature Version 4. The signature itself is not verified.
+    pub(crate) fn from_signature(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
         let scope = value
             .strip_prefix("AWS4-HMAC-SHA256 ")?
@@ -48,18 +48,18 @@ impl Caller {
     }
 }
 
-/// The event for a request. What is empty is left out, as API Gateway does.
-pub(crate) fn event(
+/// Builds the event for a request. Empty members are omitted, as in API Gateway.
+pub(crate) fn build(
     parts: &Parts,
     body: &[u8],
-    matched: &Matched<'_>,
+    matched: &RouteMatch<'_>,
     caller: Option<&Caller>,
     peer: SocketAddr,
 ) -> Value {
     let path = percent_decode(parts.uri.path());
     let query = parts.uri.query().unwrap_or_default();
     let route_key = matched.route.key();
-    let host = text(&parts.headers, &HOST);
+    let host = header_text(&parts.headers, &HOST);
     let now = ambient::now();
     let mut context = json!({
         "accountId": ACCOUNT_ID,
@@ -71,7 +71,7 @@ pub(crate) fn event(
             "path": path,
             "protocol": "HTTP/1.1",
             "sourceIp": peer.ip().to_string(),
-            "userAgent": text(&parts.headers, &USER_AGENT),
+            "userAgent": header_text(&parts.headers, &USER_AGENT),
         },
         "requestId": ambient::request_id().to_string(),
         "routeKey": route_key,
@@ -92,7 +92,7 @@ pub(crate) fn event(
         event.insert("cookies".into(), cookies.into());
     }
     event.insert("headers".into(), json!(headers(&parts.headers, peer)));
-    let parameters = joined(url::form_urlencoded::parse(query.as_bytes()));
+    let parameters = join_by_name(url::form_urlencoded::parse(query.as_bytes()));
     if !parameters.is_empty() {
         event.insert("queryStringParameters".into(), json!(parameters));
     }
@@ -100,7 +100,7 @@ pub(crate) fn event(
         event.insert("pathParameters".into(), json!(matched.parameters));
     }
     event.insert("requestContext".into(), context);
-    let plain = std::str::from_utf8(body).ok().filter(|_| is_text(&text(&parts.headers, &CONTENT_TYPE)));
+    let plain = std::str::from_utf8(body).ok().filter(|_| is_text(&header_text(&parts.headers, &CONTENT_TYPE)));
     if !body.is_empty() {
         let body = plain.map_or_else(|| STANDARD.encode(body), str::to_owned);
         event.insert("body".into(), body.into());
@@ -109,7 +109,7 @@ pub(crate) fn event(
     event.into()
 }
 
-/// Whether API Gateway hands a body of this type over as it is. A form is not among them.
+/// Returns `true` if API Gateway passes a body of this content type on as text. A form is encoded as base64.
 fn is_text(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let known = ["", "application/json", "application/javascript", "application/xml"];
@@ -119,7 +119,7 @@ fn is_text(content_type: &str) -> bool {
         || media_type.ends_with("+xml")
 }
 
-fn text(headers: &HeaderMap, name: &axum::http::HeaderName) -> String {
+fn header_text(headers: &HeaderMap, name: &axum::http::HeaderName) -> String {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
 }
 
@@ -133,14 +133,14 @@ fn cookies(headers: &HeaderMap) -> Vec<String> {
 fn headers(headers: &HeaderMap, peer: SocketAddr) -> BTreeMap<String, String> {
     let given = headers.iter().filter(|(name, _)| *name != COOKIE);
     let pairs = given.map(|(name, value)| (name.as_str().into(), String::from_utf8_lossy(value.as_bytes())));
-    let mut joined = joined(pairs);
+    let mut joined = join_by_name(pairs);
     joined.entry("x-forwarded-for".into()).or_insert_with(|| peer.ip().to_string());
     joined.entry("x-forwarded-proto".into()).or_insert_with(|| "http".to_owned());
     joined
 }
 
-/// Values of one name, joined with commas.
-fn joined<'a>(
+/// Groups values by name and joins those of one name with commas.
+fn join_by_name<'a>(
     pairs: impl Iterator<Item = (std::borrow::Cow<'a, str>, std::borrow::Cow<'a, str>)>,
 ) -> BTreeMap<String, String> {
     let mut joined: BTreeMap<String, String> = BTreeMap::new();
@@ -160,20 +160,22 @@ fn joined<'a>(
 mod tests {
     use axum::http::Request;
 
-    use super::super::route::{Route, Routes};
-    use super::*;
+    use super::{
+        super::route::{Route, Routes},
+        *,
+    };
 
-    fn build(request: axum::http::request::Builder, path: &str, auth: Auth, body: &[u8]) -> Value {
+    fn event_of(request: axum::http::request::Builder, path: &str, auth: Auth, body: &[u8]) -> Value {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let route = Route { method: parts.method.to_string(), path: path.into(), function: "f".into(), auth };
         let routes = Routes::new(vec![route]);
         let matched = routes.find(parts.method.as_str(), parts.uri.path()).unwrap();
-        let caller = Caller::of(&parts.headers);
-        event(&parts, body, &matched, caller.as_ref(), "127.0.0.1:4711".parse().unwrap())
+        let caller = Caller::from_signature(&parts.headers);
+        build(&parts, body, &matched, caller.as_ref(), "127.0.0.1:4711".parse().unwrap())
     }
 
     #[test]
-    fn an_iam_request_has_the_documented_shape() {
+    fn iam_request_has_the_documented_shape() {
         let request = Request::builder()
             .method("GET")
             .uri("/tenants/a%20b/incidents?status=active&status=new&from=2026-01-01T00%3A00%3A00Z")
@@ -183,7 +185,7 @@ mod tests {
             .header("X-Twice", "2")
             .header("Cookie", "a=1; b=2")
             .header("Authorization", "AWS4-HMAC-SHA256 Credential=AKIDX/20260101/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0");
-        let mut event = build(request, "/tenants/{tenant_id}/incidents", Auth::AwsIam, b"");
+        let mut event = event_of(request, "/tenants/{tenant_id}/incidents", Auth::AwsIam, b"");
         let context = event["requestContext"].take();
         assert_eq!(
             event,
@@ -221,9 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn a_public_request_has_no_authorizer_even_when_it_is_signed() {
+    fn public_route_has_no_authorizer_even_if_signed() {
         let request = Request::builder().uri("/x").header("Authorization", "AWS4-HMAC-SHA256 Credential=AKIDX/1");
-        let event = build(request, "/x", Auth::None, b"");
+        let event = event_of(request, "/x", Auth::None, b"");
         assert!(event["requestContext"].get("authorizer").is_none());
         for absent in ["body", "cookies", "queryStringParameters", "pathParameters"] {
             assert!(event.get(absent).is_none(), "{absent}");
@@ -231,10 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn a_form_and_bytes_are_base64_and_json_is_plain() {
+    fn forms_and_bytes_are_base64_and_json_is_text() {
         let post = |content_type: &str, body: &[u8]| {
             let request = Request::builder().method("POST").uri("/x").header("Content-Type", content_type);
-            let event = build(request, "/x", Auth::None, body);
+            let event = event_of(request, "/x", Auth::None, body);
             (event["body"].as_str().unwrap().to_owned(), event["isBase64Encoded"].as_bool().unwrap())
         };
         assert_eq!(post("application/x-www-form-urlencoded", b"a=1"), ("YT0x".to_owned(), true));
@@ -243,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_signature_names_a_caller() {
+    fn header_without_a_credential_has_no_caller() {
         for value in ["Bearer x", "AWS4-HMAC-SHA256 Signature=0", "AWS4-HMAC-SHA256 Credential=/x"] {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().unwrap());
-            assert!(Caller::of(&headers).is_none(), "{value}");
+            assert!(Caller::from_signature(&headers).is_none(), "{value}");
         }
     }
 }

@@ -1,37 +1,34 @@
 //! API Gateway's HTTP API, as far as the template uses it: routes, IAM or public, Lambda proxy with payload format 2.0.
 //!
-//! An IAM route asks for a signature's form, not for its truth: any `Authorization: AWS4-HMAC-SHA256 Credential=…` is
-//! let through and its access key becomes the caller. Throttling is not emulated.
+//! An IAM route accepts every `Authorization: AWS4-HMAC-SHA256 Credential=…` and takes its access key as the caller. The
+//! signature is not verified. Throttling is not emulated.
 
 mod event;
-mod reply;
+mod response;
 mod route;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::StatusCode;
-use axum::response::Response;
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use axum::{
+    Router,
+    body::to_bytes,
+    extract::{ConnectInfo, Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use tokio::{net::TcpListener, task::AbortHandle};
 
-pub(crate) use route::{Auth, Route};
-
+use self::{event::Caller, route::Routes};
 use crate::pool::Pool;
-use event::Caller;
-use route::Routes;
 
-/// The longest that an HTTP API waits for a function.
-const INTEGRATION_LIMIT: Duration = Duration::from_secs(30);
-/// The largest body that an HTTP API takes.
-const BODY_LIMIT: usize = 10 * 1024 * 1024;
+pub(crate) use self::route::{Auth, Route};
 
-/// The API. It stops when it is dropped.
+/// The time after which an HTTP API stops waiting for a function.
+const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest request body that an HTTP API accepts.
+const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
+
+/// The HTTP API's server. It stops when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     server: AbortHandle,
@@ -67,29 +64,27 @@ impl Gateway {
 async fn handle(State(api): State<Arc<Api>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Some(matched) = api.routes.find(parts.method.as_str(), parts.uri.path()) else {
-        return reply::own(StatusCode::NOT_FOUND, "Not Found");
+        return response::from_gateway(StatusCode::NOT_FOUND, "Not Found");
     };
     let caller = match matched.route.auth {
         Auth::None => None,
-        Auth::AwsIam => match Caller::of(&parts.headers) {
+        Auth::AwsIam => match Caller::from_signature(&parts.headers) {
             Some(caller) => Some(caller),
-            None => return reply::own(StatusCode::FORBIDDEN, "Forbidden"),
+            None => return response::from_gateway(StatusCode::FORBIDDEN, "Forbidden"),
         },
     };
     let Some(function) = api.functions.get(&matched.route.function) else {
-        return reply::own(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+        return response::from_gateway(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
     };
-    let Ok(body) = read(body).await else {
-        return reply::own(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+        return response::from_gateway(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
     };
-    let event = event::event(&parts, &body, &matched, caller.as_ref(), peer);
-    match tokio::time::timeout(INTEGRATION_LIMIT, function.invoke(&event)).await {
-        Ok(Ok(answer)) => reply::from_function(&answer),
-        Ok(Err(error)) if !error.is_timeout() => reply::own(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
-        Ok(Err(_)) | Err(_) => reply::own(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+    let event = event::build(&parts, &body, &matched, caller.as_ref(), peer);
+    match tokio::time::timeout(INTEGRATION_TIMEOUT, function.invoke(&event)).await {
+        Ok(Ok(response)) => response::from_function(&response),
+        Ok(Err(error)) if !error.is_timeout() => {
+            response::from_gateway(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+        }
+        Ok(Err(_)) | Err(_) => response::from_gateway(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
     }
-}
-
-async fn read(body: Body) -> Result<axum::body::Bytes, axum::Error> {
-    to_bytes(body, BODY_LIMIT).await
 }

@@ -1,23 +1,23 @@
-//! Which route a request belongs to.
+//! The routes of the HTTP API, and the choice of the route for a request.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// A route of the HTTP API, as the template declares it.
-#[derive(Debug, Clone, Deserialize)]
+/// A route of the HTTP API as `deploy.py` reports it.
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Route {
-    /// `ANY` takes every method.
+    /// An HTTP method, or `ANY` for all methods.
     pub(crate) method: String,
-    /// `/tenants/{tenant_id}`; a last segment `{name+}` takes all that follows.
+    /// A path such as `/tenants/{tenant_id}`. A last segment `{name+}` matches the rest of the path.
     pub(crate) path: String,
-    /// The function's name.
+    /// The name of the function in AWS, not of its binary.
     pub(crate) function: String,
     pub(crate) auth: Auth,
 }
 
-/// Who may call a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The authorization that a route requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Auth {
     #[serde(rename = "AWS_IAM")]
     AwsIam,
@@ -34,8 +34,8 @@ impl Route {
         self.path.trim_start_matches('/').split('/').map(Segment::parse)
     }
 
-    /// Smaller is more specific: word by word, a literal goes before a parameter, a parameter before a greedy one, and
-    /// a method before `ANY`.
+    /// The sort key of a route. A more specific route has a smaller one: segment by segment, a literal comes before a
+    /// parameter and a parameter before a greedy one; then a method comes before `ANY`.
     fn rank(&self) -> (Vec<u8>, bool) {
         let ranks = self.segments().map(|segment| match segment {
             Segment::Literal(_) => 0,
@@ -85,15 +85,15 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// A route that fits, with what its parameters stand for.
+/// The route of a request, with the values of its path parameters.
 #[derive(Debug)]
-pub(crate) struct Matched<'a> {
+pub(crate) struct RouteMatch<'a> {
     pub(crate) route: &'a Route,
-    /// Decoded, as API Gateway hands them over.
+    /// Percent-decoded, as in API Gateway.
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
-/// All routes, the most specific first.
+/// All routes in the order of their specificity.
 #[derive(Debug)]
 pub(crate) struct Routes(Vec<Route>);
 
@@ -103,15 +103,15 @@ impl Routes {
         Self(routes)
     }
 
-    pub(crate) fn find(&self, method: &str, path: &str) -> Option<Matched<'_>> {
+    pub(crate) fn find(&self, method: &str, path: &str) -> Option<RouteMatch<'_>> {
         self.0
             .iter()
             .filter(|route| route.method == "ANY" || route.method == method)
-            .find_map(|route| route.parameters(path).map(|parameters| Matched { route, parameters }))
+            .find_map(|route| route.parameters(path).map(|parameters| RouteMatch { route, parameters }))
     }
 }
 
-/// Undoes percent-encoding; what is not valid stays as it is, and bytes that are not UTF-8 are replaced.
+/// Decodes percent-encoding. Invalid sequences are kept, and bytes that are not UTF-8 are replaced.
 pub(crate) fn percent_decode(text: &str) -> String {
     let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_wins() {
+    fn most_specific_route_wins() {
         let routes = routes(&[
             "ANY /{proxy+}",
             "GET /consent/{invitation}",
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_takes_neither_more_nor_fewer_segments() {
+    fn route_matches_neither_more_nor_fewer_segments() {
         let routes = routes(&["GET /tenants/{tenant_id}"]);
         assert!(routes.find("GET", "/tenants").is_none());
         assert!(routes.find("GET", "/tenants/").is_none());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_decoded() {
+    fn path_parameters_are_decoded() {
         let routes = routes(&["GET /tenants/{tenant_id}"]);
         let found = routes.find("GET", "/tenants/a%2Fb%20%c3%a9%zz").unwrap();
         assert_eq!(found.parameters["tenant_id"], "a/b é%zz");

@@ -3,7 +3,7 @@
 use shared::microsoft::IncidentApi;
 use sim::{Fault, FaultKind, RetryAfter};
 
-use super::aws::{Spot, Strike};
+use aws_double::{AwsFault, FaultPosition};
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub(super) enum Step {
     Tick {
         millis: i64,
         how: How,
-        aws: Vec<(Spot, Strike)>,
-        dispatch: Option<Vec<(Spot, Strike)>>,
+        aws: Vec<(FaultPosition, AwsFault)>,
+        dispatch: Option<Vec<(FaultPosition, AwsFault)>>,
     },
     Sweep,
 }
@@ -91,7 +91,7 @@ pub(super) enum How {
     /// Two workers get the same message at the same time.
     Two,
     /// One falls asleep at this request until its lease has passed to another.
-    Overtaken(u32, Strike),
+    Overtaken(u32, AwsFault),
 }
 
 /// splitmix64.
@@ -257,34 +257,38 @@ impl Chance {
         }
         if profile != Profile::Calm {
             if self.one_in(5) {
-                how = How::Overtaken(self.count(2, 16), self.of(&[Strike::HeldBefore, Strike::HeldAfter]));
+                how = How::Overtaken(self.count(2, 16), self.of(&[AwsFault::HeldBefore, AwsFault::HeldAfter]));
             }
             while self.one_in(2) && aws.len() < 4 {
                 aws.push((self.spot(), self.strike()));
             }
             if let Some(dispatch) = dispatch.as_mut().filter(|_| self.one_in(3)) {
-                dispatch.push((Spot::Request(self.count(1, 20)), self.strike()));
+                dispatch.push((FaultPosition::Request(self.count(1, 20)), self.strike()));
             }
         }
         Step::Tick { millis, how, aws, dispatch }
     }
 
-    fn spot(&mut self) -> Spot {
-        if self.one_in(2) { Spot::Request(self.count(1, 18)) } else { Spot::Delivery(self.count(0, 5)) }
+    fn spot(&mut self) -> FaultPosition {
+        if self.one_in(2) {
+            FaultPosition::Request(self.count(1, 18))
+        } else {
+            FaultPosition::Delivery(self.count(0, 5))
+        }
     }
 
-    fn strike(&mut self) -> Strike {
+    fn strike(&mut self) -> AwsFault {
         self.of(&[
-            Strike::LostBefore,
-            Strike::LostAfter,
-            Strike::FailedBefore,
-            Strike::FailedAfter,
-            Strike::Throttled,
-            Strike::Partial,
-            Strike::KilledBefore,
-            Strike::KilledBefore,
-            Strike::KilledAfter,
-            Strike::KilledAfter,
+            AwsFault::LostBefore,
+            AwsFault::LostAfter,
+            AwsFault::FailedBefore,
+            AwsFault::FailedAfter,
+            AwsFault::Throttled,
+            AwsFault::Partial,
+            AwsFault::KilledBefore,
+            AwsFault::KilledBefore,
+            AwsFault::KilledAfter,
+            AwsFault::KilledAfter,
         ])
     }
 
@@ -333,9 +337,9 @@ impl Chance {
             FaultKind::Aadsts { code: 7_000_215 },
         ]);
         let fault = if self.one_in(4) {
-            Fault::new(entra).on(sim::Surface::Entra)
+            Fault::new(entra).on(sim::Host::Entra)
         } else {
-            let surface = self.of(&[sim::Surface::Graph, sim::Surface::Defender]);
+            let surface = self.of(&[sim::Host::Graph, sim::Host::Defender]);
             Fault::new(api).on(surface)
         };
         fault.after(self.count(0, 3)).times(self.count(1, 5))

@@ -2,16 +2,14 @@
 //! against what was delivered at their end. A seed that fails is made smaller and printed.
 //!
 //! The product runs whole: `incident-dispatch` and two lives of `incident-fetch`, on clocks that are moved by hand. AWS is
-//! a stand-in of its own (`model/aws.rs`), which is fast and can fail at any request.
+//! the in-process double, which can fail at any request.
 
-mod aws;
 mod history;
 mod oracle;
 mod relay;
 mod run;
-mod table;
 
-use aws::{Spot, Strike};
+use aws_double::{AwsFault, FaultPosition};
 use history::{History, How, Profile, Step, What};
 use run::{Bench, Planted};
 use shared::microsoft::IncidentApi;
@@ -170,14 +168,14 @@ fn create(count: usize, ago: i64, apart: i64) -> Step {
     Step::Create { count, ago, nanos: 0, apart, created_apart: 1, alerts: 1, alerts_in: None }
 }
 
-fn tick(seconds: i64, aws: &[(Spot, Strike)]) -> Step {
+fn tick(seconds: i64, aws: &[(FaultPosition, AwsFault)]) -> Step {
     Step::Tick { millis: seconds * 1_000, how: How::One, aws: aws.to_vec(), dispatch: None }
 }
 
 #[test]
 fn an_object_whose_event_was_not_told_does_not_stand_for_another_version() {
-    for strike in [Strike::KilledBefore, Strike::FailedBefore] {
-        let struck = tick(60, &[(Spot::Delivery(1), strike)]);
+    for strike in [AwsFault::KilledBefore, AwsFault::FailedBefore] {
+        let struck = tick(60, &[(FaultPosition::Delivery(1), strike)]);
         let steps = vec![create(1, 10, 0), struck, Step::Silent { pick: 0, what: What::Alert }, tick(400, &[])];
         assert_holds(Profile::Workers, &BOTH, &steps);
     }
@@ -186,9 +184,9 @@ fn an_object_whose_event_was_not_told_does_not_stand_for_another_version() {
 #[test]
 fn what_was_set_aside_by_a_worker_that_died_is_counted_and_retried() {
     for request in 14..40 {
-        for strike in [Strike::KilledAfter, Strike::LostAfter] {
+        for strike in [AwsFault::KilledAfter, AwsFault::LostAfter] {
             let poison = Step::Poison { pick: 1, expand: None };
-            let struck = tick(60, &[(Spot::Request(request), strike)]);
+            let struck = tick(60, &[(FaultPosition::Request(request), strike)]);
             let steps = vec![create(3, 10, 7), poison, tick(60, &[]), struck, tick(400, &[]), tick(60, &[])];
             assert_holds(Profile::Wild, &BOTH[..1], &steps);
         }
@@ -222,7 +220,7 @@ fn late_arrivals_are_found_where_one_answer_does_not_hold_the_overlap() {
 #[test]
 fn late_arrivals_are_found_after_a_poll_that_was_interrupted() {
     for (surface, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
-        let on = if surface == IncidentApi::Graph { sim::Surface::Graph } else { sim::Surface::Defender };
+        let on = if surface == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
         let throttle = sim::FaultKind::Throttle { retry_after: sim::RetryAfter::Seconds(60) };
         let fault = sim::Fault::new(throttle).on(on).after(after).times(1);
         let steps = vec![

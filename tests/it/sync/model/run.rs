@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
+use aws_double::{Aws, AwsFault, BUCKET, BUS, Defects, FaultPosition, QUEUE_URL, TABLE};
 use incident_dispatch::App as Dispatch;
 use incident_fetch::App as Fetch;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +19,6 @@ use shared::{
 use sim::{App, FaultKind, IncidentSeed, Sim, SimOptions, TenantSeed};
 
 use super::{
-    aws::{Aws, Faked, QUEUE, SECRET, Spot, Strike},
     history::{History, How, PAUSE, Profile, Step, What},
     oracle,
     relay::{self, Asking},
@@ -27,6 +27,8 @@ use crate::{
     local::{CLIENT_ID, platform},
     sync::feed::{active, invocation, start_of_test},
 };
+
+const SECRET: &str = "canary-client-secret";
 
 /// How far back every poll looks again, by the interface.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(900);
@@ -82,7 +84,7 @@ pub(super) struct Outcome {
 }
 
 struct Worker {
-    life: u32,
+    life: String,
     app: Fetch,
 }
 
@@ -96,7 +98,7 @@ struct Run<'a> {
     hosts: [String; 2],
     overlap: &'static str,
     workers: Vec<Worker>,
-    dispatch: (u32, Dispatch),
+    dispatch: (String, Dispatch),
     ledger: Arc<Mutex<Ledger>>,
     ids: Vec<String>,
     turn: usize,
@@ -119,8 +121,8 @@ impl Bench {
             requested_roles: vec!["SecurityIncident.Read.All".into(), "Incident.Read.All".into()],
             ..App::default()
         });
-        let aws = Aws::start().await;
-        let config = aws.config().await;
+        let aws = Aws::start(|| start_of_test()).await.unwrap();
+        let config = aws_double::base_config().await;
         Self { sim, aws, config, outbound: HttpClient::new().unwrap(), lives: 0, runs: 0 }
     }
 
@@ -134,9 +136,11 @@ impl Bench {
         oracle::judge(&run.outcome())
     }
 
-    fn life(&mut self, tries: u32) -> (u32, SdkConfig) {
+    fn life(&mut self, tries: u32) -> (String, SdkConfig) {
         self.lives += 1;
-        (self.lives, self.aws.of(&self.config, self.lives, tries))
+        let life = format!("life-{}", self.lives);
+        let config = self.aws.config_of(&self.config, &life, tries);
+        (life, config)
     }
 }
 
@@ -147,9 +151,14 @@ impl<'a> Run<'a> {
         let id = format!("{digit:x}1111111-2222-4333-8444-{:012x}", bench.runs);
         let tenant: TenantId = id.parse().unwrap();
         let clock = Clock::by_hand(start_of_test());
-        let faked =
-            Faked { no_fence: planted == Some(Planted::NoFence), s3_last: planted == Some(Planted::CursorBeforeS3) };
-        bench.aws.clear(clock.clone(), faked);
+        let defects = Defects {
+            ignores_fence: planted == Some(Planted::NoFence),
+            writes_objects_last: planted == Some(Planted::CursorBeforeS3),
+        };
+        let now = clock.clone();
+        bench.aws.reset(move || now.now(), defects);
+        let credential = json!({"client_id": CLIENT_ID, "client_secret": SECRET});
+        bench.aws.account().set_secret("secret", &credential);
         let sim = &bench.sim;
         sim.clear_faults();
         sim.clear_calls();
@@ -193,7 +202,7 @@ impl<'a> Run<'a> {
         }
         let surface = history.surface;
         let (life, config) = bench.life(1);
-        let registry = Registry::new(&config, "table".into());
+        let registry = Registry::new(&config, TABLE.into());
         registry.create_tenant(&active(tenant, surface)).await.unwrap();
         registry.open_feed(&tenant, clock.now()).await.unwrap();
         let dispatch = (life, dispatcher(&config, &clock));
@@ -232,10 +241,10 @@ impl<'a> Run<'a> {
             ("ENTRA_AUTHORITY_HOST", self.bench.sim.entra_url()),
             ("GRAPH_ENDPOINT", &self.hosts[0]),
             ("DEFENDER_ENDPOINT", &self.hosts[1]),
-            ("TABLE_NAME", "table"),
-            ("SYNC_QUEUE_URL", QUEUE),
-            ("INCIDENT_BUCKET", "bucket"),
-            ("EVENT_BUS_NAME", "bus"),
+            ("TABLE_NAME", TABLE),
+            ("SYNC_QUEUE_URL", QUEUE_URL),
+            ("INCIDENT_BUCKET", BUCKET),
+            ("EVENT_BUS_NAME", BUS),
             ("POLL_OVERLAP_SECONDS", self.overlap),
         ];
         let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -256,8 +265,8 @@ impl<'a> Run<'a> {
     }
 
     fn covered_until(&self) -> Option<Timestamp> {
-        let world = self.bench.aws.world();
-        world.items("FEED").first()?.get("covered_until")?["S"].as_str()?.parse().ok()
+        let account = self.bench.aws.account();
+        account.items("FEED").first()?.get("covered_until")?["S"].as_str()?.parse().ok()
     }
 
     /// Something is shown from `at` on that was last updated at `last_update`.
@@ -380,21 +389,27 @@ impl<'a> Run<'a> {
             tenant.api = api;
             Ok(())
         };
-        Registry::new(&config, "table".into()).change_tenant(&self.tenant, change).await.unwrap();
+        Registry::new(&config, TABLE.into()).change_tenant(&self.tenant, change).await.unwrap();
     }
 
     /// The schedule ticks, and what lies on the queue is worked on. With `dispatch` it ticks for the function; without, for
     /// a stand-in of it, which needs no request.
-    async fn tick(&mut self, kind: &str, mut how: How, aws: &[(Spot, Strike)], dispatch: Option<&[(Spot, Strike)]>) {
+    async fn tick(
+        &mut self,
+        kind: &str,
+        mut how: How,
+        aws: &[(FaultPosition, AwsFault)],
+        dispatch: Option<&[(FaultPosition, AwsFault)]>,
+    ) {
         match dispatch {
             Some(plan) => self.dispatch(kind, plan).await,
-            None => self.bench.aws.world().dispatch(&self.id, kind),
+            None => self.stand_in_for_dispatch(kind),
         }
         self.turn += 1;
-        self.bench.aws.plan(self.workers[self.turn % 2].life, aws.to_vec());
+        self.bench.aws.account().plan(&self.workers[self.turn % 2].life, aws.to_vec());
         for _ in 0..8 {
             let mut messages: Vec<(String, String)> = {
-                let received = self.bench.aws.world().receive();
+                let received = self.bench.aws.account().receive();
                 received.into_iter().map(|message| (message.id, message.body)).collect()
             };
             if messages.is_empty() && matches!(how, How::Two | How::Overtaken(..)) {
@@ -424,11 +439,27 @@ impl<'a> Run<'a> {
         self.look();
     }
 
-    async fn dispatch(&mut self, kind: &str, plan: &[(Spot, Strike)]) {
-        self.bench.aws.plan(self.dispatch.0, plan.to_vec());
+    /// Does for the tenant what `incident-dispatch` would do.
+    fn stand_in_for_dispatch(&self, kind: &str) {
+        let now = self.clock.now();
+        let mut account = self.bench.aws.account();
+        let feed = account.item_mut(&format!("TENANT#{}", self.id), "FEED").unwrap();
+        let due = feed.get("due_at").and_then(|due| due["N"].as_str()?.parse::<i64>().ok());
+        let Some(due) = due.filter(|_| feed.contains_key("due_shard")) else { return };
+        if kind == "poll" {
+            if due > now.as_millisecond() {
+                return;
+            }
+            feed.insert("due_at".into(), json!({"N": (now.as_millisecond() + 55_000).to_string()}));
+        }
+        account.enqueue(&self.id, &json!({"tenant_id": self.id, "kind": kind}).to_string(), SignedDuration::ZERO);
+    }
+
+    async fn dispatch(&mut self, kind: &str, plan: &[(FaultPosition, AwsFault)]) {
+        self.bench.aws.account().plan(&self.dispatch.0, plan.to_vec());
         // What fails is made up for at the next tick.
         let _ = self.dispatch.1.handle(json!({"kind": kind}), invocation(Duration::from_secs(20))).await;
-        if !self.bench.aws.ended(self.dispatch.0) {
+        if !self.bench.aws.account().end_invocation(&self.dispatch.0) {
             let (life, config) = self.bench.life(1);
             self.dispatch = (life, dispatcher(&config, &self.clock));
         }
@@ -439,18 +470,18 @@ impl<'a> Run<'a> {
     }
 
     /// One worker sleeps until its lease has passed to the other, which does all that is to do; then the first goes on.
-    async fn overtaken(&mut self, id: &str, body: &str, request: u32, strike: Strike) {
+    async fn overtaken(&mut self, id: &str, body: &str, request: u32, strike: AwsFault) {
         let sleeper = self.turn % 2;
         let (app, aws) = (self.workers[sleeper].app.clone(), self.bench.aws.clone());
-        aws.plan(self.workers[sleeper].life, vec![(Spot::Request(request), strike)]);
+        aws.account().plan(&self.workers[sleeper].life, vec![(FaultPosition::Request(request), strike)]);
         let mut sleeping = std::pin::pin!(hand_over(&app, id, body));
         let answer = tokio::select! {
             answer = &mut sleeping => answer,
-            () = aws.reached.notified() => {
+            () = aws.held() => {
                 self.advance(45_000);
                 let other = hand_over(&self.workers[1 - sleeper].app, "other", &self.poll()).await;
                 self.ended(1 - sleeper, "other", &other);
-                aws.release.notify_one();
+                aws.release();
                 sleeping.await
             }
         };
@@ -458,12 +489,12 @@ impl<'a> Run<'a> {
     }
 
     fn ended(&mut self, worker: usize, id: &str, answer: &Value) {
-        if !self.bench.aws.ended(self.workers[worker].life) {
+        if !self.bench.aws.account().end_invocation(&self.workers[worker].life) {
             self.workers[worker] = self.worker();
             return;
         }
         if answer["batchItemFailures"] == json!([]) {
-            self.bench.aws.world().delete(id);
+            self.bench.aws.account().delete_message(id);
         } else if self.history.profile == Profile::Calm {
             self.wrong.push(format!("message {id} failed although nothing was wrong"));
         }
@@ -471,12 +502,12 @@ impl<'a> Run<'a> {
 
     /// What must hold at any time.
     fn look(&mut self) {
-        let world = self.bench.aws.world();
-        let sweep = world.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
+        let account = self.bench.aws.account();
+        let sweep = account.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
         let missing = sweep.and_then(|sweep| sweep["M"]["missing"]["N"].as_str()?.parse::<u64>().ok()).unwrap_or(0);
-        let set_aside = world.objects.iter().any(|object| object.key.starts_with("quarantine/"));
-        let interrupted = world.items("FEED").first().is_some_and(|feed| feed.contains_key("resume_at"));
-        drop(world);
+        let set_aside = account.objects.iter().any(|object| object.key.starts_with("quarantine/"));
+        let interrupted = account.items("FEED").first().is_some_and(|feed| feed.contains_key("resume_at"));
+        drop(account);
         let now = self.clock.now();
         self.interrupted_since = interrupted.then(|| self.interrupted_since.unwrap_or(now));
         if self.interrupted_since.is_some_and(|since| now > since + OVERLAP) {
@@ -509,9 +540,9 @@ impl<'a> Run<'a> {
             self.tick("poll", How::One, &[], None).await;
         }
         if !self.is_quiet() {
-            let world = self.bench.aws.world();
-            let feed = format!("{:?} {:?}", world.items("FEED"), world.items("QUARANTINE"));
-            drop(world);
+            let account = self.bench.aws.account();
+            let feed = format!("{:?} {:?}", account.items("FEED"), account.items("QUARANTINE"));
+            drop(account);
             self.wrong.push(format!("it never comes to rest: {feed}"));
         }
         let lag = self.covered_until().map(|covered| self.clock.now().duration_since(covered));
@@ -522,17 +553,17 @@ impl<'a> Run<'a> {
 
     /// Whether nothing is left to do.
     fn is_quiet(&self) -> bool {
-        let world = self.bench.aws.world();
-        let feeds = world.items("FEED");
+        let account = self.bench.aws.account();
+        let feeds = account.items("FEED");
         let [feed] = feeds[..] else { return false };
-        let profile = world.items("PROFILE")[0];
+        let profile = account.items("PROFILE")[0];
         !feed.contains_key("resume_at")
             && !feed.contains_key("open_jobs")
             && feed["quarantined"]["N"] == "0"
-            && world.items("QUARANTINE").is_empty()
+            && account.items("QUARANTINE").is_empty()
             && feed["failures"]["N"] == "0"
             && profile["status"]["S"] == "active"
-            && world.queue.is_empty()
+            && account.is_queue_empty()
     }
 
     fn outcome(mut self) -> Outcome {
@@ -546,16 +577,19 @@ impl<'a> Run<'a> {
             }
         }
         sim.remove_tenant(&self.id);
-        let mut world = self.bench.aws.world();
-        self.wrong.append(&mut world.wrong);
+        let mut account = self.bench.aws.account();
+        self.wrong.append(&mut account.regressions);
         Outcome {
             tenant: self.id.clone(),
             ledger: self.ledger.lock().unwrap().clone(),
             present,
-            objects: world.objects.iter().map(|object| (object.key.clone(), object.body.to_vec())).collect(),
-            events: std::mem::take(&mut world.events),
+            objects: account.objects.iter().map(|object| (object.key.clone(), object.body.to_vec())).collect(),
+            events: std::mem::take(&mut account.events)
+                .into_iter()
+                .map(|event| (event.detail_type, event.detail))
+                .collect(),
             wrong: self.wrong,
-            struck: std::mem::take(&mut world.struck),
+            struck: std::mem::take(&mut account.acted_faults),
             switched: self.switched,
             silent: self.silent,
             history: self.history,
@@ -564,17 +598,17 @@ impl<'a> Run<'a> {
 
     /// After a 429 nobody asks before the time named. Where AWS fails, that cannot be remembered.
     fn ask_in_time(&mut self) {
-        if self.bench.aws.world().struck.iter().any(|_| true) {
+        if self.bench.aws.account().acted_faults.iter().any(|_| true) {
             return;
         }
         let calls = self.bench.sim.calls();
         for (index, call) in calls.iter().enumerate() {
             let pause = SignedDuration::from_secs(i64::try_from(PAUSE).unwrap());
             let until = call.at + pause;
-            let mut later = calls[index..].iter().filter(|later| later.surface == call.surface);
+            let mut later = calls[index..].iter().filter(|later| later.host == call.host);
             let early = later.find(|later| call.at < later.at && later.at < until);
             if let Some(early) = early.filter(|_| call.status == 429) {
-                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.surface, early.at, call.at));
+                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.host, early.at, call.at));
             }
         }
     }
@@ -617,8 +651,8 @@ fn note(sim: &Sim, tenant: &str, incident: &str, ledger: &Mutex<Ledger>) {
 
 fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
     let lookup = |name: &str| match name {
-        "TABLE_NAME" => Some("table".to_owned()),
-        "SYNC_QUEUE_URL" => Some(QUEUE.to_owned()),
+        "TABLE_NAME" => Some(TABLE.to_owned()),
+        "SYNC_QUEUE_URL" => Some(QUEUE_URL.to_owned()),
         _ => None,
     };
     Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), &platform(aws, clock))

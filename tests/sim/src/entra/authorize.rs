@@ -1,51 +1,65 @@
 //! Sign-in: the authorization code flow of a person.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use super::{
     Aadsts, Authority, consent,
-    flow::{Code, Flow, Person, SESSION, SignIn},
+    flow::{AuthorizationCode, PendingFlow, SESSION, SignInRequest, SignedInUser},
     missing,
-    page::{self, escape, page},
+    page::{self, account_picker, permissions_prompt},
     parameters, unknown_app, with_query,
 };
 use crate::{
-    clock::{guid, opaque},
-    http::{Incoming, Reply},
+    clock::{guid, random_token},
+    http::{Request, Response},
     store::PERSONAL_ACCOUNTS,
     world::{Tweaks, World},
 };
 
-/// Why an authorization request ends at once: a page where the redirect URI is not to be trusted, else a redirect.
-pub(super) enum Refusal {
+/// The error of an authorization request: a page if the redirect URI cannot be trusted, otherwise a redirect.
+pub(super) enum AuthorizationError {
     Page(Aadsts),
-    Redirect { to: String, state: Option<String>, error: Aadsts },
+    Redirect { redirect_uri: String, state: Option<String>, error: Aadsts },
 }
 
-impl Refusal {
-    fn reply(self, world: &World) -> Reply {
+impl AuthorizationError {
+    fn response(self, world: &World) -> Response {
         match self {
             Self::Page(error) => page::error(400, &error, world.now()),
-            Self::Redirect { to, state, error } => back_with_error(world, &to, state.as_deref(), &error, None),
+            Self::Redirect { redirect_uri, state, error } => {
+                redirect_with_error(world, &redirect_uri, state.as_deref(), &error, None)
+            }
         }
     }
 }
 
-fn back_with_error(world: &World, to: &str, state: Option<&str>, error: &Aadsts, subcode: Option<&str>) -> Reply {
+fn redirect_with_error(
+    world: &World,
+    to: &str,
+    state: Option<&str>,
+    error: &Aadsts,
+    subcode: Option<&str>,
+) -> Response {
     let mut pairs = vec![("error", error.error.to_owned())];
     pairs.extend(subcode.map(|subcode| ("error_subcode", subcode.to_owned())));
     pairs.push(("error_description", error.description(&guid(), &guid(), world.now())));
     pairs.push(("error_uri", format!("https://login.microsoftonline.com/error?code={}", error.code)));
     pairs.extend(state.map(|state| ("state", state.to_owned())));
-    Reply::redirect(&with_query(to, &pairs))
+    Response::redirect(&with_query(to, &pairs))
 }
 
-/// The app and a redirect URI that it registered: what every page checks first.
-pub(super) fn client(
+/// An app with a redirect URI that it registered.
+pub(super) struct RegisteredClient {
+    pub(super) client_id: String,
+    pub(super) redirect_uri: String,
+}
+
+/// Checks the app and its redirect URI, as every page does first.
+pub(super) fn validate_client(
     world: &World,
     authority: &Authority,
     query: &BTreeMap<String, String>,
-) -> Result<(String, String), Aadsts> {
+) -> Result<RegisteredClient, Aadsts> {
     let client_id = query.get("client_id").ok_or_else(|| missing("client_id"))?;
     let directory = match authority {
         Authority::Tenant(tid) => tid.clone(),
@@ -74,10 +88,10 @@ pub(super) fn client(
             ),
         ));
     }
-    Ok((client_id.clone(), redirect_uri.clone()))
+    Ok(RegisteredClient { client_id: client_id.clone(), redirect_uri: redirect_uri.clone() })
 }
 
-fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn, Option<String>), Refusal> {
+fn parse_request(world: &World, request: &Request, segment: &str) -> Result<SignInRequest, AuthorizationError> {
     const KNOWN: &[&str] = &[
         "client_id",
         "response_type",
@@ -94,11 +108,16 @@ fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn,
         "claims",
         "client-request-id",
     ];
-    let query = parameters(&request.query).map_err(Refusal::Page)?;
-    let authority = Authority::parse(world, segment).map_err(Refusal::Page)?;
-    let (client_id, redirect_uri) = client(world, &authority, &query).map_err(Refusal::Page)?;
+    let query = parameters(&request.query).map_err(AuthorizationError::Page)?;
+    let authority = Authority::parse(world, segment).map_err(AuthorizationError::Page)?;
+    let RegisteredClient { client_id, redirect_uri } =
+        validate_client(world, &authority, &query).map_err(AuthorizationError::Page)?;
     let state = query.get("state").cloned();
-    let refuse = |error: Aadsts| Refusal::Redirect { to: redirect_uri.clone(), state: state.clone(), error };
+    let refuse = |error: Aadsts| AuthorizationError::Redirect {
+        redirect_uri: redirect_uri.clone(),
+        state: state.clone(),
+        error,
+    };
     let invalid = |code, message: String| refuse(Aadsts::new(400, "invalid_request", code, message));
     if let Some(name) = query.keys().find(|name| !KNOWN.contains(&name.as_str())) {
         return Err(invalid(9_002_313, format!("Invalid request. Request is malformed or invalid: '{name}'.")));
@@ -141,7 +160,7 @@ fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn,
         return Err(invalid(90_023, "Unsupported 'prompt' value.".to_owned()));
     }
     let nonce = query.get("nonce").cloned();
-    let sign_in = SignIn {
+    Ok(SignInRequest {
         authority,
         client_id,
         redirect_uri,
@@ -149,78 +168,47 @@ fn validate(world: &World, request: &Incoming, segment: &str) -> Result<(SignIn,
         nonce,
         scope: scope.clone(),
         code_challenge,
+        prompt,
         prompting: None,
-    };
-    Ok((sign_in, prompt))
+    })
 }
 
-pub(super) fn start(world: &mut World, request: &Incoming, segment: &str) -> Reply {
-    let (sign_in, prompt) = match validate(world, request, segment) {
-        Ok(valid) => valid,
-        Err(refusal) => return refusal.reply(world),
+pub(super) fn start(world: &mut World, request: &Request, segment: &str) -> Response {
+    let sign_in = match parse_request(world, request, segment) {
+        Ok(sign_in) => sign_in,
+        Err(error) => return error.response(world),
     };
-    let person = world.flows.person(request);
-    match (prompt.as_deref(), person) {
-        (None, Some(person)) if may_use(world, &sign_in, &person).is_ok() => finish(world, sign_in, person),
+    let signed_in = world.flows.signed_in_user(request);
+    match (sign_in.prompt.as_deref(), signed_in) {
+        (None, Some(signed_in)) if check_account(world, &sign_in.authority, &sign_in.client_id, &signed_in).is_ok() => {
+            issue_code(world, sign_in, signed_in)
+        }
         (Some("none"), None) => {
             let message = "Silent sign-in is not possible: no user is signed in.";
             let error = Aadsts::new(400, "login_required", 50_058, message);
-            back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None)
+            redirect_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None)
         }
-        (Some("none"), Some(person)) => finish(world, sign_in, person),
+        (Some("none"), Some(signed_in)) => issue_code(world, sign_in, signed_in),
         _ => {
             let name = world.apps.get(&sign_in.client_id).map(|record| record.app.display_name.clone());
-            let id = world.flows.begin(Flow::SignIn(sign_in));
-            picker(world, &id, &name.unwrap_or_default())
+            let id = world.flows.start(PendingFlow::SignIn(sign_in));
+            account_picker(world, &id, &name.unwrap_or_default())
         }
     }
 }
 
-/// Everybody who could sign in with this browser, one button each.
-pub(super) fn picker(world: &World, flow: &str, app: &str) -> Reply {
-    let mut body = format!(
-        r#"<p>to continue to <strong>{}</strong></p>
-<form method="post" action="/login">
-<input type="hidden" name="flow" value="{}">
-"#,
-        escape(app),
-        escape(flow),
-    );
-    for tenant in world.tenants.values() {
-        for user in &tenant.seed.users {
-            let _ = writeln!(
-                body,
-                r#"<button class="user" name="user" value="{}/{}" data-user="{}" data-tenant="{}">{}<br><span class="note">{}</span></button>"#,
-                escape(&tenant.seed.tenant_id),
-                escape(&user.oid),
-                escape(&user.name),
-                escape(&tenant.seed.tenant_id),
-                escape(&user.name),
-                escape(if tenant.seed.display_name.is_empty() {
-                    &tenant.seed.domain
-                } else {
-                    &tenant.seed.display_name
-                }),
-            );
-        }
-    }
-    body.push_str(
-        r#"<button id="cancel" name="user" value="">Cancel</button>
-</form>"#,
-    );
-    page(200, "Pick an account", &body)
-}
-
-/// Whether the person's kind of account and tenant suit the authority.
-fn may_use(world: &World, request: &SignIn, person: &Person) -> Result<(), Aadsts> {
-    admits(world, &request.authority, &request.client_id, person)
-}
-
-pub(super) fn admits(world: &World, authority: &Authority, client_id: &str, person: &Person) -> Result<(), Aadsts> {
+/// Refuses an account whose kind or tenant does not suit the authority.
+pub(super) fn check_account(
+    world: &World,
+    authority: &Authority,
+    client_id: &str,
+    signed_in: &SignedInUser,
+) -> Result<(), Aadsts> {
     let app = world.apps.get(client_id).map(|record| &record.app);
-    let name = world.tenants.get(&person.tenant_id).and_then(|tenant| tenant.user(&person.oid)).map(|user| &user.name);
+    let name =
+        world.tenants.get(&signed_in.tenant_id).and_then(|tenant| tenant.user(&signed_in.oid)).map(|user| &user.name);
     let name = name.map_or("", String::as_str);
-    let personal = person.tenant_id == PERSONAL_ACCOUNTS;
+    let personal = signed_in.tenant_id == PERSONAL_ACCOUNTS;
     match authority {
         Authority::Common if !personal || app.is_some_and(|app| app.personal_accounts) => Ok(()),
         Authority::Organizations if !personal => Ok(()),
@@ -234,7 +222,7 @@ pub(super) fn admits(world: &World, authority: &Authority, client_id: &str, pers
                  with an organizational account."
             ),
         )),
-        Authority::Tenant(tid) if *tid == person.tenant_id => Ok(()),
+        Authority::Tenant(tid) if *tid == signed_in.tenant_id => Ok(()),
         Authority::Tenant(tid) => {
             let organisation = world.tenants.get(tid).map_or("", |tenant| tenant.seed.display_name.as_str());
             Err(Aadsts::new(
@@ -246,117 +234,101 @@ pub(super) fn admits(world: &World, authority: &Authority, client_id: &str, pers
                      '{organisation}' and cannot access the application '{client_id}' in that tenant. The account needs \
                      to be added as an external user in the tenant first. Sign out and sign in again with a different \
                      Azure Active Directory user account.",
-                    person.tenant_id
+                    signed_in.tenant_id
                 ),
             ))
         }
     }
 }
 
-/// The form of the account picker.
-pub(super) fn post(world: &mut World, request: &Incoming, tweaks: &Tweaks) -> Reply {
-    let form = match form(request) {
+/// Handles the form of the account picker and of the permissions prompt.
+pub(super) fn submit(world: &mut World, request: &Request, tweaks: &Tweaks) -> Response {
+    let form = match parse_form(request) {
         Ok(form) => form,
         Err(error) => return page::error(400, &error, world.now()),
     };
     let id = form.get("flow").cloned().unwrap_or_default();
-    let Some(flow) = world.flows.find(&id) else { return expired(world) };
+    let Some(flow) = world.flows.get(&id) else { return expired_flow(world) };
     let choice = form.get("user").map_or("", String::as_str);
-    let Some((tenant_id, user)) = choice.split_once('/') else { return cancelled(world, &id, flow) };
+    let Some((tenant_id, user)) = choice.split_once('/') else { return cancel(world, &id, flow) };
     let known = world.tenants.get(tenant_id).and_then(|tenant| tenant.user(user));
     let Some(oid) = known.map(|user| user.oid.clone()) else {
         let error = Aadsts::new(400, "invalid_grant", 50_034, "The user account does not exist in the directory.");
         return page::error(400, &error, world.now());
     };
-    let person = Person { tenant_id: tenant_id.to_owned(), oid };
-    let reply = match flow {
-        Flow::SignIn(sign_in) => {
-            if let Err(error) = may_use(world, &sign_in, &person) {
+    let signed_in = SignedInUser { tenant_id: tenant_id.to_owned(), oid };
+    let response = match flow {
+        PendingFlow::SignIn(sign_in) => {
+            if let Err(error) = check_account(world, &sign_in.authority, &sign_in.client_id, &signed_in) {
                 return page::error(400, &error, world.now());
             }
             if let Some(code) = tweaks.aadsts {
-                world.flows.end(&id);
+                world.flows.remove(&id);
                 let error = Aadsts::of_code(code);
-                return back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None);
+                return redirect_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, None);
             }
-            if !form.contains_key("accept") && must_prompt(world, &sign_in, &person) {
+            if !form.contains_key("accept") && needs_prompt(world, &sign_in, &signed_in) {
                 let app = world.apps.get(&sign_in.client_id).map(|record| record.app.display_name.clone());
-                let prompting = SignIn { prompting: Some(person.clone()), ..sign_in };
-                world.flows.end(&id);
-                let id = world.flows.begin(Flow::SignIn(prompting));
-                return permissions(&id, &person, &app.unwrap_or_default());
+                let prompting = SignInRequest { prompting: Some(signed_in.clone()), ..sign_in };
+                world.flows.remove(&id);
+                let id = world.flows.start(PendingFlow::SignIn(prompting));
+                return permissions_prompt(&id, &signed_in, &app.unwrap_or_default());
             }
-            world.flows.end(&id);
-            finish(world, sign_in, person.clone())
+            world.flows.remove(&id);
+            issue_code(world, sign_in, signed_in.clone())
         }
-        Flow::Consent(consent) => {
-            if let Err(error) = admits(world, &consent.authority, &consent.client_id, &person) {
+        PendingFlow::Consent(consent) => {
+            if let Err(error) = check_account(world, &consent.authority, &consent.client_id, &signed_in) {
                 return page::error(400, &error, world.now());
             }
-            consent::show(world, &id, &consent, &person)
+            consent::consent_page(world, &id, &consent, &signed_in)
         }
     };
-    let session = world.flows.open_session(person);
-    reply.with("set-cookie", &format!("{SESSION}={session}; Path=/; HttpOnly; SameSite=Lax"))
+    let session = world.flows.open_session(signed_in);
+    response.with("set-cookie", &format!("{SESSION}={session}; Path=/; HttpOnly; SameSite=Lax"))
 }
 
-pub(super) fn form(request: &Incoming) -> Result<BTreeMap<String, String>, Aadsts> {
+pub(super) fn parse_form(request: &Request) -> Result<BTreeMap<String, String>, Aadsts> {
     if request.media_type() != "application/x-www-form-urlencoded" {
         return Err(missing("flow"));
     }
     parameters(std::str::from_utf8(&request.body).unwrap_or("%"))
 }
 
-pub(super) fn expired(world: &World) -> Reply {
+pub(super) fn expired_flow(world: &World) -> Response {
     let message = "Due to inactivity, you've been signed out. Please sign in again: the flow token expired.";
     page::error(400, &Aadsts::new(400, "invalid_request", 50_089, message), world.now())
 }
 
-fn cancelled(world: &mut World, id: &str, flow: Flow) -> Reply {
-    world.flows.end(id);
+fn cancel(world: &mut World, id: &str, flow: PendingFlow) -> Response {
+    world.flows.remove(id);
     match flow {
-        Flow::SignIn(sign_in) => {
+        PendingFlow::SignIn(sign_in) => {
             let message = "User declined to consent to access the app.";
             let error = Aadsts::new(400, "access_denied", 65_004, message);
-            back_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, Some("cancel"))
+            redirect_with_error(world, &sign_in.redirect_uri, sign_in.state.as_deref(), &error, Some("cancel"))
         }
-        Flow::Consent(request) => consent::declined(world, &request),
+        PendingFlow::Consent(request) => consent::consent_declined(world, &request),
     }
 }
 
-fn must_prompt(world: &World, request: &SignIn, person: &Person) -> bool {
-    let Some(tenant) = world.tenants.get(&person.tenant_id) else { return false };
-    let prompted = tenant.principals.get(&request.client_id).is_some_and(|found| found.prompted.contains(&person.oid));
+fn needs_prompt(world: &World, request: &SignInRequest, signed_in: &SignedInUser) -> bool {
+    let Some(tenant) = world.tenants.get(&signed_in.tenant_id) else { return false };
+    let prompted =
+        tenant.principals.get(&request.client_id).is_some_and(|found| found.prompted.contains(&signed_in.oid));
     tenant.seed.sign_in_prompt && !prompted && request.prompting.is_none()
 }
 
-/// The permissions prompt that a person sees at the first sign-in.
-fn permissions(flow: &str, person: &Person, app: &str) -> Reply {
-    let (flow, app) = (escape(flow), escape(app));
-    let user = escape(&format!("{}/{}", person.tenant_id, person.oid));
-    let body = format!(
-        r#"<p><strong>{app}</strong> would like to:</p>
-<ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>
-<form method="post" action="/login">
-<input type="hidden" name="flow" value="{flow}">
-<input type="hidden" name="accept" value="yes">
-<button id="accept" class="primary" name="user" value="{user}">Accept</button>
-<button id="cancel" name="user" value="">Cancel</button>
-</form>"#
-    );
-    page(200, "Permissions requested", &body)
-}
-
-/// Signed in: a code for the app, and a service principal of it in the person's tenant.
-fn finish(world: &mut World, request: SignIn, person: Person) -> Reply {
-    let (now, code) = (world.now(), format!("1.{}{}", opaque(), opaque()));
-    if let Some(principal) = world.principal(&person.tenant_id, &request.client_id) {
-        principal.prompted.insert(person.oid.clone());
+/// Completes a sign-in: a code for the app, and its service principal in the person's tenant.
+fn issue_code(world: &mut World, request: SignInRequest, signed_in: SignedInUser) -> Response {
+    let (now, code) = (world.now(), format!("1.{}{}", random_token(), random_token()));
+    if let Some(principal) = world.ensure_service_principal(&signed_in.tenant_id, &request.client_id) {
+        principal.prompted.insert(signed_in.oid.clone());
     }
     let mut pairs = vec![("code", code.clone())];
     pairs.extend(request.state.clone().map(|state| ("state", state)));
     pairs.push(("session_state", guid()));
     let location = with_query(&request.redirect_uri, &pairs);
-    world.flows.codes.insert(code, Code { request, person, issued: now, redeemed: false });
-    Reply::redirect(&location)
+    world.flows.codes.insert(code, AuthorizationCode { request, signed_in, issued: now, redeemed: false });
+    Response::redirect(&location)
 }

@@ -1,4 +1,4 @@
-//! Signing keys, JWTs, and as much of X.509 as they need.
+//! Signing keys and JWTs, and the part of X.509 that they need.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,12 +17,11 @@ use base64::{
 };
 use serde_json::{Map, Value, json};
 
-/// A signing key with a certificate of its own.
+/// A signing key with its own certificate.
 #[derive(Debug)]
 pub(crate) struct SigningKey {
     pair: KeyPair,
-    n: String,
-    e: String,
+    numbers: RsaNumbers,
     certificate: Vec<u8>,
     /// `kid` and `x5t` are the same value, as at Entra.
     pub(crate) kid: String,
@@ -32,18 +31,16 @@ impl SigningKey {
     fn generate() -> std::io::Result<Self> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(std::io::Error::other)?;
         let public = pair.public_key().as_ref().to_vec();
-        let (n, e) =
-            modulus_and_exponent(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
-        let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
+        let numbers = RsaNumbers::parse(&public).ok_or_else(|| std::io::Error::other("an RSA key without numbers"))?;
         let certificate = self_signed(&pair, "accounts.accesscontrol.windows.net");
         let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &certificate));
-        Ok(Self { pair, n, e, certificate, kid })
+        Ok(Self { pair, numbers, certificate, kid })
     }
 
     fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         if self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).is_err() {
-            // A signature that nobody accepts shows up at once, where a panic would take the whole server along.
+            // An invalid signature is noticed at once; a panic would stop the whole server.
             signature.fill(0);
         }
         signature
@@ -58,10 +55,9 @@ impl SigningKey {
         format!("{message}.{signature}")
     }
 
-    /// Whether this key signed a JWT.
-    pub(crate) fn signed(&self, jwt: &Jwt<'_>) -> bool {
-        let (Ok(n), Ok(e)) = (URL_SAFE_NO_PAD.decode(&self.n), URL_SAFE_NO_PAD.decode(&self.e)) else { return false };
-        jwt.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256)
+    /// True if this key signed the JWT.
+    pub(crate) fn has_signed(&self, jwt: &Jwt<'_>) -> bool {
+        jwt.is_signed_by(&self.numbers, &RSA_PKCS1_2048_8192_SHA256)
     }
 
     #[cfg(test)]
@@ -71,40 +67,50 @@ impl SigningKey {
 
     fn jwk(&self, issuer: &str) -> Value {
         json!({
-            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": self.n, "e": self.e,
+            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid,
+            "n": URL_SAFE_NO_PAD.encode(&self.numbers.modulus), "e": URL_SAFE_NO_PAD.encode(&self.numbers.exponent),
             "x5c": [STANDARD.encode(&self.certificate)], "cloud_instance_name": "microsoftonline.com", "issuer": issuer,
         })
     }
 }
 
-/// Keys are slow to make and say nothing about a tenant, so the simulators of one process draw on the same row.
-static ROW: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
+/// Keys that all simulators of a process share: generating one is slow, and keys hold no state of a tenant.
+static SHARED_KEYS: Mutex<Vec<Arc<SigningKey>>> = Mutex::new(Vec::new());
 
-fn key(place: usize) -> std::io::Result<Arc<SigningKey>> {
-    let mut row = ROW.lock().unwrap_or_else(PoisonError::into_inner);
-    while row.len() <= place {
-        row.push(Arc::new(SigningKey::generate()?));
+fn shared_key(index: usize) -> std::io::Result<Arc<SigningKey>> {
+    let mut keys = SHARED_KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    while keys.len() <= index {
+        keys.push(Arc::new(SigningKey::generate()?));
     }
-    Ok(Arc::clone(&row[place]))
+    Ok(Arc::clone(&keys[index]))
 }
 
-/// Entra's current keys, the one in use last.
+/// The fate of a signing key when a new one takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldKey {
+    /// It stays in the JWKS, so that older tokens remain valid.
+    KeepPublished,
+    /// It leaves the JWKS at once.
+    Withdraw,
+}
+
+/// Entra's published keys. The last one signs.
 #[derive(Debug)]
 pub(crate) struct Keys {
     published: Vec<Arc<SigningKey>>,
-    made: usize,
+    next_index: usize,
 }
 
 impl Keys {
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { published: vec![key(0)?], made: 1 })
+        Ok(Self { published: vec![shared_key(0)?], next_index: 1 })
     }
 
-    /// Signs with a new key from now on. The old one stays published unless it is withdrawn.
-    pub(crate) fn roll(&mut self, withdraw: bool) -> std::io::Result<()> {
-        let next = key(self.made)?;
-        self.made += 1;
-        if withdraw {
+    /// Signs with a new key from now on.
+    pub(crate) fn roll(&mut self, old_key: OldKey) -> std::io::Result<()> {
+        let next = shared_key(self.next_index)?;
+        self.next_index += 1;
+        if old_key == OldKey::Withdraw {
             self.published.clear();
         }
         self.published.push(next);
@@ -124,7 +130,7 @@ impl Keys {
     }
 }
 
-/// A JWT, taken apart and not believed.
+/// A decoded JWT whose signature is not verified.
 #[derive(Debug)]
 pub(crate) struct Jwt<'a> {
     pub(crate) header: Map<String, Value>,
@@ -154,23 +160,25 @@ impl<'a> Jwt<'a> {
         self.claims.get(name).and_then(Value::as_str)
     }
 
-    fn is_signed_by(&self, n: &[u8], e: &[u8], how: &'static RsaParameters) -> bool {
-        RsaPublicKeyComponents { n, e }.verify(how, self.message.as_bytes(), &self.signature).is_ok()
+    fn is_signed_by(&self, key: &RsaNumbers, algorithm: &'static RsaParameters) -> bool {
+        RsaPublicKeyComponents { n: &key.modulus, e: &key.exponent }
+            .verify(algorithm, self.message.as_bytes(), &self.signature)
+            .is_ok()
     }
 
-    /// Whether the key of a certificate made the signature, by RS256 or PS256 as the header says.
+    /// True if the key of a certificate made the signature, with RS256 or PS256 as the header says.
     pub(crate) fn is_signed_by_certificate(&self, der: &[u8]) -> bool {
-        let how: &'static RsaParameters = match self.header("alg") {
+        let algorithm: &'static RsaParameters = match self.header("alg") {
             Some("PS256") => &RSA_PSS_2048_8192_SHA256,
             Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
             _ => return false,
         };
         certificate_key(der)
-            .and_then(|key| modulus_and_exponent(&key))
-            .is_some_and(|(n, e)| self.is_signed_by(&n, &e, how))
+            .and_then(|key| RsaNumbers::parse(&key))
+            .is_some_and(|key| self.is_signed_by(&key, algorithm))
     }
 
-    /// Whether a key of a JWKS made the signature. Only RS256 counts.
+    /// True if the key of a JWKS that the header names made the signature with RS256.
     pub(crate) fn is_signed_by_jwks(&self, jwks: &Value) -> bool {
         let kid = self.header("kid");
         let keys = jwks["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -178,20 +186,31 @@ impl<'a> Jwt<'a> {
             && keys.iter().filter(|key| kid.is_some() && key["kid"].as_str() == kid).any(|key| {
                 let part = |name: &str| key[name].as_str().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
                 match (part("n"), part("e")) {
-                    (Some(n), Some(e)) => self.is_signed_by(&n, &e, &RSA_PKCS1_2048_8192_SHA256),
+                    (Some(modulus), Some(exponent)) => {
+                        self.is_signed_by(&RsaNumbers { modulus, exponent }, &RSA_PKCS1_2048_8192_SHA256)
+                    }
                     _ => false,
                 }
             })
     }
 }
 
-/// base64url thumbprints of a certificate: SHA-1 (`x5t`) and SHA-256 (`x5t#S256`).
-pub(crate) fn thumbprints(der: &[u8]) -> (String, String) {
-    let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, der));
-    (print(&digest::SHA1_FOR_LEGACY_USE_ONLY), print(&digest::SHA256))
+/// The thumbprints of a certificate, base64url.
+pub(crate) struct Thumbprints {
+    /// The value of the header `x5t`.
+    pub(crate) sha1: String,
+    /// The value of the header `x5t#S256`.
+    pub(crate) sha256: String,
 }
 
-/// base64url of SHA-256, as PKCE's S256 wants it.
+impl Thumbprints {
+    pub(crate) fn of(der: &[u8]) -> Self {
+        let thumbprint = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, der));
+        Self { sha1: thumbprint(&digest::SHA1_FOR_LEGACY_USE_ONLY), sha256: thumbprint(&digest::SHA256) }
+    }
+}
+
+/// SHA-256 in base64url, as PKCE's S256 defines it.
 pub(crate) fn s256(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
@@ -200,55 +219,72 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 
-/// Reads one DER element: tag, content, what follows.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = input.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let digits = usize::from(first & 0x7f);
-        if digits == 0 || digits > 4 || rest.len() < digits {
-            return None;
-        }
-        let (digits, rest) = rest.split_at(digits);
-        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
-    };
-    (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
+/// A DER element, and the bytes after it.
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    rest: &'a [u8],
 }
 
-fn expect(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
-    element(input).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
+impl<'a> Element<'a> {
+    fn read(input: &'a [u8]) -> Option<Self> {
+        let (&tag, rest) = input.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = if first < 0x80 {
+            (usize::from(first), rest)
+        } else {
+            let digits = usize::from(first & 0x7f);
+            if digits == 0 || digits > 4 || rest.len() < digits {
+                return None;
+            }
+            let (digits, rest) = rest.split_at(digits);
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        };
+        (length <= rest.len()).then(|| Self { tag, content: &rest[..length], rest: &rest[length..] })
+    }
+
+    fn read_tagged(tag: u8, input: &'a [u8]) -> Option<Self> {
+        Self::read(input).filter(|element| element.tag == tag)
+    }
 }
 
-/// The numbers of a PKCS#1 `RSAPublicKey`, without leading zeros.
-fn modulus_and_exponent(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (key, _) = expect(SEQUENCE, der)?;
-    let (n, rest) = expect(INTEGER, key)?;
-    let (e, _) = expect(INTEGER, rest)?;
-    let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
-    Some((plain(n), plain(e)))
+/// The numbers of an RSA public key, big-endian, without leading zeros.
+#[derive(Debug)]
+struct RsaNumbers {
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+impl RsaNumbers {
+    /// Parses a PKCS#1 `RSAPublicKey`.
+    fn parse(der: &[u8]) -> Option<Self> {
+        let key = Element::read_tagged(SEQUENCE, der)?;
+        let modulus = Element::read_tagged(INTEGER, key.content)?;
+        let exponent = Element::read_tagged(INTEGER, modulus.rest)?;
+        let plain = |number: &[u8]| number.iter().copied().skip_while(|digit| *digit == 0).collect();
+        Some(Self { modulus: plain(modulus.content), exponent: plain(exponent.content) })
+    }
 }
 
 /// The `RSAPublicKey` in a certificate (RFC 5280, 4.1).
 fn certificate_key(der: &[u8]) -> Option<Vec<u8>> {
-    let (certificate, _) = expect(SEQUENCE, der)?;
-    let (mut fields, _) = expect(SEQUENCE, certificate)?;
-    let (tag, _, after_version) = element(fields)?;
-    if tag == 0xa0 {
-        fields = after_version;
+    let certificate = Element::read_tagged(SEQUENCE, der)?;
+    let mut fields = Element::read_tagged(SEQUENCE, certificate.content)?.content;
+    let version = Element::read(fields)?;
+    if version.tag == 0xa0 {
+        fields = version.rest;
     }
     // serialNumber, signature, issuer, validity, subject
     for _ in 0..5 {
-        fields = element(fields)?.2;
+        fields = Element::read(fields)?.rest;
     }
-    let (spki, _) = expect(SEQUENCE, fields)?;
-    let (_, rest) = expect(SEQUENCE, spki)?;
-    let (bits, _) = expect(BIT_STRING, rest)?;
+    let public_key_info = Element::read_tagged(SEQUENCE, fields)?;
+    let algorithm = Element::read_tagged(SEQUENCE, public_key_info.content)?;
+    let bits = Element::read_tagged(BIT_STRING, algorithm.rest)?.content;
     bits.split_first().filter(|(unused, _)| **unused == 0).map(|(_, key)| key.to_vec())
 }
 
-fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let length = content.len().to_be_bytes();
     let digits = &length[length.iter().take_while(|digit| **digit == 0).count()..];
@@ -263,25 +299,26 @@ fn write(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     der
 }
 
-/// A self-signed certificate in DER, for an RSA key of at least 2048 bits: as Entra's signing keys carry, and as an app may
-/// register. It is good from 2020 to 2049.
+/// Makes a self-signed certificate in DER for an RSA key of at least 2048 bits, as Entra's signing keys have and as
+/// an
+/// app may register. It is valid from 2020 to 2049.
 pub fn self_signed(pair: &KeyPair, name: &str) -> Vec<u8> {
     const NULL: &[u8] = &[0x05, 0x00];
-    let sha256_rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
-    let rsa = write(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
-    let common_name = write(0x0c, &[name.as_bytes()]);
-    let attribute = write(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
-    let name = write(SEQUENCE, &[&write(0x31, &[&attribute])]);
-    let validity = write(SEQUENCE, &[&write(0x17, &[b"200101000000Z"]), &write(0x17, &[b"491231235959Z"])]);
-    let spki = write(SEQUENCE, &[&rsa, &write(BIT_STRING, &[&[0], pair.public_key().as_ref()])]);
-    let version = write(0xa0, &[&write(INTEGER, &[&[2]])]);
-    let serial = write(INTEGER, &[&[1]]);
-    let body = write(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);
+    let sha256_rsa = der(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b], NULL]);
+    let rsa = der(SEQUENCE, &[&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], NULL]);
+    let common_name = der(0x0c, &[name.as_bytes()]);
+    let attribute = der(SEQUENCE, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &common_name]);
+    let name = der(SEQUENCE, &[&der(0x31, &[&attribute])]);
+    let validity = der(SEQUENCE, &[&der(0x17, &[b"200101000000Z"]), &der(0x17, &[b"491231235959Z"])]);
+    let spki = der(SEQUENCE, &[&rsa, &der(BIT_STRING, &[&[0], pair.public_key().as_ref()])]);
+    let version = der(0xa0, &[&der(INTEGER, &[&[2]])]);
+    let serial = der(INTEGER, &[&[1]]);
+    let body = der(SEQUENCE, &[&version, &serial, &sha256_rsa, &name, &validity, &name, &spki]);
     let mut signature = vec![0; pair.public_modulus_len()];
     if pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &body, &mut signature).is_err() {
         signature.fill(0);
     }
-    write(SEQUENCE, &[&body, &sha256_rsa, &write(BIT_STRING, &[&[0], &signature])])
+    der(SEQUENCE, &[&body, &sha256_rsa, &der(BIT_STRING, &[&[0], &signature])])
 }
 
 #[cfg(test)]
@@ -289,18 +326,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_signed_is_recognised_by_key_certificate_and_jwks() {
+    fn signature_verifies_by_key_certificate_and_jwks() {
         let keys = Keys::new().unwrap();
         let key = keys.current();
         let claims = json!({"sub": "x"}).as_object().unwrap().clone();
         let text = key.sign(&json!({"alg": "RS256", "kid": key.kid}), &claims);
         let jwt = Jwt::parse(&text).unwrap();
-        assert!(key.signed(&jwt));
+        assert!(key.has_signed(&jwt));
         assert!(jwt.is_signed_by_certificate(&key.certificate));
         assert!(jwt.is_signed_by_jwks(&keys.jwks("i")));
         let other = URL_SAFE_NO_PAD.encode(r#"{"sub":"y"}"#);
         let parts: Vec<&str> = text.split('.').collect();
         let forged = format!("{}.{other}.{}", parts[0], parts[2]);
-        assert!(!key.signed(&Jwt::parse(&forged).unwrap()));
+        assert!(!key.has_signed(&Jwt::parse(&forged).unwrap()));
     }
 }

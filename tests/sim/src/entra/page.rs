@@ -1,9 +1,11 @@
-//! The pages of the login host: plain HTML, no scripts.
+//! The pages of the login host: plain HTML without scripts.
+
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::Aadsts;
-use crate::{clock::guid, http::Reply};
+use super::{Aadsts, flow::SignedInUser};
+use crate::{clock::guid, http::Response, world::World};
 
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -20,9 +22,9 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-pub(super) fn page(status: u16, title: &str, body: &str) -> Reply {
+pub(super) fn page(status: u16, title: &str, body: &str) -> Response {
     let title = escape(title);
-    Reply::html(
+    Response::html(
         status,
         format!(
             r#"<!doctype html>
@@ -54,12 +56,64 @@ button.primary {{ background: #0067b8; border-color: #0067b8; color: #fff }}
     )
 }
 
-/// Where Entra does not trust the redirect URI, it shows the error itself.
-pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Reply {
+/// The page that shows an error itself, for a redirect URI that Entra does not trust.
+pub(super) fn error(status: u16, aadsts: &Aadsts, now: Timestamp) -> Response {
     let description = escape(&aadsts.description(&guid(), &guid(), now));
     page(
         status,
         "Sorry, but we’re having trouble signing you in.",
         &format!(r#"<p id="error" data-code="{}">{description}</p>"#, aadsts.code),
     )
+}
+
+/// The account picker: one button for each person of any tenant.
+pub(super) fn account_picker(world: &World, flow: &str, app: &str) -> Response {
+    let mut body = format!(
+        r#"<p>to continue to <strong>{}</strong></p>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{}">
+"#,
+        escape(app),
+        escape(flow),
+    );
+    for tenant in world.tenants.values() {
+        for user in &tenant.seed.users {
+            let _ = writeln!(
+                body,
+                r#"<button class="user" name="user" value="{}/{}" data-user="{}" data-tenant="{}">{}<br><span class="note">{}</span></button>"#,
+                escape(&tenant.seed.tenant_id),
+                escape(&user.oid),
+                escape(&user.name),
+                escape(&tenant.seed.tenant_id),
+                escape(&user.name),
+                escape(if tenant.seed.display_name.is_empty() {
+                    &tenant.seed.domain
+                } else {
+                    &tenant.seed.display_name
+                }),
+            );
+        }
+    }
+    body.push_str(
+        r#"<button id="cancel" name="user" value="">Cancel</button>
+</form>"#,
+    );
+    page(200, "Pick an account", &body)
+}
+
+/// The permissions prompt of a person's first sign-in.
+pub(super) fn permissions_prompt(flow: &str, signed_in: &SignedInUser, app: &str) -> Response {
+    let (flow, app) = (escape(flow), escape(app));
+    let user = escape(&format!("{}/{}", signed_in.tenant_id, signed_in.oid));
+    let body = format!(
+        r#"<p><strong>{app}</strong> would like to:</p>
+<ul><li>View your basic profile</li><li>Maintain access to data you have given it access to</li></ul>
+<form method="post" action="/login">
+<input type="hidden" name="flow" value="{flow}">
+<input type="hidden" name="accept" value="yes">
+<button id="accept" class="primary" name="user" value="{user}">Accept</button>
+<button id="cancel" name="user" value="">Cancel</button>
+</form>"#
+    );
+    page(200, "Permissions requested", &body)
 }

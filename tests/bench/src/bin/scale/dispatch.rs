@@ -1,30 +1,24 @@
-//! One tick over many due tenants, and two at once.
+//! One dispatch of many due tenants, and two at the same time.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use bench::cost::Dispatch;
-use bench::counts::float;
-use bench::fleet;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use bench::{counts::float, fleet, measured::Dispatch};
+use devstack::{Console, Failed, Progress as _};
 use serde_json::Value;
-use shared::clock::Clock;
-use shared::tenant::TenantId;
-use tokio::time::Instant;
+use shared::{clock::Clock, tenant::TenantId};
 
-use crate::setting::Setting;
+use crate::harness::ScaleHarness;
 
-/// For one tick, on a machine that does other things too.
-const ENOUGH: Duration = Duration::from_mins(5);
+/// The time-out of one dispatch on a busy machine.
+const DISPATCH_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Ticks with nothing due, with `number` tenants due, and twice at once.
+/// Dispatches `number` due tenants, then no tenant, then all of them by two dispatches at the same time.
 ///
 /// # Errors
-/// When a tenant is dispatched twice, or not at all.
-pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Console) -> Result<Dispatch, Failed> {
+/// A tenant was dispatched twice, or not at all.
+pub(crate) async fn measure(harness: &ScaleHarness, number: usize, console: &mut Console) -> Result<Dispatch, Failed> {
     let tenants = fleet::tenant_ids(number)?;
-    let registry = fleet::registry(&setting.stack);
+    let registry = fleet::registry(&harness.stack);
     console.step(&format!("making {number} tenants due"));
     for tenant in &tenants {
         let known = registry.tenant(tenant).await.map_err(|error| Failed(error.to_string()))?;
@@ -35,47 +29,47 @@ pub(crate) async fn measure(setting: &Setting, number: usize, console: &mut Cons
 
     console.step("dispatching them");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (before, began) = (setting.counts().await, Instant::now());
-    let answer = tick(setting).await?;
-    let seconds = began.elapsed().as_secs_f64();
-    let counts = setting.counts().await.since(&before);
-    dispatched_once(setting, &tenants, "one tick").await?;
+    let (before, started) = (harness.counts().await, devstack::instant());
+    let response = dispatch(harness).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let counts = harness.counts().await.since(&before);
+    check_dispatched_once(harness, &tenants, "one tick").await?;
 
-    let before = setting.counts().await;
-    tick(setting).await?;
-    let idle = setting.counts().await.since(&before);
+    let before = harness.counts().await;
+    dispatch(harness).await?;
+    let idle = harness.counts().await.since(&before);
 
-    console.step("dispatching them by two ticks at once");
+    console.step("dispatching them by two ticks at the same time");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (one, other) = tokio::join!(tick(setting), tick(setting));
+    let (one, other) = tokio::join!(dispatch(harness), dispatch(harness));
     let (one, other) = (queued(&one?), queued(&other?));
-    dispatched_once(setting, &tenants, "two ticks at once").await?;
+    check_dispatched_once(harness, &tenants, "two ticks at the same time").await?;
 
     console.line("");
-    console.line(&format!("a dispatch with {} tenants due, {} queued", answer["due"], answer["queued"]));
+    console.line(&format!("a dispatch with {} tenants due, {} queued", response["due"], response["queued"]));
     console.line(&format!("    seconds                              {seconds:>10.1}"));
     for (name, amount) in counts.iter().filter(|(name, _)| !name.starts_with("fetch")) {
         let each = amount / float(number);
         console.line(&format!("    {name:<36} {amount:>10.1}   a tenant {each:>8.4}"));
     }
-    console.line(&format!("two dispatches at once: {one} + {other} queued, each tenant once"));
+    console.line(&format!("two dispatches at the same time: {one} + {other} queued, each tenant once"));
     Ok(Dispatch { tenants: number, counts, idle })
 }
 
-/// What the schedule does, with more time than it gives: how long it takes is for the reader to judge.
-async fn tick(setting: &Setting) -> Result<Value, Failed> {
+/// Invokes the function as the schedule does, with a longer time-out, because the time is measured and not checked.
+async fn dispatch(harness: &ScaleHarness) -> Result<Value, Failed> {
     let input = serde_json::json!({ "kind": "poll" });
-    Ok(setting.stack.invoke_with_deadline("incident-dispatch", input, ENOUGH).await?)
+    Ok(harness.stack.invoke_with_deadline("incident-dispatch", input, DISPATCH_TIMEOUT).await?)
 }
 
-fn queued(answer: &Value) -> u64 {
-    answer["queued"].as_u64().unwrap_or_default()
+fn queued(response: &Value) -> u64 {
+    response["queued"].as_u64().unwrap_or_default()
 }
 
-/// Takes everything from the queue, which must hold one message for each tenant.
-async fn dispatched_once(setting: &Setting, tenants: &[TenantId], how: &str) -> Result<(), Failed> {
-    let sqs = aws_sdk_sqs::Client::new(setting.stack.aws().config());
-    let queue = &setting.stack.resources().queue_url;
+/// Empties the queue and checks that it had one message for each tenant. `case` is for the error message.
+async fn check_dispatched_once(harness: &ScaleHarness, tenants: &[TenantId], case: &str) -> Result<(), Failed> {
+    let sqs = aws_sdk_sqs::Client::new(harness.stack.aws().config());
+    let queue = &harness.stack.resources().queue_url;
     let mut messages: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let receive = sqs.receive_message().queue_url(queue).max_number_of_messages(10);
@@ -95,7 +89,7 @@ async fn dispatched_once(setting: &Setting, tenants: &[TenantId], how: &str) -> 
     let missing = tenants.iter().filter(|tenant| !messages.contains_key(&tenant.to_string())).count();
     let repeated = messages.values().filter(|number| **number > 1).count();
     if missing > 0 || repeated > 0 || messages.len() != tenants.len() {
-        return Err(Failed(format!("{how}: {missing} tenants were not dispatched, {repeated} more than once")));
+        return Err(Failed(format!("{case}: {missing} tenants were not dispatched, {repeated} more than once")));
     }
     Ok(())
 }

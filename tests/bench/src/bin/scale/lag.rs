@@ -1,79 +1,79 @@
-//! Many tenants on schedule, some throttled and some broken, while incidents change: how late everyone else's arrive.
+//! The delay of changes at many tenants that are polled on schedule, while others are throttled or fail.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Duration,
+};
 
-use bench::cost::Lag;
-use bench::fleet;
-use bench::relay::Written;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use bench::{fleet, measured::Lag, relay::WrittenObject};
+use devstack::{Console, Failed, Progress as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shared::clock::Clock;
-use shared::tenant::TenantId;
-use sim::{Fault, FaultKind, RetryAfter, Sim, Surface};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use shared::{clock::Clock, tenant::TenantId};
+use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::options::Options;
-use crate::setting::Setting;
+use crate::{harness::ScaleHarness, options::Options};
 
-/// One tenant in so many is throttled, and another one broken.
-const ONE_IN: usize = 100;
-/// What a throttled tenant's answers ask for, in seconds.
-const RETRY_AFTER: u64 = 30;
-/// Intervals within which every healthy tenant must have been polled for the first time.
-const WARM_UP: u32 = 6;
-/// Intervals within which a change must have been delivered, at the latest.
-const PATIENCE: u32 = 5;
-const LOOK: Duration = Duration::from_secs(1);
+/// Of so many tenants, one is throttled and one fails.
+const TENANTS_PER_FAULT: usize = 100;
+/// The `Retry-After` of a throttled tenant's responses.
+const RETRY_AFTER_SECONDS: u64 = 30;
+/// Poll intervals within which every healthy tenant must have its first poll.
+const WARM_UP_INTERVALS: u32 = 6;
+/// Poll intervals within which every change must be delivered.
+const MAX_LAG_INTERVALS: u32 = 5;
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Measures, prints, and judges what was promised.
+/// Measures and prints the delay of changes.
 ///
 /// # Errors
-/// When a change at a healthy tenant is not delivered, or a message becomes a dead letter.
-pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut Console) -> Result<Lag, Failed> {
+/// A change at a healthy tenant was not delivered, or a message is in the dead-letter queue.
+pub(crate) async fn measure(harness: &ScaleHarness, options: &Options, console: &mut Console) -> Result<Lag, Failed> {
     let tenants = fleet::tenant_ids(options.tenants)?;
-    let (ill, healthy) = tenants.split_at(2 * options.tenants.div_ceil(ONE_IN).min(options.tenants / 4));
-    let (throttled, broken) = ill.split_at(ill.len() / 2);
-    let patience = Duration::from_secs((options.interval * PATIENCE).into());
+    let faulty = 2 * options.tenants.div_ceil(TENANTS_PER_FAULT).min(options.tenants / 4);
+    let (faulty, healthy) = tenants.split_at(faulty);
+    let (throttled, failing) = faulty.split_at(faulty.len() / 2);
+    let max_lag = Duration::from_secs((options.interval * MAX_LAG_INTERVALS).into());
     console.step(&format!("onboarding {} tenants", tenants.len()));
     for tenant in &tenants {
-        fleet::seed(&setting.sim, tenant);
+        fleet::seed(&harness.sim, tenant);
     }
-    make_ill(&setting.sim, throttled, broken);
-    fleet::onboard(&fleet::registry(&setting.stack), &tenants, Clock::system().now()).await?;
+    add_faults(&harness.sim, throttled, failing);
+    fleet::onboard(&fleet::registry(&harness.stack), &tenants, Clock::system().now()).await?;
 
     console.step("waiting for everyone's first poll");
-    warm_up(setting, healthy, options.interval).await?;
+    warm_up(harness, healthy, options.interval).await?;
 
     console.step(&format!("changing {} incidents a second for {} minutes", options.rate, options.minutes));
-    let (known, before, began) = (setting.relay.written_after(0).len(), setting.counts().await, Clock::system().now());
-    let changes = change(setting, healthy, options).await;
-    let (counts, ended) = (setting.counts().await.since(&before), Clock::system().now());
+    let (earlier_objects, before, started) =
+        (harness.relay.written_after(0).len(), harness.counts().await, Clock::system().now());
+    let changes = change_incidents(harness, healthy, options).await;
+    let (counts, ended) = (harness.counts().await.since(&before), Clock::system().now());
 
     console.step("waiting for the last of them");
-    let deadline = Instant::now() + patience;
-    let mut lines = Lines::default();
+    let deadline = devstack::instant() + max_lag;
+    let mut lines = DeliveredLines::default();
     loop {
-        lines.read(setting, known).await?;
-        if changes.keys().all(|key| lines.seen.contains_key(key)) || Instant::now() > deadline {
+        lines.read(harness, earlier_objects).await?;
+        if changes.keys().all(|key| lines.times.contains_key(key)) || devstack::instant() > deadline {
             break;
         }
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
     }
 
     let delivered: Vec<f64> = changes
         .iter()
-        .filter_map(|(key, at)| Some(lines.seen.get(key)?.first()?.duration_since(*at).as_secs_f64()))
+        .filter_map(|(key, at)| Some(lines.times.get(key)?.first()?.duration_since(*at).as_secs_f64()))
         .collect();
-    let seconds = ended.duration_since(began).as_secs_f64();
+    let seconds = ended.duration_since(started).as_secs_f64();
     let lag = Lag {
         throttled: throttled.len(),
-        broken: broken.len(),
+        broken: failing.len(),
         changes: changes.len(),
         delivered: delivered.len(),
-        repeated: lines.seen.values().filter(|times| times.len() > 1).count(),
+        repeated: lines.times.values().filter(|times| times.len() > 1).count(),
         late_tenants: late_tenants(&changes, &lines, options.interval),
         p50: percentile(&delivered, 50),
         p99: percentile(&delivered, 99),
@@ -83,66 +83,66 @@ pub(crate) async fn measure(setting: &Setting, options: &Options, console: &mut 
         aws_calls_a_second: counts.calls_to_aws() / seconds,
         aws_millis_a_call: 1000.0 * counts.get("aws.seconds") / counts.calls_to_aws().max(1.0),
     };
-    let lag = with_ticks(lag, setting, began, ended).await;
-    tell(&lag, setting, options, console);
-    setting.check().await?;
+    let lag = with_dispatch_times(lag, harness, started..ended).await;
+    print(&lag, harness, options, console);
+    harness.check_failures().await?;
     if lag.delivered < lag.changes {
         return Err(Failed(format!(
             "{} of {} changes were not delivered within {} s",
             lag.changes - lag.delivered,
             lag.changes,
-            patience.as_secs()
+            max_lag.as_secs()
         )));
     }
     Ok(lag)
 }
 
-fn make_ill(sim: &Sim, throttled: &[TenantId], broken: &[TenantId]) {
+fn add_faults(sim: &Sim, throttled: &[TenantId], failing: &[TenantId]) {
     for tenant in throttled {
-        let kind = FaultKind::Throttle { retry_after: RetryAfter::Seconds(RETRY_AFTER) };
-        sim.fault(Fault::new(kind).on(Surface::Graph).tenant(&tenant.to_string()));
+        let kind = FaultKind::Throttle { retry_after: RetryAfter::Seconds(RETRY_AFTER_SECONDS) };
+        sim.fault(Fault::new(kind).on(Host::Graph).tenant(&tenant.to_string()));
     }
-    for tenant in broken {
-        sim.fault(Fault::new(FaultKind::status(500)).on(Surface::Graph).tenant(&tenant.to_string()));
+    for tenant in failing {
+        sim.fault(Fault::new(FaultKind::status(500)).on(Host::Graph).tenant(&tenant.to_string()));
     }
 }
 
-/// Waits until every healthy tenant has its first objects.
-async fn warm_up(setting: &Setting, healthy: &[TenantId], interval: u32) -> Result<(), Failed> {
-    let deadline = Instant::now() + Duration::from_secs((interval * WARM_UP).into());
+/// Waits until every healthy tenant has an object in the bucket.
+async fn warm_up(harness: &ScaleHarness, healthy: &[TenantId], interval: u32) -> Result<(), Failed> {
+    let deadline = devstack::instant() + Duration::from_secs((interval * WARM_UP_INTERVALS).into());
     loop {
-        let written = setting.relay.written_after(0);
+        let written = harness.relay.written_after(0);
         let served: BTreeSet<&str> = written.iter().filter_map(|written| tenant_of(&written.key)).collect();
         let waiting = healthy.iter().filter(|tenant| !served.contains(tenant.to_string().as_str())).count();
         if waiting == 0 {
             return Ok(());
         }
-        if Instant::now() > deadline {
-            return Err(Failed(format!("{waiting} tenants had no poll within {WARM_UP} intervals")));
+        if devstack::instant() > deadline {
+            return Err(Failed(format!("{waiting} tenants had no poll within {WARM_UP_INTERVALS} intervals")));
         }
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// The tenant of an object's key.
+/// Returns the tenant id in the key of an object with incidents.
 fn tenant_of(key: &str) -> Option<&str> {
     key.strip_prefix("incidents/tenant_id=")?.split('/').next()
 }
 
-/// When which version came to be, by the key that its line will have.
+/// The time of each change, by the key that the line of this version will have.
 type Changes = BTreeMap<String, Timestamp>;
 
-/// Changes incidents here and there: at each tenant first those that it has, one after the other, then new ones. None is
-/// changed twice, since a version that is replaced before a poll is not seen.
-async fn change(setting: &Setting, tenants: &[TenantId], options: &Options) -> Changes {
-    let sim = &setting.sim;
+/// Changes incidents at random tenants: first the existing ones of a tenant, one after the other, then new ones. No
+/// incident is changed twice, because a version that is replaced before the next poll is never seen.
+async fn change_incidents(harness: &ScaleHarness, tenants: &[TenantId], options: &Options) -> Changes {
+    let sim = &harness.sim;
     let number = options.minutes * 60 * options.rate;
     let mut ticks = interval(Duration::from_secs(1) / options.rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut changes, mut turns, mut random) = (Changes::new(), BTreeMap::<TenantId, u64>::new(), 1_u64);
     for _ in 0..number {
         ticks.tick().await;
-        // A linear congruential generator: the same tenants in each run.
+        // A linear congruential generator gives the same tenants in each run.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let Ok(index) = usize::try_from(random >> 33) else { continue };
         let tenant = tenants[index % tenants.len()];
@@ -163,50 +163,49 @@ async fn change(setting: &Setting, tenants: &[TenantId], options: &Options) -> C
     changes
 }
 
-/// The lines of the objects that were written since the changes began.
+/// The lines of the objects that were written since the changes started.
 #[derive(Default)]
-struct Lines {
+struct DeliveredLines {
     objects: usize,
-    /// When the objects came in which a line lies, by its key.
-    seen: BTreeMap<String, Vec<Timestamp>>,
+    /// The times of the objects that contain a line, by the line's key.
+    times: BTreeMap<String, Vec<Timestamp>>,
 }
 
-impl Lines {
-    async fn read(&mut self, setting: &Setting, known: usize) -> Result<(), Failed> {
-        for Written { key, at } in setting.relay.written_after(known + self.objects) {
+impl DeliveredLines {
+    async fn read(&mut self, harness: &ScaleHarness, earlier_objects: usize) -> Result<(), Failed> {
+        for WrittenObject { key, at } in harness.relay.written_after(earlier_objects + self.objects) {
             self.objects += 1;
-            for line in setting.stack.lines_of(&key).await? {
-                self.seen.entry(text(&line["key"]).to_owned()).or_default().push(at);
+            for line in harness.stack.incident_lines(&key).await? {
+                self.times.entry(text(&line["key"]).to_owned()).or_default().push(at);
             }
         }
         Ok(())
     }
 }
 
-/// Tenants of which a change took longer than two intervals.
-fn late_tenants(changes: &Changes, lines: &Lines, interval: u32) -> usize {
-    let most = SignedDuration::from_secs((2 * interval).into());
+/// Returns the number of tenants with a change that took longer than two intervals.
+fn late_tenants(changes: &Changes, lines: &DeliveredLines, interval: u32) -> usize {
+    let max_lag = SignedDuration::from_secs((2 * interval).into());
     let is_late = |key: &str, at: &Timestamp| {
-        lines.seen.get(key).and_then(|times| times.first()).is_none_or(|seen| seen.duration_since(*at) > most)
+        lines.times.get(key).and_then(|times| times.first()).is_none_or(|time| time.duration_since(*at) > max_lag)
     };
     let late = changes.iter().filter(|(key, at)| is_late(key, at));
     late.filter_map(|(key, _)| key.split('/').next()).collect::<BTreeSet<_>>().len()
 }
 
-/// From each dispatch to the last tenant that was worked on before the next.
-async fn with_ticks(lag: Lag, setting: &Setting, began: Timestamp, ended: Timestamp) -> Lag {
-    let dispatches = times(&setting.stack.logs("incident-dispatch").await, "tenants dispatched");
-    let polls = times(&setting.stack.logs("incident-fetch").await, "tenant worked on");
-    let within = |at: &Timestamp| (began..ended).contains(at);
-    let mut took = Vec::new();
-    for pair in dispatches.windows(2).filter(|pair| pair.iter().all(within)) {
+/// Adds the times from each dispatch within a period to the last poll before the next dispatch.
+async fn with_dispatch_times(lag: Lag, harness: &ScaleHarness, period: Range<Timestamp>) -> Lag {
+    let dispatches = times(&harness.stack.logs("incident-dispatch").await, "tenants dispatched");
+    let polls = times(&harness.stack.logs("incident-fetch").await, "tenant worked on");
+    let mut durations = Vec::new();
+    for pair in dispatches.windows(2).filter(|pair| pair.iter().all(|at| period.contains(at))) {
         let of_tick = polls.iter().filter(|poll| (pair[0]..pair[1]).contains(*poll));
-        took.extend(of_tick.max().map(|last| last.duration_since(pair[0]).as_secs_f64()));
+        durations.extend(of_tick.max().map(|last| last.duration_since(pair[0]).as_secs_f64()));
     }
-    Lag { tick_p50: percentile(&took, 50), tick_longest: percentile(&took, 100), ..lag }
+    Lag { tick_p50: percentile(&durations, 50), tick_longest: percentile(&durations, 100), ..lag }
 }
 
-/// The times of the log lines with a message.
+/// Returns the times of the log lines with this message.
 fn times(lines: &[String], message: &str) -> Vec<Timestamp> {
     let with_message = lines.iter().filter(|line| line.contains(message));
     let parsed = with_message.filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -217,7 +216,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The value below which so many in a hundred lie (nearest rank).
+/// Returns a percentile by the nearest-rank method; 0 without values.
 fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -225,12 +224,12 @@ fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn tell(lag: &Lag, setting: &Setting, options: &Options, console: &mut Console) {
-    let usage = setting.stack.usage("incident-fetch");
+fn print(lag: &Lag, harness: &ScaleHarness, options: &Options, console: &mut Console) {
+    let usage = harness.stack.usage("incident-fetch");
     let row = |name: &str, value: String| format!("{name:<44} {value}");
     console.line("");
     for line in [
-        row("tenants", format!("{}, {} of them throttled, {} broken", options.tenants, lag.throttled, lag.broken)),
+        row("tenants", format!("{}, {} of them throttled, {} failing", options.tenants, lag.throttled, lag.broken)),
         row("poll interval", format!("{} s", options.interval)),
         row("changes at healthy tenants", format!("{}, {} a second", lag.changes, options.rate)),
         row("delivered", format!("{}, {} of them more than once", lag.delivered, lag.repeated)),
@@ -242,7 +241,7 @@ fn tell(lag: &Lag, setting: &Setting, options: &Options, console: &mut Console) 
             "from a dispatch to its last poll",
             format!("p50 {:.1} s, longest {:.1} s", lag.tick_p50, lag.tick_longest),
         ),
-        row("longest invocation of incident-fetch", format!("{:.1} s", usage.longest.as_secs_f64())),
+        row("longest invocation of incident-fetch", format!("{:.1} s", usage.max_duration.as_secs_f64())),
         row(
             "the functions' calls to the local AWS",
             format!("{:.0} a second, {:.1} ms each", lag.aws_calls_a_second, lag.aws_millis_a_call),
@@ -252,7 +251,7 @@ fn tell(lag: &Lag, setting: &Setting, options: &Options, console: &mut Console) 
     }
     if lag.tick_longest > f64::from(options.interval) * 0.9 {
         console.line(&format!(
-            "{} tenants hardly fit into {} s on this machine: give a longer --interval, or read the lag as this machine's.",
+            "{} tenants in {} s are near the limit of this machine. Use a longer --interval; otherwise the lag shows this limit.",
             options.tenants, options.interval
         ));
     }
@@ -265,15 +264,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_a_value_that_was_met() {
+    fn percentile_is_one_of_the_values() {
         let values: Vec<f64> = (1..=200).rev().map(float).collect();
-        let met = [50, 99, 100].map(|percent| percentile(&values, percent).to_bits());
-        assert_eq!(met, [100.0_f64, 198.0, 200.0].map(f64::to_bits));
+        let found = [50, 99, 100].map(|percent| percentile(&values, percent).to_bits());
+        assert_eq!(found, [100.0_f64, 198.0, 200.0].map(f64::to_bits));
         assert_eq!(percentile(&[], 99).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]
-    fn an_object_names_its_tenant() {
+    fn object_key_contains_the_tenant_id() {
         assert_eq!(tenant_of("incidents/tenant_id=a-b/date=2026-11-22/x.ndjson.gz"), Some("a-b"));
         assert_eq!(tenant_of("quarantine/tenant_id=a-b/x.json"), None);
     }

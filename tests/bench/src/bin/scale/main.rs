@@ -1,20 +1,21 @@
-//! `scale`: measures how the local stack bears many tenants. `--help` says the rest.
+//! `scale`: measures the local stack with many tenants. `--help` lists the options.
 
 mod dispatch;
+mod harness;
 mod lag;
 mod options;
 mod polls;
-mod setting;
 
 use std::process::ExitCode;
 
-use bench::cost::{Conditions, Measured};
-use devstack::Failed;
-use devstack::{Console, Progress as _};
+use bench::measured::{Conditions, Measured};
+use devstack::{Console, Failed, Progress as _};
 use shared::clock::Clock;
 
-use options::{HELP, Options, Part};
-use setting::Setting;
+use crate::{
+    harness::{ScaleHarness, Triggers},
+    options::{HELP, Options, Part},
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -52,16 +53,16 @@ async fn measure(options: &Options, console: &mut Console) -> Result<(), Failed>
         conditions.on, conditions.cores
     ));
     let mut measured = Measured { conditions, ..Measured::default() };
-    if options.wants(Part::Polls) || options.wants(Part::Dispatch) {
-        let setting = Setting::start("by-hand", None, console).await?;
-        let outcome = by_hand(&setting, options, &mut measured, console).await;
-        setting.stack.shutdown().await;
+    if options.includes(Part::Polls) || options.includes(Part::Dispatch) {
+        let harness = ScaleHarness::start("by-hand", Triggers::ByHand, console).await?;
+        let outcome = measure_by_hand(&harness, options, &mut measured, console).await;
+        harness.stack.shutdown().await;
         outcome?;
     }
-    if options.wants(Part::Lag) {
-        let setting = Setting::start("lag", Some(options.interval), console).await?;
-        let outcome = lag::measure(&setting, options, console).await;
-        setting.stack.shutdown().await;
+    if options.includes(Part::Lag) {
+        let harness = ScaleHarness::start("lag", Triggers::EverySeconds(options.interval), console).await?;
+        let outcome = lag::measure(&harness, options, console).await;
+        harness.stack.shutdown().await;
         measured.lag = outcome?;
     }
     if let Some(file) = &options.write {
@@ -72,17 +73,17 @@ async fn measure(options: &Options, console: &mut Console) -> Result<(), Failed>
     Ok(())
 }
 
-async fn by_hand(
-    setting: &Setting,
+async fn measure_by_hand(
+    harness: &ScaleHarness,
     options: &Options,
     measured: &mut Measured,
     console: &mut Console,
 ) -> Result<(), Failed> {
-    if options.wants(Part::Polls) {
-        polls::measure(setting, options.sample, measured, console).await?;
+    if options.includes(Part::Polls) {
+        polls::measure(harness, options.sample, measured, console).await?;
     }
-    if options.wants(Part::Dispatch) {
-        measured.dispatch = dispatch::measure(setting, options.due, console).await?;
+    if options.includes(Part::Dispatch) {
+        measured.dispatch = dispatch::measure(harness, options.due, console).await?;
     }
     Ok(())
 }

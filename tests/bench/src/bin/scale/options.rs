@@ -1,30 +1,29 @@
-//! The command line.
+//! The command line of `scale`.
 
 use std::path::PathBuf;
 
-/// What `--help` prints.
 pub(crate) const HELP: &str = "\
-Measures how the local stack bears many tenants. Exits 1 when a promise does not hold; times are printed, not judged.
+Measures the local stack with many tenants. Exits with 1 if a check fails. Times are printed, but not checked.
 
     cargo run --package bench --bin scale -- [PART] [OPTIONS]
 
-PART is one of these; all of them without one
-    polls           what one poll calls: a quiet one, one that delivers, one that meets what was delivered
-    dispatch        one tick, and two at once, over many due tenants
-    lag             many tenants on schedule, some throttled and some broken, while incidents change
+PART is one of these; the default is all of them
+    polls           the calls of one poll: without a change, with a change, with a version that is already delivered
+    dispatch        one dispatch of many due tenants, and two at the same time
+    lag             the delay of changes at many tenants, some of which are throttled or failing
 
 OPTIONS
-    --tenants N     for lag (1000); one in a hundred is throttled, one in a hundred broken
+    --tenants N     for lag: number of tenants (1000); one in a hundred is throttled, one in a hundred fails
     --interval S    for lag: the poll interval in seconds (60, as deployed)
-    --minutes M     for lag: how long incidents change (5)
-    --rate R        for lag: changes a second (2)
-    --due N         for dispatch: tenants that are due (2000)
-    --sample N      for polls: tenants (100)
-    --write FILE    where the measured counts go, for `cost`; needs all parts
-    --help          this
+    --minutes M     for lag: the time in which incidents change (5)
+    --rate R        for lag: changes per second (2)
+    --due N         for dispatch: number of due tenants (2000)
+    --sample N      for polls: number of tenants (100)
+    --write FILE    write the measured counts to FILE, for `cost`; needs all parts
+    --help          print this help
 ";
 
-/// A part of the measurement.
+/// One of the three measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Polls,
@@ -32,7 +31,7 @@ pub(crate) enum Part {
     Lag,
 }
 
-/// What is to be measured.
+/// The parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) part: Option<Part>,
@@ -52,13 +51,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether a part is wanted.
-    pub(crate) fn wants(&self, part: Part) -> bool {
-        self.part.is_none_or(|wanted| wanted == part)
+    /// Returns `true` if this part is to be measured.
+    pub(crate) fn includes(&self, part: Part) -> bool {
+        self.part.is_none_or(|chosen| chosen == part)
     }
 }
 
-/// Reads the arguments; `None` asks for help.
+/// Parses the arguments. Returns `None` for `--help`.
 pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
     let mut options = Options::default();
     while let Some(argument) = arguments.next() {
@@ -76,11 +75,11 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Optio
                 options.write = Some(arguments.next().ok_or("--write needs a file")?.into());
             }
             "--help" => return Ok(None),
-            _ => return Err(format!("{argument} is not understood; see --help")),
+            _ => return Err(format!("{argument} is not an option of scale; run it with --help to list the options")),
         }
     }
     if options.write.is_some() && options.part.is_some() {
-        return Err("--write needs all parts".to_owned());
+        return Err("--write needs all parts; leave out the part".to_owned());
     }
     Ok(Some(options))
 }
@@ -103,7 +102,7 @@ mod tests {
         assert_eq!(parsed(""), Ok(Some(Options::default())));
         let options = parsed("lag --tenants 50 --interval 120").unwrap().unwrap();
         assert_eq!((options.tenants, options.interval), (50, 120));
-        assert!(options.wants(Part::Lag) && !options.wants(Part::Polls));
+        assert!(options.includes(Part::Lag) && !options.includes(Part::Polls));
         assert_eq!(parsed("--help"), Ok(None));
         for wrong in ["--tenants", "--tenants 0", "--rate x", "more", "lag --write f"] {
             assert!(parsed(wrong).is_err(), "{wrong}");

@@ -1,77 +1,78 @@
-//! What one poll calls.
+//! The calls of one poll.
 
 use std::time::Duration;
 
-use bench::cost::Measured;
-use bench::counts::{Counts, float};
-use bench::fleet;
-use devstack::Failed;
-use devstack::{Console, Progress as _};
-use shared::clock::Clock;
-use shared::tenant::TenantId;
+use bench::{
+    counts::{Counts, float},
+    fleet,
+    measured::Measured,
+};
+use devstack::{Console, Failed, Progress as _};
+use shared::{clock::Clock, tenant::TenantId};
 
-use crate::setting::Setting;
+use crate::harness::ScaleHarness;
 
-/// A poll has its token confirmed if that is older than 25 seconds, as it always is at the deployed interval.
-const BETWEEN_POLLS: Duration = Duration::from_secs(26);
+/// The time between two polls. A poll requests a new token if the last one is older than 25 seconds, which it always is
+/// at the deployed interval.
+const POLL_INTERVAL: Duration = Duration::from_secs(26);
 
-/// Polls a sample of tenants four times: for their first incidents, in vain, after a change of one incident each, and
-/// while that still lies in the overlap.
+/// Polls a sample of tenants four times: for their first incidents, without a change, after one new incident each, and
+/// while this incident is still within the overlap.
 pub(crate) async fn measure(
-    setting: &Setting,
+    harness: &ScaleHarness,
     sample: usize,
     measured: &mut Measured,
     console: &mut Console,
 ) -> Result<(), Failed> {
     let tenants = fleet::tenant_ids(sample)?;
-    let registry = fleet::registry(&setting.stack);
+    let registry = fleet::registry(&harness.stack);
     console.step(&format!("counting the calls of one poll, at {sample} tenants"));
     for tenant in &tenants {
-        fleet::seed(&setting.sim, tenant);
+        fleet::seed(&harness.sim, tenant);
     }
     fleet::onboard(&registry, &tenants, Clock::system().now()).await?;
-    round(setting, &tenants, false).await?;
+    poll_each(harness, &tenants).await?;
 
-    measured.quiet_poll = round(setting, &tenants, true).await?;
+    tokio::time::sleep(POLL_INTERVAL).await;
+    measured.quiet_poll = poll_each(harness, &tenants).await?;
     for tenant in &tenants {
-        setting.sim.put_incident(&tenant.to_string(), fleet::incident(None));
+        harness.sim.put_incident(&tenant.to_string(), fleet::incident(None));
     }
-    measured.delivering_poll = round(setting, &tenants, true).await?;
-    measured.known_poll = round(setting, &tenants, true).await?;
-    setting.check().await?;
-    let objects = setting.relay.written_after(0).len();
-    // One with the first incidents, one with the change; the day may have changed between the first ones.
+    tokio::time::sleep(POLL_INTERVAL).await;
+    measured.delivering_poll = poll_each(harness, &tenants).await?;
+    tokio::time::sleep(POLL_INTERVAL).await;
+    measured.known_poll = poll_each(harness, &tenants).await?;
+    harness.check_failures().await?;
+    let objects = harness.relay.written_after(0).len();
+    // One object has the first incidents and one the new incident. Two days of first incidents make one more.
     if objects < 2 * sample {
         return Err(Failed(format!("{objects} objects were delivered at {sample} tenants instead of two each")));
     }
     for (name, counts) in [
         ("quiet", &measured.quiet_poll),
         ("delivering one change", &measured.delivering_poll),
-        ("meeting a known change", &measured.known_poll),
+        ("with a delivered version in the overlap", &measured.known_poll),
     ] {
-        tell(name, counts, console);
+        print(name, counts, console);
     }
     Ok(())
 }
 
-/// One poll of each tenant; what it called, on average.
-async fn round(setting: &Setting, tenants: &[TenantId], is_later: bool) -> Result<Counts, Failed> {
-    if is_later {
-        tokio::time::sleep(BETWEEN_POLLS).await;
-    }
-    let registry = fleet::registry(&setting.stack);
+/// Polls each tenant once and returns the mean counts of one poll.
+async fn poll_each(harness: &ScaleHarness, tenants: &[TenantId]) -> Result<Counts, Failed> {
+    let registry = fleet::registry(&harness.stack);
     fleet::make_due(&registry, tenants, Clock::system().now()).await?;
-    setting.stack.tick("poll").await?;
-    let before = setting.counts().await;
-    // A message may come twice, as in SQS; the second finds the tenant busy.
-    let messages = setting.stack.drain_queue().await?;
+    harness.stack.tick("poll").await?;
+    let before = harness.counts().await;
+    // A message may be delivered twice, as in SQS. The second delivery finds the tenant's lease taken.
+    let messages = harness.stack.drain_queue().await?;
     if messages < tenants.len() {
         return Err(Failed(format!("{messages} messages were delivered for {} tenants", tenants.len())));
     }
-    Ok(setting.counts().await.since(&before).per(tenants.len()))
+    Ok(harness.counts().await.since(&before).per(tenants.len()))
 }
 
-fn tell(name: &str, counts: &Counts, console: &mut Console) {
+fn print(name: &str, counts: &Counts, console: &mut Console) {
     console.line("");
     console.line(&format!("a poll, {name}"));
     for (name, amount) in counts.iter() {

@@ -1,0 +1,247 @@
+//! DynamoDB: one table with the keys `pk` and `sk` and two indexes.
+
+use std::{cmp::Ordering, collections::BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Account, TABLE,
+    expression::Terms,
+    wire::{Refusal, Served, invalid, list, named, only, text},
+};
+
+/// An item: attribute names with values in DynamoDB's JSON.
+pub type Item = Map<String, Value>;
+
+type Key = (String, String);
+
+/// The most items of a page. DynamoDB's pages are of 1 MB; a small page makes callers read on.
+const MAX_PAGE: usize = 100;
+/// The most keys of a batch.
+const MAX_BATCH: usize = 100;
+
+/// A secondary index, as `infra/template.yaml` declares it.
+struct Index {
+    hash: &'static str,
+    range: &'static str,
+    range_type: &'static str,
+    keys_only: bool,
+}
+
+const TABLE_KEYS: Index = Index { hash: "pk", range: "sk", range_type: "S", keys_only: false };
+const DUE: Index = Index { hash: "due_shard", range: "due_at", range_type: "N", keys_only: true };
+const LISTING: Index = Index { hash: "listing", range: "listed_at", range_type: "S", keys_only: false };
+
+impl Index {
+    /// The names that say where an item stands in the index.
+    fn position(&self) -> BTreeSet<&'static str> {
+        BTreeSet::from(["pk", "sk", self.hash, self.range])
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        item.contains_key(self.hash) && item.contains_key(self.range)
+    }
+
+    fn compare(&self, one: &Item, other: &Item) -> Ordering {
+        let number = |item: &Item| item[self.range]["N"].as_str().and_then(|number| number.parse::<i64>().ok());
+        let text = |item: &Item, name: &str| item[name]["S"].as_str().map(str::to_owned);
+        let range = match self.range_type {
+            "N" => number(one).cmp(&number(other)),
+            _ => text(one, self.range).cmp(&text(other, self.range)),
+        };
+        range
+            .then_with(|| text(one, "pk").cmp(&text(other, "pk")))
+            .then_with(|| text(one, "sk").cmp(&text(other, "sk")))
+    }
+}
+
+/// The key of an item or of a request's `Key`.
+fn key_of(item: &Value) -> Served<Key> {
+    let part = |name: &str| match item[name]["S"].as_str() {
+        Some(part) if !part.is_empty() => Ok(part.to_owned()),
+        _ => Err(invalid(format!("{name} is not a key in {item}"))),
+    };
+    Ok((part("pk")?, part("sk")?))
+}
+
+fn exact_key(key: &Value) -> Served<Key> {
+    only(key, &["pk", "sk"])?;
+    key_of(key)
+}
+
+fn failed_condition() -> Refusal {
+    Refusal::new("ConditionalCheckFailedException", "The conditional request failed")
+}
+
+impl Account {
+    /// The items whose sort key begins with `prefix`, in the order of their keys.
+    pub fn items(&self, prefix: &str) -> Vec<&Item> {
+        self.items.iter().filter(|((_, sk), _)| sk.starts_with(prefix)).map(|(_, item)| item).collect()
+    }
+
+    /// An item, to be changed in place.
+    pub fn item_mut(&mut self, pk: &str, sk: &str) -> Option<&mut Item> {
+        self.items.get_mut(&(pk.to_owned(), sk.to_owned()))
+    }
+
+    pub(crate) fn dynamodb(&mut self, operation: &str, request: &Value) -> Served {
+        if operation == "BatchGetItem" {
+            return self.batch_get(request);
+        }
+        named(request, "TableName", TABLE)?;
+        let terms = Terms::of(request)?;
+        match operation {
+            "GetItem" => {
+                only(request, &["TableName", "Key", "ConsistentRead"])?;
+                let item = self.items.get(&exact_key(&request["Key"])?);
+                Ok(item.map_or_else(|| json!({}), |item| json!({"Item": item})))
+            }
+            "PutItem" => {
+                only(request, &["TableName", "Item", "ConditionExpression", NAMES, VALUES])?;
+                let key = key_of(&request["Item"])?;
+                self.condition(request, &terms, &key)?;
+                self.write(key, request["Item"].as_object().cloned().unwrap_or_default())?;
+                Ok(json!({}))
+            }
+            "UpdateItem" => {
+                let known =
+                    ["TableName", "Key", "ConditionExpression", "UpdateExpression", "ReturnValues", NAMES, VALUES];
+                only(request, &known)?;
+                let key = exact_key(&request["Key"])?;
+                self.condition(request, &terms, &key)?;
+                let new = || request["Key"].as_object().cloned().unwrap_or_default();
+                let mut item = self.items.get(&key).cloned().unwrap_or_else(new);
+                terms.apply(text(request, "UpdateExpression")?, &mut item)?;
+                let item = self.write(key, item)?;
+                match request["ReturnValues"].as_str() {
+                    None | Some("NONE") => Ok(json!({})),
+                    Some("ALL_NEW") => Ok(json!({"Attributes": item})),
+                    Some(other) => Err(invalid(format!("the double does not return {other}"))),
+                }
+            }
+            "DeleteItem" => {
+                only(request, &["TableName", "Key", "ConditionExpression", NAMES, VALUES])?;
+                let key = exact_key(&request["Key"])?;
+                self.condition(request, &terms, &key)?;
+                self.items.remove(&key);
+                Ok(json!({}))
+            }
+            _ => self.query(request, &terms),
+        }
+    }
+
+    fn condition(&self, request: &Value, terms: &Terms, key: &Key) -> Served<()> {
+        let Some(condition) = request["ConditionExpression"].as_str() else { return Ok(()) };
+        let is_ignored = self.defects.ignores_fence && condition.starts_with("fence = :fence");
+        if is_ignored || terms.hold(condition, self.items.get(key))? {
+            return Ok(());
+        }
+        Err(failed_condition())
+    }
+
+    /// Writes an item, after a look at the attributes that indexes need.
+    fn write(&mut self, key: Key, item: Item) -> Served<Item> {
+        for (name, kind) in [(DUE.hash, "S"), (DUE.range, "N"), (LISTING.hash, "S"), (LISTING.range, "S")] {
+            if let Some(value) = item.get(name).filter(|value| !value[kind].is_string()) {
+                return Err(invalid(format!("{name} is a key of an index and not {kind}: {value}")));
+            }
+        }
+        let covered = |item: &Item| item.get("covered_until")?["S"].as_str()?.parse::<Timestamp>().ok();
+        if key.1 == "FEED"
+            && let Some(before) = self.items.get(&key).and_then(covered)
+            && covered(&item).is_none_or(|after| after < before)
+        {
+            self.regressions.push(format!("covered_until moved back from {before} to {:?}", covered(&item)));
+        }
+        self.items.insert(key, item.clone());
+        Ok(item)
+    }
+
+    fn query(&self, request: &Value, terms: &Terms) -> Served {
+        let known = [
+            "TableName",
+            "IndexName",
+            "KeyConditionExpression",
+            "ProjectionExpression",
+            "ConsistentRead",
+            "ScanIndexForward",
+            "Limit",
+            "ExclusiveStartKey",
+            NAMES,
+            VALUES,
+        ];
+        only(request, &known)?;
+        let index = match request["IndexName"].as_str() {
+            None => TABLE_KEYS,
+            Some("due") => DUE,
+            Some("listing") => LISTING,
+            Some(other) => return Err(invalid(format!("the table has no index {other}"))),
+        };
+        if index.hash != TABLE_KEYS.hash && request["ConsistentRead"] == true {
+            return Err(invalid("an index cannot be read consistently"));
+        }
+        let condition = text(request, "KeyConditionExpression")?;
+        if !condition.starts_with(&format!("{} = :", index.hash)) {
+            return Err(invalid(format!("the condition does not name the partition: {condition}")));
+        }
+        let mut found = Vec::new();
+        for item in self.items.values().filter(|item| index.holds(item)) {
+            if terms.hold(condition, Some(item))? {
+                found.push(item);
+            }
+        }
+        found.sort_by(|one, other| index.compare(one, other));
+        let is_forward = request["ScanIndexForward"].as_bool().unwrap_or(true);
+        if !is_forward {
+            found.reverse();
+        }
+        if let Some(start) = request["ExclusiveStartKey"].as_object() {
+            if start.keys().map(String::as_str).collect::<BTreeSet<_>>() != index.position() {
+                return Err(invalid("ExclusiveStartKey is not a position in this index"));
+            }
+            let order = if is_forward { Ordering::Greater } else { Ordering::Less };
+            found.retain(|item| index.compare(item, start) == order);
+        }
+        let limit = request["Limit"].as_u64().map_or(MAX_PAGE, |limit| usize::try_from(limit).unwrap_or(MAX_PAGE));
+        let page = &found[..found.len().min(limit).min(MAX_PAGE)];
+        let kept = |names: &BTreeSet<&str>, item: &Item| -> Item {
+            item.iter()
+                .filter(|(name, _)| names.contains(name.as_str()))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        };
+        let projected: Option<BTreeSet<&str>> = match request["ProjectionExpression"].as_str() {
+            Some(names) => Some(names.split(',').map(str::trim).collect()),
+            None if index.keys_only => Some(index.position()),
+            None => None,
+        };
+        let items: Vec<Item> = page
+            .iter()
+            .map(|item| projected.as_ref().map_or_else(|| (*item).clone(), |names| kept(names, item)))
+            .collect();
+        let mut result = json!({"Items": items, "Count": items.len(), "ScannedCount": items.len()});
+        // DynamoDB names the last key whenever it stopped at a limit, even if nothing follows.
+        if let Some(last) = page.last().filter(|_| page.len() == limit.min(MAX_PAGE)) {
+            result["LastEvaluatedKey"] = Value::Object(kept(&index.position(), last));
+        }
+        Ok(result)
+    }
+
+    fn batch_get(&self, request: &Value) -> Served {
+        only(request, &["RequestItems"])?;
+        only(&request["RequestItems"], &[TABLE])?;
+        let table = &request["RequestItems"][TABLE];
+        only(table, &["Keys", "ConsistentRead"])?;
+        let keys: Vec<Key> = list(table, "Keys")?.iter().map(exact_key).collect::<Served<_>>()?;
+        let distinct: BTreeSet<&Key> = keys.iter().collect();
+        if keys.is_empty() || keys.len() > MAX_BATCH || distinct.len() < keys.len() {
+            return Err(invalid(format!("a batch of {} keys, {} of them distinct", keys.len(), distinct.len())));
+        }
+        let items: Vec<&Item> = keys.iter().filter_map(|key| self.items.get(key)).collect();
+        Ok(json!({"Responses": {TABLE: items}, "UnprocessedKeys": {}}))
+    }
+}
+
+pub(crate) const NAMES: &str = "ExpressionAttributeNames";
+pub(crate) const VALUES: &str = "ExpressionAttributeValues";

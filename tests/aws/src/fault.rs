@@ -1,0 +1,120 @@
+//! Failures of AWS, planned for single requests of a caller, and callers that die.
+//!
+//! A caller is named by its credentials. A caller that was killed goes on in its process, but none of its requests takes
+//! effect any more.
+
+use crate::{Account, Aws, Object};
+
+/// A failure of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AwsFault {
+    /// Nothing was done, and the response cannot be read.
+    LostBefore,
+    /// All was done, and the response cannot be read.
+    LostAfter,
+    /// Status 500; nothing was done.
+    FailedBefore,
+    /// Status 500, although all was done.
+    FailedAfter,
+    /// AWS throttles the request.
+    Throttled,
+    /// AWS accepts the next batch and refuses its first entry.
+    Partial,
+    /// The caller dies just before the request.
+    KilledBefore,
+    /// The caller dies just after the request.
+    KilledAfter,
+    /// The request waits before it takes effect, until [`Aws::release`].
+    HeldBefore,
+    /// The response waits, until [`Aws::release`].
+    HeldAfter,
+}
+
+/// The request that a fault meets, counted from the caller's last plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultPosition {
+    /// The n-th request, from 1.
+    Request(u32),
+    /// The n-th request after the first object; 0 is the object itself.
+    Delivery(u32),
+}
+
+/// Defects of the code under test, acted out by the account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defects {
+    /// Conditions that begin with `fence = :fence` always hold.
+    pub ignores_fence: bool,
+    /// An object is in the bucket only once its caller has written everything else.
+    pub writes_objects_last: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Caller {
+    requests: u32,
+    since_object: Option<u32>,
+    plan: Vec<(FaultPosition, AwsFault)>,
+    is_dead: bool,
+    pub(crate) late_objects: Vec<Object>,
+}
+
+impl Account {
+    /// Plans faults for a caller, from its next request on.
+    pub fn plan(&mut self, caller: &str, plan: Vec<(FaultPosition, AwsFault)>) {
+        let caller = self.callers.entry(caller.to_owned()).or_default();
+        (caller.requests, caller.since_object, caller.plan) = (0, None, plan);
+    }
+
+    /// Ends a caller's invocation and drops the rest of its plan. Returns `false` if the caller was killed.
+    pub fn end_invocation(&mut self, caller: &str) -> bool {
+        let caller = self.callers.entry(caller.to_owned()).or_default();
+        caller.plan.clear();
+        let late = std::mem::take(&mut caller.late_objects);
+        let is_alive = !caller.is_dead;
+        if is_alive {
+            self.objects.extend(late);
+        }
+        is_alive
+    }
+
+    pub(crate) fn is_dead(&self, caller: &str) -> bool {
+        self.callers.get(caller).is_some_and(|caller| caller.is_dead)
+    }
+
+    /// Counts a request, and takes the fault that meets it from the plan.
+    pub(crate) fn fault(&mut self, name: &str, operation: &str) -> Option<AwsFault> {
+        let caller = self.callers.entry(name.to_owned()).or_default();
+        caller.requests += 1;
+        caller.since_object = match caller.since_object {
+            None => (operation == "PutObject").then_some(0),
+            Some(since) => Some(since + 1),
+        };
+        let (now, since) = (caller.requests, caller.since_object);
+        let is_batch = matches!(operation, "PutEvents" | "SendMessageBatch");
+        let due = caller.plan.iter().position(|(position, fault)| match (fault, position) {
+            (AwsFault::Partial, _) => is_batch,
+            (_, FaultPosition::Request(at)) => *at == now,
+            (_, FaultPosition::Delivery(at)) => Some(*at) == since,
+        })?;
+        let (_, fault) = caller.plan.remove(due);
+        caller.is_dead |= matches!(fault, AwsFault::KilledBefore | AwsFault::KilledAfter);
+        self.acted_faults.push(format!("{name}, request {now}, {operation}: {fault:?}"));
+        Some(fault)
+    }
+}
+
+impl Aws {
+    /// Waits until a request is held.
+    pub async fn held(&self) {
+        self.shared.held.notified().await;
+    }
+
+    /// Lets the held request go on.
+    pub fn release(&self) {
+        self.shared.released.notify_one();
+    }
+
+    pub(crate) async fn hold(&self) {
+        self.shared.held.notify_one();
+        self.shared.released.notified().await;
+    }
+}

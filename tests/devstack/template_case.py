@@ -1,0 +1,167 @@
+"""The template as data, for its tests: what is expected of it, and a test case that has it expanded."""
+
+import os
+import re
+import unittest
+
+import sam_template
+
+TEMPLATE = os.path.join(os.path.dirname(__file__), "..", "..", "infra", "template.yaml")
+
+# The routes of the HTTP API, by function.
+PUBLIC = {
+    ("GET", "/consent/{invitation}"),
+    ("POST", "/consent/{invitation}"),
+    ("GET", "/consent/callback"),
+    ("GET", "/consent/result"),
+}
+ROUTES = {
+    "ConsentCallback": PUBLIC,
+    "TokenIssuance": {("POST", "/tenants/{tenant_id}/token")},
+    "IncidentFetch": {
+        ("GET", "/tenants/{tenant_id}/incidents"),
+        ("GET", "/tenants/{tenant_id}/incidents/{incident_id}"),
+        ("PATCH", "/tenants/{tenant_id}/incidents/{incident_id}"),
+        ("GET", "/incidents"),
+        ("POST", "/hunting"),
+    },
+    "IncidentDispatch": set(),
+    "TenantAdmin": {
+        ("POST", "/invitations"),
+        ("GET", "/invitations"),
+        ("DELETE", "/invitations/{invitation_id}"),
+        ("GET", "/tenants"),
+        ("GET", "/tenants/{tenant_id}"),
+        ("PATCH", "/tenants/{tenant_id}"),
+        ("DELETE", "/tenants/{tenant_id}"),
+        ("POST", "/tenants/{tenant_id}/sync"),
+        ("GET", "/tenants/{tenant_id}/sync/{job_id}"),
+        ("DELETE", "/tenants/{tenant_id}/sync/{job_id}"),
+        ("POST", "/tenants/{tenant_id}/pause"),
+        ("POST", "/tenants/{tenant_id}/resume"),
+    },
+    "SecretRotation": set(),
+}
+# Functions that are called by their name and not by an alias.
+WITHOUT_ALIAS = {"SecretRotation"}
+
+# The environment of each function: the variables that it reads and no other.
+CALLS_MICROSOFT = {"APP_CREDENTIAL_SECRET_ID", "MICROSOFT_CLOUD"}
+EVERYWHERE = {"TABLE_NAME", "LOG_LEVEL"}
+ENVIRONMENT = {
+    "ConsentCallback": EVERYWHERE
+    | CALLS_MICROSOFT
+    | {"EVENT_BUS_NAME", "INCIDENT_API", "PARTNER_NAME", "PUBLIC_BASE_URL"},
+    "TokenIssuance": EVERYWHERE | CALLS_MICROSOFT | {"INCIDENT_API"},
+    "IncidentFetch": EVERYWHERE
+    | CALLS_MICROSOFT
+    | {
+        "DELIVERY_FORMAT",
+        "EVENT_BUS_NAME",
+        "FIRST_LOOKBACK_HOURS",
+        "INCIDENT_API",
+        "INCIDENT_BUCKET",
+        "POLL_INTERVAL_SECONDS",
+        "POLL_MAX_INTERVAL_SECONDS",
+        "POLL_OVERLAP_SECONDS",
+        "SWEEP_DAYS",
+        "SYNC_QUEUE_URL",
+    },
+    "IncidentDispatch": EVERYWHERE | {"POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS", "SYNC_QUEUE_URL"},
+    "TenantAdmin": EVERYWHERE
+    | CALLS_MICROSOFT
+    | {"EVENT_BUS_NAME", "INCIDENT_BUCKET", "PUBLIC_BASE_URL", "SWEEP_DAYS", "SYNC_QUEUE_URL"},
+    "SecretRotation": EVERYWHERE | CALLS_MICROSOFT | {"HOME_TENANT_ID", "ROTATION_CREDENTIAL_SECRET_ID"},
+}
+
+# The rights of each function to our resources: (action, resource).
+READ_WRITE = {"GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query"}
+RIGHTS = {
+    "ConsentCallback": {("dynamodb:" + one, "Table") for one in ("GetItem", "PutItem", "UpdateItem")}
+    | {("events:PutEvents", "EventBus")},
+    "TokenIssuance": {("dynamodb:GetItem", "Table"), ("dynamodb:UpdateItem", "Table")},
+    "IncidentFetch": {("dynamodb:" + one, "Table") for one in READ_WRITE}
+    | {
+        ("dynamodb:Query", "Table/index/listing"),
+        ("s3:PutObject", "IncidentBucket/incidents/*"),
+        ("s3:PutObject", "IncidentBucket/ocsf/*"),
+        ("s3:PutObject", "IncidentBucket/quarantine/*"),
+        ("events:PutEvents", "EventBus"),
+    }
+    | {
+        ("sqs:" + one, "SyncQueue")
+        for one in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes", "ChangeMessageVisibility", "SendMessage")
+    },
+    "IncidentDispatch": {
+        ("dynamodb:Query", "Table/index/due"),
+        ("dynamodb:UpdateItem", "Table"),
+        ("sqs:SendMessage", "SyncQueue"),
+        ("sqs:SendMessage", "TickDeadLetterQueue"),
+    },
+    "TenantAdmin": {("dynamodb:" + one, "Table") for one in READ_WRITE | {"BatchGetItem"}}
+    | {
+        ("dynamodb:Query", "Table/index/listing"),
+        ("sqs:SendMessage", "SyncQueue"),
+        ("events:PutEvents", "EventBus"),
+        ("s3:PutObject", "IncidentBucket/receipts/*"),
+    },
+    "SecretRotation": {
+        ("secretsmanager:" + one, "AppCredential")
+        for one in ("DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage")
+    }
+    | {("secretsmanager:GetSecretValue", "RotationCredentialSecretArn")},
+}
+LEADING_KEYS = {
+    "ConsentCallback": {"INVITATION#*", "ATTEMPT#*", "TENANT#*", "CREDENTIAL"},
+    "TokenIssuance": {"TENANT#*", "CREDENTIAL"},
+    "IncidentFetch": {"TENANT#*", "CREDENTIAL"},
+    "IncidentDispatch": {"TENANT#*"},
+    "TenantAdmin": {"TENANT#*", "INVITATION#*", "CREDENTIAL"},
+    "SecretRotation": None,
+}
+# These functions return their failures in a response or in a batch response, which Lambda counts as a success.
+REPORTS_FAILURES_ITSELF = {"ConsentCallback", "TokenIssuance", "IncidentFetch", "TenantAdmin"}
+CREDENTIAL_POLICIES = {"AppCredentialPolicy", "AppSigningPolicy", "AppFederationPolicy"}
+DATA = {"Table": "AWS::DynamoDB::Table", "IncidentBucket": "AWS::S3::Bucket", "DataKey": "AWS::KMS::Key"}
+
+
+def as_list(value):
+    """Returns a value of a policy as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def resource_name(resource):
+    """Returns a short name of a resource in a policy: `Table` for its ARN, `Table/index/due` for its index."""
+    if "Fn::If" in resource:
+        resource = resource["Fn::If"][1]
+    if "Ref" in resource:
+        return resource["Ref"]
+    if "Fn::Sub" in resource:
+        return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", resource["Fn::Sub"])
+    return resource["Fn::GetAtt"][0]
+
+
+class TemplateCase(unittest.TestCase):
+    """A test with the template in `source`, expanded in `expanded`."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.source = sam_template.load(TEMPLATE)
+        cls.values = sam_template.parameters_of(cls.source, {}, fill_in=True)
+        cls.expanded = sam_template.expand(cls.source, cls.values)
+        cls.resources = cls.expanded["Resources"]
+
+    def properties_of(self, kind):
+        """Returns the properties of all resources of one type by logical id."""
+        return {name: one["Properties"] for name, one in sam_template.by_type(self.expanded, kind).items()}
+
+    def statements(self):
+        """Yields every policy statement of a role or a managed policy, with the logical id of that resource."""
+        for name, role in self.properties_of("AWS::IAM::Role").items():
+            for policy in role.get("Policies", []):
+                for statement in as_list(policy["PolicyDocument"]["Statement"]):
+                    yield name, statement
+        for kind in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"):
+            for name, policy in self.properties_of(kind).items():
+                for statement in as_list(policy["PolicyDocument"]["Statement"]):
+                    yield name, statement

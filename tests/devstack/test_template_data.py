@@ -1,0 +1,123 @@
+"""The template's stores, queues and schedules."""
+
+import json
+import unittest
+
+import sam_template
+from template_case import DATA, ROUTES, TemplateCase, resource_name
+
+
+class Data(TemplateCase):
+    def test_data_outlives_the_stack(self):
+        for name, kind in {**DATA, "AppCredential": "AWS::SecretsManager::Secret"}.items():
+            resource = self.resources[name]
+            self.assertEqual(resource["Type"], kind)
+            self.assertEqual((resource["DeletionPolicy"], resource["UpdateReplacePolicy"]), ("Retain", "Retain"), name)
+
+    def test_audit_logs_outlive_the_stack(self):
+        for name in self.properties_of("AWS::Logs::LogGroup"):
+            resource = self.resources[name]
+            # The name is fixed. A log group that a failed first deployment leaves behind would block the second one.
+            self.assertEqual(resource["DeletionPolicy"], "RetainExceptOnCreate", name)
+            self.assertEqual(resource["UpdateReplacePolicy"], "Retain", name)
+            self.assertNotIn("Condition", resource, name)
+
+    def test_outputs_name_the_resources_that_operators_need(self):
+        outputs = self.expanded["Outputs"]
+        for name, value in {
+            "DataKeyArn": {"Fn::GetAtt": ["DataKey", "Arn"]},
+            "IncidentBucketName": {"Ref": "IncidentBucket"},
+            "SyncDeadLetterQueueArn": {"Fn::GetAtt": ["SyncDeadLetterQueue", "Arn"]},
+            "SyncDeadLetterQueueUrl": {"Ref": "SyncDeadLetterQueue"},
+            "TableName": {"Ref": "Table"},
+            "TickDeadLetterQueueUrl": {"Ref": "TickDeadLetterQueue"},
+        }.items():
+            self.assertEqual(outputs[name]["Value"], value, name)
+
+    def test_table_keys_indexes_and_protection(self):
+        table = self.resources["Table"]["Properties"]
+        keys = [(one["AttributeName"], one["KeyType"]) for one in table["KeySchema"]]
+        self.assertEqual(keys, [("pk", "HASH"), ("sk", "RANGE")])
+        indexes = {
+            one["IndexName"]: ([key["AttributeName"] for key in one["KeySchema"]], one["Projection"]["ProjectionType"])
+            for one in table["GlobalSecondaryIndexes"]
+        }
+        self.assertEqual(
+            indexes, {"due": (["due_shard", "due_at"], "KEYS_ONLY"), "listing": (["listing", "listed_at"], "ALL")}
+        )
+        kinds = {one["AttributeName"]: one["AttributeType"] for one in table["AttributeDefinitions"]}
+        self.assertEqual(
+            kinds, {"pk": "S", "sk": "S", "due_shard": "S", "due_at": "N", "listing": "S", "listed_at": "S"}
+        )
+        self.assertEqual(table["TimeToLiveSpecification"], {"AttributeName": "expires_at", "Enabled": True})
+        recovery = {"PointInTimeRecoveryEnabled": True, "RecoveryPeriodInDays": 35}
+        self.assertEqual(table["PointInTimeRecoverySpecification"], recovery)
+        self.assertIs(table["DeletionProtectionEnabled"], True)
+        self.assertEqual(table["BillingMode"], "PAY_PER_REQUEST")
+        self.assertEqual(table["SSESpecification"]["KMSMasterKeyId"], {"Fn::GetAtt": ["DataKey", "Arn"]})
+
+    def test_bucket_is_private_encrypted_and_versioned(self):
+        bucket = self.resources["IncidentBucket"]["Properties"]
+        self.assertEqual(set(bucket["PublicAccessBlockConfiguration"].values()), {True})
+        self.assertEqual(len(bucket["PublicAccessBlockConfiguration"]), 4)
+        self.assertEqual(bucket["OwnershipControls"]["Rules"], [{"ObjectOwnership": "BucketOwnerEnforced"}])
+        self.assertEqual(bucket["VersioningConfiguration"], {"Status": "Enabled"})
+        (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        self.assertIs(rule["BucketKeyEnabled"], True)
+        self.assertEqual(rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"], "aws:kms")
+        rules = bucket["LifecycleConfiguration"]["Rules"]
+        kept = {one["Prefix"]: one["ExpirationInDays"] for one in rules if "Prefix" in one}
+        prefixes = ["incidents/", "ocsf/", "quarantine/"]
+        self.assertEqual(kept, {prefix: {"Ref": "RetentionDays"} for prefix in prefixes})
+
+    def test_bucket_and_queues_refuse_plain_http(self):
+        policies = {**self.properties_of("AWS::S3::BucketPolicy"), **self.properties_of("AWS::SQS::QueuePolicy")}
+        covered = set()
+        for policy in policies.values():
+            (statement,) = policy["PolicyDocument"]["Statement"]
+            self.assertEqual((statement["Effect"], statement["Principal"]), ("Deny", "*"))
+            self.assertEqual(statement["Condition"], {"Bool": {"aws:SecureTransport": "false"}})
+            covered |= {resource_name(resource) for resource in statement["Resource"]}
+        queues = set(self.properties_of("AWS::SQS::Queue"))
+        self.assertEqual(covered, {"IncidentBucket", "IncidentBucket/*"} | queues)
+
+    def test_log_groups_expire_and_are_encrypted(self):
+        groups = self.properties_of("AWS::Logs::LogGroup")
+        self.assertEqual(set(groups), {f"{name}Logs" for name in ROUTES} | {"ApiLogs"})
+        key = json.dumps(self.resources["DataKey"]["Properties"]["KeyPolicy"])
+        for name, group in groups.items():
+            self.assertEqual(group["RetentionInDays"], {"Ref": "LogRetentionDays"}, name)
+            self.assertEqual(group["KmsKeyId"], {"Fn::GetAtt": ["DataKey", "Arn"]}, name)
+            prefix = group["LogGroupName"]["Fn::Sub"].split("${Stage}")[0]
+            self.assertIn(f"log-group:{prefix}${{Stage}}-*", key, name)
+
+    def test_visibility_timeout_covers_the_slowest_fetch(self):
+        queue = self.resources["SyncQueue"]["Properties"]
+        timeout = self.resources["IncidentFetch"]["Properties"]["Timeout"]
+        self.assertGreaterEqual(queue["VisibilityTimeout"], 6 * timeout)
+        self.assertNotIn("FifoQueue", queue)
+        self.assertEqual(queue["RedrivePolicy"]["maxReceiveCount"], 5)
+        self.assertEqual(queue["RedrivePolicy"]["deadLetterTargetArn"], {"Fn::GetAtt": ["SyncDeadLetterQueue", "Arn"]})
+        for name in ("SyncDeadLetterQueue", "TickDeadLetterQueue"):
+            self.assertEqual(self.resources[name]["Properties"]["MessageRetentionPeriod"], 14 * 86400)
+
+    def test_batches_fail_by_message_and_are_not_filtered(self):
+        (mapping,) = self.properties_of("AWS::Lambda::EventSourceMapping").values()
+        self.assertEqual(mapping["FunctionResponseTypes"], ["ReportBatchItemFailures"])
+        self.assertEqual(mapping["BatchSize"], 10)
+        self.assertNotIn("FilterCriteria", mapping)
+        self.assertEqual(mapping["ScalingConfig"]["MaximumConcurrency"], {"Ref": "FetchMaximumConcurrency"})
+
+    def test_schedules_invoke_the_dispatch(self):
+        found = {}
+        for name, schedule in self.properties_of("AWS::Scheduler::Schedule").items():
+            target = schedule["Target"]
+            self.assertEqual(sam_template.aliases_of(self.expanded)[target["Arn"]["Ref"]], "IncidentDispatch", name)
+            self.assertEqual(target["DeadLetterConfig"]["Arn"], {"Fn::GetAtt": ["TickDeadLetterQueue", "Arn"]}, name)
+            found[json.loads(target["Input"])["kind"]] = sam_template.seconds_of(schedule["ScheduleExpression"])
+            self.assertEqual(set(json.loads(target["Input"])), {"kind"})
+        self.assertEqual(found, {"poll": 60, "sweep": None})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,4 +1,4 @@
-//! The clients of the neighbours, wired to each other in one place.
+//! The clients of AWS and Microsoft, wired to each other in one place.
 
 use crate::{
     clock::Clock,
@@ -11,23 +11,23 @@ use crate::{
     registry::Registry,
 };
 
-/// What a function that works on tenants speaks with: the table, Entra, the incident APIs and the event bus.
+/// The clients of a function that works on tenants: the table, Entra, the incident APIs and the event bus.
 #[derive(Clone)]
 pub struct Clients {
-    /// The DynamoDB table.
+    /// The client of the DynamoDB table.
     pub registry: Registry,
-    /// Access tokens of all tenants.
+    /// The cache of the access tokens of all tenants.
     pub tokens: Tokens,
-    /// The incident APIs of all tenants.
+    /// The clients of the incident APIs of all tenants.
     pub incidents: Incidents,
-    /// The event bus.
+    /// The sender of events. It sends none without a bus.
     pub events: Events,
-    /// The source of time.
+    /// The clock that all of these clients use.
     pub clock: Clock,
 }
 
 impl Clients {
-    /// The clients of one deployment. Without `event_bus_name` no events are sent.
+    /// The clients for one deployment. Without `event_bus_name` no events are sent.
     pub fn new(microsoft: &Microsoft, table_name: String, event_bus_name: Option<String>, platform: &Platform) -> Self {
         let Platform { aws, http, clock, .. } = platform;
         let registry = Registry::new(aws, table_name);
@@ -38,7 +38,7 @@ impl Clients {
         Self { registry, tokens, incidents, events, clock: clock.clone() }
     }
 
-    /// Onboarding of tenants that use the incident APIs of `setting`.
+    /// The onboarding for the incident APIs of `setting`.
     pub fn onboarding(&self, setting: IncidentApiSetting) -> Onboarding {
         let Self { registry, tokens, incidents, events, clock } = self.clone();
         Onboarding::new(setting, tokens, incidents, registry, events, clock)

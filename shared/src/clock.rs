@@ -1,35 +1,47 @@
-//! Where the time comes from.
+//! Time: the system's, or a test's.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
-/// The time of day, either the system's or one that a test moves by hand.
+/// The source of all times and deadlines: the system's clocks, or a clock that a test moves by hand.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    by_hand: Option<Arc<AtomicI64>>,
+    by_hand: Option<&'static ByHand>,
+}
+
+/// Instants that never go back, for deadlines. Two sources with one origin are moved together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MonotonicClock {
+    by_hand: Option<&'static ByHand>,
+}
+
+#[derive(Debug)]
+struct ByHand {
+    start: Timestamp,
+    moved_micros: AtomicI64,
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The clocks of the operating system.
     pub fn system() -> Self {
         Self { by_hand: None }
     }
 
-    /// A clock that stands at `start` until it is moved with [`Clock::advance`]. Microsecond resolution.
+    /// A clock that stands at `start` until [`Clock::advance`] moves it. It has microsecond resolution. Its memory is
+    /// never freed, so that deadlines are `Copy`.
     pub fn by_hand(start: Timestamp) -> Self {
-        Self { by_hand: Some(Arc::new(AtomicI64::new(start.as_microsecond()))) }
+        Self { by_hand: Some(Box::leak(Box::new(ByHand { start, moved_micros: AtomicI64::new(0) }))) }
     }
 
-    /// The present instant.
+    /// The present time of day in UTC.
     pub fn now(&self) -> Timestamp {
-        match &self.by_hand {
-            Some(micros) => Timestamp::from_microsecond(micros.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX),
-            None => system_now(),
-        }
+        self.by_hand
+            .map_or_else(system_now, |clock| clock.start.saturating_add(clock.moved()).unwrap_or(Timestamp::MAX))
     }
 
     /// Whole milliseconds since an instant, for log lines.
@@ -37,16 +49,40 @@ impl Clock {
         i64::try_from(self.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// Moves a clock that is set by hand; the system's clock is not moved.
+    /// Moves a clock that is set by hand, and all deadlines on it. The system's clock is not moved.
     pub fn advance(&self, by: SignedDuration) {
-        if let Some(micros) = &self.by_hand {
-            let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
-            micros.fetch_add(by, Ordering::SeqCst);
+        if let Some(clock) = self.by_hand {
+            let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+            clock.moved_micros.fetch_add(micros, Ordering::SeqCst);
         }
+    }
+
+    pub(crate) fn monotonic(&self) -> MonotonicClock {
+        MonotonicClock { by_hand: self.by_hand }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+impl ByHand {
+    fn moved(&self) -> SignedDuration {
+        SignedDuration::from_micros(self.moved_micros.load(Ordering::SeqCst))
+    }
+}
+
+impl MonotonicClock {
+    /// The system's instant, plus the time by which a test moved the clock forward. Waits that have started do not
+    /// notice such a move.
+    pub(crate) fn now(self) -> Instant {
+        let moved = self.by_hand.map_or(Duration::ZERO, |clock| Duration::try_from(clock.moved()).unwrap_or_default());
+        system_instant() + moved
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's time of day")]
 fn system_now() -> Timestamp {
     Timestamp::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's monotonic clock")]
+fn system_instant() -> Instant {
+    Instant::now()
 }

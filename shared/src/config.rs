@@ -1,4 +1,4 @@
-//! Configuration: read once at start, refused as a whole with every fault named.
+//! Configuration from the environment. It is read once at start, and an error names every faulty variable.
 
 use std::{fmt, str::FromStr};
 
@@ -10,13 +10,13 @@ use crate::{
     microsoft::{Cloud, Endpoints, IncidentApiSetting, Microsoft},
 };
 
-/// Reads variables and collects what is wrong with them. An empty variable counts as unset.
+/// Reads variables and collects their faults. An empty variable counts as unset.
 pub struct Variables<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     faults: Vec<String>,
 }
 
-/// Every variable that is missing or malformed, by name; values are never shown.
+/// The names of all missing or malformed variables. It never shows a value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     faults: Vec<String>,
@@ -30,7 +30,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads a function's configuration from `lookup`, or names all variables that are at fault.
+/// Reads the configuration of a function from `lookup`.
+///
+/// # Errors
+/// All faulty variables at once.
 pub fn load<T>(
     lookup: &dyn Fn(&str) -> Option<String>,
     read: impl FnOnce(&mut Variables<'_>) -> Option<T>,
@@ -43,8 +46,8 @@ pub fn load<T>(
     }
 }
 
-/// [`load`] from the process's environment.
-pub fn from_environment<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> Result<T, ConfigError> {
+/// [`load`] from the environment of the process.
+pub(crate) fn from_environment<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> Result<T, ConfigError> {
     load(&environment_variable, read)
 }
 
@@ -58,7 +61,7 @@ impl Variables<'_> {
         (self.lookup)(name).filter(|value| !value.trim().is_empty())
     }
 
-    /// A variable that must be there. `None` has been noted as a fault.
+    /// A variable that must be set. `None` is already noted as a fault.
     pub fn required(&mut self, name: &str) -> Option<String> {
         let value = self.value(name);
         if value.is_none() {
@@ -67,19 +70,19 @@ impl Variables<'_> {
         value
     }
 
-    /// A variable that may be absent.
+    /// A variable that may be unset.
     pub fn optional(&mut self, name: &str) -> Option<String> {
         self.value(name)
     }
 
-    /// A variable with a default; `rule` says what a value must be like, for the fault's text.
+    /// A variable with a default. `rule` completes the sentence "NAME …" of the fault.
     pub fn parsed<T: FromStr>(&mut self, name: &str, default: T, rule: &str) -> T {
         self.accepted(name, default, rule, |_| true)
     }
 
-    /// A whole number with a default and a least value.
-    pub fn at_least(&mut self, name: &str, default: u32, least: u32) -> u32 {
-        self.accepted(name, default, &format!("must be a whole number, {least} or more"), |value| *value >= least)
+    /// A whole number with a default and a minimum.
+    pub fn at_least(&mut self, name: &str, default: u32, min: u32) -> u32 {
+        self.accepted(name, default, &format!("must be a whole number, {min} or more"), |value| *value >= min)
     }
 
     fn accepted<T: FromStr>(&mut self, name: &str, default: T, rule: &str, accept: impl Fn(&T) -> bool) -> T {
@@ -97,7 +100,7 @@ impl Variables<'_> {
         self.parsed(name, default, "must be an https URL without path or query (http only on loopback)")
     }
 
-    /// `PUBLIC_BASE_URL`, without a trailing slash.
+    /// `PUBLIC_BASE_URL`, if it is set.
     pub fn public_base_url(&mut self) -> Option<PublicBaseUrl> {
         let value = self.value("PUBLIC_BASE_URL")?;
         let parsed = value.parse::<PublicBaseUrl>().ok();
@@ -107,7 +110,7 @@ impl Variables<'_> {
         parsed
     }
 
-    /// What all functions need that call Microsoft.
+    /// The cloud, its hosts and our credential, for functions that call Microsoft.
     pub fn microsoft(&mut self) -> Option<Microsoft> {
         let secret_id = self.required("APP_CREDENTIAL_SECRET_ID");
         let cloud = self.parsed("MICROSOFT_CLOUD", Cloud::Commercial, "must be commercial, gcc, gcc-high or dod");
@@ -120,24 +123,24 @@ impl Variables<'_> {
         Some(Microsoft { app_credential_secret_id: secret_id?, cloud, endpoints })
     }
 
-    /// `INCIDENT_API`.
+    /// `INCIDENT_API`: `auto` without one.
     pub fn incident_api(&mut self) -> IncidentApiSetting {
         self.parsed("INCIDENT_API", IncidentApiSetting::Auto, "must be auto, graph or defender")
     }
 
-    /// `SWEEP_DAYS`: how far back a sweep looks that names no beginning.
+    /// `SWEEP_DAYS`: the length of a sweep whose caller names no start. Three days without one.
     pub fn sweep(&mut self) -> SignedDuration {
         let days = self.at_least("SWEEP_DAYS", 3, 1);
         SignedDuration::from_hours(i64::from(days) * 24)
     }
 }
 
-/// Where our own HTTP API is reached from outside: `https`, or `http` on loopback; no trailing slash.
+/// The address of our own HTTP API: `https`, or `http` on loopback, without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicBaseUrl(String);
 
 impl PublicBaseUrl {
-    /// The configured URL, or else the host that the gateway says the request came to.
+    /// The configured URL, or else the host name of the gateway that took the request.
     pub fn or_domain(configured: Option<&Self>, domain_name: &str) -> Self {
         configured.cloned().unwrap_or_else(|| Self(format!("https://{domain_name}")))
     }
@@ -148,14 +151,18 @@ impl PublicBaseUrl {
     }
 }
 
-impl FromStr for PublicBaseUrl {
-    type Err = ();
+/// The text is not a [`PublicBaseUrl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAPublicBaseUrl;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let url = Url::parse(text).map_err(|_| ())?;
+impl FromStr for PublicBaseUrl {
+    type Err = NotAPublicBaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, NotAPublicBaseUrl> {
+        let url = Url::parse(text).map_err(|_| NotAPublicBaseUrl)?;
         let safe = crate::http::is_https_or_loopback(&url);
         let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-        if safe && plain { Ok(Self(text.trim_end_matches('/').to_owned())) } else { Err(()) }
+        if safe && plain { Ok(Self(text.trim_end_matches('/').to_owned())) } else { Err(NotAPublicBaseUrl) }
     }
 }
 
@@ -168,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_named_at_once_and_no_value_is_shown() {
+    fn all_faults_are_named_and_no_value_is_shown() {
         let lookup =
             lookup(&[("MICROSOFT_CLOUD", "mars-secret"), ("GRAPH_ENDPOINT", "http://graph.example.com"), ("N", "0")]);
         let error = load(&lookup, |variables| {
@@ -186,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_is_https_or_loopback() {
+    fn endpoint_is_https_or_loopback() {
         let accepted = ["https://relay.example.com", "http://127.0.0.1:9000", "http://localhost:80/", "http://[::1]:1"];
         let refused = [
             "http://relay.example.com",
@@ -205,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_unset() {
+    fn empty_variable_is_unset() {
         let lookup = lookup(&[("PUBLIC_BASE_URL", ""), ("APP_CREDENTIAL_SECRET_ID", "s")]);
         let (base, microsoft) = load(&lookup, |v| Some((v.public_base_url(), v.microsoft()?))).unwrap();
         assert_eq!(base, None);

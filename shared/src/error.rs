@@ -1,93 +1,228 @@
-//! One error whose variants are decisions, and its two readings: the problem document and the queue's answer.
+//! One error type whose variants are decisions, and its two readings: the problem document and the response to SQS.
 
-use std::fmt;
+use std::{error::Error as StdError, fmt, sync::Arc};
 
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::tenant::{NotATenantId, Reason};
 
-/// The result of what this crate does.
+/// A result whose error is ours.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, told as what is to be done about it. No variant holds a secret, a token or text from outside.
+/// A failure, named by what is to be done about it. No variant holds a secret, a token or text from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Error {
-    /// The caller must change the request; the text says what.
+    /// The caller must change the request, as the text says.
     InvalidRequest(String),
     /// A JSON route was reached without the gateway's IAM identity.
     UnauthorizedCaller,
-    /// There is no such thing, or its identifier is malformed.
+    /// The requested thing is unknown, or its identifier is malformed.
     NotFound,
-    /// The request is right, but the state of the thing forbids it.
+    /// The request is valid, but the state of the thing forbids it.
     Conflict {
-        /// What stands in the way.
+        /// The obstacle, in words for the caller.
         detail: String,
         /// The interface's word for it, where there is one.
         reason: Option<Reason>,
     },
     /// The tenant is not active.
     TenantNotActive(Option<Reason>),
-    /// A `next` that has expired.
+    /// The caller's `next` has expired.
     Gone,
-    /// Microsoft, or our budget for Microsoft, asks for a pause of this tenant's surface.
+    /// Microsoft, or our budget for Microsoft, allows no call to this tenant's API for now.
     Throttled {
-        /// Before this time the same question must not be asked again.
+        /// The time before which the call must not be repeated.
         until: Timestamp,
     },
-    /// The tenant's own refusal: only somebody at the customer can change it.
+    /// Microsoft refuses this tenant. Only somebody at the customer can change it.
     Refused(Reason),
-    /// Our own credential is refused: every tenant is affected, and only the operator can change it.
+    /// Microsoft refuses our credential. This affects every tenant, and only the operator can change it.
     CredentialRejected,
-    /// Microsoft answered, but not as documented, or with a failure of its own.
+    /// Microsoft responded with a status that the call does not expect.
     Upstream {
-        /// HTTP status of the answer.
+        /// The HTTP status of Microsoft's response.
         status: u16,
-        /// Which call it was.
-        call: &'static str,
+        /// The call that failed.
+        call: Call,
     },
-    /// Microsoft did not answer in time, or the connection failed.
+    /// Microsoft responded with success, but the body is not what the call promises.
+    Malformed {
+        /// The call that failed.
+        call: Call,
+    },
+    /// Microsoft responded with 206: a part of the content is missing.
+    Partial {
+        /// The call that failed.
+        call: Call,
+    },
+    /// No complete response came from Microsoft.
     Unreachable {
-        /// Which call it was.
-        call: &'static str,
+        /// The call that failed.
+        call: Call,
+        /// The step at which it failed.
+        cause: Cause,
+        /// The error of the HTTP client, without the URL. A time-out of ours has none.
+        source: Option<Source>,
     },
     /// The invocation's own time is nearly used up.
     DeadlineExceeded,
-    /// Something of ours or of AWS failed: worth a retry by the queue, and then a look by a person.
-    Internal(String),
+    /// A failure of ours or of AWS. The queue retries it, then a person looks at it.
+    Internal(InternalError),
+}
+
+/// The calls to Microsoft. `Display` is the plain name that callers and logs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Reads a list of incidents.
+    ListIncidents,
+    /// Reads one incident by its id.
+    GetIncident,
+    /// Changes members of an incident.
+    UpdateIncident,
+    /// Adds a comment to an incident.
+    AddComment,
+    /// Runs an advanced hunting query.
+    Hunt,
+    /// Requests a token at Entra's token endpoint.
+    RequestToken,
+    /// Reads an OpenID Connect discovery document.
+    ReadDiscovery,
+    /// Reads the directory's signing keys (JWKS).
+    ReadKeys,
+    /// Reads our app registration.
+    GetApplication,
+    /// Adds a client secret to our app registration.
+    AddPassword,
+    /// Removes a client secret from our app registration.
+    RemovePassword,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ListIncidents => "the request for the list of incidents",
+            Self::GetIncident => "the request for an incident",
+            Self::UpdateIncident => "the change of an incident",
+            Self::AddComment => "the comment on an incident",
+            Self::Hunt => "the hunting query",
+            Self::RequestToken => "the token request",
+            Self::ReadDiscovery => "the request for the discovery document",
+            Self::ReadKeys => "the request for the signing keys",
+            Self::GetApplication => "the request for the app registration",
+            Self::AddPassword => "the request for a new client secret",
+            Self::RemovePassword => "the removal of a client secret",
+        })
+    }
+}
+
+/// The step at which a call failed without a complete response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No connection was opened: DNS, routing, a closed port, or no reaction in time.
+    Connect,
+    /// The TLS handshake failed, for example because of the certificate.
+    Tls,
+    /// The time ran out. The connection may not have been open yet.
+    Timeout,
+    /// The connection closed before the head of the response.
+    Closed,
+    /// The connection broke inside the body of the response.
+    Body,
+}
+
+/// The error below one of ours. Two are equal if their texts are.
+#[derive(Clone, Debug)]
+pub struct Source(Arc<dyn StdError + Send + Sync>);
+
+impl Source {
+    /// Keeps `error`, whose texts must not hold a secret or anything from outside.
+    pub fn new(error: impl StdError + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        Chain(&*self.0).to_string() == Chain(&*other.0).to_string()
+    }
+}
+
+/// A failure of ours or of AWS, for the log. Callers never read it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InternalError {
+    context: String,
+    source: Option<Source>,
+}
+
+impl From<String> for InternalError {
+    fn from(context: String) -> Self {
+        Self { context, source: None }
+    }
+}
+
+impl From<&str> for InternalError {
+    fn from(context: &str) -> Self {
+        context.to_owned().into()
+    }
+}
+
+/// An error and all errors below it, in one line.
+struct Chain<'a>(&'a dyn StdError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |&error| error.source()).try_for_each(|error| write!(f, ": {error}"))
+    }
 }
 
 impl Error {
-    /// An [`Error::Internal`] from whatever failed in an AWS call. The SDK's error chain names codes, not contents.
-    pub fn aws<E, R>(call: &str, error: &aws_sdk_dynamodb::error::SdkError<E, R>) -> Self
-    where
-        E: aws_sdk_dynamodb::error::ProvideErrorMetadata,
-    {
-        use aws_sdk_dynamodb::error::SdkError;
-        let what = match error {
+    /// An [`Error::Internal`] that keeps its cause. Neither `context` nor the texts of `source` may hold a secret.
+    pub fn internal(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::Internal(InternalError { context: context.into(), source: Some(Source::new(source)) })
+    }
+
+    /// An [`Error::Internal`] that names the failed AWS call (`dynamodb:GetItem`) and the service's error code, or why
+    /// there is none. The service's message is left out, because it may quote the request.
+    pub fn aws<E: ProvideErrorMetadata, R>(call: &str, error: &SdkError<E, R>) -> Self {
+        let why = match error {
             SdkError::ServiceError(service) => service.err().code().unwrap_or("service error").to_owned(),
             SdkError::TimeoutError(_) => "timed out".to_owned(),
-            SdkError::DispatchFailure(_) => "could not be reached".to_owned(),
+            SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
+                Some(error) => format!("could not be reached: {}", Chain(error)),
+                None => "could not be reached".to_owned(),
+            },
             SdkError::ConstructionFailure(_) => "request could not be built".to_owned(),
-            _ => "answer could not be read".to_owned(),
+            _ => "response could not be read".to_owned(),
         };
-        Self::Internal(format!("{call}: {what}"))
+        Self::Internal(format!("{call}: {why}").into())
     }
 
     /// The interface's code and HTTP status.
     pub fn code(&self) -> (&'static str, u16) {
+        let Problem { code, status, .. } = self.kind();
+        (code, status)
+    }
+
+    fn kind(&self) -> Problem {
+        let of = |code, status, title| Problem { code, status, title };
         match self {
-            Self::InvalidRequest(_) => ("invalid_request", 400),
-            Self::UnauthorizedCaller => ("unauthorized_caller", 403),
-            Self::NotFound => ("not_found", 404),
-            Self::Conflict { .. } => ("conflict", 409),
-            Self::TenantNotActive(_) | Self::Refused(_) => ("tenant_not_active", 409),
-            Self::Gone => ("gone", 410),
-            Self::CredentialRejected | Self::Internal(_) => ("internal", 500),
-            Self::Throttled { .. } => ("throttled", 503),
-            Self::Upstream { .. } => ("upstream_error", 502),
-            Self::Unreachable { .. } => ("upstream_unreachable", 504),
-            Self::DeadlineExceeded => ("deadline_exceeded", 504),
+            Self::InvalidRequest(_) => of("invalid_request", 400, "The request is not valid"),
+            Self::UnauthorizedCaller => of("unauthorized_caller", 403, "The caller is not identified"),
+            Self::NotFound => of("not_found", 404, "Not found"),
+            Self::Conflict { .. } => of("conflict", 409, "The present state forbids it"),
+            Self::TenantNotActive(_) | Self::Refused(_) => of("tenant_not_active", 409, "The tenant is not active"),
+            Self::Gone => of("gone", 410, "No longer there"),
+            Self::CredentialRejected | Self::Internal(_) => of("internal", 500, "Internal error"),
+            Self::Throttled { .. } => of("throttled", 503, "Too many calls"),
+            Self::Upstream { .. } | Self::Malformed { .. } | Self::Partial { .. } => {
+                of("upstream_error", 502, "Microsoft responded with an error")
+            }
+            Self::Unreachable { .. } => of("upstream_unreachable", 504, "Microsoft could not be reached"),
+            Self::DeadlineExceeded => of("deadline_exceeded", 504, "Out of time"),
         }
     }
 
@@ -103,36 +238,51 @@ impl Error {
             | Self::Gone
             | Self::Throttled { .. }
             | Self::Upstream { .. }
+            | Self::Malformed { .. }
+            | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded
             | Self::Internal(_) => None,
         }
     }
 
-    /// What a caller may read: what happened and what to do next, without anything internal.
+    /// The text for a caller: what happened and what to do next, without anything internal.
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidRequest(what) => what.clone(),
             Self::UnauthorizedCaller => {
                 "This route is for callers that API Gateway has identified by IAM. Sign the request with SigV4.".into()
             }
-            Self::NotFound => "There is no such thing here, or its identifier is malformed.".into(),
+            Self::NotFound => "It is unknown here, or its identifier is malformed.".into(),
             Self::Conflict { detail, .. } => detail.clone(),
             Self::TenantNotActive(Some(reason)) | Self::Refused(reason) => {
                 format!("The tenant is not active: {reason}. Its status says since when; GET /tenants/{{tenant_id}}.")
             }
             Self::TenantNotActive(None) => "The tenant is not active. GET /tenants/{tenant_id} says why.".into(),
-            Self::Gone => "This `next` has expired. Begin again without it.".into(),
+            Self::Gone => "This `next` has expired. Start again without it.".into(),
             Self::Throttled { .. } => {
-                "Microsoft limits how often this tenant may be asked. Come back after the time in Retry-After.".into()
+                "The limit of calls to Microsoft for this tenant is reached. Try again after the time in Retry-After."
+                    .into()
             }
             Self::CredentialRejected => {
                 "Microsoft refuses the app credential of this deployment. Its operator must renew it.".into()
             }
             Self::Upstream { status, call } => {
-                format!("Microsoft answered {call} with status {status}. Try again later.")
+                format!("Microsoft responded to {call} with status {status}. Try again later.")
             }
-            Self::Unreachable { call } => format!("Microsoft did not answer {call} in time. Try again later."),
+            Self::Malformed { call } => {
+                format!("Microsoft's response to {call} is not as documented. Try again later.")
+            }
+            Self::Partial { call } => {
+                format!("Microsoft's response to {call} is incomplete (status 206). Try again later.")
+            }
+            Self::Unreachable { call, cause, .. } => match cause {
+                Cause::Connect => format!("No connection could be opened for {call}. Try again later."),
+                Cause::Tls => format!("The TLS handshake failed for {call}. Try again later."),
+                Cause::Timeout => format!("The response to {call} did not come in time. Try again later."),
+                Cause::Closed => format!("The connection closed before the response to {call}. Try again later."),
+                Cause::Body => format!("The connection broke inside the response to {call}. Try again later."),
+            },
             Self::DeadlineExceeded => {
                 "The work did not fit into the time of one call. Ask for less, or try again.".into()
             }
@@ -142,24 +292,20 @@ impl Error {
         }
     }
 
-    /// Seconds until a throttled caller may come back: at least 1.
+    /// Seconds until a throttled caller may call again: at least 1.
     pub fn retry_after(&self, now: Timestamp) -> Option<u64> {
-        match self {
-            Self::Throttled { until } => {
-                let wait = until.duration_since(now);
-                let whole = wait.as_secs() + i64::from(wait.subsec_nanos() > 0);
-                Some(u64::try_from(whole).unwrap_or(0).max(1))
-            }
-            _ => None,
-        }
+        let Self::Throttled { until } = self else { return None };
+        let wait = until.duration_since(now);
+        let whole = wait.as_secs() + i64::from(wait.subsec_nanos() > 0);
+        Some(u64::try_from(whole).unwrap_or(0).max(1))
     }
 
-    /// The RFC 9457 problem document; `instance` is the request's id.
+    /// The RFC 9457 problem document. `instance` is the request's id.
     pub fn problem(&self, instance: &str) -> Value {
-        let (code, status) = self.code();
+        let Problem { code, status, title } = self.kind();
         let mut problem = json!({
             "type": format!("urn:mandate:problem:{code}"),
-            "title": title(code),
+            "title": title,
             "status": status,
             "detail": self.detail(),
             "instance": instance,
@@ -171,7 +317,9 @@ impl Error {
         problem
     }
 
-    /// Whether the queue should hand the message over again: only for what a later attempt of the same message cures.
+    /// Returns whether the message is reported as failed, so that SQS redelivers it and finally moves it to the
+    /// dead-letter queue. Our own failures are, and messages that ask for something impossible, for a person to look at. Failures of
+    /// a tenant and of Microsoft are not, because the next poll covers them.
     pub fn fails_message(&self) -> bool {
         match self {
             Self::Internal(_) | Self::InvalidRequest(_) | Self::UnauthorizedCaller | Self::Gone => true,
@@ -182,53 +330,60 @@ impl Error {
             | Self::Refused(_)
             | Self::CredentialRejected
             | Self::Upstream { .. }
+            | Self::Malformed { .. }
+            | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded => false,
         }
     }
 }
 
-fn title(code: &str) -> &'static str {
-    match code {
-        "invalid_request" => "The request is not valid",
-        "unauthorized_caller" => "The caller is not identified",
-        "not_found" => "Not found",
-        "conflict" => "The present state forbids it",
-        "tenant_not_active" => "The tenant is not active",
-        "gone" => "No longer there",
-        "throttled" => "Asked too often",
-        "upstream_error" => "Microsoft answered with an error",
-        "upstream_unreachable" => "Microsoft did not answer",
-        "deadline_exceeded" => "Out of time",
-        _ => "Internal error",
-    }
+/// The interface's constants for a kind of error.
+struct Problem {
+    code: &'static str,
+    status: u16,
+    title: &'static str,
 }
 
 impl From<NotATenantId> for Error {
-    /// What is no identifier is told like one that nobody knows.
+    /// A malformed tenant id is reported as `not_found`, exactly like an unknown one.
     fn from(_: NotATenantId) -> Self {
         Self::NotFound
     }
 }
 
+/// The line for the log: with all causes, unlike [`Error::detail`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Internal(what) => f.write_str(what),
-            Self::Throttled { until } => write!(f, "throttled until {until}"),
-            other => f.write_str(&other.detail()),
+            Self::Internal(error) => f.write_str(&error.context)?,
+            Self::Throttled { until } => write!(f, "throttled until {until}")?,
+            other => f.write_str(&other.detail())?,
         }
+        self.source().map_or(Ok(()), |source| write!(f, " (cause: {})", Chain(source)))
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let (Self::Internal(InternalError { source, .. }) | Self::Unreachable { source, .. }) = self else {
+            return None;
+        };
+        source.as_ref().map(|source| &*source.0 as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn unreachable(cause: Cause) -> Error {
+        let source = Some(Source::new(std::io::Error::other("a hidden host")));
+        Error::Unreachable { call: Call::RequestToken, cause, source }
+    }
+
     #[test]
-    fn every_variant_has_the_code_status_and_reason_of_the_interface() {
+    fn variants_have_code_status_and_reason_of_the_interface() {
         let until = Timestamp::UNIX_EPOCH;
         let table = [
             (Error::InvalidRequest("x".into()), "invalid_request", 400, None),
@@ -244,8 +399,10 @@ mod tests {
             (Error::Refused(Reason::ConsentMissing), "tenant_not_active", 409, Some("consent_missing")),
             (Error::Gone, "gone", 410, None),
             (Error::Throttled { until }, "throttled", 503, None),
-            (Error::Upstream { status: 500, call: "x" }, "upstream_error", 502, None),
-            (Error::Unreachable { call: "x" }, "upstream_unreachable", 504, None),
+            (Error::Upstream { status: 500, call: Call::Hunt }, "upstream_error", 502, None),
+            (Error::Malformed { call: Call::GetIncident }, "upstream_error", 502, None),
+            (Error::Partial { call: Call::ListIncidents }, "upstream_error", 502, None),
+            (unreachable(Cause::Tls), "upstream_unreachable", 504, None),
             (Error::DeadlineExceeded, "deadline_exceeded", 504, None),
             (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
             (Error::Internal("a hidden table".into()), "internal", 500, None),
@@ -256,7 +413,7 @@ mod tests {
             assert_eq!(problem["status"], status);
             assert_eq!(problem["instance"], "id-1");
             assert_eq!(problem["reason"].as_str(), reason);
-            assert!(!problem["detail"].as_str().unwrap().contains("a hidden table"));
+            assert!(!problem["detail"].as_str().unwrap().contains("hidden"));
         }
     }
 
@@ -267,5 +424,42 @@ mod tests {
         assert_eq!(at("2026-11-22T10:00:00.2Z"), Some(1));
         assert_eq!(at("2026-11-22T10:01:00Z"), Some(60));
         assert_eq!(at("2026-11-22T09:00:00Z"), Some(1));
+    }
+
+    #[test]
+    fn causes_are_in_the_log_and_not_in_the_detail() {
+        let source = std::io::Error::other(fmt::Error);
+        let error = Error::internal("an item could not be read", source);
+        assert_eq!(
+            error.to_string(),
+            "an item could not be read (cause: an error occurred when formatting an argument)"
+        );
+        assert!(error.source().is_some());
+        assert_eq!(error, error.clone());
+        assert_ne!(error, Error::Internal("an item could not be read".into()));
+
+        let error = unreachable(Cause::Tls);
+        assert_eq!(error.detail(), "The TLS handshake failed for the token request. Try again later.");
+        assert!(error.to_string().ends_with("Try again later. (cause: a hidden host)"), "{error}");
+    }
+
+    #[test]
+    fn aws_errors_name_the_call_and_the_code() {
+        use aws_sdk_dynamodb::operation::get_item::GetItemError;
+        use aws_smithy_runtime_api::client::result::ConnectorError;
+        use aws_smithy_types::error::ErrorMetadata;
+
+        let metadata = ErrorMetadata::builder().code("ThrottlingException").message("quotes the request").build();
+        let table = [
+            (SdkError::service_error(GetItemError::generic(metadata), ()), "ThrottlingException"),
+            (SdkError::timeout_error("x"), "timed out"),
+            (
+                SdkError::dispatch_failure(ConnectorError::io("refused".into())),
+                "could not be reached: io error: refused",
+            ),
+        ];
+        for (error, why) in table {
+            assert_eq!(Error::aws("dynamodb:GetItem", &error).to_string(), format!("dynamodb:GetItem: {why}"));
+        }
     }
 }

@@ -7,29 +7,33 @@ use futures_util::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use url::{Host, Url};
 
-use crate::error::{Error, Result};
+use crate::{
+    clock::{Clock, MonotonicClock},
+    error::{Call, Cause, Error, Result, Source},
+};
 
-/// What small JSON answers (tokens, keys, errors, single objects of Entra) may hold.
+/// The limit of a body that is read as a whole: tokens, keys, errors, single objects of Entra.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// How long a connection may take.
+/// The longest time to open a connection, with its TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one read of a streaming body may be silent.
+/// The longest silence inside the body of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The origin of a neighbour: `https`, or `http` on loopback, and never with a path, a query or credentials.
+/// The origin of a service: `https`, or `http` on loopback, and never with a path, a query or credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint(Url);
 
-/// The text is not an acceptable origin.
+/// The text is not an [`Endpoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAnEndpoint;
 
-/// Whether a URL is `https`, or stays on this machine.
-pub fn is_https_or_loopback(url: &Url) -> bool {
+/// Returns whether a URL is `https`, or `http` to this machine.
+pub(crate) fn is_https_or_loopback(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -66,22 +70,18 @@ impl Endpoint {
         url.set_path(path);
         url
     }
-
-    /// Whether `url` may be sent what is meant for this origin: same scheme, host and port, and no credentials in it.
-    pub fn is_origin_of(&self, url: &Url) -> bool {
-        url.origin() == self.0.origin() && url.username().is_empty() && url.password().is_none()
-    }
 }
 
-/// The client for all that is not AWS: certificates checked against the pinned public roots, no proxy, no redirects.
-/// A token sent with a redirect, or through somebody's proxy, would be a token given away.
+/// The client for all hosts but AWS's. It checks certificates against the pinned public roots.
+///
+/// It follows no redirect and uses no proxy, because either would give a token away.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: reqwest::Client,
 }
 
 impl HttpClient {
-    /// Builds the client; once for each process.
+    /// Builds the client. A process needs one, whose connections all callers share.
     pub fn new() -> Result<Self> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -107,92 +107,123 @@ impl HttpClient {
         Ok(Self { client })
     }
 
-    /// A GET.
+    /// A GET request to `url`, to be sent with [`send`].
     pub fn get(&self, url: Url) -> reqwest::RequestBuilder {
         self.client.get(url)
     }
 
-    /// A POST.
+    /// A POST request to `url`, to be sent with [`send`].
     pub fn post(&self, url: Url) -> reqwest::RequestBuilder {
         self.client.post(url)
     }
 
-    /// A PATCH.
+    /// A PATCH request to `url`, to be sent with [`send`].
     pub fn patch(&self, url: Url) -> reqwest::RequestBuilder {
         self.client.patch(url)
     }
 }
 
-/// How much time a piece of work has: all waits and calls inside it end before.
+/// The instant before which a piece of work must end, with all its waits and calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    at: tokio::time::Instant,
+    at: Instant,
+    clock: MonotonicClock,
 }
 
 impl Deadline {
     /// A deadline `left` from now.
-    pub fn within(left: Duration) -> Self {
-        Self { at: tokio::time::Instant::now() + left }
+    pub fn within(left: Duration, clock: &Clock) -> Self {
+        let clock = clock.monotonic();
+        Self { at: clock.now() + left, clock }
     }
 
-    /// What is left.
+    /// The time that is left. Zero after the deadline.
     pub fn left(&self) -> Duration {
-        self.at.saturating_duration_since(tokio::time::Instant::now())
+        self.at.saturating_duration_since(self.clock.now())
     }
 
-    /// A deadline that keeps `reserve` for what comes after.
+    /// An earlier deadline, which keeps `reserve` for later work.
     #[must_use]
     pub fn reserving(&self, reserve: Duration) -> Self {
-        Self { at: self.at.checked_sub(reserve).unwrap_or(self.at) }
+        Self { at: self.at.checked_sub(reserve).unwrap_or(self.at), ..*self }
     }
 
     /// The earlier of this deadline and `most` from now.
     #[must_use]
     pub fn at_most(&self, most: Duration) -> Self {
-        Self { at: self.at.min(tokio::time::Instant::now() + most) }
+        Self { at: self.at.min(self.clock.now() + most), ..*self }
     }
 
     /// Runs `work` until the deadline.
+    ///
+    /// # Errors
+    /// The error of `work`, or [`Error::DeadlineExceeded`].
     pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout_at(self.at, work).await.unwrap_or(Err(Error::DeadlineExceeded))
+        self.bound(work).await.unwrap_or(Err(Error::DeadlineExceeded))
+    }
+
+    /// The outcome of `work`, or `None` if the deadline comes first.
+    async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(self.left(), work).await.ok()
     }
 }
 
-/// An answer whose head has arrived.
+/// A response whose head has arrived.
 pub struct Response {
-    call: &'static str,
+    call: Call,
     status: StatusCode,
     headers: HeaderMap,
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     deadline: Deadline,
 }
 
-/// Sends a request; `call` names it in errors. The head has to arrive before the deadline, and so has the body.
+/// Sends a request; `call` names it in errors. The head must arrive before the deadline, and so must the body.
 ///
 /// # Errors
-/// [`Error::Unreachable`] when nothing came in time or the connection failed.
-pub async fn send(request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Response> {
-    let sent = tokio::time::timeout_at(deadline.at, request.send()).await;
-    match sent {
-        Ok(Ok(response)) => Ok(Response {
+/// [`Error::Unreachable`] with its cause.
+pub async fn send(request: reqwest::RequestBuilder, call: Call, deadline: Deadline) -> Result<Response> {
+    match deadline.bound(request.send()).await {
+        Some(Ok(response)) => Ok(Response {
             call,
             status: response.status(),
             headers: response.headers().clone(),
             body: response.bytes_stream().boxed(),
             deadline,
         }),
-        // The error is dropped because it names the whole URL.
-        Ok(Err(_)) | Err(_) => Err(Error::Unreachable { call }),
+        Some(Err(error)) => Err(unreachable(call, Cause::Closed, error)),
+        None => Err(timed_out(call)),
     }
 }
 
+/// The error for a failed connection. `otherwise` is the cause if the connection was open and no time ran out.
+fn unreachable(call: Call, otherwise: Cause, error: reqwest::Error) -> Error {
+    let cause = match &error {
+        error if is_tls(error) => Cause::Tls,
+        error if error.is_connect() => Cause::Connect,
+        error if error.is_timeout() => Cause::Timeout,
+        _ => otherwise,
+    };
+    // The URL may hold a code or an identifier.
+    Error::Unreachable { call, cause, source: Some(Source::new(error.without_url())) }
+}
+
+fn timed_out(call: Call) -> Error {
+    Error::Unreachable { call, cause: Cause::Timeout, source: None }
+}
+
+/// Looks for an error of rustls among the causes. The HTTP client wraps it in I/O errors, which hide it from `source()`.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || wrapped.is_some_and(|error| is_tls(error)) || error.source().is_some_and(is_tls)
+}
+
 impl Response {
-    /// HTTP status.
+    /// The status as it was sent, successful or not.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// A header's value, where it is text.
+    /// The value of a header, if it is visible ASCII.
     pub fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -202,7 +233,7 @@ impl Response {
         parse_http_date(self.header(header::DATE)?)
     }
 
-    /// How long the sender asks us to wait: `Retry-After` as seconds or as a date.
+    /// The wait that the sender asks for: `Retry-After` as seconds or as a date.
     pub fn retry_after(&self, now: Timestamp) -> Option<SignedDuration> {
         let text = self.header(header::RETRY_AFTER)?.trim();
         if let Ok(seconds) = text.parse::<u32>() {
@@ -213,37 +244,112 @@ impl Response {
 
     /// The next piece of the body; `None` at its proper end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        match tokio::time::timeout_at(self.deadline.at, self.body.next()).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(Some(Err(_))) | Err(_) => Err(Error::Unreachable { call: self.call }),
+        match self.deadline.bound(self.body.next()).await {
+            Some(None) => Ok(None),
+            Some(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Some(Some(Err(error))) => Err(unreachable(self.call, Cause::Body, error)),
+            None => Err(timed_out(self.call)),
         }
     }
 
-    /// The whole body, at most 1 MiB of it: [`Error::Upstream`] beyond that.
+    /// The whole body, at most 1 MiB of it: [`Error::Malformed`] beyond that.
     pub async fn bytes(mut self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(bytes) = self.chunk().await? {
             if all.len() + bytes.len() > MAX_BODY_BYTES {
-                return Err(self.unexpected_status());
+                return Err(self.malformed());
             }
             all.extend_from_slice(&bytes);
         }
         Ok(all)
     }
 
-    /// The whole body as JSON.
+    /// The whole body as JSON. [`Error::Malformed`] if it is not a `T`.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        let unexpected_status = self.unexpected_status();
-        serde_json::from_slice(&self.bytes().await?).map_err(|_| unexpected_status)
+        let malformed = self.malformed();
+        serde_json::from_slice(&self.bytes().await?).map_err(|_| malformed)
     }
 
-    /// The error that says: this answer is not what the call promises.
+    /// The error for a status that the call does not expect.
     pub fn unexpected_status(&self) -> Error {
         Error::Upstream { status: self.status.as_u16(), call: self.call }
+    }
+
+    /// The error for a body that is not what the call promises.
+    pub fn malformed(&self) -> Error {
+        Error::Malformed { call: self.call }
     }
 }
 
 fn parse_http_date(text: &str) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Calls a server that reads one request, writes `response` after `delay`, and closes the connection.
+    async fn call(scheme: &str, response: &'static [u8], delay: Duration) -> Result<Vec<u8>> {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://{}/", server.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let (mut connection, _) = server.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 4096]).await;
+            tokio::time::sleep(delay).await;
+            let _ = connection.write_all(response).await;
+        });
+        let request = HttpClient::new().unwrap().get(url);
+        send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1), &Clock::system())).await?.bytes().await
+    }
+
+    #[tokio::test]
+    async fn failed_connections_say_at_which_step() {
+        let now = Duration::ZERO;
+        let whole = call("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", now).await;
+        assert_eq!(whole.unwrap(), b"hi");
+        let table = [
+            (call("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", now).await, Cause::Tls),
+            (call("http", b"", now).await, Cause::Closed),
+            (call("http", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", now).await, Cause::Body),
+            (call("http", b"", Duration::from_secs(60)).await, Cause::Timeout),
+        ];
+        for (outcome, expected) in table {
+            let Err(Error::Unreachable { call: Call::ReadKeys, cause, .. }) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(cause, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn deadline_moves_with_its_clock() {
+        let clock = Clock::by_hand(Timestamp::UNIX_EPOCH);
+        let deadline = Deadline::within(Duration::from_mins(10), &clock);
+        let sooner = deadline.at_most(Duration::from_mins(5));
+        assert!(deadline.left() > Duration::from_mins(9));
+        assert!(deadline.run(async { Ok(()) }).await.is_ok());
+
+        clock.advance(SignedDuration::from_mins(6));
+        assert_eq!(sooner.left(), Duration::ZERO);
+        assert!(deadline.left() > Duration::from_mins(3) && deadline.left() <= Duration::from_mins(4));
+        assert_eq!(deadline.reserving(Duration::from_mins(5)).left(), Duration::ZERO);
+
+        let never = std::future::pending::<Result<()>>();
+        assert_eq!(sooner.run(never).await, Err(Error::DeadlineExceeded));
+    }
+
+    #[tokio::test]
+    async fn refused_connection_is_logged_without_the_url() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let request = HttpClient::new().unwrap().get(format!("http://{free}/?code=hidden").parse().unwrap());
+        let refused = send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1), &Clock::system())).await;
+        let error = refused.err().unwrap();
+        assert!(matches!(error, Error::Unreachable { cause: Cause::Connect, .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hidden"), "{error:?}");
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
 }

@@ -1,4 +1,4 @@
-//! What every function of Mandate shares. A room uses only rooms on lower floors.
+//! The code that the functions of Mandate share. A room uses only rooms on lower floors.
 //!
 //! | floor | room | holds |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The queue of sync jobs: what is put on it, and what is taken for one of its messages.
+//! The queue of sync work (SQS) and its messages.
 
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use jiff::{SignedDuration, Timestamp};
@@ -10,44 +10,44 @@ use crate::{
     text::from_json_object,
 };
 
-/// How often messages are handed in again that SQS refused within an accepted call.
-const TRIES: u32 = 4;
+/// Attempts for messages that SQS refuses inside a successful call.
+const MAX_ATTEMPTS: u32 = 4;
 
-/// The longest delay that SQS knows.
-const LONGEST_DELAY: i64 = 900;
+/// The longest delay of a message, by SQS.
+const MAX_DELAY_SECONDS: i64 = 900;
 
-/// What a message asks for.
+/// The work that a message starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncKind {
-    /// Bring the feed up to date.
+    /// Brings the feed up to date.
     Poll,
-    /// Bring older incidents.
+    /// Delivers incidents from before the feed.
     Backfill,
-    /// Compare what Microsoft shows with what was delivered.
+    /// Compares the list of Microsoft with the delivered versions, and delivers the gaps.
     Sweep,
 }
 
-/// A message: which tenant, and what to do. All else is read from the registry.
+/// A message. The worker reads everything else from the registry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SyncMessage {
-    /// The tenant.
+    /// The tenant to work on.
     pub tenant_id: TenantId,
-    /// What to do.
+    /// The work to start.
     pub kind: SyncKind,
-    /// Time of last update where it begins.
+    /// The first time of last update in the span of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// Time of last update where it ends.
+    /// The first time of last update after the span of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// The job that it belongs to.
+    /// The job that the message continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
 }
 
 impl SyncMessage {
-    /// From a message's body; none for one that is not understood.
+    /// Parses the body of a message. `None`: it is not such a message.
     pub fn parse(body: &str) -> Option<Self> {
         from_json_object(serde_json::from_str(body).ok()?)
     }
@@ -58,7 +58,7 @@ impl SyncMessage {
     }
 }
 
-/// The queue.
+/// The client of the queue, with its URL.
 #[derive(Clone, Debug)]
 pub struct SyncQueue {
     client: Client,
@@ -66,19 +66,19 @@ pub struct SyncQueue {
 }
 
 impl SyncQueue {
-    /// The queue at `url`.
+    /// A client of the queue at `url`.
     pub fn new(config: &aws_config::SdkConfig, url: String) -> Self {
         Self { client: Client::new(config), url }
     }
 
-    /// Puts one message on the queue, to be seen after `delay` (at most 15 minutes).
+    /// Sends one message, to be delivered after `delay`, at most 15 minutes.
     pub async fn send(&self, message: &SyncMessage, delay: SignedDuration) -> Result<()> {
-        let seconds = delay.as_secs().clamp(0, LONGEST_DELAY);
+        let seconds = delay.as_secs().clamp(0, MAX_DELAY_SECONDS);
         self.client
             .send_message()
             .queue_url(&self.url)
             .message_body(body(message)?)
-            // The group makes the queue fair between tenants.
+            // SQS serves the groups fairly, so one tenant does not delay the others.
             .message_group_id(message.tenant_id.to_string())
             .delay_seconds(i32::try_from(seconds).unwrap_or(0))
             .send()
@@ -87,13 +87,13 @@ impl SyncQueue {
         Ok(())
     }
 
-    /// Puts messages on the queue; what SQS refuses of a batch is handed in again. Tells how many were taken.
+    /// Sends messages, and those that SQS refuses again. Returns the number of accepted messages.
     pub async fn send_all(&self, messages: &[SyncMessage]) -> Result<usize> {
-        let mut taken = 0;
-        // Ten entries are the most of one call.
+        let mut accepted = 0;
+        // A call takes at most ten entries.
         for batch in messages.chunks(10) {
             let mut waiting: Vec<usize> = (0..batch.len()).collect();
-            for attempt in 0..TRIES {
+            for attempt in 0..MAX_ATTEMPTS {
                 if attempt > 0 {
                     tokio::time::sleep(std::time::Duration::from_millis(100 << attempt)).await;
                 }
@@ -105,32 +105,34 @@ impl SyncQueue {
                         .message_body(body(message)?)
                         .message_group_id(message.tenant_id.to_string())
                         .build()
-                        .map_err(|_| Error::Internal("sqs:SendMessageBatch: an entry could not be built".into()))?;
+                        .map_err(|error| Error::internal("sqs:SendMessageBatch: an entry could not be built", error))?;
                     entries.push(entry);
                 }
                 let outcome =
                     self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries)).send().await;
                 match outcome {
-                    Ok(answer) => {
+                    Ok(response) => {
                         let failed: Vec<usize> =
-                            answer.failed.iter().filter_map(|entry| entry.id.parse().ok()).collect();
+                            response.failed.iter().filter_map(|entry| entry.id.parse().ok()).collect();
                         waiting.retain(|index| failed.contains(index));
                     }
-                    Err(error) if attempt + 1 == TRIES => return Err(Error::aws("sqs:SendMessageBatch", &error)),
+                    Err(error) if attempt + 1 == MAX_ATTEMPTS => {
+                        return Err(Error::aws("sqs:SendMessageBatch", &error));
+                    }
                     Err(_) => {}
                 }
                 if waiting.is_empty() {
                     break;
                 }
             }
-            taken += batch.len() - waiting.len();
+            accepted += batch.len() - waiting.len();
         }
-        Ok(taken)
+        Ok(accepted)
     }
 }
 
 fn body(message: &SyncMessage) -> Result<String> {
-    serde_json::to_string(message).map_err(|_| Error::Internal("a message could not be written".into()))
+    serde_json::to_string(message).map_err(|error| Error::internal("a message could not be serialised", error))
 }
 
 #[cfg(test)]
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_read_to_the_letter_of_the_interface() {
+    fn messages_are_parsed_as_the_interface_has_them() {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef";
         let poll = SyncMessage::parse(&format!(r#"{{"tenant_id":"{tenant}","kind":"poll"}}"#)).unwrap();
         assert_eq!(poll, SyncMessage::new(tenant.parse().unwrap(), SyncKind::Poll));

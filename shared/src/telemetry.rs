@@ -1,6 +1,6 @@
-//! Logs: one flat JSON object a line on standard output; metrics in CloudWatch's embedded format on the same stream.
+//! Logs as one flat JSON object a line on standard output, and metrics in CloudWatch's embedded format (EMF) among them.
 //!
-//! `lambda_runtime`'s own subscriber writes no timestamp, and Lambda then labels every line INFO; hence this one.
+//! `lambda_runtime` has a subscriber of its own. It writes no timestamp, and Lambda then labels every line INFO.
 
 use std::{
     cell::Cell,
@@ -25,51 +25,51 @@ use crate::{
     tenant::TenantId,
 };
 
-/// The longest text of a field; longer ones are cut.
-const LONGEST: usize = 2048;
+/// The longest text of a field, in characters. A longer one is cut.
+const MAX_FIELD_CHARS: usize = 2048;
 
-/// CloudWatch namespace of all metrics.
+/// The CloudWatch namespace of all metrics.
 const NAMESPACE: &str = "Mandate";
 
-/// The dimension of what is true of a whole deployment. Each has one table of its own, and all its functions know the
-/// name; so the metrics of two deployments in one account stay apart, and those of one come together.
-const DEPLOYMENT: &str = "TableName";
+/// The dimension of metrics about a whole deployment. A deployment has one table, whose name all its functions know. So
+/// the metrics of two deployments in one account stay apart, and those of one deployment add up.
+const DEPLOYMENT_DIMENSION: &str = "TableName";
 
-/// The dimension of what is true of one function.
-const FUNCTION: &str = "FunctionName";
+/// The dimension of metrics about one function.
+const FUNCTION_DIMENSION: &str = "FunctionName";
 
-/// The target of events that are records, not remarks: audit and metrics. They are written at any level.
+/// The target of audit lines and metrics, which are written at any log level.
 pub const RECORD: &str = "record";
 
-/// The runtime's span around each invocation, which holds the request's id where ours is not open yet.
+/// The runtime's span around each invocation. It holds the request's id before our own span is open.
 const RUNTIME_SPAN: &str = "lambda_runtime::layers::trace";
 
-/// Where the runtime says once more, and always as an error, what a function answered or where it panicked.
-const RUNTIME_REPEATS: &str = "lambda_runtime::layers::panic";
+/// The target by which the runtime repeats, always as an error, the response of a function or its panic.
+const RUNTIME_PANIC_TARGET: &str = "lambda_runtime::layers::panic";
 
-/// Where lines go.
-pub type Sink = Arc<Mutex<dyn Write + Send>>;
+/// The output of all lines, shared by all threads.
+type Sink = Arc<Mutex<dyn Write + Send>>;
 
-/// Whose metrics these are: the values of their dimensions.
+/// The values of the dimensions of our metrics.
 #[derive(Clone, Debug, Default)]
-pub struct MetricDimensions {
-    /// The deployment's table.
-    pub table_name: String,
-    /// The function, as Lambda calls it.
-    pub function_name: String,
+pub(crate) struct MetricDimensions {
+    /// The name of the deployment's table.
+    pub(crate) table_name: String,
+    /// The name of the function in Lambda.
+    pub(crate) function_name: String,
 }
 
 thread_local! {
-    /// Whether the last line of this thread went out.
-    static WRITTEN: Cell<bool> = const { Cell::new(false) };
+    /// The last line of this thread was written to the output.
+    static LINE_WRITTEN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts logging to standard output for the whole process.
-pub fn start(level: LevelFilter, origin: MetricDimensions) {
+pub(crate) fn start(level: LevelFilter, dimensions: MetricDimensions) {
     let sink: Sink = Arc::new(Mutex::new(std::io::stdout()));
-    let lines = JsonLines::new(level, Clock::system(), sink).of(origin);
+    let lines = JsonLines::new(level, Clock::system(), sink).with_dimensions(dimensions);
     if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).is_ok() {
-        // The payload of a panic may hold anything; its place is enough to find the cause.
+        // The payload of a panic may hold anything. Its place in the source is enough to find the cause.
         panic::set_hook(Box::new(|info| {
             let place = info.location().map(ToString::to_string).unwrap_or_default();
             tracing::error!(place, "panicked");
@@ -77,24 +77,23 @@ pub fn start(level: LevelFilter, origin: MetricDimensions) {
     }
 }
 
-/// A layer that writes events as JSON lines, with the fields of the spans around them.
+/// A `tracing` layer that writes events as JSON lines, with the fields of the spans around them.
 pub struct JsonLines {
     level: LevelFilter,
     clock: Clock,
     sink: Sink,
-    origin: MetricDimensions,
+    dimensions: MetricDimensions,
 }
 
 impl JsonLines {
-    /// Lines up to `level` into `sink`.
+    /// A layer that writes lines up to `level` to `sink`.
     pub fn new(level: LevelFilter, clock: Clock, sink: Sink) -> Self {
-        Self { level, clock, sink, origin: MetricDimensions::default() }
+        Self { level, clock, sink, dimensions: MetricDimensions::default() }
     }
 
-    /// The same, with metrics that are `origin`'s.
-    #[must_use]
-    pub fn of(self, origin: MetricDimensions) -> Self {
-        Self { origin, ..self }
+    /// The same layer, with these dimensions on metrics.
+    fn with_dimensions(self, dimensions: MetricDimensions) -> Self {
+        Self { dimensions, ..self }
     }
 
     fn write(&self, line: &Map<String, Value>) {
@@ -103,8 +102,8 @@ impl JsonLines {
             let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
             sink.write_all(&text).and_then(|()| sink.flush())
         });
-        // When standard output is gone, only those can be told who ask: see `write_audit`.
-        WRITTEN.set(written.is_ok());
+        // A failed line cannot be logged. `write_audit` asks for the outcome.
+        LINE_WRITTEN.set(written.is_ok());
     }
 }
 
@@ -116,13 +115,13 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == EMBEDDED {
+        if field.name() == EMF_FIELD {
             if let Ok(Value::Object(metrics)) = serde_json::from_str(value) {
                 self.0.extend(metrics);
             }
             return;
         }
-        let cut = value.char_indices().nth(LONGEST).map_or(value.len(), |(at, _)| at);
+        let cut = value.char_indices().nth(MAX_FIELD_CHARS).map_or(value.len(), |(at, _)| at);
         self.0.insert(field.name().into(), json!(value[..cut]));
     }
 
@@ -145,15 +144,15 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        // These spans hold what every line must name, whatever its level.
+        // These spans hold the ids that every line must have, at any log level.
         let names = is_ours(metadata.target()) || metadata.target() == RUNTIME_SPAN;
         if metadata.target() == RECORD || (metadata.is_span() && names) {
             return true;
         }
-        if metadata.target() == RUNTIME_REPEATS {
+        if metadata.target() == RUNTIME_PANIC_TARGET {
             return false;
         }
-        // What libraries say below a warning is theirs to say, and may hold what nobody should read.
+        // Below a warning, lines of libraries may hold secrets.
         let most = if is_ours(metadata.target()) { self.level } else { self.level.min(LevelFilter::WARN) };
         *metadata.level() <= most
     }
@@ -190,9 +189,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
         line.extend(fields.0);
-        if line.contains_key(EMBEDDED_HEADER) {
-            line.insert(DEPLOYMENT.into(), json!(self.origin.table_name));
-            line.insert(FUNCTION.into(), json!(self.origin.function_name));
+        if line.contains_key(EMF_HEADER) {
+            line.insert(DEPLOYMENT_DIMENSION.into(), json!(self.dimensions.table_name));
+            line.insert(FUNCTION_DIMENSION.into(), json!(self.dimensions.function_name));
         }
         self.write(&line);
     }
@@ -222,29 +221,25 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// The field that carries metrics through `tracing`.
-const EMBEDDED: &str = "embedded_metrics";
+/// The field by which metrics pass through `tracing`.
+const EMF_FIELD: &str = "embedded_metrics";
 
-/// What a line has that holds metrics.
-const EMBEDDED_HEADER: &str = "_aws";
+/// The member by which CloudWatch recognises metrics in a line.
+const EMF_HEADER: &str = "_aws";
 
-/// Metrics of the deployment in CloudWatch's embedded metric format (each name with its CloudWatch unit and value), for a
-/// log line's field `embedded_metrics`. The tenant is a property to search by, not a dimension: a dimension would be
-/// billed as a metric of its own for each tenant.
+/// Metrics of the deployment in CloudWatch's embedded metric format, for the field `embedded_metrics` of a log line. Each
+/// has a name, a CloudWatch unit and a value.
+///
+/// The tenant is a property to search by. As a dimension it would be billed as a metric of its own for each tenant.
 pub fn emf(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
-    embedded_by(DEPLOYMENT, now, tenant_id, values)
+    emf_by(DEPLOYMENT_DIMENSION, now, tenant_id, values)
 }
 
-fn embedded_by(
-    dimension: &str,
-    now: jiff::Timestamp,
-    tenant_id: Option<&TenantId>,
-    values: &[(&str, &str, f64)],
-) -> String {
+fn emf_by(dimension: &str, now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) -> String {
     let definitions: Vec<Value> = values.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit})).collect();
     let mut line = Map::new();
     line.insert(
-        EMBEDDED_HEADER.into(),
+        EMF_HEADER.into(),
         json!({"Timestamp": now.as_millisecond(),
                "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[dimension]], "Metrics": definitions}]}),
     );
@@ -257,27 +252,27 @@ fn embedded_by(
     Value::Object(line).to_string()
 }
 
-/// Writes metrics on a line of their own; see [`emf`].
+/// Writes metrics of the deployment on a line of their own, as [`emf`] has them.
 pub fn metrics(now: jiff::Timestamp, tenant_id: Option<&TenantId>, values: &[(&str, &str, f64)]) {
     let embedded_metrics = emf(now, tenant_id, values);
     tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
-/// Counts a failure of our own that Lambda takes for a success: an answer with 500, a message that is handed back. By
-/// function, so that the deployment that brought it can be rolled back.
+/// Counts a failure of our own that Lambda regards as a success: a response with 500, or a message that is returned to
+/// the queue. It counts by function, so that a new release of the function can be rolled back.
 pub fn internal_failure(now: jiff::Timestamp) {
-    let embedded_metrics = embedded_by(FUNCTION, now, None, &[("InternalFailure", "Count", 1.0)]);
+    let embedded_metrics = emf_by(FUNCTION_DIMENSION, now, None, &[("InternalFailure", "Count", 1.0)]);
     tracing::info!(target: RECORD, embedded_metrics, "metrics");
 }
 
-/// Writes a line of the audit without which something must not be done.
+/// Writes an audit line that must exist before the caller continues.
 ///
 /// # Errors
-/// [`Error::Internal`] when `line` wrote none that went out.
+/// [`Error::Internal`] if `line` wrote no line to the output.
 pub fn write_audit(line: impl FnOnce()) -> Result<()> {
-    WRITTEN.set(false);
+    LINE_WRITTEN.set(false);
     line();
-    if WRITTEN.get() { Ok(()) } else { Err(Error::Internal("a line of the audit could not be written".into())) }
+    if LINE_WRITTEN.get() { Ok(()) } else { Err(Error::Internal("an audit line could not be written".into())) }
 }
 
 #[cfg(test)]
@@ -287,16 +282,16 @@ mod tests {
     fn lines(level: LevelFilter, work: impl FnOnce()) -> Vec<Value> {
         let buffer = Arc::new(Mutex::new(Vec::<u8>::new()));
         let clock = Clock::by_hand("2026-11-22T10:00:00.123Z".parse().unwrap());
-        let origin =
+        let dimensions =
             MetricDimensions { table_name: "mandate-prod-table".into(), function_name: "mandate-prod-fetch".into() };
-        let layer = JsonLines::new(level, clock, buffer.clone()).of(origin);
+        let layer = JsonLines::new(level, clock, buffer.clone()).with_dimensions(dimensions);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     #[test]
-    fn a_line_is_flat_and_has_the_fields_of_its_spans() {
+    fn line_is_flat_and_has_the_fields_of_its_spans() {
         let lines = lines(LevelFilter::INFO, || {
             let _request = tracing::info_span!("invocation", request_id = "r-1").entered();
             let _tenant = tracing::info_span!("tenant", tenant_id = "t-1").entered();
@@ -326,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_the_deployment_s_and_failures_the_function_s() {
+    fn metrics_count_by_deployment_and_failures_by_function() {
         let now = "2026-11-22T10:00:00Z".parse().unwrap();
         let lines = lines(LevelFilter::ERROR, || {
             metrics(now, None, &[("Delivered", "Count", 2.0)]);
@@ -343,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_audit_that_does_not_go_out_is_an_error() {
+    fn audit_line_that_is_not_written_is_an_error() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -358,8 +353,8 @@ mod tests {
         let full = JsonLines::new(LevelFilter::TRACE, Clock::system(), Arc::new(Mutex::new(Full)));
         let outcome = tracing::subscriber::with_default(tracing_subscriber::registry().with(full), issued);
         assert!(matches!(outcome, Err(Error::Internal(_))));
-        let nobody = tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), issued);
-        assert!(nobody.is_err(), "a line that nobody writes");
+        let unwritten = tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), issued);
+        assert!(unwritten.is_err(), "a line without a subscriber");
     }
 
     #[test]
@@ -374,12 +369,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_runtime_names_the_request_and_repeats_nothing() {
+    fn runtime_lines_name_the_request_and_repeat_nothing() {
         let lines = lines(LevelFilter::TRACE, || {
             let _invoke =
                 tracing::info_span!(target: RUNTIME_SPAN, "invoke", requestId = "r-1", xrayTraceId = "x").entered();
             tracing::error!(target: "lambda_runtime::layers::api_response", "not read");
-            tracing::error!(target: RUNTIME_REPEATS, "Diagnostic");
+            tracing::error!(target: RUNTIME_PANIC_TARGET, "Diagnostic");
         });
         assert_eq!(
             lines,

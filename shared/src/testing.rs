@@ -1,4 +1,4 @@
-//! Documents that were damaged on their way, for property tests of what reads them.
+//! Damaged documents for property tests of parsers.
 
 use proptest::prelude::*;
 

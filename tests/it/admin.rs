@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use shared::{
     clock::Clock,
     registry::{
-        Registry,
-        feed::Acquired,
+        Registry, Write,
         invitations::{InvitationStatus, InvitationToken},
+        lease::Acquired,
         tenants::{Status, Tenant},
     },
     tenant::{Reason, TenantId},
@@ -298,7 +298,7 @@ async fn tenants_are_shown_and_listed_by_status() {
     };
     lease.feed.covered_until = Some(now - SignedDuration::from_secs(90));
     lease.feed.incidents_total = 7;
-    assert!(admin.registry.release_lease(&mut lease).await.unwrap());
+    assert_eq!(admin.registry.release_lease(&mut lease).await.unwrap(), Write::Done);
 
     let (status, shown) = admin.call("GET", &format!("/tenants/{TENANT}"), None).await;
     assert_eq!((status, shown["status"].as_str(), shown["incidents_total"].as_u64()), (200, Some("active"), Some(7)));

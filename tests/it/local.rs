@@ -137,7 +137,7 @@ pub(crate) fn unique_request_id() -> String {
 
 /// An invocation with ten seconds left.
 pub(crate) fn invocation(request_id: &str) -> Invocation {
-    Invocation { request_id: request_id.into(), deadline: Deadline::within(Duration::from_secs(10)) }
+    Invocation { request_id: request_id.into(), deadline: Deadline::within(Duration::from_secs(10), &Clock::system()) }
 }
 
 fn sink() -> Arc<Mutex<Vec<u8>>> {

@@ -19,6 +19,7 @@ use secret_rotation::{App, Config};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
+    error::Call,
     http::{Deadline, HttpClient, send},
     lambda::event::Invocation,
     microsoft::{Cloud, Endpoints, Microsoft},
@@ -106,7 +107,7 @@ impl World {
     }
 
     async fn send(&self, event: Value) -> Result<Value, String> {
-        let deadline = Deadline::within(Duration::from_secs(20));
+        let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
         let invocation = Invocation { request_id: "r".into(), deadline };
         self.app.handle(event, invocation).await.map_err(|failure| failure.code.to_owned())
     }
@@ -199,7 +200,8 @@ async fn forward(road: &Road, origin: &str, method: &Method, uri: &Uri, headers:
             request = request.header(name, value);
         }
     }
-    let answer = send(request, "relay", Deadline::within(Duration::from_secs(10))).await.unwrap();
+    let answer =
+        send(request, Call::GetApplication, Deadline::within(Duration::from_secs(10), &Clock::system())).await.unwrap();
     (answer.status(), [("content-type", "application/json")], answer.bytes().await.unwrap()).into_response()
 }
 

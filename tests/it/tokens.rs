@@ -208,7 +208,7 @@ fn tenant(text: &str) -> TenantId {
 }
 
 fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(20))
+    Deadline::within(Duration::from_secs(20), &Clock::system())
 }
 
 async fn ask(tokens: &Tokens, of: &str) -> Result<String, Error> {
@@ -362,7 +362,7 @@ async fn a_token_of_another_tenant_is_thrown_away_and_never_kept() {
     let tokens = world.process();
     for claims in [json!({"tid": B}), json!({"appid": B}), json!({"aud": "https://api.security.microsoft.com"})] {
         world.entra.script(A, Script::Claims(claims));
-        assert!(matches!(ask(&tokens, A).await, Err(Error::Upstream { status: 200, .. })));
+        assert!(matches!(ask(&tokens, A).await, Err(Error::Malformed { .. })));
     }
     assert!(ask(&tokens, A).await.is_ok());
     assert_eq!(world.entra.count(), 4);
@@ -563,10 +563,12 @@ async fn an_endpoint_that_hangs_costs_no_more_than_the_deadline() {
     let world = World::start().await;
     let tokens = world.process();
     world.entra.script(A, Script::Hang);
-    let begun = tokio::time::Instant::now();
-    let outcome = tokens.access_token(&tenant(A), IncidentApi::Graph, Deadline::within(Duration::from_secs(2))).await;
+    let enough = Deadline::within(Duration::from_secs(3), &Clock::system());
+    let outcome = tokens
+        .access_token(&tenant(A), IncidentApi::Graph, Deadline::within(Duration::from_secs(2), &Clock::system()))
+        .await;
     assert_eq!(outcome.unwrap_err(), Error::DeadlineExceeded);
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(!enough.left().is_zero());
     assert!(ask(&tokens, A).await.is_ok());
 }
 

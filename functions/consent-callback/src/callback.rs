@@ -7,8 +7,9 @@ use shared::{
     },
     error::{Error, Result},
     lambda::{event::HttpResponse, runtime::tenant_span},
-    onboarding::{Consent, Onboarding, Recorded},
+    onboarding::{Consent, Recorded},
     registry::{
+        Write,
         attempts::{ConsentAttempt, ConsentRejection, Stage},
         invitations::{Invitation, InvitationStatus},
         tenants::Status,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 impl ConsentRequest<'_> {
-    /// Takes the next step of an attempt. No call leaves this function before the state has matched the browser's cookie.
+    /// Takes the next step of an attempt. Before the state has matched the browser's cookie, nothing is called.
     pub(crate) async fn callback(&self) -> Result<HttpResponse> {
         let not_this_browser = || self.pages.plain(400, Message::NotThisBrowser);
         let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
@@ -82,14 +83,14 @@ impl ConsentRequest<'_> {
         self.pages.message(status, message, PageExtras { link, ..PageExtras::default() })
     }
 
-    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the admin consent.
+    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the consent.
     async fn signed_in(
         &self,
         browser: &BrowserSecret,
         attempt: &mut ConsentAttempt,
         code: Secret,
     ) -> Result<HttpResponse> {
-        if !self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? {
+        if self.app.registry.advance_attempt(attempt, Stage::SigningIn).await? == Write::Conflict {
             return Ok(redirect(self.result_url()));
         }
         let user = match self.identify(attempt, &code).await {
@@ -118,26 +119,29 @@ impl ConsentRequest<'_> {
             return self.reject(attempt, ConsentRejection::Closed, Some(tenant_id)).await;
         };
         let tenant = self.app.registry.tenant(&tenant_id).await?;
-        if let Err(rejection) = Onboarding::may_use(&invitation, &tenant_id, tenant.as_ref()) {
+        if let Err(rejection) = invitation.may_be_used_for(&tenant_id, tenant.as_ref()) {
             return self.reject(attempt, rejection, Some(tenant_id)).await;
         }
-        let vouched_for = self.is_trusted(&invitation, &user).await?;
+        let trusted = self.is_trusted(&invitation, &user).await?;
         let location = self.consent_url(browser, &tenant_id).await?;
         let person = user.name.unwrap_or(user.object_id);
         tracing::info!(target: RECORD, audit = true,
             tenant_id = %tenant_id,
             invitation_id = attempt.invitation_id,
             person,
-            vouched_for,
+            trusted,
             "signed in for consent"
         );
-        let stage = Stage::SignedIn { tenant_id, person, vouched_for };
-        let advanced = self.app.registry.advance_attempt(attempt, stage).await?;
-        Ok(redirect(if advanced { location } else { self.result_url() }))
+        let stage = Stage::SignedIn { tenant_id, person, trusted };
+        Ok(redirect(match self.app.registry.advance_attempt(attempt, stage).await? {
+            Write::Done => location,
+            Write::Conflict => self.result_url(),
+        }))
     }
 
-    /// Returns true if the coming consent binds the tenant without the operator: the operator named the tenant, the user
-    /// has a role that may consent, or the tenant has not consented before, so that only an administrator can do it now.
+    /// Returns true if the coming consent binds the tenant without the operator. That needs a tenant that the operator
+    /// named, a user with a role that may consent, or a tenant without an earlier consent. In the last case only an
+    /// administrator can give the coming one.
     async fn is_trusted(&self, invitation: &Invitation, user: &SignedInUser) -> Result<bool> {
         let api = self.app.config.incident_api.preferred();
         if invitation.expected_tenant.is_some() || user.may_consent_to(api) {
@@ -159,14 +163,14 @@ impl ConsentRequest<'_> {
 
     /// After the admin consent: records it if `tenant`, from the query string, is the tenant of the signed-in user.
     async fn consented(&self, attempt: &mut ConsentAttempt, tenant: TenantId) -> Result<HttpResponse> {
-        let Stage::SignedIn { tenant_id, person, vouched_for } = attempt.stage.clone() else {
+        let Stage::SignedIn { tenant_id, person, trusted } = attempt.stage.clone() else {
             return Ok(redirect(self.result_url()));
         };
         if tenant != tenant_id {
             return self.reject(attempt, ConsentRejection::WrongTenant, Some(tenant_id)).await;
         }
-        let stage = Stage::Consented { tenant_id, person, vouched_for, at: self.now };
-        if self.app.registry.advance_attempt(attempt, stage).await?
+        let stage = Stage::Consented { tenant_id, person, trusted, at: self.now };
+        if self.app.registry.advance_attempt(attempt, stage).await? == Write::Done
             && let Some(page) = self.record_consent(attempt).await?
         {
             return Ok(page);
@@ -174,17 +178,18 @@ impl ConsentRequest<'_> {
         Ok(redirect(self.result_url()))
     }
 
-    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a page
-    /// only if the consent is rejected.
+    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a
+    /// page only if the consent is rejected.
     pub(crate) async fn record_consent(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
-        let Stage::Consented { tenant_id, person, vouched_for, at } = attempt.stage.clone() else { return Ok(None) };
+        let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();
-        let consent = Consent { invitation_id, tenant_id, person, at, vouched_for };
+        let consent = Consent { invitation_id, tenant_id, person, at, trusted };
         let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
         match record.await? {
             Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
             Recorded::Accepted(tenant) => {
-                self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
+                // After a conflict, another request has settled the attempt with the same outcome.
+                let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,
                     invitation_id = consent.invitation_id,

@@ -1,8 +1,8 @@
 //! Consent: the way of a customer's administrator from an invitation to a verified tenant.
 //!
-//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie. Microsoft
-//! first says who the administrator is, and then which permissions they granted. Each callback is compared with the cookie
-//! before anything else. A refusal shows one of our own texts and never text from the request.
+//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie.
+//! Microsoft first says who the administrator is, and then which permissions they granted. Each callback is compared
+//! with the cookie before anything else. A refusal shows one of our own texts and never text from the request.
 
 pub mod browser;
 mod callback;
@@ -23,7 +23,7 @@ use shared::{
     error::{Error, Result},
     lambda::{
         event::{Event, HttpResponse, Invocation, InvocationError},
-        runtime::{Platform, caught},
+        runtime::{Platform, catch_panic},
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
@@ -114,7 +114,7 @@ impl App {
             deadline: invocation.deadline,
             now: started,
         };
-        let outcome = invocation.deadline.run(caught(Box::pin(request.route()))).await;
+        let outcome = invocation.deadline.run(catch_panic(request.route())).await;
         let response = outcome.unwrap_or_else(|error| self.failure_page(&error, &pages));
         let duration_ms = self.clock.milliseconds_since(started);
         tracing::info!(method = http.method, status = response.status, duration_ms, "request answered");

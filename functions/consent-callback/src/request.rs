@@ -159,7 +159,8 @@ impl ConsentRequest<'_> {
             rejection = rejection.as_str(),
             "consent attempt rejected"
         );
-        self.app.registry.advance_attempt(attempt, Stage::Ended { ending: rejection }).await?;
+        // After a conflict, the stage of the other request stays. For this request the page is right all the same.
+        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { ending: rejection }).await?;
         Ok(self.pages.rejection(rejection))
     }
 

@@ -17,8 +17,8 @@ use shared::{
     },
     queue::{SyncKind, SyncMessage, SyncQueue},
     registry::{
-        Registry,
-        feed::{DUE_SHARDS, Due},
+        Registry, Write,
+        due::{DUE_SHARDS, Due},
     },
     text::from_json_object,
 };
@@ -126,15 +126,15 @@ impl App {
         let mut counts = DispatchCounts::default();
         let mut next = None;
         loop {
-            let (due, more) = self.registry.due(shard, due_until, next).await?;
+            let page = self.registry.due(shard, due_until, next).await?;
             // In small batches: a tenant that is claimed when time runs out gets no message until it is due again.
-            for batch in due.chunks(CLAIM_BATCH) {
+            for batch in page.tenants.chunks(CLAIM_BATCH) {
                 let claimed = if kind == SyncKind::Poll { self.claim(batch, now).await? } else { batch.to_vec() };
                 let messages: Vec<SyncMessage> = claimed.iter().map(|due| SyncMessage::new(due.tenant, kind)).collect();
                 counts.due += messages.len();
                 counts.queued += self.queue.send_all(&messages).await?;
             }
-            next = more;
+            next = page.next;
             if next.is_none() {
                 return Ok(counts);
             }
@@ -147,6 +147,7 @@ impl App {
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
         let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;
-        Ok(due.iter().zip(outcomes).filter(|(_, claimed)| *claimed).map(|(due, _)| due.clone()).collect())
+        let claimed = due.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Write::Done);
+        Ok(claimed.map(|(due, _)| due.clone()).collect())
     }
 }

@@ -93,7 +93,10 @@ fn join(page: &mut Part, part: Part, limit: usize) {
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
-    use shared::{incident::record::Record, tenant::TenantId};
+    use shared::{
+        incident::record::{Alerts, Record},
+        tenant::TenantId,
+    };
 
     use super::*;
     use crate::live::Position;
@@ -104,7 +107,7 @@ mod tests {
 
     fn position(tenant: TenantId, second: u32) -> Position {
         let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T10:00:{second:02}Z"}}"#);
-        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, true).unwrap())
+        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap())
     }
 
     /// A tenant's part: rows of so many bytes at these seconds, all that there are until one.

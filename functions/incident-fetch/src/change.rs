@@ -3,9 +3,9 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
-    incident_api::client::{CHANGE, COMMENT, CONFIRMED},
+    incident_api::client::MAX_CONFIRMED_TOKEN_AGE,
     lambda::event::{HttpRequest, HttpResponse},
     microsoft::IncidentApi,
     registry::tenants::Tenant,
@@ -116,14 +116,14 @@ impl App {
     ) -> Result<HttpResponse> {
         let tenant = self.registry.active_tenant(&id).await?;
         let changes = Changes::read(request)?;
-        let token = self.tokens.access_token_no_older_than(&id, tenant.api, CONFIRMED, deadline).await?;
+        let token = self.tokens.access_token_no_older_than(&id, tenant.api, MAX_CONFIRMED_TOKEN_AGE, deadline).await?;
         let role = tenant.api.write_role();
         if token.roles().is_some_and(|roles| !roles.iter().any(|has| has == role)) {
             return Err(read_only());
         }
         self.apply(&tenant, incident_id, &changes, deadline).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => read_only(),
-            Error::Upstream { status: 400, call: CHANGE | COMMENT } => Error::InvalidRequest(
+            Error::Upstream { status: 400, call: Call::UpdateIncident | Call::AddComment } => Error::InvalidRequest(
                 "Microsoft does not accept this change. A `determination` must go with its `classification`.".into(),
             ),
             other => other,
@@ -141,17 +141,15 @@ impl App {
     }
 
     async fn apply(&self, tenant: &Tenant, incident_id: &str, changes: &Changes, deadline: Deadline) -> Result<()> {
-        let (id, api) = (tenant.tenant_id, tenant.api);
-        let body = changes.body(api);
+        let mut client = self.client(tenant, deadline);
+        let body = changes.body(tenant.api);
         if body.as_object().is_some_and(|body| !body.is_empty()) {
-            self.registry.take_call(&id, api, self.clock.now()).await?;
-            self.incidents.change(&id, api, incident_id, &body, deadline).await?;
+            client.change(incident_id, &body).await?;
         }
         // The comment last: all before it may be repeated without harm.
-        if let (IncidentApi::Graph, Some(comment)) = (api, &changes.comment) {
-            self.registry.take_call(&id, api, self.clock.now()).await?;
+        if let (IncidentApi::Graph, Some(comment)) = (tenant.api, &changes.comment) {
             let body = json!({"@odata.type": "microsoft.graph.security.alertComment", "comment": comment});
-            self.incidents.comment(&id, incident_id, &body, deadline).await?;
+            client.comment(incident_id, &body).await?;
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
-    incident_api::client::HUNT,
+    incident_api::client::CallBudget,
     lambda::{
         event::{HttpRequest, HttpResponse},
         runtime::tenant_span,
@@ -122,13 +122,13 @@ impl App {
     }
 
     async fn hunt_in(&self, id: TenantId, body: &Value, deadline: Deadline) -> Result<Table> {
-        self.registry.take_call(&id, IncidentApi::Graph, self.clock.now()).await?;
-        self.incidents.hunt(&id, body, deadline).await.map_err(|error| match error {
+        let mut client = self.incidents.of(id, IncidentApi::Graph, CallBudget::Table, deadline);
+        client.hunt(body).await.map_err(|error| match error {
             Error::Refused(Reason::RoleMissing) => Error::Conflict {
                 detail: "The customer has not consented to hunting.".into(),
                 reason: Some(Reason::RoleMissing),
             },
-            Error::Upstream { status: 400, call: HUNT } => {
+            Error::Upstream { status: 400, call: Call::Hunt } => {
                 Error::InvalidRequest("Microsoft does not accept the query.".into())
             }
             other => other,

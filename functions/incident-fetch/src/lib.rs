@@ -24,8 +24,11 @@ use shared::{
     error::{Error, Result},
     incident::record::is_incident_id,
     incident_api::client::Incidents,
-    lambda::event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
-    lambda::runtime::Platform,
+    lambda::{
+        event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        route::json_route,
+        runtime::Platform,
+    },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
     queue::SyncQueue,
@@ -109,13 +112,14 @@ impl App {
         let sync = SyncContext {
             incidents: clients.incidents.clone(),
             registry: clients.registry.clone(),
-            bucket: Bucket::new(aws, config.incident_bucket, config.format),
+            bucket: Bucket::new(aws, config.incident_bucket),
             events: clients.events.clone(),
             clock: clients.clock.clone(),
             settings: Settings {
                 poll_interval: config.poll_interval,
                 overlap: config.overlap,
                 first_lookback: config.first_lookback,
+                format: config.format,
             },
         };
         Self {
@@ -144,7 +148,7 @@ impl App {
             Event::Http(request) => {
                 invocation.deadline = invocation.deadline.at_most(LONGEST_REQUEST);
                 let work = Box::pin(self.route(&request, &invocation));
-                let answer = invocation.json_route(&self.clock, &request, work);
+                let answer = json_route(&invocation, &self.clock, &request, work);
                 Ok(invocation.in_request_span(answer).await.into_value())
             }
             Event::Direct(_) => {

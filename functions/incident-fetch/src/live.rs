@@ -11,17 +11,23 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     incident::{
         line::IncidentLine,
-        ocsf,
-        record::Record,
+        ocsf::incident_finding,
+        record::{Alerts, Record},
         span::Span,
-        version::{DeliveredVersion, VersionComparison, compare, version_key},
+        version::{DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::query::{IncidentQuery, MAX_SKIP},
-    lambda::event::{HttpRequest, HttpResponse, page_limit},
+    incident_api::{
+        client::{CallBudget, TenantClient, TokenFreshness},
+        query::{IncidentQuery, MAX_SKIP},
+    },
+    lambda::{
+        event::{HttpRequest, HttpResponse},
+        route::page_limit,
+    },
     microsoft::IncidentApi,
     registry::{tenants::Tenant, versions::VersionBlock},
     tenant::{Reason, TenantId},
@@ -45,6 +51,10 @@ const MOST_CALLS: u32 = 20;
 
 /// In what steps surfaces filter by time.
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
+/// The largest incident that is read for a person who waits. It is larger than a response may be, because alerts can be
+/// left out.
+const MAX_INCIDENT_BYTES: usize = 16 << 20;
 
 const STATUSES: [&str; 5] = ["active", "in_progress", "awaiting_action", "resolved", "redirected"];
 const SEVERITIES: [&str; 4] = ["informational", "low", "medium", "high"];
@@ -337,6 +347,11 @@ impl App {
         Ok(HttpResponse::json(200, &incident))
     }
 
+    /// The tenant's incident API, for a person who waits.
+    pub(crate) fn client(&self, tenant: &Tenant, deadline: Deadline) -> TenantClient<'_> {
+        self.incidents.of(tenant.tenant_id, tenant.api, CallBudget::Table, deadline)
+    }
+
     /// One incident, read live.
     pub(crate) async fn read_one(
         &self,
@@ -346,10 +361,10 @@ impl App {
         deadline: Deadline,
     ) -> Result<Box<RawValue>> {
         let id = tenant.tenant_id;
-        self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
-        let raw = self.incidents.one_live(&id, tenant.api, incident_id, deadline).await?;
-        let unreadable = Error::Upstream { status: 200, call: "one incident" };
-        let record = Record::parse(&raw, &id, true).map_err(|_| unreadable.clone())?;
+        let mut client = self.client(tenant, deadline);
+        let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
+        let unreadable = Error::Malformed { call: Call::GetIncident };
+        let record = Record::parse(&raw, &id, Alerts::Included).map_err(|_| unreadable.clone())?;
         if record.incident_id != incident_id {
             return Err(unreadable);
         }
@@ -462,12 +477,11 @@ impl App {
         }
         let id = tenant.tenant_id;
         let read = async {
-            self.registry.take_call(&id, tenant.api, self.clock.now()).await?;
-            let mut listing = self.incidents.list_live(&id, tenant.api, question, deadline).await?;
+            let mut listing = self.client(tenant, deadline).list(question, TokenFreshness::Cached).await?;
             let mut oldest: Option<Timestamp> = None;
             while let Some(row) = listing.next().await? {
                 // What cannot be read is set aside by the sync; a list shows the others.
-                let Ok(record) = Record::parse(&row, &id, true) else { continue };
+                let Ok(record) = Record::parse(&row, &id, Alerts::Included) else { continue };
                 oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
                 let position = Position::of(id, &record);
                 if !wanted.wants(&record, &position) {
@@ -544,15 +558,13 @@ impl App {
     }
 
     fn written(&self, tenant: &Tenant, record: &Record, ordinal: u32, ocsf: bool) -> Result<Box<RawValue>> {
-        let id = tenant.tenant_id;
-        let now = self.clock.now();
+        let fetched_at = self.clock.now();
+        let Tenant { tenant_id, api, .. } = *tenant;
+        let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at };
         let json = if ocsf {
-            let key = version_key(&id, record, ordinal);
-            let finding =
-                ocsf::Finding { tenant_id: &id, api: tenant.api, record, change: None, key: &key, fetched_at: now };
-            serde_json::to_string(&ocsf::incident_finding(&finding)?)
+            serde_json::to_string(&incident_finding(&version)?)
         } else {
-            serde_json::to_string(&IncidentLine::of(&id, tenant.api, record, ordinal, None, now)?)
+            serde_json::to_string(&IncidentLine::of(&version)?)
         };
         json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
     }
@@ -630,7 +642,8 @@ mod tests {
     fn a_next_goes_on_in_its_own_list_for_an_hour() {
         let wanted = Wanted::read(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
         let record =
-            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), true).unwrap();
+            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), Alerts::Included)
+                .unwrap();
         let next = wanted.next(Position::of(tenant(), &record), now()).unwrap();
         let query = [("next", next.as_str())];
         let read = |tenant, now| Wanted::read(&request(&query), tenant, now);
@@ -646,7 +659,7 @@ mod tests {
         let record = |second: u32, bytes: usize| {
             let note = "x".repeat(bytes);
             let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:{second:02}Z","note":"{note}"}}"#);
-            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
         };
         let mut newest = Newest::new(50);
         for (second, bytes) in [(30, LARGEST_ANSWER - 1_000), (20, 5_000), (10, 1), (40, 1)] {
@@ -667,7 +680,7 @@ mod tests {
             let json = format!(
                 r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alerts}],"note":"{note}"}}"#
             );
-            Record::parse(json.as_bytes(), &tenant(), true).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
         };
         let small = sent(1, 1);
         assert_eq!(fitting(small.clone()), Some(small));

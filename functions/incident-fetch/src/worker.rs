@@ -12,8 +12,10 @@ use shared::{
     lambda::event::Message,
     queue::{SyncKind, SyncMessage},
     registry::{
-        feed::{Acquired, Feed, Lease},
+        Write,
+        feed::Feed,
         jobs::{Job, JobKind, MAX_JOB_SPAN},
+        lease::{Acquired, Lease},
         tenants::{Status, Tenant},
     },
     telemetry,
@@ -139,7 +141,7 @@ impl App {
             }
             // Never active: what may be read, and where, is yet to be found out.
             (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
-                let tenant = self.onboarding.try_again(&tenant, deadline).await?;
+                let tenant = self.onboarding.retry_paused(&tenant, deadline).await?;
                 if tenant.status == Status::Active {
                     return Ok(Some(tenant));
                 }
@@ -278,7 +280,12 @@ impl App {
                 After { stop: None, due_at: None, outcome: "not_active" }
             }
             Err(Error::DeadlineExceeded) => After { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" },
-            Err(error @ (Error::Upstream { .. } | Error::Unreachable { .. })) => {
+            Err(
+                error @ (Error::Upstream { .. }
+                | Error::Malformed { .. }
+                | Error::Partial { .. }
+                | Error::Unreachable { .. }),
+            ) => {
                 // The search for what fails goes on at the usual pace; an outage is met less and less often.
                 if !tally.narrowed {
                     lease.feed.failures = lease.feed.failures.saturating_add(1);
@@ -288,11 +295,11 @@ impl App {
             }
             Err(error) => {
                 // What was read and committed before stays; the message comes again.
-                self.registry.release_lease(lease).await?;
+                let _ = self.registry.release_lease(lease).await?;
                 return Err(error);
             }
         };
-        if !self.registry.release_lease(lease).await? {
+        if self.registry.release_lease(lease).await? == Write::Conflict {
             return Ok(After { stop: Some(Stop::Overtaken), due_at: None, outcome: "overtaken" });
         }
         let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered).as_secs());
@@ -308,7 +315,7 @@ impl App {
             embedded_metrics,
             outcome = after.outcome,
             api = tenant.api.as_str(),
-            calls = tally.calls,
+            calls = lease.calls,
             checked = tally.checked,
             stale = tally.stale,
             "tenant worked on"

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use shared::{
-    error::Result,
+    error::{Call, Result},
     http::{Deadline, Endpoint, HttpClient, Response, send},
     text::Secret,
 };
@@ -53,7 +53,7 @@ impl<'a> Application<'a> {
     /// The secrets that are registered.
     pub(crate) async fn passwords(&self, deadline: Deadline) -> Result<Vec<Password>> {
         let request = self.outbound.get(self.graph.join(&self.path)).query(&[("$select", "passwordCredentials")]);
-        let answer = self.send(request, "the app registration", deadline).await?;
+        let answer = self.send(request, Call::GetApplication, deadline).await?;
         let body: ApplicationBody = expect(answer, StatusCode::OK)?.json().await?;
         Ok(body.password_credentials)
     }
@@ -62,7 +62,7 @@ impl<'a> Application<'a> {
     pub(crate) async fn add_password(&self, name: &str, end: Timestamp, deadline: Deadline) -> Result<NewPassword> {
         let body = json!({"passwordCredential": {"displayName": name, "endDateTime": end}});
         let url = self.graph.join(&format!("{}/addPassword", self.path));
-        let answer = self.send(self.outbound.post(url).json(&body), "addPassword", deadline).await?;
+        let answer = self.send(self.outbound.post(url).json(&body), Call::AddPassword, deadline).await?;
         expect(answer, StatusCode::OK)?.json().await
     }
 
@@ -70,14 +70,14 @@ impl<'a> Application<'a> {
     pub(crate) async fn remove_password(&self, key_id: &str, deadline: Deadline) -> Result<()> {
         let url = self.graph.join(&format!("{}/removePassword", self.path));
         let request = self.outbound.post(url).json(&json!({"keyId": key_id}));
-        let answer = self.send(request, "removePassword", deadline).await?;
+        let answer = self.send(request, Call::RemovePassword, deadline).await?;
         match answer.status() {
             StatusCode::NO_CONTENT | StatusCode::NOT_FOUND => Ok(()),
             _ => Err(answer.unexpected_status()),
         }
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder, call: &'static str, deadline: Deadline) -> Result<Response> {
+    async fn send(&self, request: reqwest::RequestBuilder, call: Call, deadline: Deadline) -> Result<Response> {
         send(request.header(header::AUTHORIZATION, self.authorization.clone()), call, deadline).await
     }
 }

@@ -216,7 +216,7 @@ impl App {
 
 fn usable(credential: &Secret, version: &str) -> Result<AppCredential> {
     AppCredential::parse(credential, version.to_owned())
-        .map_err(|fault| Error::Internal(format!("a credential in Secrets Manager is not usable: {fault}")))
+        .map_err(|fault| Error::Internal(format!("a credential in Secrets Manager is not usable: {fault}").into()))
 }
 
 fn fields(credential: &Secret) -> Result<serde_json::Map<String, Value>> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use shared::{
     error::{Error, Result},
-    lambda::event::{HttpRequest, page_limit},
+    lambda::{event::HttpRequest, route::page_limit},
     text::parse_utc,
 };
 

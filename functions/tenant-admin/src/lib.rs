@@ -15,11 +15,12 @@ use shared::{
     clients::Clients,
     clock::Clock,
     config::{PublicBaseUrl, Variables},
-    delivery::bucket::{Bucket, Format},
+    delivery::bucket::Bucket,
     error::{Error, Result},
     http::HttpClient,
     lambda::{
         event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
+        route::json_route,
         runtime::Platform,
     },
     microsoft::Microsoft,
@@ -93,7 +94,7 @@ impl App {
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
         let clients = Clients::new(&config.microsoft, table, bus, platform);
         let queue = SyncQueue::new(&aws, config.sync_queue_url.clone());
-        let bucket = Bucket::new(&aws, config.incident_bucket.clone(), Format::Envelope);
+        let bucket = Bucket::new(&aws, config.incident_bucket.clone());
         Self { config, clients, queue, bucket, http, clock, random }
     }
 
@@ -112,7 +113,7 @@ impl App {
         };
         // Boxed: without it the compiler reaches its recursion limit on the layout of this future.
         let route = Box::pin(self.route(&request, invocation));
-        let response = invocation.json_route(&self.clock, &request, route).await;
+        let response = json_route(invocation, &self.clock, &request, route).await;
         Ok(response.into_value())
     }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use shared::{
     error::{Error, Result},
     http::Deadline,
+    incident_api::client::CallBudget,
     lambda::event::HttpResponse,
     microsoft::{IncidentApi, IncidentApiSetting},
     onboarding::Onboarding,
@@ -210,7 +211,7 @@ impl App {
             let token = self.clients.tokens.fresh_access_token(tenant, api, deadline).await?;
             let Some(roles) = token.roles() else {
                 // One live read shows what a token that cannot be decoded is good for.
-                self.clients.incidents.probe(tenant, api, &token, deadline).await?;
+                self.clients.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await?;
                 return Ok(Vec::new());
             };
             if api.readable_with(roles) { Ok(roles.to_vec()) } else { Err(missing()) }
@@ -274,7 +275,8 @@ impl App {
         let deadline = request.invocation.deadline;
         let verification = async {
             let token = self.clients.tokens.fresh_access_token(&known.tenant_id, known.api, deadline).await?;
-            self.clients.incidents.probe(&known.tenant_id, known.api, &token, deadline).await
+            let mut client = self.clients.incidents.of(known.tenant_id, known.api, CallBudget::Table, deadline);
+            client.probe(&token).await
         };
         let (status, reason) = match verification.await {
             Ok(()) => (Status::Active, None),
@@ -342,8 +344,8 @@ mod tests {
                 r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","#,
                 r#""status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"#,
                 r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
-                r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","lag_seconds":60,"#,
-                r#""incidents_total":7,"quarantined":1,"#,
+                r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","#,
+                r#""lag_seconds":60,"incidents_total":7,"quarantined":1,"#,
                 r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
             )
         );

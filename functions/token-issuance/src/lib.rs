@@ -13,10 +13,10 @@ use shared::{
     entra::token_cache::{AccessToken, Tokens},
     error::{Error, Result},
     http::Deadline,
-    lambda::runtime::Platform,
     lambda::{
         event::{Event, HttpRequest, HttpResponse, Invocation, InvocationError},
-        runtime::tenant_span,
+        route::json_route,
+        runtime::{Platform, tenant_span},
     },
     microsoft::{IncidentApi, IncidentApiSetting, Microsoft},
     registry::{Registry, tenants::Tenant},
@@ -103,7 +103,7 @@ impl App {
                 match Event::parse(event) {
                     Event::Http(request) => {
                         let work = Box::pin(self.request(&request, &invocation));
-                        Ok(invocation.json_route(&self.clock, &request, work).await.into_value())
+                        Ok(json_route(&invocation, &self.clock, &request, work).await.into_value())
                     }
                     Event::Direct(call) => {
                         let tenant = call.get("tenant_id").and_then(Value::as_str).and_then(|id| id.parse().ok());

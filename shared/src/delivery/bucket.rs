@@ -1,8 +1,9 @@
-//! The bucket: incidents as compressed lines, and what had to be set aside.
+//! The bucket: incidents as compressed lines, quarantined content, receipts of offboarding.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
+    str::FromStr,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -16,156 +17,160 @@ use crate::{
     error::{Error, Result},
     incident::{
         line::IncidentLine,
-        ocsf::{Finding, incident_finding},
-        record::Record,
-        version::{Change, DeliveredVersion},
+        ocsf::incident_finding,
+        version::{DeliveredVersion, Version},
     },
-    microsoft::IncidentApi,
     tenant::TenantId,
     text::hex,
 };
 
-/// How often a write is tried again that collided with another one of the same name.
-const TRIES: u32 = 3;
+/// Attempts for a write that collides with another one of the same name.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// `DELIVERY_FORMAT`: as what incidents are delivered.
+/// The schema of delivered incidents: the setting `DELIVERY_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Lines of `incident/1` under `incidents/`.
     Envelope,
     /// OCSF Incident Findings under `ocsf/`.
     Ocsf,
-    /// Both.
+    /// Both, in separate objects.
     Both,
 }
 
-impl std::str::FromStr for Format {
-    type Err = ();
+/// The text is not a [`Format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAFormat;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for Format {
+    type Err = NotAFormat;
+
+    fn from_str(text: &str) -> Result<Self, NotAFormat> {
         match text {
             "envelope" => Ok(Self::Envelope),
             "ocsf" => Ok(Self::Ocsf),
             "both" => Ok(Self::Both),
-            _ => Err(()),
+            _ => Err(NotAFormat),
         }
     }
 }
 
-/// The bucket that incidents are delivered to.
+/// The bucket of this deployment.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     client: Client,
     name: String,
-    format: Format,
 }
 
-/// Versions of one tenant on their way into the bucket: compressed as they come, one object for each day of last update.
+/// Versions of one tenant's incidents that are not written yet. They are compressed as they come, and become one object
+/// for each format and day of last update.
 pub struct Batch {
     format: Format,
     days: BTreeMap<String, Day>,
-    /// What will be known of each incident once the batch is written.
+    versions: HashMap<String, DeliveredVersion>,
+}
+
+/// A batch that is in the bucket.
+pub struct WrittenBatch {
+    /// The objects, of which some may have been there before with the same content.
+    pub objects: Vec<DeliveredObject>,
+    /// The last delivered version of each incident in them, by incident id.
     pub versions: HashMap<String, DeliveredVersion>,
 }
 
 struct Day {
-    envelopes: Option<Lines>,
-    findings: Option<Lines>,
+    incidents: Option<CompressedLines>,
+    findings: Option<CompressedLines>,
     keys: Vec<String>,
     from: Timestamp,
     to: Timestamp,
 }
 
-/// Lines, compressed as they come.
-type Lines = GzEncoder<Vec<u8>>;
+type CompressedLines = GzEncoder<Vec<u8>>;
 
-fn no_lines() -> Lines {
+fn no_lines() -> CompressedLines {
     GzEncoder::new(Vec::new(), Compression::default())
 }
 
-fn add_line(lines: &mut Lines, line: &impl Serialize) -> Result<()> {
+fn add_line(lines: &mut CompressedLines, line: &impl Serialize) -> Result<()> {
     let written = serde_json::to_writer(&mut *lines, line).map_err(std::io::Error::from);
-    written.and_then(|()| lines.write_all(b"\n")).map_err(|_| Error::Internal("a line could not be compressed".into()))
+    written
+        .and_then(|()| lines.write_all(b"\n"))
+        .map_err(|error| Error::internal("a line could not be compressed", error))
 }
 
 impl Batch {
-    /// A batch with nothing in it, to be written as `format`.
+    /// An empty batch, to be delivered as `format`.
     pub fn new(format: Format) -> Self {
         Self { format, days: BTreeMap::new(), versions: HashMap::new() }
     }
 
-    /// Whether there is nothing to write.
+    /// Returns whether no version was added.
     pub fn is_empty(&self) -> bool {
         self.versions.is_empty()
     }
 
-    /// Compressed bytes so far.
+    /// Returns whether a version of this incident was added.
+    pub fn contains(&self, incident_id: &str) -> bool {
+        self.versions.contains_key(incident_id)
+    }
+
+    /// The compressed size so far, in bytes. Some are still in the compressors.
     pub fn size(&self) -> usize {
-        let lines = self.days.values().flat_map(|day| [&day.envelopes, &day.findings]).flatten();
+        let lines = self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten();
         lines.map(|lines| lines.get_ref().len()).sum()
     }
 
-    /// Adds a version.
-    pub fn add(
-        &mut self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        record: &Record,
-        (change, ordinal): (Change, u32),
-        fetched_at: Timestamp,
-    ) -> Result<()> {
-        let envelope = IncidentLine::of(tenant, api, record, ordinal, Some(change), fetched_at)?;
-        let date = record.last_updated.strftime("%Y-%m-%d").to_string();
+    /// Adds a version, in the formats of the batch.
+    pub fn add(&mut self, version: &Version<'_>) -> Result<()> {
+        let record = version.record;
         let format = self.format;
+        let date = record.last_updated.strftime("%Y-%m-%d").to_string();
         let day = self.days.entry(date).or_insert_with(|| Day {
-            envelopes: matches!(format, Format::Envelope | Format::Both).then(no_lines),
+            incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
             findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
             keys: Vec::new(),
             from: record.last_updated,
             to: record.last_updated,
         });
-        if let Some(lines) = &mut day.envelopes {
-            add_line(lines, &envelope)?;
+        if let Some(lines) = &mut day.incidents {
+            add_line(lines, &IncidentLine::of(version)?)?;
         }
         if let Some(lines) = &mut day.findings {
-            let key = &envelope.key;
-            let finding = Finding { tenant_id: tenant, api, record, change: Some(change), key, fetched_at };
-            add_line(lines, &incident_finding(&finding)?)?;
+            add_line(lines, &incident_finding(version)?)?;
         }
-        // The digest tells apart what a record held when it changed again, without a new time, before it was noted.
-        day.keys.push(format!("{} {}", envelope.key, record.state_hash));
+        // A record may change again with the same time, and so with the same key, before its version is recorded. The
+        // hash tells the two apart.
+        day.keys.push(format!("{} {}", version.key(), record.state_hash));
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
-        self.versions.insert(record.incident_id.clone(), DeliveredVersion::of(record, ordinal, api));
+        let delivered = DeliveredVersion::of(record, version.ordinal, version.api);
+        self.versions.insert(record.incident_id.clone(), delivered);
         Ok(())
     }
 }
 
 impl Bucket {
     /// The bucket named `name`.
-    pub fn new(config: &aws_config::SdkConfig, name: String, format: Format) -> Self {
-        // Custom endpoints (a local stack) have no name for each bucket.
+    pub fn new(config: &aws_config::SdkConfig, name: String) -> Self {
+        // A custom endpoint (a local stack) has no host name for each bucket.
         let path_style = config.endpoint_url().is_some();
         let config = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style).build();
-        Self { client: Client::from_conf(config), name, format }
+        Self { client: Client::from_conf(config), name }
     }
 
-    /// A batch to be written here.
-    pub fn batch(&self) -> Batch {
-        Batch::new(self.format)
-    }
-
-    /// Writes a batch, an object for each day. An object's name follows from the versions in it and their states, so one
-    /// that is there already holds exactly these.
-    pub async fn write(&self, tenant: &TenantId, days: Batch) -> Result<Vec<DeliveredObject>> {
+    /// Writes a batch. The name of an object is the hash of the versions in it and of their states. So an object that is
+    /// there already holds exactly these.
+    pub async fn write(&self, tenant: &TenantId, batch: Batch) -> Result<WrittenBatch> {
         let mut objects = Vec::new();
-        for (date, mut day) in days.days {
+        for (date, mut day) in batch.days {
             day.keys.sort_unstable();
             let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
-            for (prefix, lines) in [("incidents", day.envelopes), ("ocsf", day.findings)] {
+            for (prefix, lines) in [("incidents", day.incidents), ("ocsf", day.findings)] {
                 let Some(lines) = lines else { continue };
                 let object = format!("{prefix}/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
-                let body = lines.finish().map_err(|_| Error::Internal("an object could not be compressed".into()))?;
+                let body =
+                    lines.finish().map_err(|error| Error::internal("an object could not be compressed", error))?;
                 self.put(&object, body, "application/x-ndjson", Some("gzip")).await?;
                 objects.push(DeliveredObject {
                     bucket: self.name.clone(),
@@ -176,26 +181,27 @@ impl Bucket {
                 });
             }
         }
-        Ok(objects)
+        Ok(WrittenBatch { objects, versions: batch.versions })
     }
 
-    /// Sets something aside, as JSON under `quarantine/`. The same name is written once.
-    pub async fn write_quarantined(&self, tenant: &TenantId, name: &str, what: &serde_json::Value) -> Result<()> {
+    /// Writes quarantined content as JSON under `quarantine/`. The first content of a name stays.
+    pub async fn write_quarantined(&self, tenant: &TenantId, name: &str, content: &serde_json::Value) -> Result<()> {
         let object = format!("quarantine/tenant_id={tenant}/{name}.json");
-        self.put(&object, what.to_string().into_bytes(), "application/json", None).await
+        self.put(&object, content.to_string().into_bytes(), "application/json", None).await
     }
 
-    /// Keeps the receipt of an offboarding, as JSON under `receipts/`.
+    /// Writes the receipt of an offboarding as JSON under `receipts/`.
     pub async fn keep_receipt(&self, tenant: &TenantId, at: Timestamp, receipt: &impl Serialize) -> Result<()> {
         let object = format!("receipts/tenant_id={tenant}/{at:.3}.json");
-        let json = serde_json::to_vec(receipt).map_err(|_| Error::Internal("a receipt could not be written".into()))?;
+        let json =
+            serde_json::to_vec(receipt).map_err(|error| Error::internal("a receipt could not be serialised", error))?;
         self.put(&object, json, "application/json", None).await
     }
 
     async fn put(&self, object: &str, body: Vec<u8>, content_type: &str, encoding: Option<&str>) -> Result<()> {
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             let outcome = self
                 .client
                 .put_object()
@@ -209,9 +215,9 @@ impl Bucket {
                 .await;
             let Err(error) = outcome else { return Ok(()) };
             match error.code() {
-                // It is there, with exactly these versions in it.
+                // The object is there, with the same content.
                 Some("PreconditionFailed") => return Ok(()),
-                Some("ConditionalRequestConflict") if tries < TRIES => {}
+                Some("ConditionalRequestConflict") if attempts < MAX_ATTEMPTS => {}
                 _ => return Err(Error::aws("s3:PutObject", &error)),
             }
         }

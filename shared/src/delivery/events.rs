@@ -1,4 +1,4 @@
-//! News on EventBridge: which object holds what, and how tenants stand. Events may repeat; they hold no incident.
+//! Events on EventBridge about delivered objects and about tenants. Events may repeat. They hold no incident.
 
 use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
@@ -13,10 +13,10 @@ use crate::{
 
 const SOURCE: &str = "partner.incidents";
 
-/// How often an entry is handed in again that EventBridge refused within an accepted call.
-const TRIES: u32 = 3;
+/// Attempts for entries that EventBridge refuses inside a successful call.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// The bus, or none: without `EVENT_BUS_NAME` no events are sent.
+/// The event bus. Without `EVENT_BUS_NAME` no event is sent.
 #[derive(Clone, Debug)]
 pub struct Events {
     client: Client,
@@ -24,28 +24,28 @@ pub struct Events {
     clock: Clock,
 }
 
-/// One object that was delivered.
+/// An object in the bucket with delivered versions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeliveredObject {
-    /// The bucket.
+    /// Name of the bucket that holds the object.
     pub bucket: String,
-    /// The object's key.
+    /// Key of the object inside the bucket.
     pub object: String,
-    /// Versions in it.
+    /// Number of versions in the object.
     pub count: usize,
-    /// The earliest last update in it, as sent.
+    /// The earliest time of last update in it, in RFC 3339.
     pub from: String,
-    /// The latest last update in it, as sent.
+    /// The latest time of last update in it, in RFC 3339.
     pub to: String,
 }
 
 impl Events {
-    /// The bus named `bus`.
+    /// The bus named `bus`, if there is one.
     pub fn new(config: &aws_config::SdkConfig, bus: Option<String>, clock: Clock) -> Self {
         Self { client: Client::new(config), bus, clock }
     }
 
-    /// Tells that a tenant's status or reason has changed; says nothing when both are as before.
+    /// Sends `Tenant Status Changed`, unless status and reason are as before.
     pub async fn tenant_status_changed(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
         if before.is_some_and(|before| (before.status, before.reason) == (after.status, after.reason)) {
             return Ok(());
@@ -64,7 +64,7 @@ impl Events {
         self.put("Tenant Status Changed", vec![detail]).await
     }
 
-    /// Names delivered objects.
+    /// Sends `Incidents Delivered`, one event for each object.
     pub async fn incidents_delivered(&self, tenant: &TenantId, objects: &[DeliveredObject]) -> Result<()> {
         let details = objects.iter().map(|object| {
             json!({"tenant_id": tenant, "bucket": object.bucket, "object": object.object, "count": object.count,
@@ -86,18 +86,18 @@ impl Events {
                     .build()
             })
             .collect::<Vec<_>>();
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let mut refused = Vec::new();
-            // Ten entries are the most of one call.
+            // A call takes at most ten entries.
             for entries in waiting.chunks(10) {
-                let answer = self
+                let response = self
                     .client
                     .put_events()
                     .set_entries(Some(entries.to_vec()))
                     .send()
                     .await
                     .map_err(|error| Error::aws("events:PutEvents", &error))?;
-                let results = answer.entries.unwrap_or_default();
+                let results = response.entries.unwrap_or_default();
                 let failed = |index: usize| results.get(index).is_none_or(|result| result.error_code.is_some());
                 refused.extend(
                     entries.iter().enumerate().filter(|(index, _)| failed(*index)).map(|(_, entry)| entry.clone()),
@@ -108,11 +108,11 @@ impl Events {
             }
             waiting = refused;
         }
-        Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len())))
+        Err(Error::Internal(format!("events:PutEvents: {} entries were refused", waiting.len()).into()))
     }
 }
 
-/// Whether nothing comes from the tenant any more, and no operator wanted it so.
+/// Returns whether the tenant was paused, and not by an operator.
 fn has_become_paused(before: Option<&Tenant>, after: &Tenant) -> bool {
     let was_paused = before.is_some_and(|before| before.status == Status::Paused);
     after.status == Status::Paused && !was_paused && after.reason != Some(Reason::Operator)
@@ -124,7 +124,7 @@ mod tests {
     use crate::microsoft::IncidentApi;
 
     #[test]
-    fn only_a_pause_that_microsoft_s_answers_brought_is_news() {
+    fn only_a_pause_by_microsoft_s_responses_is_counted() {
         let tenant = |status, reason| Tenant {
             tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
             customer: "Contoso".into(),

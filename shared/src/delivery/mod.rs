@@ -1,4 +1,4 @@
-//! Where incidents and news of tenants go: S3 and EventBridge.
+//! The outputs to consumers: incidents in S3, and events about objects and tenants on EventBridge.
 
 pub mod bucket;
 pub mod events;

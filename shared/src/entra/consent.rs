@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use crate::{
-    error::{Error, Result},
+    error::{Call, Result},
     http::{Deadline, HttpClient, send},
     microsoft::{Cloud, Endpoints, IncidentApi},
     tenant::TenantId,
@@ -139,7 +139,7 @@ struct Discovery {
 /// what is no name of a tenant here.
 ///
 /// # Errors
-/// [`Error::Unreachable`] and [`Error::Upstream`] when Microsoft does not say.
+/// [`Error::Unreachable`], [`Error::Upstream`] and [`Error::Malformed`] when Microsoft does not say.
 pub async fn resolve_tenant(
     outbound: &HttpClient,
     endpoints: &Endpoints,
@@ -149,14 +149,14 @@ pub async fn resolve_tenant(
 ) -> Result<Option<TenantId>> {
     let Some(name) = tenant_name(name) else { return Ok(None) };
     let url = endpoints.authority.join(&format!("/{name}/v2.0/.well-known/openid-configuration"));
-    let answer = send(outbound.get(url), "discovery", deadline).await?;
+    let answer = send(outbound.get(url), Call::ReadDiscovery, deadline).await?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => return Ok(None),
         _ => return Err(answer.unexpected_status()),
     }
-    let unexpected_status: Error = answer.unexpected_status();
-    let issuer = answer.json::<Discovery>().await?.issuer.ok_or(unexpected_status)?;
+    let malformed = answer.malformed();
+    let issuer = answer.json::<Discovery>().await?.issuer.ok_or(malformed)?;
     // The issuer of a tenant of another cloud names that cloud's login host.
     let tenant = issuer.split('/').find_map(|segment| TenantId::from_guid(segment).ok());
     Ok(tenant.filter(|tenant| cloud.id_token_issuer(tenant) == issuer))

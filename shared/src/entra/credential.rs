@@ -306,9 +306,9 @@ impl CredentialCache {
         let json = Secret::new(answer.secret_string.unwrap_or_default());
         match AppCredential::parse(&json, version) {
             Ok(credential) => Ok(Some(credential)),
-            Err(fault) => {
-                Err(Error::Internal(format!("the secret of the app credential ({stage}) is not usable: {fault}")))
-            }
+            Err(fault) => Err(Error::Internal(
+                format!("the secret of the app credential ({stage}) is not usable: {fault}").into(),
+            )),
         }
     }
 }

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::{Deadline, HttpClient, send},
     microsoft::{Cloud, Endpoints, IncidentApi},
     tenant::{PERSONAL_ACCOUNTS, TenantId},
@@ -243,14 +243,14 @@ impl SignIn {
     async fn read_keys(&self, deadline: Deadline) -> Result<Vec<Key>> {
         let authority = &self.endpoints.authority;
         let url = authority.join(&format!("/{ANY_ORGANISATION}/v2.0/.well-known/openid-configuration"));
-        let answer = send(self.outbound.get(url), "discovery", deadline).await?;
+        let answer = send(self.outbound.get(url), Call::ReadDiscovery, deadline).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.unexpected_status());
         }
         let jwks_uri = answer.json::<Discovery>().await?.jwks_uri.and_then(|uri| Url::parse(&uri).ok());
         // Only its path: the configured login host may be a relay, and keys come from nowhere else.
         let path = jwks_uri.as_ref().map_or(KEYS_PATH, Url::path);
-        let answer = send(self.outbound.get(authority.join(path)), "keys", deadline).await?;
+        let answer = send(self.outbound.get(authority.join(path)), Call::ReadKeys, deadline).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.unexpected_status());
         }

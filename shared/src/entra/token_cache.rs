@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     http::{Deadline, HttpClient},
     microsoft::{IncidentApi, Microsoft},
-    registry::{Registry, breaker::BreakerDecision},
+    registry::{Registry, Write, breaker::BreakerDecision},
     telemetry,
     tenant::TenantId,
     text::Secret,
@@ -289,11 +289,11 @@ impl Inner {
                 }
                 let reply = asked?;
                 match self.registry.close_breaker().await {
-                    Ok(true) => {
+                    Ok(Write::Done) => {
                         tracing::info!("Entra takes the app credential again");
                         telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 0.0)]);
                     }
-                    Ok(false) => {}
+                    Ok(Write::Conflict) => {}
                     Err(error) => tracing::warn!(cause = %error, "the breaker could not be closed"),
                 }
                 Ok((reply, credential))
@@ -360,7 +360,7 @@ impl Inner {
             }
         }
         let now = self.clock.now();
-        if self.registry.open_breaker(now).await? {
+        if self.registry.open_breaker(now).await? == Write::Done {
             tracing::error!(
                 client_id = loaded.current.client_id(),
                 "Entra refuses the app credential; no tenant can be read until it is renewed"

@@ -24,15 +24,13 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, IncidentApi, Microsoft},
     telemetry,
     tenant::TenantId,
     text::Secret,
 };
-
-const CALL: &str = "the token endpoint";
 
 /// How long one request may take; Microsoft names half a second to half a minute.
 const ATTEMPT: Duration = Duration::from_secs(12);
@@ -118,7 +116,7 @@ pub(super) struct TokenResponse {
 impl TokenResponse {
     /// The ID token, which is not validated here.
     pub(super) fn into_id_token(self) -> Result<Secret> {
-        self.body.id_token.ok_or(Error::Upstream { status: 200, call: CALL })
+        self.body.id_token.ok_or(Error::Malformed { call: Call::RequestToken })
     }
 }
 
@@ -199,10 +197,10 @@ impl TokenEndpoint {
         credential: &AppCredential,
     ) -> Result<AccessToken> {
         let TokenResponse { body, asked_at } = reply;
-        let unexpected_status = Error::Upstream { status: 200, call: CALL };
+        let malformed = Error::Malformed { call: Call::RequestToken };
         let bearer = body.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let (Some(value), Some(lifetime), true) = (body.access_token, body.expires_in, bearer) else {
-            return Err(unexpected_status);
+            return Err(malformed);
         };
         let expected = Expected { tenant, client_id: credential.client_id(), cloud: self.cloud, api };
         match AccessToken::validate(value, lifetime, body.refresh_in, &expected, asked_at) {
@@ -216,9 +214,9 @@ impl TokenEndpoint {
                     "a token that is not what was asked for was thrown away"
                 );
                 telemetry::metrics(self.clock.now(), Some(tenant), &[("ForeignToken", "Count", 1.0)]);
-                Err(unexpected_status)
+                Err(malformed)
             }
-            Err(TokenError::Malformed) => Err(unexpected_status),
+            Err(TokenError::Malformed) => Err(malformed),
         }
     }
 
@@ -274,7 +272,9 @@ impl TokenEndpoint {
             (None, CredentialKind::Certificate { .. } | CredentialKind::Kms { .. } | CredentialKind::Federated) => {}
         }
         let url = self.authority.join(&format!("/{authority}/oauth2/v2.0/token"));
-        let answer = send(self.outbound.post(url).form(&form), CALL, deadline).await.map_err(AttemptError::Again)?;
+        let answer = send(self.outbound.post(url).form(&form), Call::RequestToken, deadline)
+            .await
+            .map_err(AttemptError::Again)?;
         if answer.status() == http::StatusCode::OK {
             return match answer.json().await {
                 Ok(body) => Ok(TokenResponse { body, asked_at }),
@@ -315,7 +315,9 @@ impl TokenEndpoint {
             TokenErrorAction::Transient => AttemptError::Again(unexpected_status),
             TokenErrorAction::Fault => {
                 let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));
-                AttemptError::Final(Error::Internal(format!("Entra finds the token request itself at fault{code}")))
+                AttemptError::Final(Error::Internal(
+                    format!("Entra finds the token request itself at fault{code}").into(),
+                ))
             }
             TokenErrorAction::Unknown => AttemptError::Final(unexpected_status),
         }
@@ -383,7 +385,8 @@ impl TokenEndpoint {
             .send();
         let answer = deadline.run(async { Ok(Box::pin(request).await) }).await?;
         let answer = answer.map_err(|error| Error::aws(CALL, &error))?;
-        let token = answer.web_identity_token.ok_or_else(|| Error::Internal(format!("{CALL}: no token came")))?;
+        let token =
+            answer.web_identity_token.ok_or_else(|| Error::Internal(format!("{CALL}: no token came").into()))?;
         let lifetime = SignedDuration::from_secs(FEDERATED.into());
         let expires = answer.expiration.and_then(|time| Timestamp::from_second(time.secs()).ok());
         let until = expires.unwrap_or(now + lifetime).min(now + lifetime) - SignedDuration::from_secs(60);
@@ -435,7 +438,7 @@ mod tests {
         let (private_key, public_key) = key_pair();
         let json = json!({"client_id": "app", "certificate": CERTIFICATE, "private_key": private_key});
         let (endpoint, credential) = (endpoint(), credential(&json).unwrap());
-        let deadline = Deadline::within(Duration::from_secs(5));
+        let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
         let mut ids = Vec::new();
         for authority in ["organizations", "11111111-2222-4333-8444-abcdefabcdef"] {
             let assertion = endpoint.assertion(authority, &credential, deadline).await.unwrap().unwrap();

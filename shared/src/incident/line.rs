@@ -1,25 +1,20 @@
-//! The line of `incident/1`: one version of an incident as it is delivered, read live or listed.
+//! The line of the schema `incident/1`.
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{
-    record::Record,
-    version::{Change, version_key},
-};
+use super::version::{Change, Version};
 use crate::{
     error::{Error, Result},
     microsoft::IncidentApi,
     tenant::TenantId,
 };
 
-/// One version of an incident as it is delivered, read live or listed: the schema `incident/1`.
+/// One version of an incident in the schema `incident/1`, as consumers and callers read it.
 #[derive(Debug, Serialize)]
 pub struct IncidentLine<'a> {
     schema: &'static str,
-    /// The same for two deliveries of one version.
-    pub key: String,
+    key: String,
     tenant_id: TenantId,
     incident_id: &'a str,
     change: Option<Change>,
@@ -30,24 +25,18 @@ pub struct IncidentLine<'a> {
 }
 
 impl<'a> IncidentLine<'a> {
-    /// The envelope of a record that was fetched at `fetched_at`; `change` is none where it is read live.
-    pub fn of(
-        tenant: &TenantId,
-        api: IncidentApi,
-        record: &'a Record,
-        ordinal: u32,
-        change: Option<Change>,
-        fetched_at: Timestamp,
-    ) -> Result<Self> {
+    /// The line of a version, with the record exactly as it was parsed.
+    pub fn of(version: &Version<'a>) -> Result<Self> {
+        let Version { tenant_id, api, record, change, fetched_at, .. } = *version;
         let incident: &RawValue = serde_json::from_str(&record.json)
-            .map_err(|_| Error::Internal("a record that was read is no longer JSON".into()))?;
+            .map_err(|error| Error::internal("a parsed record is no longer JSON", error))?;
         Ok(Self {
             schema: "incident/1",
-            key: version_key(tenant, record, ordinal),
-            tenant_id: *tenant,
+            key: version.key(),
+            tenant_id,
             incident_id: &record.incident_id,
             change,
-            api: api,
+            api,
             last_updated: record.last_updated.to_string(),
             fetched_at: format!("{fetched_at:.3}"),
             incident,

@@ -1,4 +1,4 @@
-//! One incident: the record, its versions, and the forms in which it is delivered. Pure rules without input or output.
+//! One incident: its record, its versions, and the forms of delivery. Nothing here does input or output.
 
 pub mod line;
 pub mod ocsf;

@@ -1,4 +1,4 @@
-//! One incident as Microsoft sent it, and the little that we read of it.
+//! One incident as Microsoft sent it, and the few members that we parse.
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -7,46 +7,55 @@ use serde_json::value::RawValue;
 
 use crate::{tenant::TenantId, text::hex};
 
-/// What a record is about, for the rules of versions and for filters. All else in it stays as it was sent.
+/// One incident, with the members that the version rules and the filters need. The rest of it stays as it was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// 1 to 20 digits.
+    /// Microsoft's id of the incident: 1 to 20 digits.
     pub incident_id: String,
-    /// Time of last update, with the fraction that was sent.
+    /// Time of the last update, with the fraction of a second that was sent.
     pub last_updated: Timestamp,
-    /// Time of creation, where it was sent.
+    /// Time of creation, if it was sent.
     pub created: Option<Timestamp>,
-    /// Status in snake_case, `unknown` where none was sent.
+    /// Status in snake_case; `unknown` if none was sent.
     pub status: String,
-    /// Severity in snake_case.
+    /// Severity in snake_case, if it was sent.
     pub severity: Option<String>,
-    /// To whom it is assigned.
+    /// Name or address of the person that it is assigned to.
     pub assigned_to: Option<String>,
-    /// The incident that this one was merged into.
+    /// Id of the incident that this one was merged into.
     pub merged_into: Option<String>,
-    /// How many alerts came with it; `None`: it was read without its alerts.
+    /// Number of alerts in it. `None`: it was read with [`Alerts::Omitted`].
     pub alerts: Option<usize>,
-    /// Tells apart two states of one record under one time of last update: status, merge target, set of alert ids.
+    /// Hash of status, merge target and set of alert ids. It tells apart two states with one time of last update.
     pub state_hash: String,
-    /// The record, without line breaks.
+    /// The whole record as JSON without white space between its parts, and so on one line.
     pub json: Box<str>,
 }
 
-/// Why a record cannot be taken.
+/// The alerts of an incident in a response. Defender always sends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alerts {
+    /// Graph is asked to expand them.
+    Included,
+    /// Graph sends the incident alone.
+    Omitted,
+}
+
+/// The reason why a record cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is not JSON.
+    /// The bytes are not a JSON object.
     NotJson,
-    /// Its identifier is missing or is not 1 to 20 digits.
+    /// The id is missing or is not 1 to 20 digits.
     NoId,
-    /// Its time of last update is missing or malformed.
+    /// The time of the last update is missing or malformed.
     NoLastUpdate,
-    /// It says that it belongs to another tenant.
+    /// The record names another tenant.
     ForeignTenant,
 }
 
 impl Unreadable {
-    /// A word for the quarantine.
+    /// The word that the quarantine stores.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotJson => "not_json",
@@ -57,7 +66,7 @@ impl Unreadable {
     }
 }
 
-/// The members that are read, under the names of both surfaces. Numbers and strings both serve as identifiers.
+/// The members that are parsed, under the names of both APIs. Ids may be numbers or strings.
 #[derive(Deserialize)]
 struct RecordBody<'a> {
     #[serde(borrow, alias = "incidentId")]
@@ -86,7 +95,7 @@ struct AlertBody<'a> {
     id: Option<&'a RawValue>,
 }
 
-/// Text, or nothing where something else stands.
+/// A string, or `None` for a value of any other type.
 fn lenient_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -101,30 +110,33 @@ fn lenient_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
 }
 
 impl Record {
-    /// Reads what was sent for `tenant`; `with_alerts`: whether the alerts were asked for (and so are all here).
-    pub fn parse(raw: &[u8], tenant: &TenantId, with_alerts: bool) -> Result<Self, Unreadable> {
+    /// Parses a record that Microsoft sent for `tenant`. With [`Alerts::Included`] the record holds all its alerts.
+    ///
+    /// # Errors
+    /// The reason to quarantine it.
+    pub fn parse(raw: &[u8], tenant: &TenantId, alerts: Alerts) -> Result<Self, Unreadable> {
         let json = strip_whitespace(raw).ok_or(Unreadable::NotJson)?;
-        let wire: RecordBody<'_> = serde_json::from_str(&json).map_err(|_| Unreadable::NotJson)?;
-        if wire.tenant_id.is_some_and(|named| TenantId::from_guid(&named) != Ok(*tenant)) {
+        let body: RecordBody<'_> = serde_json::from_str(&json).map_err(|_| Unreadable::NotJson)?;
+        if body.tenant_id.is_some_and(|named| TenantId::from_guid(&named) != Ok(*tenant)) {
             return Err(Unreadable::ForeignTenant);
         }
-        let incident_id = wire.id.and_then(identifier).filter(|id| is_incident_id(id)).ok_or(Unreadable::NoId)?;
-        let last_updated = wire.last_update.as_deref().and_then(time).ok_or(Unreadable::NoLastUpdate)?;
-        let status = wire.status.as_deref().map_or_else(|| "unknown".into(), snake_case);
-        let merged_into = wire.merged_into.and_then(identifier).filter(|id| !id.is_empty() && id != "0");
-        let alerts = match wire.alerts {
-            Some(alerts) if with_alerts => {
-                serde_json::from_str::<Option<Vec<AlertBody<'_>>>>(alerts.get()).ok().flatten().unwrap_or_default()
+        let incident_id = body.id.and_then(identifier).filter(|id| is_incident_id(id)).ok_or(Unreadable::NoId)?;
+        let last_updated = body.last_update.as_deref().and_then(parse_time).ok_or(Unreadable::NoLastUpdate)?;
+        let status = body.status.as_deref().map_or_else(|| "unknown".into(), snake_case);
+        let merged_into = body.merged_into.and_then(identifier).filter(|id| !id.is_empty() && id != "0");
+        let alert_bodies = match (alerts, body.alerts) {
+            (Alerts::Included, Some(sent)) => {
+                serde_json::from_str::<Option<Vec<AlertBody<'_>>>>(sent.get()).ok().flatten().unwrap_or_default()
             }
-            _ => Vec::new(),
+            (Alerts::Included, None) | (Alerts::Omitted, _) => Vec::new(),
         };
-        let ids: Vec<String> = alerts.iter().filter_map(|alert| identifier(alert.id?)).collect();
+        let alert_ids: Vec<String> = alert_bodies.iter().filter_map(|alert| identifier(alert.id?)).collect();
         Ok(Self {
-            state_hash: state_hash_of(&status, merged_into.as_deref(), ids),
-            alerts: with_alerts.then_some(alerts.len()),
-            created: wire.created.as_deref().and_then(time),
-            severity: wire.severity.as_deref().map(snake_case),
-            assigned_to: wire.assigned_to.filter(|name| !name.is_empty()),
+            state_hash: state_hash_of(&status, merged_into.as_deref(), alert_ids),
+            alerts: (alerts == Alerts::Included).then_some(alert_bodies.len()),
+            created: body.created.as_deref().and_then(parse_time),
+            severity: body.severity.as_deref().map(snake_case),
+            assigned_to: body.assigned_to.filter(|name| !name.is_empty()),
             incident_id,
             last_updated,
             status,
@@ -133,7 +145,7 @@ impl Record {
         })
     }
 
-    /// The state as far as `change` is concerned.
+    /// The state of the incident for [`Change`](super::version::Change).
     pub fn state(&self) -> State {
         match self.status.as_str() {
             "redirected" => State::Redirected,
@@ -144,18 +156,18 @@ impl Record {
     }
 }
 
-/// What of a status decides how a change is called.
+/// The part of a status that decides the name of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Neither of the others.
+    /// Any status but the others.
     Open,
-    /// Closed.
+    /// Closed by a person or by Microsoft.
     Resolved,
-    /// Merged into another one.
+    /// Merged into another incident.
     Redirected,
 }
 
-/// Whether a text is an incident's identifier: 1 to 20 digits.
+/// Returns whether a text can be the id of an incident: 1 to 20 digits.
 pub fn is_incident_id(text: &str) -> bool {
     (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -168,14 +180,13 @@ fn identifier(raw: &RawValue) -> Option<String> {
     serde_json::from_str::<String>(text).ok().or_else(|| Some(text.to_owned()))
 }
 
-/// A time as either surface sends it.
-pub(crate) fn time(text: &str) -> Option<Timestamp> {
-    // Times without an offset are UTC as all others are.
+/// Parses a time of either API. A time without an offset is in UTC.
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse().or_else(|_| format!("{text}Z").parse()).ok()
 }
 
-/// `InProgress`, `inProgress` and `in progress` all become `in_progress`.
-pub fn snake_case(text: &str) -> String {
+/// Converts a word of either API: `InProgress`, `inProgress` and `in progress` all become `in_progress`.
+pub(super) fn snake_case(text: &str) -> String {
     let mut snake = String::with_capacity(text.len() + 4);
     let mut after_lower = false;
     for letter in text.chars() {
@@ -205,8 +216,7 @@ fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<Str
     hex(&context.finish().as_ref()[..8])
 }
 
-/// The same JSON without white space between its parts, so that it is one line whatever was sent. Strings and numbers
-/// stay as they are to the byte.
+/// The same JSON on one line, without white space between its parts. Strings and numbers keep every byte.
 fn strip_whitespace(raw: &[u8]) -> Option<Box<str>> {
     let checked: &RawValue = serde_json::from_slice(raw).ok()?;
     let mut text = String::with_capacity(checked.get().len());
@@ -240,26 +250,26 @@ mod tests {
         "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
     }
 
-    fn read(json: &str) -> Result<Record, Unreadable> {
-        Record::parse(json.as_bytes(), &tenant(), true)
+    fn parse(json: &str) -> Result<Record, Unreadable> {
+        Record::parse(json.as_bytes(), &tenant(), Alerts::Included)
     }
 
     #[test]
-    fn both_surfaces_are_read() {
-        let graph = read(
+    fn parses_records_of_both_apis() {
+        let graph = parse(
             r#"{"id":"29","tenantId":"11111111-2222-4333-8444-ABCDEFABCDEF","status":"inProgress","severity":"high",
                 "createdDateTime":"2026-01-22T12:09:23.1433333Z","lastUpdateDateTime":"2026-02-25T16:29:33.10Z",
                 "assignedTo":null,"redirectIncidentId":null,"alerts":[{"id":"a"},{"id":"b"}]}"#,
         )
         .unwrap();
-        let defender = read(
+        let defender = parse(
             r#"{"incidentId":29,"status":"InProgress","severity":"High","createdTime":"2026-01-22T12:09:23.1433333",
                 "lastUpdateTime":"2026-02-25T16:29:33.1Z","redirectIncidentId":null,"alerts":[{"alertId":"b"},{"alertId":"a"}]}"#,
         )
         .unwrap();
         assert_eq!(graph.last_updated.to_string(), "2026-02-25T16:29:33.1Z");
         assert_eq!(graph.created.unwrap().to_string(), "2026-01-22T12:09:23.1433333Z");
-        assert_eq!(graph.state_hash, defender.state_hash, "the same state has the same digest on both surfaces");
+        assert_eq!(graph.state_hash, defender.state_hash, "the same state has the same hash on both APIs");
         assert_eq!(
             (graph.incident_id, graph.status, graph.severity, graph.created, graph.alerts),
             (defender.incident_id, defender.status, defender.severity, defender.created, defender.alerts)
@@ -267,9 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_line_and_otherwise_as_it_was_sent() {
+    fn record_is_one_line_and_otherwise_as_sent() {
         let sent = "{ \"id\" : \"1\",\r\n \"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\", \"n\": 1.50e+400, \"big\": 123456789012345678901234567890, \"t\":\"a\\n b\\u2028 \u{200b}\" }";
-        let record = read(sent).unwrap();
+        let record = parse(sent).unwrap();
         assert_eq!(
             &*record.json,
             "{\"id\":\"1\",\"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\",\"n\":1.50e+400,\"big\":123456789012345678901234567890,\"t\":\"a\\n b\\u2028 \u{200b}\"}"
@@ -277,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn unreadable_records_have_a_reason() {
         let table = [
             ("nonsense", Unreadable::NotJson),
             (r#"{"lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#, Unreadable::NoId),
@@ -291,13 +301,13 @@ mod tests {
             ),
         ];
         for (json, why) in table {
-            assert_eq!(read(json), Err(why), "{json}");
+            assert_eq!(parse(json), Err(why), "{json}");
         }
     }
 
     #[test]
-    fn unknown_enums_wrong_types_and_nulls_do_no_harm() {
-        let record = read(
+    fn unknown_words_wrong_types_and_nulls_are_accepted() {
+        let record = parse(
             r#"{"id":"1","lastUpdateDateTime":"2026-01-01T00:00:00Z","status":7,"severity":"UnSpecified","alerts":null,"assignedTo":{},"new":[]}"#,
         )
         .unwrap();
@@ -308,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_enums_become_snake_case() {
+    fn words_become_snake_case() {
         for (sent, ours) in [
             ("InProgress", "in_progress"),
             ("awaitingAction", "awaiting_action"),
@@ -321,10 +331,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_records_are_set_aside_or_have_an_id_and_a_time(
+        fn damaged_records_are_unreadable_or_have_an_id(
             raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
         ) {
-            if let Ok(record) = Record::parse(&raw, &tenant(), true) {
+            if let Ok(record) = Record::parse(&raw, &tenant(), Alerts::Included) {
                 prop_assert!(is_incident_id(&record.incident_id));
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&record.json).is_ok());
             }

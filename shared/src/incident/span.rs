@@ -2,22 +2,22 @@
 
 use jiff::Timestamp;
 
-/// A span of time in whole seconds, its beginning included and its end not. Without an end it goes on for ever.
+/// A half-open span of time with bounds in whole seconds. Without an end it has no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
-    /// Begins with this second.
+    /// The first second inside the span.
     pub from: Timestamp,
-    /// Ends before this second.
+    /// The first second after the span.
     pub to: Option<Timestamp>,
 }
 
 impl Span {
-    /// Whether an instant lies in it.
+    /// Returns whether an instant lies inside the span.
     pub fn contains(&self, instant: Timestamp) -> bool {
         self.from <= instant && self.to.is_none_or(|to| instant < to)
     }
 
-    /// Its length in whole seconds; `None` without an end.
+    /// The length in whole seconds. `None` without an end.
     pub fn seconds(&self) -> Option<i64> {
         self.to.map(|to| to.as_second() - self.from.as_second())
     }

@@ -1,4 +1,4 @@
-//! Versions: what was delivered of an incident, and whether what is seen now is another version of it.
+//! Versions of an incident: the last delivered one, and the comparison of a record with it.
 
 use std::{fmt, str::FromStr};
 
@@ -6,90 +6,90 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Record, State};
-use crate::microsoft::IncidentApi;
+use crate::{microsoft::IncidentApi, tenant::TenantId};
 
-/// How a version differs from the one before.
+/// The difference of a version from the one before, by the interface's rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// Never delivered before.
+    /// No version of the incident was delivered before.
     Created,
-    /// None of the others.
+    /// Any difference but the others.
     Updated,
     /// Merged into another incident.
     Merged,
-    /// Resolved before, and not now.
+    /// It was resolved, and is open again.
     Reopened,
-    /// Resolved now, and not before.
+    /// It is resolved, and was not before.
     Closed,
 }
 
-/// The version of an incident that was delivered last.
+/// The last delivered version of an incident, as the registry keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeliveredVersion {
-    /// Its time of last update.
+    /// Time of the last update that the record showed.
     pub last_updated: Timestamp,
-    /// Its state.
+    /// State that the record showed.
     pub state: State,
-    /// Its digest ([`Record::state_hash`]).
+    /// The [`Record::state_hash`] of the record.
     pub state_hash: String,
-    /// Which one it is of those that share its time of last update: 1 for the first.
+    /// Position among the versions with this time of last update: 1 for the first.
     pub ordinal: u32,
-    /// Where it was read.
+    /// The API that the record was read from.
     pub api: IncidentApi,
-    /// Whether it had alerts.
+    /// The record had at least one alert.
     pub with_alerts: bool,
 }
 
-/// What a record that was read is, compared with what was delivered.
+/// The result of comparing a record with the last delivered version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionComparison {
-    /// A version to deliver.
+    /// It is a version to deliver.
     New {
-        /// How it differs from the one before.
+        /// The difference from the version before.
         change: Change,
-        /// Which one it is of those that share its time of last update.
+        /// Position among the versions with this time of last update: 1 for the first.
         ordinal: u32,
     },
-    /// The version that was delivered last.
+    /// It is the last delivered version.
     Same,
-    /// The version that was delivered last, as another surface shows it: to be noted, not delivered.
+    /// It is the last delivered version, as the other API shows it. The registry notes it; nothing is delivered.
     SameOnOtherApi,
-    /// An older version: an answer that lags behind.
+    /// It is older than the last delivered version, because the response lags behind.
     Stale,
 }
 
-/// Compares a record with what was delivered.
+/// Compares a record with the last delivered version of its incident.
 ///
-/// When a tenant changes its surface, times are compared to the millisecond until the new surface has shown the incident
-/// once: the two need not agree on fractions, nor on the names of alerts.
-pub fn compare(known: Option<&DeliveredVersion>, seen: &Record, api: IncidentApi) -> VersionComparison {
-    let Some(known) = known else { return VersionComparison::New { change: Change::Created, ordinal: 1 } };
-    let change = change_between(known.state, seen.state());
-    if known.api != api {
-        let (then, now) = (known.last_updated.as_millisecond(), seen.last_updated.as_millisecond());
+/// After a tenant changed its API, times are compared to the millisecond until the new API has shown the incident once.
+/// The two APIs need not agree on smaller fractions, nor on the ids of alerts.
+pub fn compare(delivered: Option<&DeliveredVersion>, seen: &Record, api: IncidentApi) -> VersionComparison {
+    let Some(delivered) = delivered else { return VersionComparison::New { change: Change::Created, ordinal: 1 } };
+    let change = change_between(delivered.state, seen.state());
+    if delivered.api != api {
+        let (then, now) = (delivered.last_updated.as_millisecond(), seen.last_updated.as_millisecond());
         return match now.cmp(&then) {
             std::cmp::Ordering::Less => VersionComparison::Stale,
-            std::cmp::Ordering::Equal if known.state == seen.state() => VersionComparison::SameOnOtherApi,
-            _ => VersionComparison::New { change, ordinal: next_ordinal(known, seen) },
+            std::cmp::Ordering::Equal if delivered.state == seen.state() => VersionComparison::SameOnOtherApi,
+            _ => VersionComparison::New { change, ordinal: next_ordinal(delivered, seen) },
         };
     }
-    match seen.last_updated.cmp(&known.last_updated) {
+    match seen.last_updated.cmp(&delivered.last_updated) {
         std::cmp::Ordering::Less => VersionComparison::Stale,
-        std::cmp::Ordering::Equal if known.state_hash == seen.state_hash || hides_alerts(known, seen) => {
+        std::cmp::Ordering::Equal if delivered.state_hash == seen.state_hash || omits_alerts(delivered, seen) => {
             VersionComparison::Same
         }
-        _ => VersionComparison::New { change, ordinal: next_ordinal(known, seen) },
+        _ => VersionComparison::New { change, ordinal: next_ordinal(delivered, seen) },
     }
 }
 
-/// A record that was read without its alerts says nothing about them.
-fn hides_alerts(known: &DeliveredVersion, seen: &Record) -> bool {
-    seen.alerts.is_none() && known.with_alerts && known.state == seen.state()
+/// A record that was read without its alerts has another state hash, and says nothing about the alerts.
+fn omits_alerts(delivered: &DeliveredVersion, seen: &Record) -> bool {
+    seen.alerts.is_none() && delivered.with_alerts && delivered.state == seen.state()
 }
 
-fn next_ordinal(known: &DeliveredVersion, seen: &Record) -> u32 {
-    if known.last_updated == seen.last_updated { known.ordinal + 1 } else { 1 }
+fn next_ordinal(delivered: &DeliveredVersion, seen: &Record) -> u32 {
+    if delivered.last_updated == seen.last_updated { delivered.ordinal + 1 } else { 1 }
 }
 
 fn change_between(before: State, now: State) -> Change {
@@ -104,7 +104,7 @@ fn change_between(before: State, now: State) -> Change {
 }
 
 impl DeliveredVersion {
-    /// What is known once `record` was delivered as its `ordinal`-th version.
+    /// The last delivered version once `record` is delivered with this ordinal.
     pub fn of(record: &Record, ordinal: u32, api: IncidentApi) -> Self {
         Self {
             last_updated: record.last_updated,
@@ -117,13 +117,35 @@ impl DeliveredVersion {
     }
 }
 
-/// The key of a version: two deliveries of one version have the same.
-pub fn version_key(tenant: &crate::tenant::TenantId, record: &Record, ordinal: u32) -> String {
-    let base = format!("{tenant}/{}/{}", record.incident_id, record.last_updated);
-    if ordinal > 1 { format!("{base}~{ordinal}") } else { base }
+/// One version of an incident, to be delivered or shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Version<'a> {
+    /// The tenant that has the incident.
+    pub tenant_id: TenantId,
+    /// The API that the record was read from.
+    pub api: IncidentApi,
+    /// The incident as this version shows it.
+    pub record: &'a Record,
+    /// The difference from the version before. `None`: a caller reads it live.
+    pub change: Option<Change>,
+    /// Position among the versions with this time of last update: 1 for the first.
+    pub ordinal: u32,
+    /// The time of our call to Microsoft.
+    pub fetched_at: Timestamp,
 }
 
-/// Packed for the registry: parts with a space between them.
+impl Version<'_> {
+    /// The key by which consumers recognise a version that is delivered twice.
+    pub fn key(&self) -> String {
+        let base = format!("{}/{}/{}", self.tenant_id, self.record.incident_id, self.record.last_updated);
+        if self.ordinal > 1 { format!("{base}~{}", self.ordinal) } else { base }
+    }
+}
+
+/// The packed form that the registry stores: `2026-01-01T00:00:00.1234567Z oga 0123456789abcdef 1`.
+///
+/// Its parts are the time of the last update, three marks, the state hash and the ordinal. The marks are the state
+/// (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none).
 impl fmt::Display for DeliveredVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
@@ -140,30 +162,34 @@ impl fmt::Display for DeliveredVersion {
     }
 }
 
-impl FromStr for DeliveredVersion {
-    type Err = ();
+/// The text is not the packed form of a [`DeliveredVersion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADeliveredVersion;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for DeliveredVersion {
+    type Err = NotADeliveredVersion;
+
+    fn from_str(text: &str) -> Result<Self, NotADeliveredVersion> {
         let [last_updated, marks, state_hash, ordinal] = text.split(' ').collect::<Vec<_>>()[..] else {
-            return Err(());
+            return Err(NotADeliveredVersion);
         };
-        let [state, api, alerts] = marks.as_bytes()[..] else { return Err(()) };
+        let [state, api, alerts] = marks.as_bytes()[..] else { return Err(NotADeliveredVersion) };
         Ok(Self {
-            last_updated: last_updated.parse().map_err(|_| ())?,
+            last_updated: last_updated.parse().map_err(|_| NotADeliveredVersion)?,
             state: match state {
                 b'o' => State::Open,
                 b'r' => State::Resolved,
                 b'm' => State::Redirected,
-                _ => return Err(()),
+                _ => return Err(NotADeliveredVersion),
             },
             api: match api {
                 b'g' => IncidentApi::Graph,
                 b'd' => IncidentApi::Defender,
-                _ => return Err(()),
+                _ => return Err(NotADeliveredVersion),
             },
             with_alerts: alerts == b'a',
             state_hash: state_hash.to_owned(),
-            ordinal: ordinal.parse().map_err(|_| ())?,
+            ordinal: ordinal.parse().map_err(|_| NotADeliveredVersion)?,
         })
     }
 }
@@ -171,6 +197,7 @@ impl FromStr for DeliveredVersion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::incident::record::Alerts;
 
     fn record(time: &str, status: &str, alerts: &[&str]) -> Record {
         let alerts: Vec<String> = alerts.iter().map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
@@ -179,7 +206,7 @@ mod tests {
             alerts.join(",")
         );
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        Record::parse(json.as_bytes(), &tenant, true).unwrap()
+        Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap()
     }
 
     fn new(change: Change, ordinal: u32) -> VersionComparison {
@@ -187,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_called_by_the_interface_s_rule() {
+    fn changes_are_named_by_the_rule_of_the_interface() {
         let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.0000001Z");
         let table = [
             ("active", "redirected", Change::Merged),
@@ -212,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn one_time_may_have_several_versions_and_an_older_one_is_stale() {
+    fn one_time_may_have_several_versions() {
         let time = "2026-01-01T00:00:00Z";
         let first = record(time, "active", &["a"]);
         let known = DeliveredVersion::of(&first, 1, IncidentApi::Graph);
@@ -229,13 +256,21 @@ mod tests {
             VersionComparison::Stale
         );
         assert_eq!(
-            version_key(&"11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(), &second, 2),
+            Version {
+                tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
+                api: IncidentApi::Graph,
+                record: &second,
+                change: None,
+                ordinal: 2,
+                fetched_at: Timestamp::UNIX_EPOCH,
+            }
+            .key(),
             "11111111-2222-4333-8444-abcdefabcdef/7/2026-01-01T00:00:00Z~2"
         );
     }
 
     #[test]
-    fn another_surface_is_compared_to_the_millisecond() {
+    fn other_api_is_compared_to_the_millisecond() {
         let known =
             DeliveredVersion::of(&record("2026-01-01T00:00:00.1234567Z", "active", &["a"]), 1, IncidentApi::Defender);
         assert_eq!(
@@ -253,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_survives_packing() {
+    fn delivered_version_survives_packing() {
         let known = DeliveredVersion::of(
             &record("2026-01-01T00:00:00.1234567Z", "redirected", &["a"]),
             3,

@@ -1,5 +1,7 @@
 //! One tenant's incident API: Microsoft Graph security or the Defender API.
 
 pub mod client;
+pub mod list;
 pub mod odata;
 pub mod query;
+mod response;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::Result;
 
 /// The largest row that is taken in.
-pub(super) const MAX_ROW_BYTES: usize = 32 << 20;
+pub const MAX_ROW_BYTES: usize = 32 << 20;
 
 /// The most that may stand around the rows.
 const LARGEST_ENVELOPE: usize = 64 << 10;

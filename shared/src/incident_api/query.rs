@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
-use crate::{http::Endpoint, incident::span::Span, microsoft::IncidentApi};
+use crate::{
+    http::Endpoint,
+    incident::{record::Alerts, span::Span},
+    microsoft::IncidentApi,
+};
 
 /// The most rows that may be left out at the beginning of a list: what Graph refuses beyond.
 pub const MAX_SKIP: u32 = 500;
@@ -21,14 +25,14 @@ pub struct IncidentQuery {
     pub top: u32,
     /// Rows to leave out at the beginning.
     pub skip: u32,
-    /// Whether alerts should come along. Where they always do (Defender), nothing is asked.
-    pub alerts: bool,
+    /// The alerts of each incident.
+    pub alerts: Alerts,
 }
 
 impl IncidentQuery {
     /// All incidents last updated in a span, with their alerts, as many as one answer may hold.
     pub fn of(updated: Span, api: IncidentApi) -> Self {
-        Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: true }
+        Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: Alerts::Included }
     }
 
     /// The URL to ask.
@@ -44,7 +48,7 @@ impl IncidentQuery {
         if self.skip > 0 {
             parameters.push(("$skip", self.skip.to_string()));
         }
-        if self.alerts && api == IncidentApi::Graph {
+        if self.alerts == Alerts::Included && api == IncidentApi::Graph {
             parameters.push(("$expand", "alerts".into()));
         }
         let query: Vec<String> =

@@ -1,35 +1,56 @@
-//! What starts a function and what it answers: HTTP API requests (payload format 2.0), queue messages, direct calls.
+//! The events that start a function, and its responses: HTTP API (payload format 2.0), SQS, direct calls.
 //!
-//! The gateway's and the queue's envelopes are read leniently and by hand: one malformed record must fail alone, and a
-//! malformed request must get a problem document, where a typed envelope would fail as a whole.
+//! The envelopes of the gateway and of the queue are parsed leniently and by hand. A typed envelope would fail as a whole.
+//! Here one malformed record fails alone, and a malformed request gets a problem document.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+use tracing::Instrument;
 
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     http::Deadline,
 };
 
-/// One invocation: what the runtime tells beside the event.
+/// The time between our deadline and Lambda's, in which the response travels.
+const RESPONSE_RESERVE: Duration = Duration::from_millis(500);
+
+/// One invocation, without its event.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// AWS's request id, which logs and problem documents name.
+    /// AWS's request id, for logs and problem documents.
     pub request_id: String,
-    /// When the answer must be there; a moment earlier than the runtime's own deadline.
+    /// The end of all work. It is earlier than Lambda's own deadline, so that the response arrives in time.
     pub deadline: Deadline,
 }
 
-/// A failed direct call: becomes a Lambda error whose `errorType` is the interface's code.
+impl Invocation {
+    /// An invocation by the runtime's headers: the request id, and the deadline in milliseconds since 1970.
+    pub fn new(request_id: String, deadline_ms: u64, clock: &Clock) -> Self {
+        let now = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
+        let left = Duration::from_millis(deadline_ms.saturating_sub(now)).saturating_sub(RESPONSE_RESERVE);
+        Self { request_id, deadline: Deadline::within(left, clock) }
+    }
+
+    /// Runs `work` in a span that adds `request_id` to its log lines. The future is boxed, as [`crate::lambda`] explains.
+    pub fn in_request_span<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+        let span = tracing::info_span!("invocation", request_id = self.request_id);
+        work.instrument(span).boxed()
+    }
+}
+
+/// The failure of a direct call. Lambda reports `code` as the `errorType`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvocationError {
-    /// The interface's code.
+    /// The interface's code of the error.
     pub code: &'static str,
-    /// What a caller may read.
+    /// The text for the caller ([`Error::detail`]).
     pub detail: String,
 }
 
@@ -39,47 +60,47 @@ impl From<Error> for InvocationError {
     }
 }
 
-/// Which kind of caller an event comes from.
+/// An event, by its sender.
 pub enum Event {
-    /// API Gateway.
+    /// API Gateway passes a request.
     Http(HttpRequest),
-    /// SQS: a batch of messages.
+    /// SQS passes a batch of messages.
     Queue(Vec<Message>),
-    /// Anything else: a schedule's input or a direct call.
+    /// A schedule or a direct caller passes its input.
     Direct(Value),
 }
 
-/// A queue message as it arrived.
+/// A message of an SQS batch.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// What names it in the batch's answer.
+    /// The id that the partial batch response names.
     pub message_id: String,
-    /// Its text.
+    /// The text, if it is one.
     pub body: Option<String>,
 }
 
 /// A request to the HTTP API.
 #[derive(Clone, Debug, Default)]
 pub struct HttpRequest {
-    /// Upper-case method.
+    /// The method in upper case.
     pub method: String,
-    /// Path without a stage.
+    /// The path without the stage.
     pub path: String,
-    /// Query parameters in their order, decoded; a name may come twice.
+    /// The decoded query parameters in their order. A name may occur twice.
     pub query: Vec<(String, String)>,
-    /// Headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// Cookies, each `name=value`.
+    /// The cookies, each as `name=value`.
     pub cookies: Vec<String>,
-    /// Decoded body.
+    /// The body, decoded if the gateway sent it as base64.
     pub body: Vec<u8>,
-    /// The host that the request came to.
+    /// The host name of the gateway that took the request.
     pub domain_name: String,
-    /// Who API Gateway identified by IAM; `None` on public routes and for forged events.
+    /// The caller by the gateway's IAM check. `None` on public routes and for forged events.
     pub caller: Option<Caller>,
 }
 
-/// An IAM identity.
+/// An IAM identity that the gateway has checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The ARN of the user or role session.
@@ -87,7 +108,7 @@ pub struct Caller {
 }
 
 impl Event {
-    /// Tells the kinds apart by their own marks, never by trying one after the other.
+    /// Classifies an event by the members that only its sender writes.
     pub fn parse(event: Value) -> Self {
         if event.get("requestContext").is_some_and(|context| context.get("http").is_some()) {
             return Self::Http(HttpRequest::from_event(&event));
@@ -140,35 +161,35 @@ impl HttpRequest {
             query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
             headers,
             cookies: cookies.filter_map(|cookie| cookie.as_str().map(str::to_owned)).collect(),
-            // A body that is not what its flag says is no body; what needs one refuses it.
+            // Malformed base64 counts as an empty body. A route that needs a body refuses it.
             body: if encoded { BASE64_STANDARD.decode(body).unwrap_or_default() } else { body.as_bytes().to_vec() },
             domain_name: text(context, "domainName"),
             caller: user_arn.map(|user_arn| Caller { user_arn }),
         }
     }
 
-    /// The path's segments, as they came. Identifiers need no escaping, so what is escaped is no identifier of ours.
+    /// The segments of the path, not decoded. Our identifiers need no escaping, so an escaped one is unknown.
     pub fn segments(&self) -> Vec<&str> {
         self.path.strip_prefix('/').unwrap_or(&self.path).split('/').collect()
     }
 
-    /// The IAM caller, or the refusal of a JSON route without one.
+    /// The IAM caller, or [`Error::UnauthorizedCaller`].
     pub fn caller(&self) -> Result<&Caller> {
         self.caller.as_ref().ok_or(Error::UnauthorizedCaller)
     }
 
-    /// The value of a cookie.
+    /// The value of the first cookie with this name.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.cookies.iter().find_map(|cookie| cookie.trim().strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// The query parameters by name, each of `known` at most once and no others.
+    /// The query parameters by name. Refuses a name that is not in `known`, and a name that occurs twice.
     pub fn parameters(&self, known: &[&'static str]) -> Result<BTreeMap<&'static str, &str>> {
         let mut parameters = BTreeMap::new();
         for (name, value) in &self.query {
             let Some(name) = known.iter().find(|known| *known == name) else {
                 return Err(Error::InvalidRequest(format!(
-                    "A query parameter is not known here. Known are: {}.",
+                    "A query parameter is unknown here. Known are: {}.",
                     known.join(", ")
                 )));
             };
@@ -179,7 +200,7 @@ impl HttpRequest {
         Ok(parameters)
     }
 
-    /// The body as a JSON object of a known shape. `shape` says in words what is expected.
+    /// Parses the body as a JSON object. `shape` names the expected members for the caller.
     pub fn json<T: DeserializeOwned>(&self, shape: &str) -> Result<T> {
         let object = self.body.trim_ascii_start().starts_with(b"{");
         let body = if object { serde_json::from_slice(&self.body).ok() } else { None };
@@ -187,24 +208,16 @@ impl HttpRequest {
     }
 }
 
-/// How many things a page of a list is to hold: 50 where `text` is none.
-pub fn page_limit(text: Option<&str>) -> Result<u32> {
-    let Some(text) = text else { return Ok(50) };
-    let number = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let wrong = || Error::InvalidRequest("`limit` must be a whole number from 1 to 100.".into());
-    number.filter(|number| (1..=100).contains(number)).ok_or_else(wrong)
-}
-
-/// What goes back to the gateway.
+/// A response to the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// HTTP status.
+    /// The HTTP status code.
     pub status: u16,
-    /// Headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: BTreeMap<&'static str, String>,
-    /// `Set-Cookie` values.
+    /// The values of `Set-Cookie` headers.
     pub cookies: Vec<String>,
-    /// Body text.
+    /// The text of the body.
     pub body: String,
 }
 
@@ -214,7 +227,7 @@ impl HttpResponse {
         Self { status, headers: BTreeMap::new(), cookies: Vec::new(), body: String::new() }
     }
 
-    /// A JSON response that no cache keeps.
+    /// A JSON response with `cache-control: no-store`.
     pub fn json(status: u16, body: &impl Serialize) -> Self {
         let body = serde_json::to_string(body).unwrap_or_default();
         let mut response = Self { body, ..Self::empty(status) };
@@ -233,7 +246,7 @@ impl HttpResponse {
         response
     }
 
-    /// The gateway's form of it (payload format 2.0).
+    /// The response in the gateway's payload format 2.0.
     pub fn into_value(self) -> Value {
         let headers: Map<String, Value> =
             self.headers.into_iter().map(|(name, value)| (name.into(), json!(value))).collect();
@@ -256,12 +269,12 @@ mod tests {
     fn http(event: Value) -> HttpRequest {
         match Event::parse(event) {
             Event::Http(request) => request,
-            _ => panic!("not recognised as HTTP"),
+            _ => panic!("not parsed as HTTP"),
         }
     }
 
     #[test]
-    fn a_request_is_read_from_the_gateway_s_event() {
+    fn parses_a_request_of_the_gateway() {
         let request = http(json!({
             "version": "2.0", "rawPath": "/tenants/x", "rawQueryString": "a=1&a=2&b=x%20y",
             "headers": {"Content-Type": "text/plain"}, "cookies": ["__Host-mandate=abc", "other=1"],
@@ -278,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_object() {
+    fn body_must_be_a_json_object() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Named {
             name: Option<String>,
@@ -293,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_stage_is_not_part_of_the_path() {
+    fn named_stage_is_not_part_of_the_path() {
         let event = |stage: &str| json!({"rawPath": "/prod/tenants", "requestContext": {"stage": stage, "http": {"method": "GET"}}});
         assert_eq!(http(event("prod")).path, "/tenants");
         assert_eq!(http(event("$default")).path, "/prod/tenants");
@@ -301,11 +314,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_a_text_body_stays_a_message_of_its_own() {
+    fn record_without_a_text_body_stays_a_message() {
         let Event::Queue(messages) =
             Event::parse(json!({"Records": [{"messageId": "1", "body": 5}, {"messageId": "2", "body": "{}"}, 7]}))
         else {
-            panic!("not recognised as a queue's batch")
+            panic!("not parsed as a batch of SQS")
         };
         assert_eq!(messages.len(), 3);
         assert_eq!((messages[0].body.as_deref(), messages[1].body.as_deref()), (None, Some("{}")));
@@ -313,7 +326,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_events_are_recognised_as_something(
+        fn damaged_events_are_parsed_as_something(
             event in damaged(r#"{"requestContext":{"http":{"method":"POST","path":"/x"},"stage":"$default","requestId":"r","authorizer":{"iam":{"userArn":"arn"}}},"rawPath":"/tenants/%C3%BC/token","rawQueryString":"a=1&b=%20","headers":{"Cookie":"a=b"},"cookies":["__Host-a=b"],"body":"eyJhIjoxfQ==","isBase64Encoded":true,"Records":[{"messageId":"m","body":"{}"}]}"#),
         ) {
             let Ok(event) = serde_json::from_slice::<Value>(&event) else { return Ok(()) };

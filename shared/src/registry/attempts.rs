@@ -7,18 +7,22 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Registry, invitations::Invitation, no_randomness, to_item};
+use super::{
+    Registry, Write,
+    invitations::{Invitation, no_randomness},
+    table::to_item,
+};
 use crate::{
     error::{Error, Result},
     tenant::TenantId,
     text::Secret,
 };
 
-/// How long an attempt may take at most.
-const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+/// The longest time from an attempt's start to its end.
+const ATTEMPT_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long an attempt that was begun in time may go on after its invitation's expiry.
-const GRACE: SignedDuration = SignedDuration::from_hours(1);
+/// The time for which an attempt that started in time may continue after its invitation's expiry.
+const GRACE_AFTER_EXPIRY: SignedDuration = SignedDuration::from_hours(1);
 
 const SECRET_LENGTH: usize = 32;
 const SORT_KEY: &str = "ATTEMPT";
@@ -29,103 +33,104 @@ fn random_bytes(random: &dyn SecureRandom) -> Result<[u8; SECRET_LENGTH]> {
     Ok(bytes)
 }
 
-/// How far an attempt has come. Each step is taken once.
+/// The progress of an attempt. Each stage is entered once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Stage {
-    /// The browser was sent to sign in.
+    /// The browser was sent to the sign-in.
     Begun,
-    /// It came back, and the sign-in is being looked at.
+    /// The browser returned from the sign-in, whose authorization code is being redeemed.
     SigningIn,
-    /// It is known who it is; the browser was sent to consent.
+    /// The ID token is valid, and the browser was sent to the admin consent.
     SignedIn {
-        /// The person's directory.
+        /// The directory of the signed-in person.
         tenant_id: TenantId,
-        /// The person, as the directory names them.
+        /// The person's name in the directory, or the object id.
         person: String,
-        /// Whether the coming consent, or the person, is good for the tenant; else the operator has to decide.
-        vouched_for: bool,
+        /// True if this attempt may bind the tenant without the operator: the operator named the tenant, or the person holds
+        /// a role that may consent, or the tenant had not consented before.
+        trusted: bool,
     },
-    /// Consent came back; what follows from it may not be written yet.
+    /// Microsoft reported the consent, which may not be applied to the tenant yet.
     Consented {
-        /// The tenant.
+        /// The directory that consented.
         tenant_id: TenantId,
-        /// Who consented.
+        /// The person who consented, as in [`Stage::SignedIn`].
         person: String,
-        /// As in [`Stage::SignedIn`].
-        vouched_for: bool,
-        /// When it came back. Microsecond resolution.
+        /// True if this attempt may bind the tenant, as in [`Stage::SignedIn`].
+        trusted: bool,
+        /// The time of the consent. Microsecond resolution.
         at: Timestamp,
     },
-    /// The tenant's own status tells how it stands.
+    /// The consent is applied. The tenant's own status has the rest.
     Settled {
-        /// The tenant.
+        /// The tenant that the consent is applied to.
         tenant_id: TenantId,
     },
-    /// It ended.
+    /// The attempt ended without a tenant.
     Ended {
-        /// Why.
+        /// The reason for the end.
         ending: ConsentRejection,
     },
 }
 
-/// Why an attempt ended without a tenant.
+/// The reason for which an attempt ended without a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsentRejection {
-    /// Who signed in, or what consented, is not the tenant that was expected.
+    /// The tenant of the sign-in, or of the consent, is not the expected one.
     WrongTenant,
     /// The tenant belongs to another customer.
     OtherCustomer,
-    /// A personal account signed in.
+    /// The sign-in was made with a personal account.
     PersonalAccount,
-    /// The sign-in could not be verified.
+    /// The authorization code or the ID token is not valid.
     NotVerified,
-    /// The person's roles are not known to allow consent, and the tenant had consented before.
-    NotVouchedFor,
+    /// The attempt is not trusted ([`Stage::SignedIn`]), and the tenant is paused.
+    NotTrusted,
     /// The invitation was used, revoked, or made before the tenant was offboarded.
     Closed,
 }
 
 impl ConsentRejection {
-    /// The word of it, for the audit.
+    /// The word in audit records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::WrongTenant => "wrong_tenant",
             Self::OtherCustomer => "other_customer",
             Self::PersonalAccount => "personal_account",
             Self::NotVerified => "not_verified",
-            Self::NotVouchedFor => "not_vouched_for",
+            Self::NotTrusted => "not_trusted",
             Self::Closed => "invitation_closed",
         }
     }
 }
 
-/// One browser's way.
+/// One browser's way through sign-in and consent, as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ConsentAttempt {
     /// The key, derived from the secret in the browser's cookie.
     pub attempt_id: String,
     /// The invitation that was opened.
     pub invitation_id: String,
-    /// The tenant that the invitation names.
+    /// The only tenant that may use the invitation, if the operator named one.
     pub expected_tenant: Option<TenantId>,
-    /// From when on it is over. The attribute has another name because `expires_at` is what DynamoDB deletes by.
+    /// The end of the attempt. The attribute has another name because DynamoDB deletes items by `expires_at`.
     #[serde(rename = "valid_until")]
     pub expires_at: Timestamp,
-    /// PKCE: what the authorization code is redeemed with.
+    /// The PKCE code verifier that the authorization code is redeemed with.
     #[serde(serialize_with = "exposed")]
     pub code_verifier: Secret,
-    /// What the ID token has to carry.
+    /// The `nonce` that the ID token must carry.
     #[serde(serialize_with = "exposed")]
     pub nonce: Secret,
-    /// How far it has come.
+    /// The progress so far.
     pub stage: Stage,
-    /// Counts writes; each is on condition that nobody else wrote in between.
+    /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
 }
 
-/// The table is the one place where these two secrets are written down.
+/// Serialises a secret. The table is the only place where these two are stored.
 fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose())
 }
@@ -134,17 +139,17 @@ fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> std::result::Result
 struct Stored<'a> {
     pk: String,
     sk: &'static str,
-    /// Epoch seconds after which DynamoDB deletes the item.
+    /// The epoch seconds after which DynamoDB deletes the item.
     expires_at: i64,
     #[serde(flatten)]
     attempt: &'a ConsentAttempt,
 }
 
 impl ConsentAttempt {
-    /// A new attempt with `invitation`, begun at `now` by the browser that `attempt_id` is derived from.
+    /// A new attempt with `invitation`, started at `now` by the browser whose secret `attempt_id` is derived from.
     ///
     /// # Errors
-    /// [`Error::Internal`] when there is no randomness to be had.
+    /// [`Error::Internal`] if the source of randomness fails.
     pub fn begin(
         attempt_id: String,
         invitation: &Invitation,
@@ -157,7 +162,7 @@ impl ConsentAttempt {
             attempt_id,
             invitation_id: invitation.invitation_id.clone(),
             expected_tenant: invitation.expected_tenant,
-            expires_at: after(now, LONGEST).min(after(invitation.expires_at, GRACE)),
+            expires_at: after(now, ATTEMPT_LIFETIME).min(after(invitation.expires_at, GRACE_AFTER_EXPIRY)),
             code_verifier: secret()?,
             nonce: secret()?,
             stage: Stage::Begun,
@@ -165,7 +170,7 @@ impl ConsentAttempt {
         })
     }
 
-    /// Whether its time is over. DynamoDB may take days to delete it.
+    /// Returns true from the end of the attempt on. DynamoDB may take days to delete the item.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.expires_at
     }
@@ -183,27 +188,30 @@ impl Registry {
     /// Writes a new attempt.
     ///
     /// # Errors
-    /// [`Error::Internal`] when its key is taken: the secret was not random then.
+    /// [`Error::Internal`] when its key exists: then the browser's secret was not random.
     pub async fn create_attempt(&self, attempt: &ConsentAttempt) -> Result<()> {
-        let written = self.put_revised(to_item(&stored(attempt))?, None).await?;
-        if written { Ok(()) } else { Err(Error::Internal("an attempt's key was taken".into())) }
+        match self.put_revision(to_item(&stored(attempt))?, None).await? {
+            Write::Done => Ok(()),
+            Write::Conflict => Err(Error::Internal("the key of an attempt exists already".into())),
+        }
     }
 
-    /// An attempt, read consistently; its time may be over.
+    /// Reads an attempt with a consistent read. It may be expired.
     pub async fn attempt(&self, attempt_id: &str) -> Result<Option<ConsentAttempt>> {
         self.get(&attempt_pk(attempt_id), SORT_KEY).await
     }
 
-    /// Moves an attempt to a stage, on condition that nobody moved it since it was read. `false`: somebody did.
-    pub async fn advance_attempt(&self, attempt: &mut ConsentAttempt, stage: Stage) -> Result<bool> {
+    /// Moves an attempt to `stage`. [`Write::Conflict`]: another request has moved it since it was read, and `attempt` is
+    /// unchanged.
+    pub async fn advance_attempt(&self, attempt: &mut ConsentAttempt, stage: Stage) -> Result<Write> {
         let (before, previous) = (attempt.revision, std::mem::replace(&mut attempt.stage, stage));
         attempt.revision = before + 1;
-        let written = self.put_revised(to_item(&stored(attempt))?, Some(before)).await?;
-        if !written {
+        let write = self.put_revision(to_item(&stored(attempt))?, Some(before)).await?;
+        if write == Write::Conflict {
             attempt.revision = before;
             attempt.stage = previous;
         }
-        Ok(written)
+        Ok(write)
     }
 }
 
@@ -212,7 +220,7 @@ mod tests {
     use aws_lc_rs::rand::SystemRandom;
 
     use super::*;
-    use crate::registry::{from_item, invitations::InvitationToken};
+    use crate::registry::{invitations::InvitationToken, table::from_item};
 
     fn attempt(valid_for: SignedDuration) -> ConsentAttempt {
         let random = SystemRandom::new();
@@ -226,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_ends_an_hour_after_its_invitation_or_after_a_day() {
+    fn attempt_ends_after_a_day_or_an_hour_after_its_invitation() {
         let soon = attempt(SignedDuration::from_mins(10));
         assert_eq!(soon.expires_at.to_string(), "2026-11-22T11:10:00Z");
         assert!(!soon.is_expired("2026-11-22T11:09:59Z".parse().unwrap()) && soon.is_expired(soon.expires_at));
@@ -234,12 +242,12 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_comes_back_from_its_item_whole_and_shows_no_secret() {
+    fn stored_attempt_reads_back_and_debug_shows_no_secret() {
         let mut attempt = attempt(SignedDuration::from_hours(1));
         attempt.stage = Stage::Consented {
             tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
             person: "a@b.example".into(),
-            vouched_for: true,
+            trusted: true,
             at: now(),
         };
         let item = to_item(&stored(&attempt)).unwrap();

@@ -1,218 +1,100 @@
-//! What keeps all functions together from asking Entra: the breaker of the app credential, and the rest that a throttled
-//! tenant is given.
+//! The circuit breaker of the app credential: it keeps all functions from Entra while Entra refuses the credential.
 
+use aws_sdk_dynamodb::{operation::update_item::builders::UpdateItemFluentBuilder, types::AttributeValue};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::{Registry, condition_held, number, tenant_pk, text};
-use crate::{
-    error::{Error, Result},
-    microsoft::IncidentApi,
-    tenant::TenantId,
+use super::{
+    Registry, Write,
+    table::{number, text, update_if},
 };
+use crate::error::{Error, Result};
 
-/// How often Entra is asked while the breaker is open, by all functions together.
-const PROBE_EVERY: SignedDuration = SignedDuration::from_secs(60);
+/// The time between two probes of all functions together while the breaker is open.
+const PROBE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
-/// Whether Entra may be asked with the app credential.
+const PK: &str = "CREDENTIAL";
+const SK: &str = "BREAKER";
+
+/// The breaker's decision about one token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerDecision {
-    /// The credential is in good standing.
+    /// The breaker is closed: Entra may be called.
     Allow,
-    /// The credential is refused, and this caller makes the one try of this minute.
+    /// The breaker is open, and this caller makes the one request of this minute.
     Probe,
-    /// The credential is refused, and somebody else makes the try.
+    /// The breaker is open, and another caller makes the request of this minute.
     Reject,
 }
 
 #[derive(Deserialize)]
 struct Breaker {
     open: bool,
-    next_probe_at: i64,
-}
-
-#[derive(Deserialize)]
-struct Rest {
-    until: i64,
-}
-
-const PK: &str = "CREDENTIAL";
-const SK: &str = "BREAKER";
-
-/// What a tenant is given a rest from; in its partition the surface follows.
-#[derive(Clone, Copy, Debug)]
-enum RestFrom {
-    /// From being asked for tokens.
-    Tokens,
-    /// From being read, where there is no feed that would know.
-    Reads,
-}
-
-impl RestFrom {
-    const ALL: [Self; 2] = [Self::Tokens, Self::Reads];
-
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Tokens => "TOKEN_REST",
-            Self::Reads => "SURFACE_REST",
-        }
-    }
-}
-
-/// Whether this sort key is that of a rest.
-pub(super) fn is_rest(sk: &str) -> bool {
-    RestFrom::ALL.iter().any(|from| sk.split('#').next() == Some(from.kind()))
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    next_probe_at: Timestamp,
 }
 
 impl Registry {
-    /// Whether Entra may be asked now. While the breaker is open, one caller in a minute gets [`BreakerDecision::Probe`].
+    /// Decides whether Entra may be called now. While the breaker is open, one caller a minute gets
+    /// [`BreakerDecision::Probe`].
     pub async fn breaker_decision(&self, now: Timestamp) -> Result<BreakerDecision> {
         let breaker: Option<Breaker> = self.get(PK, SK).await?;
         match breaker {
             None | Some(Breaker { open: false, .. }) => Ok(BreakerDecision::Allow),
-            Some(breaker) if breaker.next_probe_at > now.as_millisecond() => Ok(BreakerDecision::Reject),
+            Some(breaker) if breaker.next_probe_at > now => Ok(BreakerDecision::Reject),
             Some(_) => {
                 let claim = self
-                    .client
-                    .update_item()
-                    .table_name(&self.table)
-                    .key("pk", text(PK))
-                    .key("sk", text(SK))
+                    .update_breaker()
                     .update_expression("SET next_probe_at = :next")
                     .condition_expression("#open = :true AND next_probe_at <= :now")
-                    .expression_attribute_names("#open", "open")
-                    .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
-                    .expression_attribute_values(":now", number(now.as_millisecond()))
-                    .expression_attribute_values(":true", boolean(true))
-                    .send()
-                    .await;
-                let claimed = condition_held("dynamodb:UpdateItem", claim)?;
-                Ok(if claimed { BreakerDecision::Probe } else { BreakerDecision::Reject })
+                    .expression_attribute_values(":next", next_probe_after(now))
+                    .expression_attribute_values(":now", number(now.as_millisecond()));
+                Ok(match update_if(claim).await? {
+                    Write::Done => BreakerDecision::Probe,
+                    Write::Conflict => BreakerDecision::Reject,
+                })
             }
         }
     }
 
-    /// Opens the breaker: the credential was refused. `true` for the one caller that found it closed.
-    pub async fn open_breaker(&self, now: Timestamp) -> Result<bool> {
-        let opened = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(PK))
-            .key("sk", text(SK))
+    /// Opens the breaker because Entra refused the credential. [`Write::Conflict`]: it is open already.
+    pub async fn open_breaker(&self, now: Timestamp) -> Result<Write> {
+        let open = self
+            .update_breaker()
             .update_expression("SET #open = :true, opened_at = :opened, next_probe_at = :next")
             .condition_expression("attribute_not_exists(pk) OR #open = :false")
-            .expression_attribute_names("#open", "open")
-            .expression_attribute_values(":true", boolean(true))
-            .expression_attribute_values(":false", boolean(false))
+            .expression_attribute_values(":false", AttributeValue::Bool(false))
             .expression_attribute_values(":opened", text(now.to_string()))
-            .expression_attribute_values(":next", number((now + PROBE_EVERY).as_millisecond()))
-            .send()
-            .await;
-        condition_held("dynamodb:UpdateItem", opened)
+            .expression_attribute_values(":next", next_probe_after(now));
+        update_if(open).await
     }
 
-    /// Closes the breaker: the credential was accepted. `true` for the one caller that found it open.
-    pub async fn close_breaker(&self) -> Result<bool> {
-        let closed = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(PK))
-            .key("sk", text(SK))
+    /// Closes the breaker because Entra accepted the credential. [`Write::Conflict`]: it is closed already.
+    pub async fn close_breaker(&self) -> Result<Write> {
+        let close = self
+            .update_breaker()
             .update_expression("SET #open = :false")
             .condition_expression("#open = :true")
-            .expression_attribute_names("#open", "open")
-            .expression_attribute_values(":true", boolean(true))
-            .expression_attribute_values(":false", boolean(false))
-            .send()
-            .await;
-        condition_held("dynamodb:UpdateItem", closed)
+            .expression_attribute_values(":false", AttributeValue::Bool(false));
+        update_if(close).await
     }
 
-    /// Until when no token may be asked for, for this tenant and surface; `None` when one may.
-    pub async fn tokens_throttled_until(
-        &self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>> {
-        self.rest(tenant, RestFrom::Tokens, api, now).await
-    }
-
-    /// Keeps all functions from asking for this tenant's tokens until then. A longer rest that is there stays.
-    pub async fn set_tokens_throttled_until(
-        &self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        until: Timestamp,
-    ) -> Result<()> {
-        self.give_rest(tenant, RestFrom::Tokens, api, until).await
-    }
-
-    /// Until when a tenant without a feed must not be read; `None` when it may.
-    pub(super) async fn reads_throttled_until(
-        &self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>> {
-        self.rest(tenant, RestFrom::Reads, api, now).await
-    }
-
-    /// Keeps all functions from reading a tenant without a feed until then. A longer rest that is there stays.
-    pub(super) async fn set_reads_throttled_until(
-        &self,
-        tenant: &TenantId,
-        api: IncidentApi,
-        until: Timestamp,
-    ) -> Result<()> {
-        self.give_rest(tenant, RestFrom::Reads, api, until).await
-    }
-
-    async fn rest(
-        &self,
-        tenant: &TenantId,
-        from: RestFrom,
-        api: IncidentApi,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>> {
-        let rest: Option<Rest> = self.get(&tenant_pk(tenant), &rest_sk(from, api)).await?;
-        let until = rest.and_then(|rest| Timestamp::from_millisecond(rest.until).ok());
-        Ok(until.filter(|until| *until > now))
-    }
-
-    async fn give_rest(&self, tenant: &TenantId, from: RestFrom, api: IncidentApi, until: Timestamp) -> Result<()> {
-        let written = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(tenant_pk(tenant)))
-            .key("sk", text(rest_sk(from, api)))
-            .update_expression("SET #until = :until, expires_at = :expires")
-            .condition_expression("attribute_not_exists(pk) OR #until < :until")
-            .expression_attribute_names("#until", "until")
-            .expression_attribute_values(":until", number(until.as_millisecond()))
-            .expression_attribute_values(":expires", number(until.as_second() + 3600))
-            .send()
-            .await;
-        condition_held("dynamodb:UpdateItem", written).map(|_| ())
-    }
-
-    /// The app's credential is refused at present.
+    /// Succeeds while the breaker is closed.
     ///
     /// # Errors
-    /// [`Error::CredentialRejected`] then.
+    /// [`Error::CredentialRejected`] while it is open.
     pub(crate) async fn require_closed_breaker(&self) -> Result<()> {
         let breaker: Option<Breaker> = self.get(PK, SK).await?;
         if breaker.is_some_and(|breaker| breaker.open) { Err(Error::CredentialRejected) } else { Ok(()) }
     }
+
+    fn update_breaker(&self) -> UpdateItemFluentBuilder {
+        self.update(PK, SK)
+            .expression_attribute_names("#open", "open")
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+    }
 }
 
-fn rest_sk(from: RestFrom, api: IncidentApi) -> String {
-    format!("{}#{api}", from.kind())
-}
-
-fn boolean(value: bool) -> aws_sdk_dynamodb::types::AttributeValue {
-    aws_sdk_dynamodb::types::AttributeValue::Bool(value)
+fn next_probe_after(now: Timestamp) -> AttributeValue {
+    number((now + PROBE_INTERVAL).as_millisecond())
 }

@@ -1,17 +1,33 @@
-//! How often a tenant's surface may be asked: a rate that all functions share through the registry.
+//! The budget of calls to a tenant's incident API: a rate that all functions share through the registry.
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::queue::SyncKind;
+use super::{
+    Registry, Write,
+    feed::Feed,
+    table::{text, update_if},
+};
+use crate::{
+    error::{Error, Result},
+    microsoft::IncidentApi,
+    queue::SyncKind,
+    tenant::TenantId,
+};
 
-/// What one call costs. Twenty-four calls a minute, 1,440 an hour, are sustained.
+/// The time that one call uses up. It sustains 24 calls a minute and 1,440 an hour.
 const CALL_INTERVAL: SignedDuration = SignedDuration::from_millis(2500);
 
-/// Calls that may come at once. With the sustained rate no minute sees more than 26 + 24 = 50 calls and no hour more
-/// than 26 + 1,440 = 1,466: the documented 50 and 1,500, wherever Microsoft lets its minute begin.
-const BURST: i32 = 26;
+/// The calls that may come at once. With the sustained rate no minute sees more than 26 + 24 = 50 calls and no hour more
+/// than 26 + 1,440 = 1,466. Defender documents 50 and 1,500, and any minute may be the one that Microsoft counts.
+const BURST_CALLS: i32 = 26;
 
-/// Calls of the burst that a kind of work leaves to the others: the more patient kinds leave more.
+/// The number of times that [`Registry::take_call`] tries to write against other functions that take calls.
+const MAX_TAKE_TRIES: u32 = 4;
+
+/// The wait for a caller that found the budget contended.
+const CONTENDED_BUDGET_DELAY: SignedDuration = SignedDuration::from_secs(1);
+
+/// The calls of the burst that a kind of work leaves to the others. The less urgent kinds leave more.
 fn reserved_for_others(kind: SyncKind) -> i32 {
     match kind {
         SyncKind::Poll => 0,
@@ -20,13 +36,13 @@ fn reserved_for_others(kind: SyncKind) -> i32 {
     }
 }
 
-/// What is left for one surface of a tenant: a generic cell rate algorithm, which needs one timestamp, and the pause that
-/// Microsoft has asked for.
+/// The budget of one tenant and API: a token bucket by the generic cell rate algorithm (GCRA), whose state is one time,
+/// and the time until which Microsoft throttles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// When the calls so far are paid for.
+    /// The time at which all calls so far are paid for. GCRA calls it the theoretical arrival time.
     pub paid_until: Option<Timestamp>,
-    /// No call before this time.
+    /// The time before which Microsoft must not be called.
     pub throttled_until: Option<Timestamp>,
 }
 
@@ -34,26 +50,87 @@ impl Budget {
     /// Takes one call out of the budget.
     ///
     /// # Errors
-    /// The time from which the call may be made, when it may not be made now.
+    /// The time from which the call may be made, if it may not be made now.
     pub fn take(&mut self, kind: SyncKind, now: Timestamp) -> Result<(), Timestamp> {
         if let Some(throttled_until) = self.throttled_until.filter(|throttled_until| *throttled_until > now) {
             return Err(throttled_until);
         }
         let paid_until = self.paid_until.map_or(now, |paid| paid.max(now)) + CALL_INTERVAL;
-        let most = CALL_INTERVAL * (BURST - reserved_for_others(kind));
+        let max_ahead = CALL_INTERVAL * (BURST_CALLS - reserved_for_others(kind));
         let ahead = paid_until.duration_since(now);
-        if ahead > most {
-            return Err(now + (ahead - most));
+        if ahead > max_ahead {
+            return Err(now + (ahead - max_ahead));
         }
         self.paid_until = Some(paid_until);
         Ok(())
     }
 
-    /// Pays for `calls` on top of what others have paid up to `theirs` meanwhile. Where they were made at the same time
-    /// that is what all of them cost together, else a little more.
-    pub fn add_to(&mut self, theirs: Option<Timestamp>, calls: u32) {
-        let calls = i32::try_from(calls).unwrap_or(BURST);
-        self.paid_until = self.paid_until.max(theirs.map(|theirs| theirs + CALL_INTERVAL * calls));
+    /// Adds `calls` to a budget that others have meanwhile used up to `others_paid_until`. The result is exact for calls
+    /// made at the same time, else a little too high.
+    fn add_to(&mut self, others_paid_until: Option<Timestamp>, calls: u32) {
+        let calls = i32::try_from(calls).unwrap_or(BURST_CALLS);
+        self.paid_until = self.paid_until.max(others_paid_until.map(|paid| paid + CALL_INTERVAL * calls));
+    }
+}
+
+/// Calls that a worker took out of a budget and has not written yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UncommittedCalls {
+    pub(super) api: IncidentApi,
+    /// `paid_until` as it is stored, before these calls.
+    pub(super) stored_paid_until: Option<Timestamp>,
+    pub(super) calls: u32,
+}
+
+impl UncommittedCalls {
+    /// Adds these calls to the budget that others have stored meanwhile.
+    pub(super) fn rebase(&mut self, feed: &mut Feed, stored: &Feed) {
+        let others_paid_until = stored.budget(self.api).paid_until;
+        let mut budget = feed.budget(self.api);
+        budget.add_to(others_paid_until, self.calls);
+        feed.set_paid_until(self.api, budget.paid_until);
+        self.stored_paid_until = others_paid_until;
+    }
+}
+
+pub(super) fn paid_attribute(api: IncidentApi) -> &'static str {
+    match api {
+        IncidentApi::Graph => "graph_paid_until",
+        IncidentApi::Defender => "defender_paid_until",
+    }
+}
+
+impl Registry {
+    /// Takes one call out of a tenant's budget at once, for a person who waits. A tenant without a feed has no budget.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] when the budget is used up or Microsoft throttles.
+    pub async fn take_call(&self, tenant: &TenantId, api: IncidentApi, now: Timestamp) -> Result<()> {
+        for _ in 0..MAX_TAKE_TRIES {
+            let Some(feed) = self.feed(tenant).await? else {
+                let throttled_until = self.reads_throttled_until(tenant, api, now).await?;
+                return throttled_until.map_or(Ok(()), |until| Err(Error::Throttled { until }));
+            };
+            let mut budget = feed.budget(api);
+            let stored = budget.paid_until;
+            budget.take(SyncKind::Poll, now).map_err(|until| Error::Throttled { until })?;
+            let Some(paid_until) = budget.paid_until else { return Ok(()) };
+            let update = self
+                .update_feed(tenant)
+                .update_expression("SET #paid = :paid")
+                .expression_attribute_names("#paid", paid_attribute(api))
+                .expression_attribute_values(":paid", text(paid_until.to_string()));
+            let update = match stored {
+                Some(stored) => update
+                    .condition_expression("attribute_exists(pk) AND #paid = :stored")
+                    .expression_attribute_values(":stored", text(stored.to_string())),
+                None => update.condition_expression("attribute_exists(pk) AND attribute_not_exists(#paid)"),
+            };
+            if update_if(update).await? == Write::Done {
+                return Ok(());
+            }
+        }
+        Err(Error::Throttled { until: now + CONTENDED_BUDGET_DELAY })
     }
 }
 
@@ -68,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_kept_to_the_end() {
+    fn no_call_is_taken_while_microsoft_throttles() {
         let mut budget = Budget { paid_until: None, throttled_until: Some(at(60_000)) };
         assert_eq!(budget.take(SyncKind::Poll, at(59_999)), Err(at(60_000)));
         assert_eq!(budget.take(SyncKind::Poll, at(60_000)), Ok(()));
     }
 
     #[test]
-    fn what_two_take_at_once_is_paid_by_both() {
+    fn calls_taken_at_once_by_two_are_paid_by_both() {
         let (mut one, mut other) = (Budget::default(), Budget::default());
         let mut together = Budget::default();
         for number in 0..6 {
@@ -85,7 +162,7 @@ mod tests {
         }
         one.add_to(other.paid_until, 2);
         assert_eq!(one, together);
-        // What was paid long ago costs nothing now.
+        // Calls that were paid long ago cost nothing now.
         let mut later = Budget { paid_until: Some(at(900_000)), throttled_until: None };
         later.add_to(other.paid_until, 2);
         assert_eq!(later.paid_until, Some(at(900_000)));
@@ -105,7 +182,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn no_minute_sees_more_than_50_calls_and_no_hour_more_than_1500(waits in proptest::collection::vec(0_i64..5_000, 1..4_000)) {
+        fn minute_and_hour_stay_within_documented_limits(waits in proptest::collection::vec(0_i64..5_000, 1..4_000)) {
             let mut budget = Budget::default();
             let mut now = 0;
             let mut calls = Vec::new();
@@ -116,8 +193,8 @@ mod tests {
                     Err(until) => prop_assert!(until > at(now)),
                 }
             }
-            for (first, begun) in calls.iter().enumerate() {
-                let within = |span: i64| calls[first..].iter().take_while(|call| **call < begun + span).count();
+            for (first, start) in calls.iter().enumerate() {
+                let within = |span: i64| calls[first..].iter().take_while(|call| **call < start + span).count();
                 prop_assert!(within(60_000) <= 50 && within(3_600_000) <= 1_500);
             }
         }

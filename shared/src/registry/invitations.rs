@@ -1,7 +1,7 @@
-//! Invitations: what an operator hands to a customer, and what comes back as a link.
+//! The invitations: links that an operator hands to customers.
 //!
-//! The link holds an identifier and a secret. The table holds only the secret's SHA-256, so that nobody who can read
-//! the table can make a link. 256 random bits need no slow hash.
+//! A link holds an identifier and a secret. The table holds only the secret's SHA-256, so that whoever can read the table
+//! cannot make a link. 256 random bits need no slow hash.
 
 use std::{fmt, str::FromStr};
 
@@ -12,7 +12,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Item, Page, Registry, Versioned, no_randomness, to_item};
+use super::{
+    Page, Registry,
+    attempts::ConsentRejection,
+    table::{Item, Order, Versioned, to_item},
+    tenants::{Status, Tenant},
+};
 use crate::{
     error::{Error, Result},
     tenant::TenantId,
@@ -22,49 +27,50 @@ use crate::{
 const ID_LENGTH: usize = 16;
 const SECRET_LENGTH: usize = 32;
 
-/// How long after its expiry an invitation can still be listed.
-const LISTED_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// The time for which an invitation stays in the listing after its expiry.
+const EXPIRED_INVITATION_TTL: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 const LISTING: &str = "invitations";
 const SORT_KEY: &str = "INVITATION";
 
-/// How an invitation stands.
+/// The state of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvitationStatus {
-    /// It can be used.
+    /// It can be used to onboard a tenant.
     Open,
     /// A tenant was onboarded by it.
     Used,
-    /// An operator withdrew it, or offboarded the tenant that it was for.
+    /// The operator revoked it, or offboarded the only tenant that may use it.
     Revoked,
-    /// Its time is over.
+    /// It was not used before its expiry.
     Expired,
 }
 
-/// One invitation of one customer.
+/// One invitation of one customer, as it is stored.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Invitation {
-    /// A GUID of its own; not secret.
+    /// The identifier, a random GUID. It is not secret.
     pub invitation_id: String,
-    /// The customer's name, as the operator calls it.
+    /// The customer's name, chosen by the operator.
     pub customer: String,
-    /// The only tenant that may use it, where the operator named one.
+    /// The only tenant that may use it, if the operator named one.
     pub expected_tenant: Option<TenantId>,
-    /// When it was made. Microsecond resolution.
+    /// The time at which the operator made it. Microsecond resolution.
     pub created_at: Timestamp,
-    /// From when on it cannot be used. The attribute has another name because `expires_at` is what DynamoDB deletes by.
+    /// The time from which it cannot be used. The attribute has another name because DynamoDB deletes items by
+    /// `expires_at`.
     #[serde(rename = "valid_until")]
     pub expires_at: Timestamp,
-    /// When a tenant was onboarded by it.
+    /// The time of the consent that used it.
     pub used_at: Option<Timestamp>,
-    /// That tenant.
+    /// The tenant that the consent was for.
     pub used_by: Option<TenantId>,
-    /// When it was withdrawn.
+    /// The time at which it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// SHA-256 of the link's secret, in lower-case hexadecimal.
+    /// The SHA-256 of the link's secret, in lower-case hexadecimal.
     pub secret_hash: String,
-    /// Counts writes; each is on condition that nobody else wrote in between.
+    /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
 }
 
@@ -75,7 +81,7 @@ impl fmt::Debug for Invitation {
 }
 
 impl Invitation {
-    /// A new invitation that `token` opens, for `valid_for` from `now` on.
+    /// A new invitation whose link holds `token`. It can be used for `valid_for` from `now` on.
     pub fn new(
         token: &InvitationToken,
         customer: String,
@@ -98,7 +104,7 @@ impl Invitation {
         }
     }
 
-    /// How it stands at `now`. What happened goes before the mere passing of time.
+    /// The state at `now`. Use and revocation count before expiry.
     pub fn status(&self, now: Timestamp) -> InvitationStatus {
         if self.used_at.is_some() {
             InvitationStatus::Used
@@ -111,22 +117,41 @@ impl Invitation {
         }
     }
 
-    /// Withdraws it at `now`, unless that was done before or it is used up.
+    /// Revokes it at `now`, unless it is revoked or used already.
     pub fn revoke(&mut self, now: Timestamp) {
         if self.used_at.is_none() {
             self.revoked_at.get_or_insert(now);
         }
     }
+
+    /// Checks that this invitation may be used for `tenant_id`, whose present state is `tenant`.
+    ///
+    /// # Errors
+    /// The reason for which it may not be used.
+    pub fn may_be_used_for(&self, tenant_id: &TenantId, tenant: Option<&Tenant>) -> Result<(), ConsentRejection> {
+        if self.expected_tenant.is_some_and(|expected| expected != *tenant_id) {
+            return Err(ConsentRejection::WrongTenant);
+        }
+        match tenant {
+            // An older invitation must not undo an offboarding.
+            Some(Tenant { status: Status::Offboarded, offboarded_at: Some(at), .. }) if self.created_at <= *at => {
+                Err(ConsentRejection::Closed)
+            }
+            Some(Tenant { status: Status::Offboarded, .. }) | None => Ok(()),
+            Some(tenant) if tenant.customer != self.customer => Err(ConsentRejection::OtherCustomer),
+            Some(_) => Ok(()),
+        }
+    }
 }
 
-/// What the link holds: the path segment `{invitation}`, base64url of 16 bytes of identifier and 32 of secret.
+/// The content of a link: the path segment `{invitation}`, base64url of 16 bytes of identifier and 32 of secret.
 #[derive(Clone)]
 pub struct InvitationToken {
     id: Uuid,
     secret: Zeroizing<[u8; SECRET_LENGTH]>,
 }
 
-/// The text is not the segment of an invitation's link.
+/// The error for a text that is not the segment of an invitation's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAnInvitationToken;
 
@@ -141,7 +166,7 @@ impl FromStr for InvitationToken {
 
     fn from_str(text: &str) -> Result<Self, NotAnInvitationToken> {
         let mut bytes = Zeroizing::new([0; ID_LENGTH + SECRET_LENGTH]);
-        // 48 bytes fill their 64 characters, so that there is one text for each token.
+        // 48 bytes fill 64 characters exactly, so that each token has one text.
         let length =
             BASE64_URL_SAFE_NO_PAD.decode_slice(text, bytes.as_mut_slice()).map_err(|_| NotAnInvitationToken)?;
         if length != bytes.len() {
@@ -155,10 +180,10 @@ impl FromStr for InvitationToken {
 }
 
 impl InvitationToken {
-    /// A new token.
+    /// A new random token.
     ///
     /// # Errors
-    /// [`Error::Internal`] when there is no randomness to be had.
+    /// [`Error::Internal`] if the source of randomness fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
         let id = random_id(random)?;
         let mut secret = Zeroizing::new([0; SECRET_LENGTH]);
@@ -166,19 +191,19 @@ impl InvitationToken {
         Ok(Self { id, secret })
     }
 
-    /// The identifier of the invitation that it claims to open.
+    /// The identifier of the invitation that the link claims to belong to.
     pub fn invitation_id(&self) -> String {
         self.id.to_string()
     }
 
-    /// Whether it opens `invitation`; takes the same time for every wrong secret.
+    /// Returns true if the link is that of `invitation`. Compares in constant time.
     pub fn matches(&self, invitation: &Invitation) -> bool {
         let hash = self.secret_hash();
         invitation.invitation_id == self.invitation_id()
             && constant_time::verify_slices_are_equal(hash.as_bytes(), invitation.secret_hash.as_bytes()).is_ok()
     }
 
-    /// The path segment. Whoever has it can use the invitation: it belongs in the link and nowhere else.
+    /// The path segment. Whoever has it can use the invitation, so it must appear only in the link.
     pub fn expose(&self) -> String {
         let bytes = Zeroizing::new([self.id.as_bytes().as_slice(), self.secret.as_slice()].concat());
         BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())
@@ -189,24 +214,28 @@ impl InvitationToken {
     }
 }
 
-/// A random GUID (version 4).
+/// Returns a random GUID (version 4).
 ///
 /// # Errors
-/// [`Error::Internal`] when there is no randomness to be had.
+/// [`Error::Internal`] if the source of randomness fails.
 pub fn random_id(random: &dyn SecureRandom) -> Result<Uuid> {
     let mut bytes = [0; ID_LENGTH];
     random.fill(&mut bytes).map_err(|_| no_randomness())?;
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
-/// The item: the invitation with its keys.
+pub(super) fn no_randomness() -> Error {
+    Error::Internal("the source of randomness failed".into())
+}
+
+/// The stored form of an invitation, with its keys.
 #[derive(Serialize)]
 struct Stored<'a> {
     pk: String,
     sk: &'static str,
     listing: &'static str,
     listed_at: String,
-    /// Epoch seconds after which DynamoDB deletes the item.
+    /// The epoch seconds after which DynamoDB deletes the item.
     expires_at: i64,
     #[serde(flatten)]
     invitation: &'a Invitation,
@@ -220,12 +249,12 @@ impl Versioned for Invitation {
     }
 
     fn item(&self) -> Result<Item> {
-        let kept_until = self.expires_at.checked_add(LISTED_FOR).unwrap_or(Timestamp::MAX);
+        let kept_until = self.expires_at.checked_add(EXPIRED_INVITATION_TTL).unwrap_or(Timestamp::MAX);
         to_item(&Stored {
             pk: invitation_pk(&self.invitation_id),
             sk: SORT_KEY,
             listing: LISTING,
-            // A fraction of fixed length: only then is the order of texts the order of times.
+            // The fraction has a fixed length, so that the order of texts is the order of times.
             listed_at: format!("{:.6}#{}", self.created_at, self.invitation_id),
             expires_at: kept_until.as_second(),
             invitation: self,
@@ -237,7 +266,7 @@ fn invitation_pk(invitation_id: &str) -> String {
     format!("INVITATION#{invitation_id}")
 }
 
-/// Whether this can be an identifier that [`InvitationToken::generate`] made.
+/// Returns true for a text in the form of [`InvitationToken::invitation_id`].
 fn is_canonical(invitation_id: &str) -> bool {
     Uuid::try_parse(invitation_id).is_ok_and(|id| id.to_string() == invitation_id)
 }
@@ -246,12 +275,12 @@ impl Registry {
     /// Writes a new invitation.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when its identifier is taken.
+    /// [`Error::Conflict`] when its identifier exists.
     pub async fn create_invitation(&self, invitation: &Invitation) -> Result<()> {
         self.create(invitation).await
     }
 
-    /// An invitation, read consistently. A malformed identifier is that of none, and nothing is asked then.
+    /// Reads an invitation with a consistent read. For a malformed identifier it returns `None` without a read.
     pub async fn invitation(&self, invitation_id: &str) -> Result<Option<Invitation>> {
         if !is_canonical(invitation_id) {
             return Ok(None);
@@ -259,11 +288,12 @@ impl Registry {
         self.get(&invitation_pk(invitation_id), SORT_KEY).await
     }
 
-    /// Reads an invitation, changes it and writes it, again and again until nobody else wrote in between. Returns it
-    /// before and after. `change` may refuse with an error; nothing is written then, nor when it changes nothing.
+    /// Reads an invitation, changes it and writes it, again if another writer came in between. Returns it before and
+    /// after. Nothing is written if `change` fails or changes nothing.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such invitation.
+    /// [`Error::NotFound`] for an unknown invitation, [`Error::Conflict`] when other writers were faster eight times, and
+    /// the errors of `change`.
     pub async fn change_invitation(
         &self,
         invitation_id: &str,
@@ -275,13 +305,13 @@ impl Registry {
         self.change(&invitation_pk(invitation_id), SORT_KEY, change).await
     }
 
-    /// Invitations, the newest first.
+    /// Reads a page of invitations, the newest first.
     pub async fn invitations(&self, limit: u32, next: Option<&str>) -> Result<Page<Invitation>> {
-        self.list(LISTING, true, limit, next, |_: &Invitation| true).await
+        self.list(LISTING, Order::Descending, limit, next, |_: &Invitation| true).await
     }
 
-    /// Withdraws the open invitations that only this tenant may use; tells which. The index that they are found by may
-    /// lag behind by moments: whoever brings an offboarded tenant back compares the times, too.
+    /// Revokes the open invitations that only this tenant may use, and returns their identifiers. It finds them by an
+    /// index that is eventually consistent and may miss the newest. [`Invitation::may_be_used_for`] compares times, too.
     pub async fn revoke_open_invitations_of(&self, tenant: &TenantId, now: Timestamp) -> Result<Vec<String>> {
         let mut revoked = Vec::new();
         let mut next = None;
@@ -325,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_opens_its_own_invitation_and_no_other() {
+    fn link_matches_its_own_invitation_only() {
         let (token, ours) = invitation();
         let (other_token, other) = invitation();
         let read: InvitationToken = token.expose().parse().unwrap();
@@ -348,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_anywhere_else_does_not_tell_the_secret() {
+    fn stored_and_debug_forms_do_not_show_the_secret() {
         let (token, invitation) = invitation();
         let secret = crate::text::hex(token.secret.as_ref());
         let shown = format!("{token:?} {invitation:?} {}", serde_json::to_string(&invitation).unwrap());
@@ -357,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happened_goes_before_the_passing_of_time() {
+    fn use_and_revocation_count_before_expiry() {
         let (_, mut invitation) = invitation();
         let later = now() + HOUR;
         assert_eq!(invitation.expires_at.to_string(), "2026-11-22T11:00:00Z");
@@ -371,17 +401,17 @@ mod tests {
     }
 
     #[test]
-    fn an_invitation_outlives_its_expiry_in_the_listing_and_comes_back_whole() {
+    fn expired_invitation_stays_listed_and_reads_back() {
         let (_, invitation) = invitation();
         let item = invitation.item().unwrap();
         let deleted_at: i64 = item["expires_at"].as_n().unwrap().parse().unwrap();
         assert_eq!(deleted_at - invitation.expires_at.as_second(), 90 * 24 * 3600);
         assert!(item["listed_at"].as_s().unwrap().starts_with("2026-11-22T10:00:00.500000Z#"));
-        assert_eq!(super::super::from_item::<Invitation>(item).unwrap(), invitation);
+        assert_eq!(crate::registry::table::from_item::<Invitation>(item).unwrap(), invitation);
     }
 
     #[test]
-    fn malformed_identifiers_are_told_without_a_look() {
+    fn malformed_identifiers_are_recognised() {
         let id = invitation().1.invitation_id;
         assert!(is_canonical(&id));
         let upper = id.to_uppercase();

@@ -1,34 +1,37 @@
-//! Jobs: backfills and sweeps, with their progress.
+//! The jobs of a tenant: backfills and sweeps, with their progress.
 
+use aws_sdk_dynamodb::{operation::update_item::builders::UpdateItemFluentBuilder, types::AttributeValue};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use aws_sdk_dynamodb::types::AttributeValue;
-
-use super::{Registry, condition_held, number, tenant_pk, text, to_item};
+use super::{
+    Registry, Write,
+    table::{number, put_if, text, to_item, update_if},
+    tenant_pk,
+};
 use crate::{
     error::{Error, Result},
     queue::SyncKind,
     tenant::TenantId,
 };
 
-/// The most that a job spans: Defender XDR keeps its data for 180 days.
+/// The longest span of a job. Defender XDR keeps its data for 180 days.
 /// <https://learn.microsoft.com/defender-xdr/data-privacy>
 pub const MAX_JOB_SPAN: SignedDuration = SignedDuration::from_hours(180 * 24);
 
-/// How long a job can be looked up once it has ended.
-const KEPT_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// The time for which an ended job stays in the table.
+const ENDED_JOB_TTL: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// After how many failures in a row, none of them Microsoft's, a job is given up.
-const MOST_FAILURES: u32 = 20;
+/// The number of failures in a row, none of them Microsoft's, after which a job fails.
+const MAX_JOB_FAILURES: u32 = 20;
 
-/// What a job does.
+/// The two kinds of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
-    /// Brings incidents that are older than the feed.
+    /// Delivers incidents that are older than the feed.
     Backfill,
-    /// Compares what Microsoft shows with what was delivered, and delivers what is missing.
+    /// Compares the incidents that Microsoft shows with the delivered versions, and delivers the missing ones.
     Sweep,
 }
 
@@ -41,24 +44,24 @@ impl From<JobKind> for SyncKind {
     }
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
-    /// Nothing was done yet.
+    /// No worker has started it.
     Queued,
-    /// Some of it was done.
+    /// A worker has started it.
     Running,
-    /// All of it was done.
+    /// Its whole span was read.
     Done,
-    /// Stopped by the operator.
+    /// The operator cancelled it.
     Cancelled,
-    /// Given up: something of ours failed again and again. Polls are not held up by it.
+    /// Our side failed too many times in a row. Polls continue.
     Failed,
 }
 
 impl JobStatus {
-    /// Whether there is work left.
+    /// Returns true while there is work left.
     pub fn is_open(self) -> bool {
         match self {
             Self::Queued | Self::Running => true,
@@ -67,36 +70,36 @@ impl JobStatus {
     }
 }
 
-/// One job. `from` and `to` are times of last update.
+/// One backfill or sweep. `from` and `to` are times of last update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// Names it within its tenant.
+    /// The identifier, unique within the tenant.
     pub job_id: String,
-    /// Whose incidents.
+    /// The tenant whose incidents it reads.
     pub tenant_id: TenantId,
-    /// What it does.
+    /// The kind of work, backfill or sweep.
     pub kind: JobKind,
-    /// How it stands.
+    /// The state at the last commit.
     pub status: JobStatus,
-    /// Where it begins.
+    /// The start of its span.
     pub from: Timestamp,
-    /// Where it ends.
+    /// The end of its span, not included.
     pub to: Timestamp,
-    /// Everything before this time is done.
+    /// The cursor: everything before this time was read.
     pub covered_until: Timestamp,
-    /// How many seconds of last update it asks for at once, once that is known.
+    /// The width of its next window, in seconds of last update. `None` before the first window.
     pub width: Option<i64>,
-    /// Versions compared.
+    /// The number of versions that were compared with the delivered ones.
     pub checked: u64,
-    /// Versions delivered.
+    /// The number of versions that the job delivered.
     pub delivered: u64,
-    /// Failures in a row that are neither Microsoft's nor the tenant's.
+    /// The number of failures in a row that are neither Microsoft's nor the tenant's.
     #[serde(default)]
     pub failures: u32,
 }
 
 impl Job {
-    /// A job of which nothing is done.
+    /// A queued job for the span from `from` to `to`.
     pub fn new(job_id: String, tenant_id: TenantId, kind: JobKind, from: Timestamp, to: Timestamp) -> Self {
         Self {
             job_id,
@@ -113,15 +116,15 @@ impl Job {
         }
     }
 
-    /// Notes a failure of ours; after too many in a row the job has failed.
+    /// Counts a failure of ours. After twenty in a row the job has failed.
     pub fn failed_once_more(&mut self) {
         self.failures += 1;
-        if self.failures >= MOST_FAILURES {
+        if self.failures >= MAX_JOB_FAILURES {
             self.status = JobStatus::Failed;
         }
     }
 
-    /// How much of its span is done, from 0 to 1.
+    /// The part of its span that was read, from 0 to 1.
     #[expect(clippy::cast_precision_loss, reason = "a fraction that people read")]
     pub fn fraction(&self) -> f64 {
         let span = self.to.duration_since(self.from).as_secs();
@@ -139,104 +142,87 @@ fn sort_key(job_id: &str) -> String {
 }
 
 impl Registry {
-    /// Writes a new job and notes it as open. A job of that name that is there already stays as it is.
+    /// Writes a new job and adds it to the open jobs of its tenant. An existing job with its identifier is kept.
     pub async fn create_job(&self, job: &Job) -> Result<()> {
         let mut item = to_item(job)?;
         item.insert("pk".into(), text(tenant_pk(&job.tenant_id)));
         item.insert("sk".into(), text(sort_key(&job.job_id)));
-        let outcome = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .condition_expression("attribute_not_exists(pk)")
-            .send()
-            .await;
-        if condition_held("dynamodb:PutItem", outcome)? {
-            self.mark_job(&job.tenant_id, "ADD", &job.job_id).await?;
+        match put_if(self.put(item).condition_expression("attribute_not_exists(pk)")).await? {
+            Write::Done => self.add_open_job(&job.tenant_id, &job.job_id).await,
+            Write::Conflict => Ok(()),
         }
-        Ok(())
     }
 
-    /// A job of a tenant.
+    /// Reads a job of a tenant with a consistent read.
     pub async fn job(&self, tenant: &TenantId, job_id: &str) -> Result<Option<Job>> {
         self.get(&tenant_pk(tenant), &sort_key(job_id)).await
     }
 
-    /// Cancels a job that is not finished; tells how it then stands, or `None` if there is none.
+    /// Cancels a job that is not finished. Returns the job as it then is, or `None` for an unknown one.
     pub async fn cancel_job(&self, tenant: &TenantId, job_id: &str, now: Timestamp) -> Result<Option<Job>> {
-        let outcome = self
-            .update_job(tenant, job_id)
+        let update = self
+            .update_open_job(tenant, job_id)
             .update_expression("SET #status = :cancelled, expires_at = :expires")
-            .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
-            .expression_attribute_names("#status", "status")
             .expression_attribute_values(":cancelled", text("cancelled"))
-            .expression_attribute_values(":expires", number((now + KEPT_FOR).as_second()))
-            .expression_attribute_values(":queued", text("queued"))
-            .expression_attribute_values(":running", text("running"))
-            .send()
-            .await;
-        if condition_held("dynamodb:UpdateItem", outcome)? {
-            self.mark_job(tenant, "DELETE", job_id).await?;
+            .expression_attribute_values(":expires", number((now + ENDED_JOB_TTL).as_second()));
+        if update_if(update).await? == Write::Done {
+            self.remove_open_job(tenant, job_id).await?;
         }
         self.job(tenant, job_id).await
     }
 
-    /// Writes a job's progress, unless it was cancelled meanwhile: `false` then, and nothing was written.
-    pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<bool> {
+    /// Writes a job's progress. [`Write::Conflict`]: the job was cancelled or deleted meanwhile.
+    pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<Write> {
         let status = to_item(job)?.remove("status").ok_or_else(|| Error::Internal("a job without a status".into()))?;
-        // What is not a number is no time to live.
-        let ended = !job.status.is_open();
-        let expires = if ended { number((now + KEPT_FOR).as_second()) } else { AttributeValue::Null(true) };
-        let outcome = self
-            .update_job(&job.tenant_id, &job.job_id)
+        // DynamoDB ignores a TTL that is not a number: NULL keeps the item.
+        let expires =
+            if job.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
+        let update = self
+            .update_open_job(&job.tenant_id, &job.job_id)
             .update_expression(
                 "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, \
                  #width = :width, failures = :failures, expires_at = :expires",
             )
-            .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
-            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#width", "width")
             .expression_attribute_values(":status", status)
             .expression_attribute_values(":covered", text(job.covered_until.to_string()))
             .expression_attribute_values(":checked", number(job.checked))
             .expression_attribute_values(":delivered", number(job.delivered))
             .expression_attribute_values(":failures", number(job.failures))
             .expression_attribute_values(":expires", expires)
-            .expression_attribute_names("#width", "width")
-            .expression_attribute_values(":width", job.width.map_or(AttributeValue::Null(true), number))
+            .expression_attribute_values(":width", job.width.map_or(AttributeValue::Null(true), number));
+        let write = update_if(update).await?;
+        if !job.status.is_open() || write == Write::Conflict {
+            self.remove_open_job(&job.tenant_id, &job.job_id).await?;
+        }
+        Ok(write)
+    }
+
+    async fn add_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
+        self.change_open_jobs(tenant, "ADD open_jobs :job", job_id).await
+    }
+
+    async fn remove_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
+        self.change_open_jobs(tenant, "DELETE open_jobs :job", job_id).await
+    }
+
+    async fn change_open_jobs(&self, tenant: &TenantId, expression: &str, job_id: &str) -> Result<()> {
+        let update = self
+            .update_feed(tenant)
+            .update_expression(expression)
+            // An offboarded tenant has no feed, and a late job must not create one.
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":job", AttributeValue::Ss(vec![job_id.to_owned()]));
+        update_if(update).await.map(|_| ())
+    }
+
+    /// An update with the condition that the job is not finished.
+    fn update_open_job(&self, tenant: &TenantId, job_id: &str) -> UpdateItemFluentBuilder {
+        self.update(tenant_pk(tenant), sort_key(job_id))
+            .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
+            .expression_attribute_names("#status", "status")
             .expression_attribute_values(":queued", text("queued"))
             .expression_attribute_values(":running", text("running"))
-            .send()
-            .await;
-        let written = condition_held("dynamodb:UpdateItem", outcome)?;
-        if !job.status.is_open() || !written {
-            self.mark_job(&job.tenant_id, "DELETE", &job.job_id).await?;
-        }
-        Ok(written)
-    }
-
-    async fn mark_job(&self, tenant: &TenantId, verb: &str, job_id: &str) -> Result<()> {
-        let outcome = self
-            .update_feed(tenant)
-            .update_expression(format!("{verb} open_jobs :job"))
-            // An offboarded tenant has no feed, and gets none by a job that came too late.
-            .condition_expression("attribute_exists(pk)")
-            .expression_attribute_values(":job", AttributeValue::Ss(vec![job_id.to_owned()]))
-            .send()
-            .await;
-        condition_held("dynamodb:UpdateItem", outcome).map(|_| ())
-    }
-
-    fn update_job(
-        &self,
-        tenant: &TenantId,
-        job_id: &str,
-    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
-        self.client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(tenant_pk(tenant)))
-            .key("sk", text(sort_key(job_id)))
     }
 }
 
@@ -249,7 +235,7 @@ mod tests {
         let at: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
         let mut job = Job::new("j".into(), tenant, JobKind::Backfill, at, at);
-        for _ in 1..MOST_FAILURES {
+        for _ in 1..MAX_JOB_FAILURES {
             job.failed_once_more();
             assert!(job.status.is_open());
         }

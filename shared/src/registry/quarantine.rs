@@ -1,148 +1,116 @@
-//! What was set aside of a tenant, and when it is tried again.
-
-use std::time::Duration;
+//! The quarantine of a tenant: records and spans that cannot be read, and the times of their retries.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Registry, condition_held, from_item, tenant_pk, text, to_item};
+use super::{
+    Registry, Write,
+    table::{Item, put_if, query_all, text, to_item},
+    tenant_pk,
+};
 use crate::{
     error::{Error, Result},
     incident::span::Span,
     tenant::TenantId,
 };
 
-/// One thing that was set aside: a record, or a span of time whose records cannot be had one by one.
+/// The delays before the first and the following retries. The last one repeats.
+const RETRY_DELAYS: [SignedDuration; 5] = [
+    SignedDuration::from_mins(5),
+    SignedDuration::from_mins(15),
+    SignedDuration::from_hours(1),
+    SignedDuration::from_hours(6),
+    SignedDuration::from_hours(24),
+];
+
+/// A record in quarantine, or a span of time whose records cannot be read one by one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QuarantineEntry {
-    /// Names it, and the object in the bucket.
+    /// The identifier of the entry, and the name of its object in the bucket.
     pub name: String,
-    /// Why.
+    /// The reason for the quarantine.
     pub reason: String,
-    /// The incident, where it is known.
+    /// The incident, if it is known.
     pub incident_id: Option<String>,
-    /// The span of last update in which it was met.
+    /// The start of the span of last update that holds the record.
     pub from: Timestamp,
-    /// Where that span ends.
+    /// The end of that span, not included.
     pub to: Timestamp,
-    /// How often it was tried again.
+    /// The number of failed retries.
     pub tries: u32,
-    /// When it is tried next.
+    /// The time of the next retry.
     pub next_try_at: Timestamp,
-    /// Whether no answer that holds the span can be read: polls then leave it out.
+    /// True if every response that holds the span fails. Polls leave such a span out.
     pub blocks: bool,
 }
 
-/// The growing pauses between tries.
-const PAUSES: [Duration; 5] = [
-    Duration::from_mins(5),
-    Duration::from_mins(15),
-    Duration::from_hours(1),
-    Duration::from_hours(6),
-    Duration::from_hours(24),
-];
-
 impl QuarantineEntry {
-    /// Something to set aside for the first time.
-    pub fn new(
-        name: String,
-        reason: &str,
-        incident_id: Option<String>,
-        span: (Timestamp, Timestamp),
-        now: Timestamp,
-    ) -> Self {
-        let (from, to) = span;
-        let mut fresh =
-            Self { name, reason: reason.into(), incident_id, from, to, tries: 0, next_try_at: now, blocks: false };
-        fresh.next_try_at = now + fresh.pause();
-        fresh
+    /// A new entry that blocks nothing. Its first retry is five minutes after `now`. A span without an end ends at `now`.
+    pub fn new(name: String, reason: &str, incident_id: Option<String>, span: Span, now: Timestamp) -> Self {
+        Self {
+            name,
+            reason: reason.into(),
+            incident_id,
+            from: span.from,
+            to: span.to.unwrap_or(now),
+            tries: 0,
+            next_try_at: now + retry_delay(0),
+            blocks: false,
+        }
     }
 
-    /// The span in which it was met.
+    /// The span of last update that holds the record.
     pub fn span(&self) -> Span {
         Span { from: self.from, to: Some(self.to) }
     }
 
-    /// Notes that it was tried in vain.
+    /// Counts a failed retry and sets the time of the next one.
     pub fn note_failed_retry(&mut self, now: Timestamp) {
         self.tries += 1;
-        self.next_try_at = now + self.pause();
+        self.next_try_at = now + retry_delay(self.tries);
     }
+}
 
-    fn pause(&self) -> SignedDuration {
-        let index = (self.tries as usize).min(PAUSES.len() - 1);
-        SignedDuration::try_from(PAUSES[index]).unwrap_or(SignedDuration::from_hours(24))
-    }
+fn retry_delay(failed_retries: u32) -> SignedDuration {
+    RETRY_DELAYS[(failed_retries as usize).min(RETRY_DELAYS.len() - 1)]
 }
 
 fn sort_key(name: &str) -> String {
     format!("QUARANTINE#{name}")
 }
 
+fn item(tenant: &TenantId, entry: &QuarantineEntry) -> Result<Item> {
+    let mut item = to_item(entry)?;
+    item.insert("pk".into(), text(tenant_pk(tenant)));
+    item.insert("sk".into(), text(sort_key(&entry.name)));
+    Ok(item)
+}
+
 impl Registry {
-    /// Notes something new that was set aside; `false` when it is noted already.
-    pub async fn quarantine(&self, tenant: &TenantId, what: &QuarantineEntry) -> Result<bool> {
-        let put = self.put_quarantine_entry(tenant, what)?.condition_expression("attribute_not_exists(pk)");
-        condition_held("dynamodb:PutItem", put.send().await)
+    /// Writes a new entry. [`Write::Conflict`]: an entry of that name exists.
+    pub async fn quarantine(&self, tenant: &TenantId, entry: &QuarantineEntry) -> Result<Write> {
+        put_if(self.put(item(tenant, entry)?).condition_expression("attribute_not_exists(pk)")).await
     }
 
-    /// Writes how something stands that was set aside before.
-    pub async fn update_quarantine_entry(&self, tenant: &TenantId, what: &QuarantineEntry) -> Result<()> {
-        self.put_quarantine_entry(tenant, what)?
-            .send()
-            .await
-            .map_err(|error| Error::aws("dynamodb:PutItem", &error))?;
-        Ok(())
+    /// Writes an entry over the stored one.
+    pub async fn update_quarantine_entry(&self, tenant: &TenantId, entry: &QuarantineEntry) -> Result<()> {
+        let put = self.put(item(tenant, entry)?).send().await;
+        put.map(drop).map_err(|error| Error::aws("dynamodb:PutItem", &error))
     }
 
-    /// Forgets something that was set aside.
+    /// Deletes an entry: its record is delivered, or no longer shown.
     pub async fn release_from_quarantine(&self, tenant: &TenantId, name: &str) -> Result<()> {
-        self.client
-            .delete_item()
-            .table_name(&self.table)
-            .key("pk", text(tenant_pk(tenant)))
-            .key("sk", text(sort_key(name)))
-            .send()
-            .await
-            .map_err(|error| Error::aws("dynamodb:DeleteItem", &error))?;
-        Ok(())
+        self.delete(&tenant_pk(tenant), &sort_key(name)).await
     }
 
-    /// All that is set aside of a tenant.
+    /// Reads all entries of a tenant with consistent reads.
     pub async fn quarantine_entries(&self, tenant: &TenantId) -> Result<Vec<QuarantineEntry>> {
-        let mut all = Vec::new();
-        let mut start = None;
-        loop {
-            let answer = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-                .expression_attribute_values(":pk", text(tenant_pk(tenant)))
-                .expression_attribute_values(":prefix", text(sort_key("")))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(|error| Error::aws("dynamodb:Query", &error))?;
-            for item in answer.items.unwrap_or_default() {
-                all.push(from_item(item)?);
-            }
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                return Ok(all);
-            }
-        }
-    }
-
-    fn put_quarantine_entry(
-        &self,
-        tenant: &TenantId,
-        what: &QuarantineEntry,
-    ) -> Result<aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder> {
-        let mut item = to_item(what)?;
-        item.insert("pk".into(), text(tenant_pk(tenant)));
-        item.insert("sk".into(), text(sort_key(&what.name)));
-        Ok(self.client.put_item().table_name(&self.table).set_item(Some(item)))
+        let query = self
+            .query()
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .expression_attribute_values(":pk", text(tenant_pk(tenant)))
+            .expression_attribute_values(":prefix", text(sort_key("")))
+            .consistent_read(true);
+        query_all(query).await
     }
 }

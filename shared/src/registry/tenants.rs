@@ -1,4 +1,4 @@
-//! Tenants: who they are, how they stand, and since when.
+//! The tenants: their customers, their states, and the times at which these changed.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,34 @@ use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Page, Registry, Versioned, breaker::is_rest, tenant_pk, text, to_item};
+use super::{
+    Page, Registry,
+    table::{Item, Order, Versioned, string, text, to_item},
+    tenant_pk,
+    throttling::is_throttling,
+};
 use crate::{
     error::{Error, Result},
     microsoft::IncidentApi,
     tenant::{Reason, TenantId},
 };
 
-/// How a tenant stands.
+/// The state of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Consent was given, but it is not usable yet.
+    /// Consent was given, and has not been verified yet.
     Pending,
-    /// Polled and readable.
+    /// Its incidents are polled, and callers may read them.
     Active,
-    /// Stopped by the operator or by a reason.
+    /// Polling is stopped, by the operator or for a reason.
     Paused,
-    /// Gone; only a new invitation brings it back.
+    /// Its data is deleted. Only a new invitation makes it pending again.
     Offboarded,
 }
 
 impl Status {
-    /// The word of the interface.
+    /// The interface's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -39,47 +44,60 @@ impl Status {
     }
 }
 
-/// One tenant.
+/// One customer's directory, as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// The directory.
+    /// The identifier of the directory.
     pub tenant_id: TenantId,
-    /// The customer's name, as the operator calls it.
+    /// The customer's name, chosen by the operator.
     pub customer: String,
-    /// How it stands.
+    /// The state after the last write.
     pub status: Status,
-    /// Why it is not active, where there is a reason.
+    /// The reason for which it is not active, if there is one.
     pub reason: Option<Reason>,
-    /// The surface that its incidents are read from.
+    /// The API that its incidents are read from.
     pub api: IncidentApi,
-    /// App roles seen in its tokens, of both surfaces.
+    /// The app roles in its access tokens, of both APIs.
     pub roles: Vec<String>,
-    /// When an administrator consented last.
+    /// The time of the last admin consent.
     pub consented_at: Option<Timestamp>,
-    /// Who consented: the name that the directory gives the person, or the object id.
+    /// The person who consented: the name in the directory, or the object id.
     pub consented_by: Option<String>,
-    /// When it became active for the first time since it was (re-)onboarded: where its feed starts.
+    /// The time at which it first became active since its onboarding. Its feed starts there.
     pub activated_at: Option<Timestamp>,
-    /// When it was offboarded.
+    /// The time of its offboarding.
     pub offboarded_at: Option<Timestamp>,
-    /// While pending: since when, how often it was tried, and when it may be tried again.
+    /// The verification of its consent, while it is pending and not waiting for the operator.
     pub verification: Option<Verification>,
-    /// Counts writes; each is on condition that nobody else wrote in between.
+    /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
 }
 
-/// How far the check of a fresh consent has come.
+/// The state of the verification of a new consent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
-    /// When the consent came back.
+    /// The time of the consent.
     pub since: Timestamp,
-    /// Tries so far.
+    /// The number of tries so far.
     pub tries: u32,
-    /// No try before this time, whoever asks.
+    /// The time before which no function tries again.
     pub next_try_at: Timestamp,
 }
 
-/// The item: the tenant with its keys.
+impl Verification {
+    /// A verification that starts at `now`, with its first try due at once.
+    pub fn begin(now: Timestamp) -> Self {
+        Self { since: now, tries: 0, next_try_at: now }
+    }
+}
+
+const SORT_KEY: &str = "PROFILE";
+const LISTING: &str = "tenants";
+
+/// The number of items that are deleted at the same time.
+const CONCURRENT_DELETES: usize = 16;
+
+/// The stored form of a tenant, with its keys.
 #[derive(Serialize)]
 struct Stored<'a> {
     pk: String,
@@ -90,30 +108,24 @@ struct Stored<'a> {
     tenant: &'a Tenant,
 }
 
-const PROFILE: &str = "PROFILE";
-/// How many items are deleted at a time.
-const DELETIONS: usize = 16;
-
-const LISTING: &str = "tenants";
-
 impl Registry {
-    /// A tenant, read consistently.
+    /// Reads a tenant with a consistent read.
     pub async fn tenant(&self, tenant: &TenantId) -> Result<Option<Tenant>> {
-        self.get(&tenant_pk(tenant), PROFILE).await
+        self.get(&tenant_pk(tenant), SORT_KEY).await
     }
 
-    /// A tenant that must be there, offboarded or not.
+    /// Reads a tenant that must exist. It may be offboarded.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a tenant that was never onboarded.
+    /// [`Error::NotFound`] for a tenant that never consented.
     pub async fn known_tenant(&self, tenant: &TenantId) -> Result<Tenant> {
         self.tenant(tenant).await?.ok_or(Error::NotFound)
     }
 
-    /// A tenant that must be active.
+    /// Reads a tenant that must be active.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::TenantNotActive`] with its reason.
+    /// [`Error::NotFound`], or [`Error::TenantNotActive`] with the tenant's reason.
     pub async fn active_tenant(&self, tenant: &TenantId) -> Result<Tenant> {
         let tenant = self.known_tenant(tenant).await?;
         if tenant.status == Status::Active { Ok(tenant) } else { Err(Error::TenantNotActive(tenant.reason)) }
@@ -122,74 +134,61 @@ impl Registry {
     /// Writes a new tenant (`revision` 0).
     ///
     /// # Errors
-    /// [`Error::Conflict`] when there is one already.
+    /// [`Error::Conflict`] when the tenant exists.
     pub async fn create_tenant(&self, tenant: &Tenant) -> Result<()> {
         self.create(tenant).await
     }
 
-    /// Reads a tenant, changes it and writes it, again and again until nobody else wrote in between. Returns the tenant
-    /// before and after. `change` may refuse with an error; nothing is written then, nor when it changes nothing.
+    /// Reads a tenant, changes it and writes it, again if another writer came in between. Returns the tenant before and
+    /// after. Nothing is written if `change` fails or changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant, [`Error::Conflict`] when other writers were faster eight times, and the
+    /// errors of `change`.
     pub async fn change_tenant(
         &self,
         tenant: &TenantId,
         change: impl FnMut(&mut Tenant) -> Result<()>,
     ) -> Result<(Tenant, Tenant)> {
-        self.change(&tenant_pk(tenant), PROFILE, change).await
+        self.change(&tenant_pk(tenant), SORT_KEY, change).await
     }
 
-    /// Tenants in the order of their identifiers, of one status or of all.
+    /// Reads a page of tenants in the order of their identifiers, of one status or of all.
     pub async fn tenants(&self, status: Option<Status>, limit: u32, next: Option<&str>) -> Result<Page<Tenant>> {
-        self.list(LISTING, false, limit, next, |tenant: &Tenant| status.is_none_or(|status| tenant.status == status))
-            .await
+        let keep = |tenant: &Tenant| status.is_none_or(|status| tenant.status == status);
+        self.list(LISTING, Order::Ascending, limit, next, keep).await
     }
 
-    /// Deletes everything that is kept of a tenant, and tells how many items of which kind; but not its profile, and not
-    /// until when Microsoft must not be asked for it, which stays true and expires by itself.
+    /// Deletes all items of a tenant but its profile and its throttling times, which expire by themselves. Returns the
+    /// number of deleted items by kind.
     pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
         self.keep_throttling(tenant).await?;
+        let pk = tenant_pk(tenant);
+        let mut pages = self
+            .query()
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(&pk))
+            .projection_expression("pk, sk")
+            .consistent_read(true)
+            .into_paginator()
+            .send();
         let mut purged = BTreeMap::new();
-        let mut start = None;
-        loop {
-            let answer = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", text(tenant_pk(tenant)))
-                .projection_expression("pk, sk")
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(|error| Error::aws("dynamodb:Query", &error))?;
-            let keys = answer
-                .items
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|mut item| item.remove("sk")?.as_s().ok().cloned());
-            let doomed: Vec<String> = keys.filter(|sk| sk != PROFILE && !is_rest(sk)).collect();
+        while let Some(page) = pages.next().await {
+            let items = page.map_err(|error| Error::aws("dynamodb:Query", &error))?.items.unwrap_or_default();
+            let doomed: Vec<&str> = items
+                .iter()
+                .filter_map(|item| string(item, "sk"))
+                .filter(|sk| *sk != SORT_KEY && !is_throttling(sk))
+                .collect();
             for sk in &doomed {
                 let kind = sk.split('#').next().unwrap_or_default().to_ascii_lowercase();
                 *purged.entry(kind).or_insert(0) += 1;
             }
             stream::iter(doomed.into_iter().map(Ok))
-                .try_for_each_concurrent(DELETIONS, |sk| async move {
-                    self.client
-                        .delete_item()
-                        .table_name(&self.table)
-                        .key("pk", text(tenant_pk(tenant)))
-                        .key("sk", text(sk))
-                        .send()
-                        .await
-                        .map(drop)
-                        .map_err(|error| Error::aws("dynamodb:DeleteItem", &error))
-                })
+                .try_for_each_concurrent(CONCURRENT_DELETES, |sk| self.delete(&pk, sk))
                 .await?;
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                return Ok(purged);
-            }
         }
+        Ok(purged)
     }
 }
 
@@ -203,7 +202,7 @@ impl Versioned for Tenant {
     fn item(&self) -> Result<Item> {
         to_item(&Stored {
             pk: tenant_pk(&self.tenant_id),
-            sk: PROFILE,
+            sk: SORT_KEY,
             listing: LISTING,
             listed_at: self.tenant_id.to_string(),
             tenant: self,

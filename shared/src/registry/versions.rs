@@ -1,11 +1,11 @@
-//! Which version of each incident was delivered last.
+//! The last delivered version of each incident.
 //!
-//! One item holds 32 consecutive incident ids, an attribute each: incidents that arrive together have ids that lie
-//! together, so few items are read and written for a page of them.
+//! One item holds 32 consecutive incident ids, with an attribute for each. Incidents that arrive together have ids that
+//! are close, so that one page of them takes few items.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Item, Registry, tenant_pk, text};
+use super::{Registry, table::text, tenant_pk};
 use crate::{
     error::{Error, Result},
     incident::version::DeliveredVersion,
@@ -14,15 +14,18 @@ use crate::{
 
 const IDS_PER_ITEM: u128 = 32;
 
-/// The neighbourhood of an incident id: the ids whose versions lie in one item.
+/// A block of 32 consecutive incident ids, whose versions are in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VersionBlock(u128);
 
 impl VersionBlock {
-    /// Of an incident id, which is 1 to 20 digits.
+    /// The block of an incident id.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for an id that is not a number.
     pub fn of(incident_id: &str) -> Result<Self> {
         let number: u128 =
-            incident_id.parse().map_err(|_| Error::Internal("an incident id that is not a number".into()))?;
+            incident_id.parse().map_err(|error| Error::internal("an incident id that is not a number", error))?;
         Ok(Self(number / IDS_PER_ITEM))
     }
 
@@ -36,46 +39,41 @@ fn attribute(incident_id: &str) -> String {
 }
 
 impl Registry {
-    /// What was delivered last of the incidents of a neighbourhood, by incident id.
+    /// Reads the delivered versions of a block, by incident id. Incidents that were never delivered are left out.
     pub async fn delivered_versions(
         &self,
         tenant: &TenantId,
         block: VersionBlock,
     ) -> Result<HashMap<String, DeliveredVersion>> {
-        let item: Option<Item> = self.get_item(&tenant_pk(tenant), &block.sort_key()).await?;
-        let mut known = HashMap::new();
+        let item = self.get_item(&tenant_pk(tenant), &block.sort_key()).await?;
+        let mut versions = HashMap::new();
         for (name, value) in item.into_iter().flatten() {
             if let (Some(id), Ok(packed)) = (name.strip_prefix('i'), value.as_s()) {
-                let version = packed.parse().map_err(|()| Error::Internal("a version that cannot be read".into()))?;
-                known.insert(id.to_owned(), version);
+                let version = packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
+                versions.insert(id.to_owned(), version);
             }
         }
-        Ok(known)
+        Ok(versions)
     }
 
-    /// Notes what was delivered.
+    /// Writes the versions of delivered incidents, by incident id.
     pub async fn record_versions(
         &self,
         tenant: &TenantId,
         delivered: &HashMap<String, DeliveredVersion>,
     ) -> Result<()> {
         let mut items: BTreeMap<VersionBlock, Vec<(&String, &DeliveredVersion)>> = BTreeMap::new();
-        for (id, known) in delivered {
-            items.entry(VersionBlock::of(id)?).or_default().push((id, known));
+        for (id, version) in delivered {
+            items.entry(VersionBlock::of(id)?).or_default().push((id, version));
         }
         for (block, entries) in items {
-            let mut update = self
-                .client
-                .update_item()
-                .table_name(&self.table)
-                .key("pk", text(tenant_pk(tenant)))
-                .key("sk", text(block.sort_key()));
+            let mut update = self.update(tenant_pk(tenant), block.sort_key());
             let mut set = Vec::new();
-            for (index, (id, known)) in entries.into_iter().enumerate() {
+            for (index, (id, version)) in entries.into_iter().enumerate() {
                 set.push(format!("#i{index} = :i{index}"));
                 update = update
                     .expression_attribute_names(format!("#i{index}"), attribute(id))
-                    .expression_attribute_values(format!(":i{index}"), text(known.to_string()));
+                    .expression_attribute_values(format!(":i{index}"), text(version.to_string()));
             }
             update
                 .update_expression(format!("SET {}", set.join(", ")))

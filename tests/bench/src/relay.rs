@@ -20,7 +20,7 @@ use devstack::Failed;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::clock::Clock;
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     capacity::{Capacity, Outcome, key_of},
@@ -219,7 +219,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         Some(lock) => Some(lock.lock().await),
         None => None,
     };
-    let (sent_bytes, started) = (body.len(), Instant::now());
+    let (sent_bytes, started) = (body.len(), devstack::instant());
     // The semaphore is never closed.
     let _permit = shared.concurrency.acquire().await;
     match shared.forward(&parts, body).await {

@@ -2,9 +2,17 @@
 
 use std::{sync::Once, time::Duration};
 
+use tokio::time::Instant;
+
 #[expect(clippy::disallowed_methods, reason = "the stack takes the place of AWS, whose clock is the real one")]
 pub(crate) fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// The current instant, from which a duration or a limit is measured.
+#[expect(clippy::disallowed_methods, reason = "durations are measured for people, and limits are the machine's")]
+pub fn instant() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the stack reads the variables that configure cargo")]

@@ -1,6 +1,6 @@
 //! Output to the terminal, in one place.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// Receives the progress of the long steps of a start.
 pub trait Progress: Send {
@@ -48,7 +48,7 @@ impl Console {
 impl Progress for Console {
     #[expect(clippy::print_stderr, reason = "progress is not part of the result")]
     fn step(&mut self, name: &str) {
-        if let Some(started) = self.step.replace(Instant::now())
+        if let Some(started) = self.step.replace(crate::ambient::instant())
             && started.elapsed().as_secs() >= 2
         {
             eprintln!("    {} s", started.elapsed().as_secs());

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use devstack::{ApiResponse, Browser, Console, Failed, Progress as _, Stack};
@@ -31,7 +31,7 @@ pub(crate) async fn onboard(stack: &Stack, customer: &Customer) -> Result<(), Fa
     check(page.status == 200 && page.url.path() == "/consent/result", || {
         format!("{name}'s administrator ended at {} with status {}", page.url.path(), page.status)
     })?;
-    let started = Instant::now();
+    let started = devstack::instant();
     loop {
         let tenant = expect(&stack.call("GET", &format!("/tenants/{tenant_id}"), None).await?, 200)?;
         if tenant["status"] == "active" {
@@ -70,7 +70,7 @@ fn expect(response: &ApiResponse, status: u16) -> Result<Value, Failed> {
 
 /// Runs the whole job. Returns the first check that fails.
 pub(crate) async fn run(stack: &Stack, console: &mut Console) -> Result<(), Failed> {
-    let started = Instant::now();
+    let started = devstack::instant();
     let sim = stack.sim().ok_or_else(|| Failed("the journey needs the simulator".to_owned()))?;
     let customers = [&CONTOSO, &FABRIKAM, &NORTHWIND];
     for customer in customers {
@@ -150,7 +150,7 @@ type Deliveries<'a> = BTreeMap<TenantChange<'a>, usize>;
 
 /// Polls and delivers until the bucket holds exactly the expected versions. More of them, or a repeated one, is an error.
 async fn deliver(stack: &Stack, expected: &Deliveries<'_>) -> Result<Vec<Value>, Failed> {
-    let started = Instant::now();
+    let started = devstack::instant();
     loop {
         stack.tick("poll").await?;
         stack.drain_queue().await?;

@@ -28,7 +28,7 @@ mod stack;
 #[cfg(test)]
 mod testing;
 
-pub use ambient::http_client;
+pub use ambient::{http_client, instant};
 pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};

@@ -153,7 +153,7 @@ async fn next(State(mailboxes): State<Mailboxes>, Path((function, process)): Pat
         // The process is about to be killed. Until then it waits, as in Lambda.
         return std::future::pending().await;
     };
-    let received_at = Instant::now();
+    let received_at = crate::ambient::instant();
     let timeout = i64::try_from(invocation.timeout.as_millis()).unwrap_or(i64::MAX);
     let deadline = ambient::now().as_millisecond().saturating_add(timeout);
     *mailbox.running.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sim::Sim;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
-    time::{Instant, interval, interval_at},
+    time::{interval, interval_at},
 };
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result
 /// Prints deliveries, status changes and failures until the future is dropped. Returns only an error.
 pub(crate) async fn run(stack: &Stack, mut logs: Option<Receiver<LogLine>>, console: &mut Console) -> Failed {
     let mut print_ticks = interval(PRINT_INTERVAL);
-    let mut change_ticks = interval_at(Instant::now() + CHANGE_INTERVAL, CHANGE_INTERVAL);
+    let mut change_ticks = interval_at(devstack::instant() + CHANGE_INTERVAL, CHANGE_INTERVAL);
     let mut turn = 0;
     let mut printer = EventPrinter::default();
     let mut keyboard = keyboard::lines();

@@ -254,7 +254,7 @@ pub(crate) async fn request(
     if let Some(cookie) = cookie {
         event["cookies"] = json!([cookie]);
     }
-    let deadline = Deadline::within(Duration::from_secs(20));
+    let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
     let answer = app.handle(event, Invocation { request_id: "r-1".into(), deadline }).await.unwrap();
     Reply {
         status: answer["statusCode"].as_u64().unwrap(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::{
-    http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status, tenant::Reason,
+    clock::Clock, http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status,
+    tenant::Reason,
 };
 use sim::{Fault, FaultKind, RetryAfter};
 
@@ -408,7 +409,7 @@ async fn only_a_tenant_that_is_active_is_said_to_lag_and_only_the_pause_is_count
         let told = lines_of(&feed.local.request_id).len();
         let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();
         let event = json!({"Records": [{"messageId": "m", "body": body, "eventSource": "aws:sqs"}]});
-        let deadline = Deadline::within(Duration::from_secs(30));
+        let deadline = Deadline::within(Duration::from_secs(30), &Clock::system());
         let invocation = Invocation { request_id: feed.local.request_id.clone(), deadline };
         feed.app.handle(event, invocation).await.unwrap();
         let lines = lines_of(&feed.local.request_id).split_off(told);

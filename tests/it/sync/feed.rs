@@ -223,7 +223,7 @@ pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> V
 }
 
 pub(super) fn invocation(time: Duration) -> Invocation {
-    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time) }
+    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time, &Clock::system()) }
 }
 
 /// Grants again what a test took away.

@@ -53,7 +53,7 @@ impl SimClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the simulator stands for another system with its own clock")]
-fn real_time() -> Timestamp {
+pub(crate) fn real_time() -> Timestamp {
     Timestamp::now()
 }
 

@@ -13,13 +13,16 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::{Record, Unreadable},
+        record::{Alerts, Record, Unreadable},
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::query::{IncidentQuery, MAX_SKIP},
+    incident_api::{
+        client::TokenFreshness,
+        query::{IncidentQuery, MAX_SKIP},
+    },
     microsoft::IncidentApi,
-    registry::quarantine::QuarantineEntry,
+    registry::{Write, quarantine::QuarantineEntry},
     telemetry,
     text::hex,
 };
@@ -34,7 +37,7 @@ impl Worker<'_> {
     /// Reads a second of which no list can be had with alerts, an incident at a time; what cannot be read even so is set
     /// aside. `lists_ids`: a list without alerts may be had.
     pub(super) async fn one_by_one(&mut self, second: Span, lists_ids: bool) -> Result<()> {
-        let before = self.tally.calls;
+        let before = self.lease.calls;
         let outcome = if lists_ids && self.api == IncidentApi::Graph {
             self.one_by_one_by_id(second).await
         } else {
@@ -43,7 +46,7 @@ impl Worker<'_> {
         self.flush().await?;
         match outcome {
             // The budget does not hold it: it would begin from the first row again and again.
-            Err(Error::Throttled { until }) if self.tally.calls - before >= MOST_OF_A_BUDGET => {
+            Err(Error::Throttled { until }) if self.lease.calls - before >= MOST_OF_A_BUDGET => {
                 self.quarantine_span(second, "not_read_to_its_end").await?;
                 Err(Error::Throttled { until })
             }
@@ -53,14 +56,13 @@ impl Worker<'_> {
 
     /// Graph lists without alerts, and then each incident can be asked for by its id.
     async fn one_by_one_by_id(&mut self, second: Span) -> Result<()> {
-        let question = IncidentQuery { alerts: false, ..IncidentQuery::of(second, self.api) };
+        let question = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(second, self.api) };
         let mut ids = Vec::new();
-        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
         let listed = async {
-            let mut listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await?;
+            let mut listing = self.client().list(&question, TokenFreshness::Confirmed).await?;
             while let Some(row) = listing.next().await? {
-                match Record::parse(&row, &tenant, false) {
+                match Record::parse(&row, &tenant, Alerts::Omitted) {
                     Ok(record) => {
                         let api = self.api;
                         let known = self.known(&record.incident_id).await?;
@@ -74,7 +76,6 @@ impl Worker<'_> {
             listing.end()
         }
         .await;
-        let listed = self.heed(listed);
         let whole = match listed {
             Ok(end) => !end.more && end.rows < question.top,
             Err(error) if is_transient(&error) => false,
@@ -84,14 +85,14 @@ impl Worker<'_> {
             if self.out_of_time() {
                 return Err(Error::DeadlineExceeded);
             }
-            match self.read_one(&id, true).await {
+            match self.read_one(&id, Alerts::Included).await {
                 Ok(_) | Err(Error::NotFound) => continue,
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
             self.alive().await?;
             // Without its alerts it is better told than not at all; the rest follows when it can be read.
-            let reason = match self.read_one(&id, false).await {
+            let reason = match self.read_one(&id, Alerts::Omitted).await {
                 Ok(_) => "unreadable_alerts",
                 Err(error) if is_transient(&error) => "unreadable",
                 Err(Error::NotFound) => continue,
@@ -171,7 +172,7 @@ impl Worker<'_> {
     /// Whether what was set aside can be read now.
     async fn retry(&mut self, one: &QuarantineEntry) -> Result<bool> {
         if let Some(id) = &one.incident_id {
-            match self.read_one(id, true).await {
+            match self.read_one(id, Alerts::Included).await {
                 Ok(_) | Err(Error::NotFound) => {}
                 Err(error) if is_transient(&error) => {
                     // Others may have come into its second since.
@@ -258,7 +259,7 @@ impl Worker<'_> {
         let now = self.sync.clock.now();
         let tenant = self.tenant.tenant_id;
         let to = span.to.unwrap_or(now);
-        let mut one = QuarantineEntry::new(name, reason, incident_id, (span.from, to), now);
+        let mut one = QuarantineEntry::new(name, reason, incident_id, span, now);
         one.blocks = blocks;
         self.met += 1;
         let known = self.set_aside.iter().find(|other| other.name == one.name);
@@ -273,12 +274,12 @@ impl Worker<'_> {
             // Counted first: what is counted and not noted is put right by the next run, but nobody looks for a note that
             // is not counted.
             self.lease.feed.quarantined = self.set_aside.len() as u64 + 1;
-            if !self.sync.registry.commit_feed(self.lease).await? {
+            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                 // The lease has passed to another, who meets the same.
                 return Err(Error::DeadlineExceeded);
             }
         }
-        if !self.sync.registry.quarantine(&tenant, &one).await? {
+        if self.sync.registry.quarantine(&tenant, &one).await? == Write::Conflict {
             // It was met before, elsewhere or by a worker that died before it counted it.
             self.sync.registry.update_quarantine_entry(&tenant, &one).await?;
         }

@@ -6,12 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{RECHECK_AFTER, Worker, is_transient};
 use shared::{
-    error::{Error, Result},
+    delivery::bucket::{Batch, WrittenBatch},
+    error::{Call, Error, Result},
     incident::{
-        record::{Record, Unreadable},
-        version::{Change, DeliveredVersion, VersionComparison, compare},
+        record::{Alerts, Record, Unreadable},
+        version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::query::IncidentQuery,
+    incident_api::{client::TokenFreshness, odata::MAX_ROW_BYTES, query::IncidentQuery},
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
@@ -54,10 +55,8 @@ impl Reading {
 impl Worker<'_> {
     /// Asks once and takes what comes. Rows that came before a failure are taken, too; `reading` tells of them.
     pub(super) async fn read(&mut self, question: &IncidentQuery, reading: &mut Reading) -> Result<()> {
-        self.take_call().await?;
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.api, question, self.deadline).await;
-        let mut listing = self.heed(listing)?;
+        let mut listing = self.client().list(question, TokenFreshness::Confirmed).await?;
         while let Some(row) = listing.next().await? {
             reading.rows += 1;
             match Record::parse(&row, &tenant, question.alerts) {
@@ -79,7 +78,7 @@ impl Worker<'_> {
         (reading.more, reading.date) = (end.more, end.date);
         if end.partial && !std::mem::replace(&mut self.partial_answers, true) {
             // Once it may be a hiccup of one of Microsoft's parts; what is missing for longer is the sweep's to find.
-            return Err(Error::Upstream { status: 206, call: "the list of incidents" });
+            return Err(Error::Partial { call: Call::ListIncidents });
         }
         if end.more && end.rows < question.top {
             if self.nothing_after(question, end.rows).await? {
@@ -94,19 +93,10 @@ impl Worker<'_> {
 
     /// Whether a list ends after `rows` rows, whatever a next link says, which is never followed: it may lead anywhere.
     async fn nothing_after(&mut self, question: &IncidentQuery, rows: u32) -> Result<bool> {
-        self.take_call().await?;
-        let question = IncidentQuery { top: 1, skip: question.skip + rows, alerts: false, ..question.clone() };
-        let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await;
-        Ok(self.heed(listing)?.next().await?.is_none())
-    }
-
-    /// Keeps a pause that Microsoft asks for, for the rest of this run, too.
-    pub(super) fn heed<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if let Err(Error::Throttled { until }) = &outcome {
-            self.lease.feed.set_throttled_until(self.api, *until);
-        }
-        outcome
+        let question =
+            IncidentQuery { top: 1, skip: question.skip + rows, alerts: Alerts::Omitted, ..question.clone() };
+        let mut listing = self.client().list(&question, TokenFreshness::Confirmed).await?;
+        Ok(listing.next().await?.is_none())
     }
 
     /// Whether an answer holds all of what was asked for.
@@ -122,11 +112,12 @@ impl Worker<'_> {
         match compare(known.as_ref(), record, api) {
             VersionComparison::New { change, ordinal } => {
                 // One incident in one batch twice: the first version's object must be there before the second is told.
-                if self.batch.versions.contains_key(&record.incident_id) {
+                if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
                 let fetched_at = self.sync.clock.now();
-                self.batch.add(&self.tenant.tenant_id, api, record, (change, ordinal), fetched_at)?;
+                let tenant_id = self.tenant.tenant_id;
+                self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
                 self.created += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_AFTER);
@@ -177,9 +168,8 @@ impl Worker<'_> {
         if present.status != self.tenant.status && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let mut batch = std::mem::replace(&mut self.batch, self.sync.bucket.batch());
-        let versions = std::mem::take(&mut batch.versions);
-        let objects = self.sync.bucket.write(&tenant, batch).await?;
+        let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));
+        let WrittenBatch { objects, versions } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
         self.sync.registry.record_versions(&tenant, &versions).await?;
         let delivered = versions.len() as u64;
@@ -215,7 +205,7 @@ impl Worker<'_> {
             if self.out_of_time() {
                 return Ok(false);
             }
-            match self.read_one(&incident_id, true).await {
+            match self.read_one(&incident_id, Alerts::Included).await {
                 Ok(_) | Err(Error::NotFound) => read.push(incident_id),
                 Err(error) if is_transient(&error) => {
                     let rechecks = self.lease.feed.rechecks.iter_mut();
@@ -232,15 +222,12 @@ impl Worker<'_> {
     }
 
     /// Reads one incident by its id and takes it.
-    pub(super) async fn read_one(&mut self, incident_id: &str, alerts: bool) -> Result<Record> {
-        self.take_call().await?;
-        let tenant = self.tenant.tenant_id;
-        let raw = self.sync.incidents.one(&tenant, self.api, incident_id, alerts, self.deadline).await;
-        let raw = self.heed(raw)?;
-        let record = Record::parse(&raw, &tenant, alerts)
-            .map_err(|_: Unreadable| Error::Upstream { status: 200, call: "one incident" })?;
+    pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<Record> {
+        let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
+        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts)
+            .map_err(|_: Unreadable| Error::Malformed { call: Call::GetIncident })?;
         if record.incident_id != incident_id {
-            return Err(Error::Upstream { status: 200, call: "one incident" });
+            return Err(Error::Malformed { call: Call::GetIncident });
         }
         self.take(&record).await?;
         Ok(record)

@@ -16,19 +16,20 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     clock::Clock,
     delivery::{
-        bucket::{Batch, Bucket},
+        bucket::{Batch, Bucket, Format},
         events::Events,
     },
     error::{Error, Result},
     http::Deadline,
     incident::{span::Span, version::DeliveredVersion},
-    incident_api::client::Incidents,
+    incident_api::client::{CallBudget, Incidents, TenantClient},
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
-        Registry,
-        feed::{Feed, LastSweep, Lease},
+        Registry, Write,
+        feed::{Feed, LastSweep},
         jobs::{Job, JobKind, JobStatus},
+        lease::Lease,
         quarantine::QuarantineEntry,
         tenants::Tenant,
         versions::VersionBlock,
@@ -44,9 +45,6 @@ const WHOLE_OVERLAP_EVERY: SignedDuration = SignedDuration::from_mins(5);
 
 /// The overlap in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
-
-/// How old a worker's knowledge of pauses may be that others were asked for.
-const NEWS_OF_PAUSES: SignedDuration = SignedDuration::from_secs(2);
 
 /// When an incident is read again that came without alerts.
 const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
@@ -77,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) overlap: SignedDuration,
     /// Where a new tenant's feed starts, before its activation.
     pub(crate) first_lookback: SignedDuration,
+    /// The schema of delivered incidents.
+    pub(crate) format: Format,
 }
 
 /// Why work on a tenant ended.
@@ -95,8 +95,6 @@ pub(crate) enum Stop {
 /// What came of a piece of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SyncStats {
-    /// Requests for incidents.
-    pub(crate) calls: u32,
     /// Records that were read.
     pub(crate) checked: u64,
     /// Versions that were delivered.
@@ -133,8 +131,6 @@ pub(crate) struct Worker<'a> {
     met: u64,
     /// How much of what was delivered is counted for a job, or is not one's.
     credited: u64,
-    /// When it was looked last what others wrote about pauses.
-    seen_at: Timestamp,
     /// Whether the first answer of the pass held all of its window.
     first_was_whole: Option<bool>,
     /// What has been done so far.
@@ -152,14 +148,13 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(FOR_COMMIT),
             kind: SyncKind::Poll,
             known: HashMap::new(),
-            batch: sync.bucket.batch(),
+            batch: Batch::new(sync.settings.format),
             created: 0,
             cap: u32::MAX,
             partial_answers: false,
             set_aside: Vec::new(),
             met: 0,
             credited: 0,
-            seen_at: sync.clock.now(),
             first_was_whole: None,
             tally: SyncStats::default(),
         }
@@ -191,7 +186,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_more_to_read(now) {
                 // The poll's own work is safe before anything else is tried.
-                if !self.sync.registry.commit_feed(self.lease).await? {
+                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if !self.recheck().await? || !self.retry_quarantined().await? {
@@ -233,7 +228,8 @@ impl<'a> Worker<'a> {
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
         // How wide to ask next is progress, too: without it each run would begin with the same vain question.
-        self.sync.registry.commit_job(job, now).await?;
+        // A cancelled job keeps its status. The next message of the job finds it so.
+        let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
         if stop == Stop::Done && job.kind == JobKind::Sweep {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
@@ -267,20 +263,10 @@ impl<'a> Worker<'a> {
         ((covered_until.min(begun_at) - settings.overlap).max(started_at), None, true)
     }
 
-    /// Takes one request out of the tenant's budget.
-    async fn take_call(&mut self) -> Result<()> {
-        let now = self.sync.clock.now();
-        if now >= self.seen_at + NEWS_OF_PAUSES {
-            // A live read may have met a pause meanwhile.
-            let feed = self.sync.registry.feed(&self.tenant.tenant_id).await?;
-            if let Some(until) = feed.and_then(|feed| feed.budget(self.api).throttled_until) {
-                self.lease.feed.set_throttled_until(self.api, until);
-            }
-            self.seen_at = now;
-        }
-        self.lease.take_call(self.api, self.kind, now)?;
-        self.tally.calls += 1;
-        Ok(())
+    /// The tenant's incident API, paid for out of the lease's budget.
+    fn client(&mut self) -> TenantClient<'_> {
+        let budget = CallBudget::Lease(self.lease, self.kind);
+        self.sync.incidents.of(self.tenant.tenant_id, self.api, budget, self.deadline)
     }
 
     /// Whether a failure just now may be nothing but our own deadline's.
@@ -324,7 +310,7 @@ impl<'a> Worker<'a> {
 /// Whether an error says something about Microsoft's health at this moment, so that a smaller question may do better.
 fn is_transient(error: &Error) -> bool {
     match error {
-        Error::Upstream { .. } | Error::Unreachable { .. } => true,
+        Error::Upstream { .. } | Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound

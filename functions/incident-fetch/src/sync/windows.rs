@@ -13,14 +13,17 @@ use super::{
 use shared::{
     error::{Error, Result},
     incident::{
-        record::Record,
+        record::{Alerts, Record},
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::query::{IncidentQuery, MAX_SKIP},
+    incident_api::{
+        client::TokenFreshness,
+        query::{IncidentQuery, MAX_SKIP},
+    },
     microsoft::IncidentApi,
     queue::SyncKind,
-    registry::jobs::Job,
+    registry::{Write, jobs::Job},
 };
 
 /// How often a second whose rows share all instants is read, at most, until two readings agree.
@@ -234,13 +237,13 @@ impl Worker<'_> {
             Some(job) => {
                 job.failures = 0;
                 self.credit(job);
-                if !self.sync.registry.commit_job(job, self.sync.clock.now()).await? {
+                if self.sync.registry.commit_job(job, self.sync.clock.now()).await? == Write::Conflict {
                     return Ok(false);
                 }
             }
             None => self.lease.feed.resume_created = None,
         }
-        self.sync.registry.commit_feed(self.lease).await
+        Ok(self.sync.registry.commit_feed(self.lease).await? == Write::Done)
     }
 
     /// What to do about a window that cannot be read: once more, and then, if anything at all can be read of this tenant,
@@ -318,18 +321,16 @@ impl Worker<'_> {
         if self.api != IncidentApi::Graph {
             return Ok(None);
         }
-        let question = IncidentQuery { alerts: false, ..IncidentQuery::of(span, self.api) };
-        self.take_call().await?;
+        let question = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let tenant = self.tenant.tenant_id;
-        let listing = self.sync.incidents.list(&tenant, self.api, &question, self.deadline).await;
-        let mut listing = match self.heed(listing) {
+        let mut listing = match self.client().list(&question, TokenFreshness::Confirmed).await {
             Ok(listing) => listing,
             Err(error) if is_transient(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = listing.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, false) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
             let api = self.api;
             let known = self.known(&record.incident_id).await?;
             if let VersionComparison::New { .. } = compare(known, &record, api) {
@@ -342,8 +343,11 @@ impl Worker<'_> {
     /// A small question whose answer is empty: whether the tenant can be asked at all.
     pub(super) async fn alive(&mut self) -> Result<()> {
         let tomorrow = ceil(self.sync.clock.now() + SignedDuration::from_hours(24));
-        let question =
-            IncidentQuery { top: 1, alerts: false, ..IncidentQuery::of(Span { from: tomorrow, to: None }, self.api) };
+        let question = IncidentQuery {
+            top: 1,
+            alerts: Alerts::Omitted,
+            ..IncidentQuery::of(Span { from: tomorrow, to: None }, self.api)
+        };
         self.read(&question, &mut Reading::default()).await
     }
 

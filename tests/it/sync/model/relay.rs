@@ -10,7 +10,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
-use shared::http::{Deadline, HttpClient, send};
+use shared::{
+    clock::Clock,
+    error::Call,
+    http::{Deadline, HttpClient, send},
+};
 
 /// How a connector asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,9 @@ impl Relay {
     async fn get(&self, path: &str, headers: &HeaderMap) -> (StatusCode, Option<String>, Vec<u8>) {
         let request = self.outbound.get(format!("{}{path}", self.target).parse().unwrap());
         let request = request.header("authorization", &headers["authorization"]);
-        let answer = send(request, "relay", Deadline::within(Duration::from_secs(20))).await.unwrap();
+        let answer = send(request, Call::ListIncidents, Deadline::within(Duration::from_secs(20), &Clock::system()))
+            .await
+            .unwrap();
         let date = answer.header(http::header::DATE).map(str::to_owned);
         let (status, mut answer, mut bytes) = (answer.status(), answer, Vec::new());
         while let Some(chunk) = answer.chunk().await.unwrap() {

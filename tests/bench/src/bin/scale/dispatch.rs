@@ -6,7 +6,6 @@ use bench::{counts::float, fleet, measured::Dispatch};
 use devstack::{Console, Failed, Progress as _};
 use serde_json::Value;
 use shared::{clock::Clock, tenant::TenantId};
-use tokio::time::Instant;
 
 use crate::harness::ScaleHarness;
 
@@ -30,7 +29,7 @@ pub(crate) async fn measure(harness: &ScaleHarness, number: usize, console: &mut
 
     console.step("dispatching them");
     fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (before, started) = (harness.counts().await, Instant::now());
+    let (before, started) = (harness.counts().await, devstack::instant());
     let response = dispatch(harness).await?;
     let seconds = started.elapsed().as_secs_f64();
     let counts = harness.counts().await.since(&before);

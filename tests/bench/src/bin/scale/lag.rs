@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::{clock::Clock, tenant::TenantId};
 use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{harness::ScaleHarness, options::Options};
 
@@ -53,11 +53,11 @@ pub(crate) async fn measure(harness: &ScaleHarness, options: &Options, console: 
     let (counts, ended) = (harness.counts().await.since(&before), Clock::system().now());
 
     console.step("waiting for the last of them");
-    let deadline = Instant::now() + max_lag;
+    let deadline = devstack::instant() + max_lag;
     let mut lines = DeliveredLines::default();
     loop {
         lines.read(harness, earlier_objects).await?;
-        if changes.keys().all(|key| lines.times.contains_key(key)) || Instant::now() > deadline {
+        if changes.keys().all(|key| lines.times.contains_key(key)) || devstack::instant() > deadline {
             break;
         }
         sleep(CHECK_INTERVAL).await;
@@ -109,7 +109,7 @@ fn add_faults(sim: &Sim, throttled: &[TenantId], failing: &[TenantId]) {
 
 /// Waits until every healthy tenant has an object in the bucket.
 async fn warm_up(harness: &ScaleHarness, healthy: &[TenantId], interval: u32) -> Result<(), Failed> {
-    let deadline = Instant::now() + Duration::from_secs((interval * WARM_UP_INTERVALS).into());
+    let deadline = devstack::instant() + Duration::from_secs((interval * WARM_UP_INTERVALS).into());
     loop {
         let written = harness.relay.written_after(0);
         let served: BTreeSet<&str> = written.iter().filter_map(|written| tenant_of(&written.key)).collect();
@@ -117,7 +117,7 @@ async fn warm_up(harness: &ScaleHarness, healthy: &[TenantId], interval: u32) ->
         if waiting == 0 {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if devstack::instant() > deadline {
             return Err(Failed(format!("{waiting} tenants had no poll within {WARM_UP_INTERVALS} intervals")));
         }
         sleep(CHECK_INTERVAL).await;

@@ -1,0 +1,91 @@
+//! The alerts of an incident as entries of `finding_info_list`.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Item,
+    json::{present, take_link, take_text, take_time},
+};
+use crate::incident::record::{Record, snake_case};
+
+/// One finding for each alert. Members of an alert that are not mapped stay in it.
+pub(super) fn findings(record: &Record, sent: &mut Map<String, Value>) -> Vec<Value> {
+    let Some(Value::Array(alerts)) = sent.get_mut("alerts") else { return Vec::new() };
+    let objects = alerts.iter_mut().enumerate().filter_map(|(index, alert)| Some((index, alert.as_object_mut()?)));
+    let findings = objects.map(|(index, alert)| {
+        let finding = finding_info(alert, || format!("{}#{index}", record.incident_id));
+        alert.retain(|_, value| !value.is_null());
+        finding
+    });
+    findings.collect()
+}
+
+/// The finding of an alert. `unnamed` is the id where none was sent, because the schema requires one. The sent id stays
+/// in the alert, so that the rest of it can be matched with its finding.
+fn finding_info(alert: &mut Map<String, Value>, unnamed: impl FnOnce() -> String) -> Value {
+    let uid = ["id", "alertId", "providerAlertId"].iter().find_map(|name| match alert.get(*name)? {
+        Value::String(id) if !id.is_empty() => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    });
+    present(json!({
+        "analytic": analytic(alert),
+        "attacks": attacks(alert),
+        "created_time": take_time(alert, &["createdDateTime", "creationTime"]),
+        "desc": take_text(alert, &["description"]),
+        "first_seen_time": take_time(alert, &["firstActivityDateTime", "firstActivity"]),
+        "last_seen_time": take_time(alert, &["lastActivityDateTime", "lastActivity"]),
+        "modified_time": take_time(alert, &["lastUpdateDateTime", "lastUpdatedTime"]),
+        "product": take_text(alert, &["productName", "serviceSource"]).map(|name| json!({"name": name})),
+        "src_url": take_link(alert, &["alertWebUrl"]),
+        "title": take_text(alert, &["title"]),
+        "types": take_text(alert, &["category"]).map(|category| [category]),
+        "uid": uid.unwrap_or_else(unnamed),
+        "uid_alt": take_text(alert, &["providerAlertId"]),
+    }))
+}
+
+fn analytic(alert: &mut Map<String, Value>) -> Option<Value> {
+    let uid = take_text(alert, &["detectorId"]);
+    let name = take_text(alert, &["detectionSource"]);
+    if uid.is_none() && name.is_none() {
+        return None;
+    }
+    let kind = match name.as_deref().map(snake_case).as_deref() {
+        Some("custom_detection") => Item::of(1, "Rule"),
+        _ => Item::unknown(),
+    };
+    Some(present(json!({"uid": uid, "name": name, "type": kind.caption, "type_id": kind.id})))
+}
+
+/// The techniques of an alert: `T1566`, or `T1566.001` with a sub-technique. A list with anything else in it also stays
+/// in `unmapped`.
+fn attacks(alert: &mut Map<String, Value>) -> Option<Vec<Value>> {
+    let sent = alert.get("mitreTechniques")?.as_array()?;
+    let attacks: Vec<Value> = sent
+        .iter()
+        .filter_map(Value::as_str)
+        .filter(|uid| !uid.is_empty())
+        .map(|uid| match uid.split_once('.') {
+            Some((technique, _)) if !technique.is_empty() => {
+                json!({"technique": {"uid": technique}, "sub_technique": {"uid": uid}})
+            }
+            _ => json!({"technique": {"uid": uid}}),
+        })
+        .collect();
+    if attacks.len() == sent.len() {
+        alert.remove("mitreTechniques");
+    }
+    (!attacks.is_empty()).then_some(attacks)
+}
+
+/// The techniques of all alerts, each once, in the order of the alerts.
+pub(super) fn attacks_of_all(findings: &[Value]) -> Option<Vec<Value>> {
+    let mut seen: Vec<&Value> = Vec::new();
+    for attack in findings.iter().filter_map(|finding| finding["attacks"].as_array()).flatten() {
+        if !seen.contains(&attack) {
+            seen.push(attack);
+        }
+    }
+    (!seen.is_empty()).then(|| seen.into_iter().cloned().collect())
+}

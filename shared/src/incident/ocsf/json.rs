@@ -1,0 +1,109 @@
+//! JSON that Microsoft sent: as values without a loss, and member by member.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::Visitor};
+use serde_json::{Map, Number, Value, value::RawValue};
+
+use crate::incident::record::parse_time;
+
+/// JSON that is nested deeper stays text.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// The JSON that was sent as a value. What a value cannot hold becomes text, as
+/// [`incident_finding`](super::incident_finding) says.
+pub(super) fn lossless_value(raw: &RawValue) -> Value {
+    value_at(raw, 0)
+}
+
+fn value_at(raw: &RawValue, depth: usize) -> Value {
+    let sent = raw.get();
+    let read = match sent.as_bytes().first() {
+        Some(b'{') if depth < MAX_DEPTH => {
+            serde_json::from_str::<BTreeMap<Text, &RawValue>>(sent).ok().map(|members| {
+                members.into_iter().map(|(name, value)| (name.0, value_at(value, depth + 1))).collect::<Value>()
+            })
+        }
+        Some(b'[') if depth < MAX_DEPTH => serde_json::from_str::<Vec<&RawValue>>(sent)
+            .ok()
+            .map(|items| items.into_iter().map(|item| value_at(item, depth + 1)).collect::<Value>()),
+        Some(b'"') => serde_json::from_str::<Text>(sent).ok().map(|text| Value::String(text.0)),
+        Some(b't' | b'f' | b'n') => serde_json::from_str(sent).ok(),
+        Some(b'-' | b'0'..=b'9') => exact_number(sent).map(Value::Number),
+        _ => None,
+    };
+    read.unwrap_or_else(|| Value::String(sent.to_owned()))
+}
+
+/// The number, if a 64-bit integer or float holds it exactly. Fifteen digits always fit into a float.
+fn exact_number(sent: &str) -> Option<Number> {
+    let number: Number = serde_json::from_str(sent).ok()?;
+    let mantissa = sent.split(['e', 'E']).next().unwrap_or_default();
+    let digits = mantissa.chars().filter(char::is_ascii_digit).skip_while(|digit| *digit == '0').count();
+    let vanished = digits > 0 && number.as_f64() == Some(0.0);
+    (!number.is_f64() || (digits <= 15 && !vanished) || number.to_string() == sent).then_some(number)
+}
+
+/// Text that may hold half a surrogate pair, like a title that a system of UTF-16 has cut.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lossy;
+
+        impl Visitor<'_> for Lossy {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(String::from_utf8_lossy(bytes).into_owned()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Lossy)
+    }
+}
+
+/// A member that is a text and not empty.
+pub(super) fn text<'a>(sent: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    sent.get(name)?.as_str().filter(|text| !text.is_empty())
+}
+
+/// Takes out the first of these members that `read` accepts. The others stay.
+fn take<T>(sent: &mut Map<String, Value>, names: &[&str], read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let (name, value) = names.iter().find_map(|name| Some((name, read(text(sent, name)?)?)))?;
+    sent.remove(*name);
+    Some(value)
+}
+
+/// Takes out a text that is not empty.
+pub(super) fn take_text(sent: &mut Map<String, Value>, names: &[&str]) -> Option<String> {
+    take(sent, names, |text| Some(text.to_owned()))
+}
+
+/// Takes out a time, in milliseconds of the epoch.
+pub(super) fn take_time(sent: &mut Map<String, Value>, names: &[&str]) -> Option<i64> {
+    take(sent, names, |text| parse_time(text).map(Timestamp::as_millisecond))
+}
+
+/// Takes out a link. Only `https` passes, because consumers make links of it.
+pub(super) fn take_link(sent: &mut Map<String, Value>, names: &[&str]) -> Option<String> {
+    take(sent, names, |text| text.starts_with("https://").then(|| text.to_owned()))
+}
+
+/// An object without its nulls.
+pub(super) fn present(mut object: Value) -> Value {
+    if let Value::Object(members) = &mut object {
+        members.retain(|_, value| !value.is_null());
+    }
+    object
+}

@@ -1,0 +1,95 @@
+//! The meaning of an unsuccessful response of an incident API.
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use crate::{error::Error, http::Response, tenant::Reason};
+
+/// The wait after a 429 that names none.
+const DEFAULT_THROTTLING: SignedDuration = SignedDuration::from_secs(60);
+
+/// The shortest wait after a response that asks for one.
+const MIN_THROTTLING: SignedDuration = SignedDuration::from_secs(1);
+
+/// The meaning of a response by its status.
+pub(super) enum ResponseClass {
+    /// A success whose body is still to be read.
+    Success(Response),
+    /// A wait that Microsoft asks for.
+    Throttled { until: Timestamp },
+    /// Any other failure.
+    Failed(Error),
+}
+
+/// Classifies a response by its status, and by its error body where the status alone is not enough.
+pub(super) async fn classify_response(response: Response, now: Timestamp) -> ResponseClass {
+    let throttled = |wait: SignedDuration| ResponseClass::Throttled { until: now + wait.max(MIN_THROTTLING) };
+    let unexpected_status = response.unexpected_status();
+    match response.status() {
+        status if status.is_success() => ResponseClass::Success(response),
+        StatusCode::FORBIDDEN => {
+            let disabled = error_detail(response).await.is_some_and(|detail| detail.code == "DisabledFeature");
+            let reason = if disabled { Reason::ResourceAbsent } else { Reason::RoleMissing };
+            ResponseClass::Failed(Error::Refused(reason))
+        }
+        StatusCode::TOO_MANY_REQUESTS => match response.retry_after(now) {
+            Some(wait) => throttled(wait),
+            None => throttled(wait_in_body(response).await.unwrap_or(DEFAULT_THROTTLING)),
+        },
+        StatusCode::SERVICE_UNAVAILABLE => match response.retry_after(now) {
+            Some(wait) => throttled(wait),
+            None => ResponseClass::Failed(unexpected_status),
+        },
+        _ => ResponseClass::Failed(unexpected_status),
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: ErrorDetail,
+}
+
+#[derive(Deserialize)]
+struct ErrorDetail {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+async fn error_detail(response: Response) -> Option<ErrorDetail> {
+    response.json::<ErrorBody>().await.ok().map(|body| body.error)
+}
+
+async fn wait_in_body(response: Response) -> Option<SignedDuration> {
+    seconds_in(&error_detail(response).await?.message).map(SignedDuration::from_secs)
+}
+
+/// The number before the word "second" or "minute" in an error's text. Some 429 responses name their wait only there.
+fn seconds_in(message: &str) -> Option<i64> {
+    let words: Vec<&str> =
+        message.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.windows(2).find_map(|pair| {
+        let unit = pair[1].to_ascii_lowercase();
+        let number: i64 = pair[0].parse::<u32>().ok()?.into();
+        match unit.as_str() {
+            _ if unit.starts_with("second") || unit == "s" || unit == "sec" => Some(number),
+            _ if unit.starts_with("minute") || unit == "min" => Some(number * 60),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_wait_in_an_error_message() {
+        assert_eq!(seconds_in("Rate limit is exceeded. Try again in 42 seconds."), Some(42));
+        assert_eq!(seconds_in("You can resume in 2 minutes"), Some(120));
+        assert_eq!(seconds_in("Maximum of 50 calls per minute exceeded"), None);
+        assert_eq!(seconds_in(""), None);
+    }
+}

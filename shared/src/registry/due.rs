@@ -1,0 +1,91 @@
+//! The `due` index: the tenants to poll, by the time at which they are due.
+
+use jiff::Timestamp;
+
+use super::{
+    Registry, Write,
+    table::{Item, number, string, text, update_if},
+    tenant_of,
+};
+use crate::{
+    error::{Error, Result},
+    tenant::TenantId,
+};
+
+/// The number of partitions that the tenants of the `due` index are spread over.
+pub const DUE_SHARDS: u32 = 16;
+
+/// A tenant that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Due {
+    /// The tenant to poll.
+    pub tenant: TenantId,
+    /// The stored due time. Millisecond resolution.
+    pub due_at: Timestamp,
+}
+
+/// A page of a shard's due tenants.
+#[derive(Debug)]
+pub struct DuePage {
+    /// The tenants of this page, the longest due first.
+    pub tenants: Vec<Due>,
+    /// The position of the next page. `None` on the last page.
+    pub next: Option<DuePosition>,
+}
+
+/// The position of a page in a shard, for [`Registry::due`].
+#[derive(Debug)]
+pub struct DuePosition(Item);
+
+impl Due {
+    fn from_index(item: &Item) -> Option<Self> {
+        let due_at = item.get("due_at")?.as_n().ok()?.parse().ok()?;
+        Some(Self { tenant: tenant_of(string(item, "pk")?)?, due_at: Timestamp::from_millisecond(due_at).ok()? })
+    }
+}
+
+impl Registry {
+    /// Returns a page of the tenants of `shard` that are due at `until`, or with `None` of all its tenants.
+    pub async fn due(&self, shard: u32, until: Option<Timestamp>, start: Option<DuePosition>) -> Result<DuePage> {
+        let until = until.map_or(i64::MAX, Timestamp::as_millisecond);
+        let response = self
+            .query()
+            .index_name("due")
+            .key_condition_expression("due_shard = :shard AND due_at <= :until")
+            .expression_attribute_values(":shard", text(format!("{shard:x}")))
+            .expression_attribute_values(":until", number(until))
+            .set_exclusive_start_key(start.map(|DuePosition(key)| key))
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:Query", &error))?;
+        let tenants = response.items.unwrap_or_default().iter().filter_map(Due::from_index).collect();
+        Ok(DuePage { tenants, next: response.last_evaluated_key.map(DuePosition) })
+    }
+
+    /// Moves the due time of a tenant. Does nothing for a tenant that is not in the `due` index.
+    pub async fn set_due(&self, tenant: &TenantId, due_at: Timestamp) -> Result<()> {
+        let update = self
+            .update_feed(tenant)
+            .update_expression("SET due_at = :due")
+            .condition_expression("attribute_exists(due_shard)")
+            .expression_attribute_values(":due", number(due_at.as_millisecond()));
+        update_if(update).await.map(|_| ())
+    }
+
+    /// Moves the due time of a tenant to `next`. [`Write::Conflict`]: it is no longer `due.due_at`, so that another run
+    /// has claimed the tenant.
+    pub async fn claim_due(&self, due: &Due, next: Timestamp) -> Result<Write> {
+        let update = self
+            .update_feed(&due.tenant)
+            .update_expression("SET due_at = :next")
+            .condition_expression("due_at = :seen")
+            .expression_attribute_values(":next", number(next.as_millisecond()))
+            .expression_attribute_values(":seen", number(due.due_at.as_millisecond()));
+        update_if(update).await
+    }
+}
+
+/// The shard of a tenant: the first digit of its identifier, which is random.
+pub(super) fn shard_of(tenant: &TenantId) -> String {
+    tenant.to_string().chars().take(1).collect()
+}

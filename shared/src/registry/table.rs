@@ -1,0 +1,339 @@
+//! Reads and writes of items, whatever they hold: single items, conditional writes, queries, pages of a listing.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{
+        put_item::builders::PutItemFluentBuilder, query::builders::QueryFluentBuilder,
+        update_item::builders::UpdateItemFluentBuilder,
+    },
+    types::{AttributeValue, KeysAndAttributes},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::{Error, Result};
+
+/// The number of times that a change reads, changes and writes an item before it gives up against other writers.
+const MAX_CHANGE_TRIES: u32 = 8;
+
+/// The most keys that DynamoDB takes in one `BatchGetItem`.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
+const MAX_BATCH_KEYS: usize = 100;
+
+/// The number of times in a row that `BatchGetItem` may return all keys unprocessed.
+const MAX_UNPROCESSED_BATCHES: u32 = 5;
+
+/// The longest `next` that is decoded. DynamoDB's keys are shorter.
+const MAX_NEXT_LENGTH: usize = 1_000;
+
+/// The attributes that a query on the `listing` index continues from.
+const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
+
+/// The client of the table.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    client: Client,
+    table: String,
+}
+
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// The outcome of a write with a condition.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The item was written.
+    Done,
+    /// The condition did not hold: another writer was faster, or the item is already in the wanted state. Nothing was
+    /// written. Each function says what its condition is.
+    Conflict,
+}
+
+/// An item with a `revision`. It is always written as a whole, and only over the revision that was read.
+pub(super) trait Versioned: Clone + PartialEq + DeserializeOwned {
+    /// The noun for it in an error that a caller reads.
+    const NAME: &'static str;
+
+    fn revision(&mut self) -> &mut u64;
+
+    /// The stored form, with its keys.
+    fn item(&self) -> Result<Item>;
+}
+
+/// The order of a listing by `listed_at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Ascending,
+    Descending,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The items of this page, in the order of the listing.
+    pub items: Vec<T>,
+    /// The position of the next page, for the caller to send back. `None` on the last page.
+    pub next: Option<String>,
+}
+
+impl Registry {
+    /// A client of the table named `table`.
+    pub fn new(config: &aws_config::SdkConfig, table: String) -> Self {
+        Self { client: Client::new(config), table }
+    }
+
+    /// Reads one item with a consistent read.
+    pub(super) async fn get<T: DeserializeOwned>(&self, pk: &str, sk: &str) -> Result<Option<T>> {
+        self.get_item(pk, sk).await?.map(from_item).transpose()
+    }
+
+    pub(super) async fn get_item(&self, pk: &str, sk: &str) -> Result<Option<Item>> {
+        let response = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("pk", text(pk))
+            .key("sk", text(sk))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| Error::aws("dynamodb:GetItem", &error))?;
+        Ok(response.item)
+    }
+
+    /// Reads many items with consistent reads. Missing ones are left out.
+    pub(super) async fn batch_get(&self, mut keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
+        let mut unprocessed_batches = 0;
+        while !keys.is_empty() {
+            let batch = keys.split_off(keys.len().saturating_sub(MAX_BATCH_KEYS));
+            let mut request = KeysAndAttributes::builder().consistent_read(true);
+            for (pk, sk) in batch {
+                request = request.keys(HashMap::from([("pk".into(), text(pk)), ("sk".into(), text(sk))]));
+            }
+            let request = request.build().map_err(|error| Error::internal("dynamodb:BatchGetItem", error))?;
+            let response = self
+                .client
+                .batch_get_item()
+                .request_items(&self.table, request)
+                .send()
+                .await
+                .map_err(|error| Error::aws("dynamodb:BatchGetItem", &error))?;
+            items.extend(response.responses.unwrap_or_default().into_values().flatten());
+            let unprocessed = response.unprocessed_keys.unwrap_or_default().into_values().flat_map(|keys| keys.keys);
+            let left = keys.len();
+            keys.extend(unprocessed.filter_map(|key| Some((string(&key, "pk")?.into(), string(&key, "sk")?.into()))));
+            if keys.len() > left {
+                unprocessed_batches += 1;
+                if unprocessed_batches > MAX_UNPROCESSED_BATCHES {
+                    return Err(Error::Internal("dynamodb:BatchGetItem: keys stay unprocessed".into()));
+                }
+                tokio::time::sleep(Duration::from_millis(50 << unprocessed_batches)).await;
+            }
+        }
+        Ok(items)
+    }
+
+    pub(super) fn query(&self) -> QueryFluentBuilder {
+        self.client.query().table_name(&self.table)
+    }
+
+    /// A put of a whole item, to which the caller adds its condition.
+    pub(super) fn put(&self, item: Item) -> PutItemFluentBuilder {
+        self.client.put_item().table_name(&self.table).set_item(Some(item))
+    }
+
+    /// An update of one item, to which the caller adds its expressions.
+    pub(super) fn update(&self, pk: impl Into<String>, sk: impl Into<String>) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
+    }
+
+    pub(super) async fn delete(&self, pk: &str, sk: &str) -> Result<()> {
+        let delete = self.client.delete_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        delete.send().await.map(drop).map_err(|error| Error::aws("dynamodb:DeleteItem", &error))
+    }
+
+    /// Writes a whole item on condition that the stored one has the revision `previous`, or with `None` that there is no
+    /// stored one.
+    pub(super) async fn put_revision(&self, item: Item, previous: Option<u64>) -> Result<Write> {
+        let put = self.put(item);
+        put_if(match previous {
+            Some(revision) => put
+                .condition_expression("revision = :previous")
+                .expression_attribute_values(":previous", number(revision)),
+            None => put.condition_expression("attribute_not_exists(pk)"),
+        })
+        .await
+    }
+
+    /// Writes a new item.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when an item with its key exists.
+    pub(super) async fn create<T: Versioned>(&self, new: &T) -> Result<()> {
+        match self.put_revision(new.item()?, None).await? {
+            Write::Done => Ok(()),
+            Write::Conflict => Err(changed_meanwhile::<T>()),
+        }
+    }
+
+    /// Reads an item, changes it and writes it, again if another writer came in between. Returns the item before and
+    /// after. Nothing is written if `change` fails or changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a missing item, [`Error::Conflict`] when other writers were faster eight times, and the
+    /// errors of `change`.
+    pub(super) async fn change<T: Versioned>(
+        &self,
+        pk: &str,
+        sk: &str,
+        mut change: impl FnMut(&mut T) -> Result<()>,
+    ) -> Result<(T, T)> {
+        for _ in 0..MAX_CHANGE_TRIES {
+            let mut before: T = self.get(pk, sk).await?.ok_or(Error::NotFound)?;
+            let mut after = before.clone();
+            change(&mut after)?;
+            if after == before {
+                return Ok((before, after));
+            }
+            let revision = *before.revision();
+            *after.revision() = revision + 1;
+            if self.put_revision(after.item()?, Some(revision)).await? == Write::Done {
+                return Ok((before, after));
+            }
+        }
+        Err(changed_meanwhile::<T>())
+    }
+
+    /// Reads one page of at most `limit` items that `keep` accepts from the `listing` index.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for a `next` that is not a position in this listing.
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        listing: &str,
+        order: Order,
+        limit: u32,
+        next: Option<&str>,
+        keep: impl Fn(&T) -> bool,
+    ) -> Result<Page<T>> {
+        let start = next.map(|next| decode_next(listing, next)).transpose()?;
+        let mut stored = self
+            .query()
+            .index_name("listing")
+            .key_condition_expression("listing = :listing")
+            .expression_attribute_values(":listing", text(listing))
+            .scan_index_forward(order == Order::Ascending)
+            .limit(i32::try_from(limit.saturating_add(1)).unwrap_or(i32::MAX))
+            .set_exclusive_start_key(start)
+            .into_paginator()
+            .items()
+            .send();
+        let mut items = Vec::new();
+        let mut last = None;
+        while let Some(item) = stored.next().await {
+            let item = item.map_err(|error| Error::aws("dynamodb:Query", &error))?;
+            let position = position_of(&item);
+            let value: T = from_item(item)?;
+            if !keep(&value) {
+                continue;
+            }
+            if items.len() == limit as usize {
+                return Ok(Page { items, next: last.as_ref().map(encode_next).transpose()? });
+            }
+            items.push(value);
+            last = Some(position);
+        }
+        Ok(Page { items, next: None })
+    }
+}
+
+/// Runs a query to its last page.
+pub(super) async fn query_all<T: DeserializeOwned>(query: QueryFluentBuilder) -> Result<Vec<T>> {
+    let mut stored = query.into_paginator().items().send();
+    let mut all = Vec::new();
+    while let Some(item) = stored.next().await {
+        all.push(from_item(item.map_err(|error| Error::aws("dynamodb:Query", &error))?)?);
+    }
+    Ok(all)
+}
+
+/// Sends an update that has a condition.
+pub(super) async fn update_if(update: UpdateItemFluentBuilder) -> Result<Write> {
+    condition_held("dynamodb:UpdateItem", update.send().await)
+}
+
+/// Sends a put that has a condition.
+pub(super) async fn put_if(put: PutItemFluentBuilder) -> Result<Write> {
+    condition_held("dynamodb:PutItem", put.send().await)
+}
+
+pub(super) fn condition_held<T, E, R>(call: &str, outcome: std::result::Result<T, SdkError<E, R>>) -> Result<Write>
+where
+    E: ProvideErrorMetadata,
+{
+    match outcome {
+        Ok(_) => Ok(Write::Done),
+        Err(SdkError::ServiceError(error)) if error.err().code() == Some("ConditionalCheckFailedException") => {
+            Ok(Write::Conflict)
+        }
+        Err(error) => Err(Error::aws(call, &error)),
+    }
+}
+
+fn changed_meanwhile<T: Versioned>() -> Error {
+    let detail = format!("The {} was changed at the same moment. Read it again, then repeat.", T::NAME);
+    Error::Conflict { detail, reason: None }
+}
+
+fn position_of(item: &Item) -> HashMap<String, String> {
+    POSITION.iter().filter_map(|name| Some(((*name).to_owned(), string(item, name)?.to_owned()))).collect()
+}
+
+fn encode_next(position: &HashMap<String, String>) -> Result<String> {
+    let json =
+        serde_json::to_vec(position).map_err(|error| Error::internal("a position could not be written", error))?;
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
+}
+
+fn decode_next(listing: &str, next: &str) -> Result<Item> {
+    let invalid = || Error::InvalidRequest("`next` is not one that this API gave.".into());
+    if next.len() > MAX_NEXT_LENGTH {
+        return Err(invalid());
+    }
+    let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
+    let position: HashMap<String, String> = serde_json::from_slice(&json).map_err(|_| invalid())?;
+    let complete = position.len() == POSITION.len()
+        && POSITION.iter().all(|name| position.get(*name).is_some_and(|value| !value.is_empty()));
+    if !complete || position["listing"] != listing {
+        return Err(invalid());
+    }
+    Ok(position.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
+}
+
+pub(super) fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "numbers are copied")]
+pub(super) fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// A text attribute of an item.
+pub(super) fn string<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+pub(super) fn to_item(value: &impl Serialize) -> Result<Item> {
+    serde_dynamo::to_item(value).map_err(|error| Error::internal("an item could not be written as attributes", error))
+}
+
+pub(super) fn from_item<T: DeserializeOwned>(item: Item) -> Result<T> {
+    let kind = string(&item, "sk").unwrap_or_default().to_owned();
+    serde_dynamo::from_item(item)
+        .map_err(|error| Error::internal(format!("an item of kind {kind} could not be read"), error))
+}

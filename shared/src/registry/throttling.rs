@@ -1,0 +1,156 @@
+//! The times before which Microsoft must not be called for a tenant, stored for all functions.
+//!
+//! The time for reads is an attribute of the tenant's feed. A tenant without a feed, and token requests, have items of
+//! their own, which DynamoDB deletes when they no longer apply.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use super::{
+    Registry, Write,
+    table::{number, text, update_if},
+    tenant_pk,
+};
+use crate::{error::Result, microsoft::IncidentApi, tenant::TenantId};
+
+/// The time for which an item stays in the table after it no longer applies.
+const EXPIRED_ITEM_TTL: SignedDuration = SignedDuration::from_hours(1);
+
+/// The calls that an item throttles. Its sort key names them and the API.
+#[derive(Clone, Copy, Debug)]
+enum ThrottledCalls {
+    /// Token requests to Entra.
+    Tokens,
+    /// Reads of a tenant that has no feed.
+    Reads,
+}
+
+#[derive(Deserialize)]
+struct Throttling {
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    throttled_until: Timestamp,
+}
+
+impl ThrottledCalls {
+    const ALL: [Self; 2] = [Self::Tokens, Self::Reads];
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Tokens => "TOKENS_THROTTLED_UNTIL",
+            Self::Reads => "READS_THROTTLED_UNTIL",
+        }
+    }
+
+    fn sort_key(self, api: IncidentApi) -> String {
+        format!("{}#{api}", self.kind())
+    }
+}
+
+/// Returns true for the sort key of an item of this file.
+pub(super) fn is_throttling(sk: &str) -> bool {
+    ThrottledCalls::ALL.iter().any(|calls| sk.split('#').next() == Some(calls.kind()))
+}
+
+pub(super) fn throttled_attribute(api: IncidentApi) -> &'static str {
+    match api {
+        IncidentApi::Graph => "graph_throttled_until",
+        IncidentApi::Defender => "defender_throttled_until",
+    }
+}
+
+impl Registry {
+    /// Stores that a tenant's incident API must not be called before `until`. A later stored time stays.
+    pub async fn set_throttled_until(&self, tenant: &TenantId, api: IncidentApi, until: Timestamp) -> Result<()> {
+        let update = self
+            .update_feed(tenant)
+            .update_expression("SET #throttled_until = :until")
+            .condition_expression(
+                "attribute_exists(pk) AND (attribute_not_exists(#throttled_until) OR #throttled_until < :until)",
+            )
+            .expression_attribute_names("#throttled_until", throttled_attribute(api))
+            // All texts have the same length, so that DynamoDB compares them in the order of time.
+            .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))));
+        if update_if(update).await? == Write::Conflict && self.feed(tenant).await?.is_none() {
+            self.set_calls_throttled_until(tenant, ThrottledCalls::Reads, api, until).await?;
+        }
+        Ok(())
+    }
+
+    /// The time before which no token may be requested for this tenant and API. `None` when one may be requested now.
+    pub(crate) async fn tokens_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        self.calls_throttled_until(tenant, ThrottledCalls::Tokens, api, now).await
+    }
+
+    /// Stores that no token may be requested for this tenant and API before `until`. A later stored time stays.
+    pub(crate) async fn set_tokens_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        until: Timestamp,
+    ) -> Result<()> {
+        self.set_calls_throttled_until(tenant, ThrottledCalls::Tokens, api, until).await
+    }
+
+    /// The time before which a tenant without a feed must not be read. `None` when it may be read now.
+    pub(super) async fn reads_throttled_until(
+        &self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        self.calls_throttled_until(tenant, ThrottledCalls::Reads, api, now).await
+    }
+
+    /// Copies the times of a tenant's feed into items that stay when the feed is deleted.
+    pub(super) async fn keep_throttling(&self, tenant: &TenantId) -> Result<()> {
+        let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
+        for api in IncidentApi::ALL {
+            if let Some(until) = feed.budget(api).throttled_until {
+                self.set_calls_throttled_until(tenant, ThrottledCalls::Reads, api, until).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the times that were stored while a tenant had no feed into its new feed.
+    pub(super) async fn restore_throttling(&self, tenant: &TenantId, now: Timestamp) -> Result<()> {
+        for api in IncidentApi::ALL {
+            if let Some(until) = self.reads_throttled_until(tenant, api, now).await? {
+                self.set_throttled_until(tenant, api, until).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn calls_throttled_until(
+        &self,
+        tenant: &TenantId,
+        calls: ThrottledCalls,
+        api: IncidentApi,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        let stored: Option<Throttling> = self.get(&tenant_pk(tenant), &calls.sort_key(api)).await?;
+        Ok(stored.map(|stored| stored.throttled_until).filter(|until| *until > now))
+    }
+
+    async fn set_calls_throttled_until(
+        &self,
+        tenant: &TenantId,
+        calls: ThrottledCalls,
+        api: IncidentApi,
+        until: Timestamp,
+    ) -> Result<()> {
+        let update = self
+            .update(tenant_pk(tenant), calls.sort_key(api))
+            .update_expression("SET throttled_until = :until, expires_at = :expires")
+            .condition_expression("attribute_not_exists(pk) OR throttled_until < :until")
+            .expression_attribute_values(":until", number(until.as_millisecond()))
+            .expression_attribute_values(":expires", number(until.as_second() + EXPIRED_ITEM_TTL.as_secs()));
+        update_if(update).await.map(|_| ())
+    }
+}

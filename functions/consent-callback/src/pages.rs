@@ -103,8 +103,8 @@ impl Fact {
 }
 
 impl<'a> Pages<'a> {
-    /// Pages in the language that suits the header `Accept-Language`, of a partner that asks for consent to `api`. `None`
-    /// if no language has texts.
+    /// Pages in the language that suits the header `Accept-Language`, of a partner that asks for consent to `api`.
+    /// `None` if no language has texts.
     pub(crate) fn new(
         accept_language: Option<&str>,
         partner: &'a str,
@@ -194,7 +194,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
             ConsentRejection::PersonalAccount => (403, Message::PersonalAccount),
             ConsentRejection::NotVerified => (400, Message::NotVerified),
-            ConsentRejection::NotTrusted => (403, Message::NotVouchedFor),
+            ConsentRejection::NotTrusted => (403, Message::NotTrusted),
             ConsentRejection::Closed => (410, Message::Revoked),
         };
         self.plain(status, message)

@@ -93,7 +93,7 @@ pub(crate) enum Message {
     OtherCustomer,
     PersonalAccount,
     NotVerified,
-    NotVouchedFor,
+    NotTrusted,
     Expired,
     Used,
     UsedHere,
@@ -125,8 +125,8 @@ static LANGUAGES: LazyLock<BTreeMap<&str, Texts>> = LazyLock::new(|| {
     FILES.iter().filter_map(|(language, file)| Some((*language, serde_json::from_str(file).ok()?))).collect()
 });
 
-/// The tag and the texts of the language that `Accept-Language` prefers. `None` only if no file could be parsed, which a
-/// test rules out.
+/// The tag and the texts of the language that `Accept-Language` prefers. `None` only if no file could be parsed, which
+/// a test rules out.
 pub(crate) fn choose(accept_language: Option<&str>) -> Option<(&'static str, &'static Texts)> {
     let of = |tag: &str| LANGUAGES.get_key_value(tag).map(|(tag, texts)| (*tag, texts));
     preferred_languages(accept_language.unwrap_or_default()).iter().find_map(|tag| of(tag)).or_else(|| of(DEFAULT))

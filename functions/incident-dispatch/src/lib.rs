@@ -147,11 +147,7 @@ impl App {
         let slack = (self.poll_interval / 10).min(SignedDuration::from_secs(5));
         let next = now + (self.poll_interval - slack);
         let outcomes = try_join_all(due.iter().map(|due| self.registry.claim_due(due, next))).await?;
-        Ok(due
-            .iter()
-            .zip(outcomes)
-            .filter(|(_, claimed)| *claimed == Write::Done)
-            .map(|(due, _)| due.clone())
-            .collect())
+        let claimed = due.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Write::Done);
+        Ok(claimed.map(|(due, _)| due.clone()).collect())
     }
 }

@@ -220,7 +220,8 @@ mod tests {
             serde_json::to_string(&JobProgress::new(&job)).unwrap(),
             concat!(
                 r#"{"job_id":"j","kind":"backfill","status":"queued","#,
-                r#""from":"2026-11-22T08:00:00Z","to":"2026-11-22T10:00:00Z","covered_until":"2026-11-22T09:00:00Z","delivered":0,"fraction":0.5}"#
+                r#""from":"2026-11-22T08:00:00Z","to":"2026-11-22T10:00:00Z","#,
+                r#""covered_until":"2026-11-22T09:00:00Z","delivered":0,"fraction":0.5}"#
             )
         );
     }

@@ -70,8 +70,8 @@ impl App {
         Ok(HttpResponse::json(200, &receipt))
     }
 
-    /// Returns true if Entra refuses a new token because our application is no longer admitted. A token that Entra issues
-    /// is dropped at once.
+    /// Returns true if Entra refuses a new token because our application is no longer admitted. A token that Entra
+    /// issues is dropped at once.
     async fn access_ended(&self, request: &AdminRequest<'_>, tenant: &Tenant) -> Result<bool> {
         self.clients.tokens.forget(&tenant.tenant_id);
         let outcome =

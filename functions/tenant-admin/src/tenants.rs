@@ -344,8 +344,8 @@ mod tests {
                 r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","#,
                 r#""status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"#,
                 r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
-                r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","lag_seconds":60,"#,
-                r#""incidents_total":7,"quarantined":1,"#,
+                r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","#,
+                r#""lag_seconds":60,"incidents_total":7,"quarantined":1,"#,
                 r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
             )
         );

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const CONCURRENT_TENANTS: usize = 8;
 
 impl App {
-    /// `GET /incidents`.
+    /// `GET /incidents`, the list over all active tenants.
     pub(crate) async fn list_all_incidents(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
         let now = self.clock.now();
         let list = ListRequest::parse(request, None, now)?;

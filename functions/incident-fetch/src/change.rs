@@ -109,7 +109,7 @@ fn one_of(name: &str, value: Option<&str>, values: &[&str]) -> Result<()> {
 }
 
 impl App {
-    /// `PATCH /tenants/{tenant_id}/incidents/{incident_id}`.
+    /// `PATCH /tenants/{tenant_id}/incidents/{incident_id}`, which returns the changed incident.
     pub(crate) async fn change(
         &self,
         id: TenantId,

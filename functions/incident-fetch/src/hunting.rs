@@ -65,7 +65,7 @@ struct JoinedTable {
 }
 
 impl App {
-    /// `POST /hunting`.
+    /// `POST /hunting`, one query over many tenants.
     pub(crate) async fn hunt(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
         let shape = "`query` and, if wanted, `tenants` (a list of tenant ids) and `timespan` (ISO 8601, like P7D), and no others";
         let hunt: Hunt = request.json(shape)?;

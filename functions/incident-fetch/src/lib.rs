@@ -6,6 +6,7 @@ mod change;
 mod hunting;
 mod live;
 mod sync;
+mod tenant_status;
 mod worker;
 
 use std::time::Duration;

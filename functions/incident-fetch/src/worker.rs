@@ -19,7 +19,6 @@ use shared::{
         tenants::{Status, Tenant},
     },
     telemetry,
-    tenant::{Reason, TenantId},
 };
 use tracing::Instrument;
 
@@ -27,7 +26,7 @@ use tracing::Instrument;
 const LEASE_MARGIN: SignedDuration = SignedDuration::from_millis(1500);
 
 /// The time after which a paused tenant is tried again.
-const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
+pub(crate) const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
 
 /// The longest time between two polls of a tenant that fails.
 const MAX_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
@@ -118,49 +117,6 @@ impl App {
         let stats = worker.stats;
         let follow_up = self.record_outcome(&tenant, &mut lease, outcome, stats).await?;
         self.schedule_follow_up(message, job_id, &lease, stats, follow_up).await
-    }
-
-    /// Returns the tenant if its incidents are to be read now. A pending or paused tenant is tried first.
-    async fn syncable_tenant(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Option<Tenant>> {
-        let Some(tenant) = self.registry.tenant(tenant_id).await? else {
-            tracing::warn!(outcome = "unknown_tenant", "message dropped");
-            return Ok(None);
-        };
-        match (tenant.status, tenant.reason) {
-            (Status::Active, _) => Ok(Some(tenant)),
-            (Status::Pending, _) => {
-                let tenant = self.onboarding.advance(tenant_id, deadline).await?;
-                if tenant.status == Status::Active {
-                    return Ok(Some(tenant));
-                }
-                if let Some(verification) = &tenant.verification {
-                    self.registry.set_due(tenant_id, verification.next_try_at).await?;
-                }
-                tracing::info!(outcome = "pending", "tenant is not active yet");
-                Ok(None)
-            }
-            // The tenant was never active. Its readable API is not known yet.
-            (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
-                let tenant = self.onboarding.retry_paused(&tenant, deadline).await?;
-                if tenant.status == Status::Active {
-                    return Ok(Some(tenant));
-                }
-                self.registry.set_due(tenant_id, self.clock.now() + PROBE_INTERVAL).await?;
-                tracing::info!(outcome = "refused", "tenant is not active yet");
-                Ok(None)
-            }
-            // Microsoft gave the reason for the pause. Each poll probes whether it still holds.
-            (Status::Paused, Some(reason)) if reason != Reason::Operator => Ok(Some(tenant)),
-            (Status::Paused | Status::Offboarded, _) => {
-                self.registry.stop_feed(tenant_id).await?;
-                if self.registry.tenant(tenant_id).await?.is_some_and(|tenant| tenant.status == Status::Active) {
-                    // Somebody resumed it at this moment. It must stay due.
-                    self.registry.open_feed(tenant_id, self.clock.now()).await?;
-                }
-                tracing::info!(outcome = "not_active", "message dropped");
-                Ok(None)
-            }
-        }
     }
 
     /// Returns the id of the job that a message names, or of one that it starts.
@@ -353,34 +309,6 @@ impl App {
     fn backoff(&self, failures: u32) -> SignedDuration {
         let factor = 1_i32 << failures.saturating_sub(1).min(10);
         self.sync.settings.poll_interval.saturating_mul(factor).min(MAX_BACKOFF)
-    }
-
-    async fn pause_tenant(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
-        self.tokens.forget(&tenant.tenant_id);
-        let change = |tenant: &mut Tenant| {
-            // A pause by the operator and an offboarding stay, whatever Microsoft responds.
-            if matches!(tenant.status, Status::Active | Status::Paused) && tenant.reason != Some(Reason::Operator) {
-                (tenant.status, tenant.reason) = (Status::Paused, Some(reason));
-            }
-            Ok(())
-        };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await
-    }
-
-    /// Makes a tenant active again, unless the operator paused it, and returns its status.
-    async fn resume_tenant(&self, tenant: &Tenant) -> Result<Status> {
-        let now = self.clock.now();
-        let change = |tenant: &mut Tenant| {
-            if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
-                (tenant.status, tenant.reason) = (Status::Active, None);
-                tenant.activated_at.get_or_insert(now);
-            }
-            Ok(())
-        };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await?;
-        Ok(after.status)
     }
 }
 

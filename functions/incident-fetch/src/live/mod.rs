@@ -38,7 +38,7 @@ pub(crate) const RESPONSE_RESERVE: Duration = Duration::from_millis(1500);
 const MAX_INCIDENT_BYTES: usize = 16 << 20;
 
 impl App {
-    /// `GET /tenants/{tenant_id}/incidents`.
+    /// `GET /tenants/{tenant_id}/incidents`, the list of one tenant.
     pub(crate) async fn list_incidents(
         &self,
         id: TenantId,
@@ -55,7 +55,7 @@ impl App {
         Ok(HttpResponse::json(200, &ListBody { incidents, failures: None, next }))
     }
 
-    /// `GET /tenants/{tenant_id}/incidents/{incident_id}`.
+    /// `GET /tenants/{tenant_id}/incidents/{incident_id}`, one incident.
     pub(crate) async fn get_incident(
         &self,
         id: TenantId,

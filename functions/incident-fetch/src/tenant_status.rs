@@ -1,0 +1,84 @@
+//! The status of a tenant before and after work on it: tried again while paused, paused when Microsoft refuses.
+
+use shared::{
+    error::Result,
+    http::Deadline,
+    registry::tenants::{Status, Tenant},
+    tenant::{Reason, TenantId},
+};
+
+use crate::{App, worker::PROBE_INTERVAL};
+
+impl App {
+    /// Returns the tenant if its incidents are to be read now. A pending or paused tenant is tried first.
+    pub(crate) async fn syncable_tenant(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Option<Tenant>> {
+        let Some(tenant) = self.registry.tenant(tenant_id).await? else {
+            tracing::warn!(outcome = "unknown_tenant", "message dropped");
+            return Ok(None);
+        };
+        match (tenant.status, tenant.reason) {
+            (Status::Active, _) => Ok(Some(tenant)),
+            (Status::Pending, _) => {
+                let tenant = self.onboarding.advance(tenant_id, deadline).await?;
+                if tenant.status == Status::Active {
+                    return Ok(Some(tenant));
+                }
+                if let Some(verification) = &tenant.verification {
+                    self.registry.set_due(tenant_id, verification.next_try_at).await?;
+                }
+                tracing::info!(outcome = "pending", "tenant is not active yet");
+                Ok(None)
+            }
+            // The tenant was never active. Its readable API is not known yet.
+            (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
+                let tenant = self.onboarding.retry_paused(&tenant, deadline).await?;
+                if tenant.status == Status::Active {
+                    return Ok(Some(tenant));
+                }
+                self.registry.set_due(tenant_id, self.clock.now() + PROBE_INTERVAL).await?;
+                tracing::info!(outcome = "refused", "tenant is not active yet");
+                Ok(None)
+            }
+            // Microsoft gave the reason for the pause. Each poll probes whether it still holds.
+            (Status::Paused, Some(reason)) if reason != Reason::Operator => Ok(Some(tenant)),
+            (Status::Paused | Status::Offboarded, _) => {
+                self.registry.stop_feed(tenant_id).await?;
+                if self.registry.tenant(tenant_id).await?.is_some_and(|tenant| tenant.status == Status::Active) {
+                    // Somebody resumed it at this moment. It must stay due.
+                    self.registry.open_feed(tenant_id, self.clock.now()).await?;
+                }
+                tracing::info!(outcome = "not_active", "message dropped");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Pauses a tenant for a reason that Microsoft gave.
+    pub(crate) async fn pause_tenant(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
+        self.tokens.forget(&tenant.tenant_id);
+        let change = |tenant: &mut Tenant| {
+            // A pause by the operator and an offboarding stay, whatever Microsoft responds.
+            if matches!(tenant.status, Status::Active | Status::Paused) && tenant.reason != Some(Reason::Operator) {
+                (tenant.status, tenant.reason) = (Status::Paused, Some(reason));
+            }
+            Ok(())
+        };
+        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.tenant_status_changed(Some(&before), &after).await
+    }
+
+    /// Makes a tenant active again, unless the operator paused it, and returns its status.
+    pub(crate) async fn resume_tenant(&self, tenant: &Tenant) -> Result<Status> {
+        let now = self.clock.now();
+        let change = |tenant: &mut Tenant| {
+            if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
+                (tenant.status, tenant.reason) = (Status::Active, None);
+                tenant.activated_at.get_or_insert(now);
+            }
+            Ok(())
+        };
+        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.tenant_status_changed(Some(&before), &after).await?;
+        Ok(after.status)
+    }
+}

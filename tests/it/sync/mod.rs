@@ -2,7 +2,7 @@
 //! AWS, with clocks that are moved by hand.
 
 mod failures;
-mod feed;
+mod harness;
 mod live;
 mod model;
 mod windows;

@@ -12,9 +12,9 @@ use axum::{
 use serde_json::Value;
 use shared::http::{Deadline, Outbound, send};
 
-/// How a connector asks.
+/// The defect of a connector's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asking {
+pub(super) enum ConnectorDefect {
     /// For what was updated after the last time, not at it.
     StrictlyAfter,
     /// Page by page with `$skip`, while rows move.
@@ -28,14 +28,14 @@ const PAGE: usize = 5;
 struct Relay {
     outbound: Outbound,
     target: String,
-    asking: Asking,
+    defect: ConnectorDefect,
     /// Called between the first page and the second.
     moves: Arc<dyn Fn(&Value) + Send + Sync>,
 }
 
-/// Where requests for `target` go now.
-pub(super) async fn start(target: String, asking: Asking, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
-    let relay = Relay { outbound: Outbound::new().unwrap(), target, asking, moves };
+/// Starts a relay to `target` and returns its URL.
+pub(super) async fn start(target: String, defect: ConnectorDefect, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
+    let relay = Relay { outbound: Outbound::new().unwrap(), target, defect, moves };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| stream.set_nodelay(true).unwrap());
@@ -62,8 +62,8 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
     let asked = uri.path_and_query().unwrap().as_str();
     let is_list = uri.path().ends_with("/incidents");
     let top = asked.split_once("$top=").and_then(|(_, rest)| rest.split('&').next()?.parse::<usize>().ok());
-    let (status, date, body) = match (relay.asking, top) {
-        (Asking::BySkip, Some(top)) if is_list && top > PAGE && !asked.contains("$skip=") => {
+    let (status, date, body) = match (relay.defect, top) {
+        (ConnectorDefect::BySkip, Some(top)) if is_list && top > PAGE && !asked.contains("$skip=") => {
             let mut rows: Vec<Value> = Vec::new();
             loop {
                 let page = asked.replace(&format!("$top={top}"), &format!("$top={PAGE}&$skip={}", rows.len()));
@@ -83,7 +83,9 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
                 }
             }
         }
-        (Asking::StrictlyAfter, _) if is_list => relay.get(&asked.replace("%20ge%20", "%20gt%20"), &headers).await,
+        (ConnectorDefect::StrictlyAfter, _) if is_list => {
+            relay.get(&asked.replace("%20ge%20", "%20gt%20"), &headers).await
+        }
         _ => relay.get(asked, &headers).await,
     };
     let mut answer = (status, [("content-type", "application/json")], body).into_response();

@@ -81,7 +81,7 @@ pub(crate) struct SyncContext {
     pub(crate) settings: Settings,
 }
 
-/// The deployment's choices.
+/// The settings of the deployment that concern the sync.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     /// The time between two polls of a tenant.
@@ -97,7 +97,7 @@ pub(crate) struct Settings {
 /// The reason why work on a tenant ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Everything was read.
+    /// Nothing is left to do for now.
     Done,
     /// The invocation's time ran out. The next one continues.
     OutOfTime,

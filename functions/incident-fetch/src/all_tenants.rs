@@ -1,4 +1,4 @@
-//! Reads incidents over all active tenants while somebody waits.
+//! Live reads over all active tenants, for a person who waits.
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -15,46 +15,51 @@ use tracing::Instrument;
 
 use crate::{
     App,
-    live::{LARGEST_ANSWER, Listed, Part, RESERVE, Row, Wanted, failure, length},
+    live::{ListBody, ListRequest, MAX_RESPONSE_BYTES, RESPONSE_RESERVE, Row, TenantPage, escaped_len, tenant_failure},
 };
 
-/// Tenants that are asked at the same time while somebody waits.
-pub(crate) const AT_ONCE: usize = 8;
+/// The number of tenants that are read at the same time for a person who waits.
+pub(crate) const CONCURRENT_TENANTS: usize = 8;
 
 impl App {
     /// `GET /incidents`.
-    pub(crate) async fn list_fleet(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
+    pub(crate) async fn list_all_incidents(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
         let now = self.clock.now();
-        let wanted = Wanted::read(request, None, now)?;
+        let list = ListRequest::parse(request, None, now)?;
         let tenants = self.active_tenants().await?;
-        let parts = futures_util::stream::iter(tenants)
-            .map(|tenant| self.part_of_all(tenant, &wanted, deadline))
-            .buffer_unordered(AT_ONCE);
-        let mut parts = Box::pin(parts);
-        let (mut page, mut failures) = (Part::default(), Vec::new());
-        while let Some(part) = parts.next().await {
-            match part {
-                Ok(part) => join(&mut page, part, wanted.limit as usize),
+        let pages = futures_util::stream::iter(tenants)
+            .map(|tenant| self.page_or_failure(tenant, &list, deadline))
+            .buffer_unordered(CONCURRENT_TENANTS);
+        let mut pages = Box::pin(pages);
+        let (mut page, mut failures) = (TenantPage::default(), Vec::new());
+        while let Some(outcome) = pages.next().await {
+            match outcome {
+                Ok(of_tenant) => merge_into_page(&mut page, of_tenant, list.limit as usize),
                 Err(failure) => failures.push(failure),
             }
         }
-        let next = page.until.map(|until| wanted.next(until, now)).transpose()?;
+        let next = page.complete_to.map(|complete_to| list.next(complete_to, now)).transpose()?;
         let incidents = page.rows.into_iter().map(|row| row.incident).collect();
-        Ok(HttpResponse::json(200, &Listed { incidents, failures: Some(failures), next }))
+        Ok(HttpResponse::json(200, &ListBody { incidents, failures: Some(failures), next }))
     }
 
-    /// A tenant's part of the list, or the entry of one that could not be read.
-    async fn part_of_all(&self, tenant: Tenant, wanted: &Wanted, deadline: Deadline) -> Result<Part, Value> {
+    /// Reads a tenant's rows of the list. The error is the entry in `failures`.
+    async fn page_or_failure(
+        &self,
+        tenant: Tenant,
+        list: &ListRequest,
+        deadline: Deadline,
+    ) -> Result<TenantPage, Value> {
         let work = async {
-            // Half of what is left to answer is left to come to an end here, and the other half to answer in.
-            let (asking, all) = (deadline.reserving(RESERVE), deadline.reserving(RESERVE / 2));
-            let part = all.run(Box::pin(self.part(&tenant, wanted, asking))).await;
-            part.map_err(|error| failure(&tenant.tenant_id.to_string(), &error))
+            // Half of the reserve is for this tenant to end, the other half for the response.
+            let (reading, all) = (deadline.reserving(RESPONSE_RESERVE), deadline.reserving(RESPONSE_RESERVE / 2));
+            let page = all.run(Box::pin(self.tenant_page(&tenant, list, reading))).await;
+            page.map_err(|error| tenant_failure(&tenant.tenant_id.to_string(), &error))
         };
         work.instrument(tenant_span(&tenant.tenant_id)).await
     }
 
-    /// All tenants that are active.
+    /// Reads all active tenants from the table.
     pub(crate) async fn active_tenants(&self) -> Result<Vec<Tenant>> {
         let mut tenants = Vec::new();
         let mut next = None;
@@ -69,23 +74,23 @@ impl App {
     }
 }
 
-/// Joins a tenant's part to a page: as many of the newest rows as are wanted and as fit into an answer, and none from
-/// where on not all are known.
-fn join(page: &mut Part, part: Part, limit: usize) {
-    page.rows.extend(part.rows);
+/// Merges a tenant's rows into a page. The page keeps as many of the newest rows as the limit and the response's size
+/// allow, and no row from where on some may be missing.
+fn merge_into_page(page: &mut TenantPage, of_tenant: TenantPage, limit: usize) {
+    page.rows.extend(of_tenant.rows);
     page.rows.sort_by(|one, other| one.position.cmp(&other.position));
-    page.until = [page.until.take(), part.until].into_iter().flatten().min();
-    let known = |row: &Row| page.until.as_ref().is_none_or(|until| row.position <= *until);
-    let mut size = 0;
+    page.complete_to = [page.complete_to.take(), of_tenant.complete_to].into_iter().flatten().min();
+    let complete = |row: &Row| page.complete_to.as_ref().is_none_or(|complete_to| row.position <= *complete_to);
+    let mut bytes = 0;
     let fitting = page.rows.iter().take(limit).take_while(|row| {
-        size += length(row.incident.get());
-        size <= LARGEST_ANSWER && known(row)
+        bytes += escaped_len(row.incident.get());
+        bytes <= MAX_RESPONSE_BYTES && complete(row)
     });
     let kept = fitting.count();
-    if page.rows.get(kept).is_some_and(known)
+    if page.rows.get(kept).is_some_and(complete)
         && let Some(last) = kept.checked_sub(1).and_then(|last| page.rows.get(last))
     {
-        page.until = Some(last.position.clone());
+        page.complete_to = Some(last.position.clone());
     }
     page.rows.truncate(kept);
 }
@@ -99,7 +104,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::live::Position;
+    use crate::live::page::Position;
 
     fn tenant(number: u32) -> TenantId {
         format!("{number:08}-2222-4333-8444-abcdefabcdef").parse().unwrap()
@@ -110,34 +115,35 @@ mod tests {
         Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap())
     }
 
-    /// A tenant's part: rows of so many bytes at these seconds, all that there are until one.
-    fn part(number: u32, bytes: usize, seconds: &[u32], until: Option<u32>) -> Part {
+    /// A tenant's page: rows of `bytes` at these seconds, with none missing up to `complete_to`.
+    fn page(number: u32, bytes: usize, seconds: &[u32], complete_to: Option<u32>) -> TenantPage {
         let row = |second: &u32| Row {
             position: position(tenant(number), *second),
             incident: RawValue::from_string("1".repeat(bytes)).unwrap(),
         };
-        Part { rows: seconds.iter().map(row).collect(), until: until.map(|second| position(tenant(number), second)) }
+        let complete_to = complete_to.map(|second| position(tenant(number), second));
+        TenantPage { rows: seconds.iter().map(row).collect(), complete_to }
     }
 
-    fn joined(parts: Vec<Part>, limit: usize) -> (usize, Option<Position>) {
-        let mut page = Part::default();
-        for part in parts {
-            join(&mut page, part, limit);
+    fn merged(pages: Vec<TenantPage>, limit: usize) -> (usize, Option<Position>) {
+        let mut merged = TenantPage::default();
+        for page in pages {
+            merge_into_page(&mut merged, page, limit);
         }
-        (page.rows.len(), page.until)
+        (merged.rows.len(), merged.complete_to)
     }
 
     #[test]
-    fn a_page_ends_where_the_first_of_its_parts_does() {
-        let small = || part(1, 10, &[50, 40, 30, 20, 10], None);
-        assert_eq!(joined(vec![small(), part(2, 10, &[45], None)], 10), (6, None));
-        let short = || part(2, 10, &[45, 35], Some(35));
-        for parts in [vec![small(), short()], vec![short(), small()]] {
-            assert_eq!(joined(parts, 10), (4, Some(position(tenant(2), 35))), "what is beyond is not all there is");
+    fn page_ends_where_the_first_of_its_tenants_does() {
+        let small = || page(1, 10, &[50, 40, 30, 20, 10], None);
+        assert_eq!(merged(vec![small(), page(2, 10, &[45], None)], 10), (6, None));
+        let short = || page(2, 10, &[45, 35], Some(35));
+        for pages in [vec![small(), short()], vec![short(), small()]] {
+            assert_eq!(merged(pages, 10), (4, Some(position(tenant(2), 35))), "rows beyond it may be missing");
         }
-        assert_eq!(joined(vec![small(), short()], 3), (3, Some(position(tenant(1), 40))));
-        assert_eq!(joined(vec![small(), part(2, 10, &[], Some(55))], 10), (0, Some(position(tenant(2), 55))));
-        let large = part(2, LARGEST_ANSWER, &[45], None);
-        assert_eq!(joined(vec![small(), large], 10), (1, Some(position(tenant(1), 50))));
+        assert_eq!(merged(vec![small(), short()], 3), (3, Some(position(tenant(1), 40))));
+        assert_eq!(merged(vec![small(), page(2, 10, &[], Some(55))], 10), (0, Some(position(tenant(2), 55))));
+        let large = page(2, MAX_RESPONSE_BYTES, &[45], None);
+        assert_eq!(merged(vec![small(), large], 10), (1, Some(position(tenant(1), 50))));
     }
 }

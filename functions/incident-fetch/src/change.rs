@@ -1,4 +1,4 @@
-//! Changes an incident: the caller's words become those of the tenant's surface.
+//! Changes an incident. The caller's values are translated to the form of the tenant's API.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
@@ -12,20 +12,23 @@ use shared::{
     tenant::{Reason, TenantId},
 };
 
-use crate::{App, live::enumeration};
+use crate::{
+    App,
+    live::{ResponseFormat, enum_member},
+};
 
 const STATUSES: [&str; 3] = ["active", "in_progress", "resolved"];
 const CLASSIFICATIONS: [&str; 3] = ["true_positive", "false_positive", "informational_expected_activity"];
 
-/// The longest text of a comment, an assignee or a tag.
-const LONGEST_TEXT: usize = 1000;
+/// The maximum number of characters of a comment, an assignee or a tag.
+const MAX_TEXT_CHARACTERS: usize = 1000;
 
-/// What a caller changes. A name that is absent stays as it is.
+/// The changes that a caller requests. An absent member stays as it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Changes {
     status: Option<String>,
-    #[expect(clippy::option_option, reason = "absent and null are two things to say")]
+    #[expect(clippy::option_option, reason = "absent and null mean different changes")]
     #[serde(default, deserialize_with = "present")]
     assigned_to: Option<Option<String>>,
     classification: Option<String>,
@@ -34,19 +37,19 @@ struct Changes {
     comment: Option<String>,
 }
 
-/// Tells `null` from an absent name.
-#[expect(clippy::option_option, reason = "absent and null are two things to say")]
+/// Distinguishes `null` from an absent member.
+#[expect(clippy::option_option, reason = "absent and null mean different changes")]
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
 impl Changes {
-    fn read(request: &HttpRequest) -> Result<Self> {
+    fn parse(request: &HttpRequest) -> Result<Self> {
         let names =
             "any of `status`, `assigned_to`, `classification`, `determination`, `tags` and `comment`, and no others";
         let body: Map<String, Value> = request.json(names)?;
         if body.is_empty() {
-            return Err(Error::InvalidRequest(format!("Nothing is to be changed. The body holds {names}.")));
+            return Err(Error::InvalidRequest(format!("The body holds no change. It may have {names}.")));
         }
         if body.iter().any(|(name, value)| value.is_null() && name != "assigned_to") {
             return Err(Error::InvalidRequest("Only `assigned_to` may be null.".into()));
@@ -64,16 +67,16 @@ impl Changes {
         }
         let texts =
             changes.tags.iter().flatten().chain(changes.comment.iter()).chain(changes.assigned_to.iter().flatten());
-        if texts.into_iter().any(|text| text.is_empty() || text.chars().count() > LONGEST_TEXT) {
-            return Err(Error::InvalidRequest(format!("A text must have 1 to {LONGEST_TEXT} characters.")));
+        if texts.into_iter().any(|text| text.is_empty() || text.chars().count() > MAX_TEXT_CHARACTERS) {
+            return Err(Error::InvalidRequest(format!("A text must have 1 to {MAX_TEXT_CHARACTERS} characters.")));
         }
         Ok(changes)
     }
 
-    /// The body of the surface's PATCH; comments are a call of their own on Graph.
+    /// The body of the API's PATCH request. On Graph a comment is a call of its own.
     fn body(&self, api: IncidentApi) -> Value {
         let mut body = Map::new();
-        let member = |value: &str| json!(enumeration(value, api));
+        let member = |value: &str| json!(enum_member(value, api));
         let tags = match api {
             IncidentApi::Graph => "customTags",
             IncidentApi::Defender => "tags",
@@ -115,7 +118,7 @@ impl App {
         deadline: Deadline,
     ) -> Result<HttpResponse> {
         let tenant = self.registry.active_tenant(&id).await?;
-        let changes = Changes::read(request)?;
+        let changes = Changes::parse(request)?;
         let token = self.tokens.access_token_no_older_than(&id, tenant.api, MAX_CONFIRMED_TOKEN_AGE, deadline).await?;
         let role = tenant.api.write_role();
         if token.roles().is_some_and(|roles| !roles.iter().any(|has| has == role)) {
@@ -136,7 +139,7 @@ impl App {
             caller = request.caller()?.user_arn,
             "incident changed"
         );
-        let incident = self.read_one(&tenant, incident_id, false, deadline).await?;
+        let incident = self.read_incident(&tenant, incident_id, ResponseFormat::Envelope, deadline).await?;
         Ok(HttpResponse::json(200, &incident))
     }
 
@@ -146,7 +149,7 @@ impl App {
         if body.as_object().is_some_and(|body| !body.is_empty()) {
             client.change(incident_id, &body).await?;
         }
-        // The comment last: all before it may be repeated without harm.
+        // The comment comes last: everything before it may be repeated without harm.
         if let (IncidentApi::Graph, Some(comment)) = (tenant.api, &changes.comment) {
             let body = json!({"@odata.type": "microsoft.graph.security.alertComment", "comment": comment});
             client.comment(incident_id, &body).await?;
@@ -166,8 +169,8 @@ fn read_only() -> Error {
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<Changes> {
-        Changes::read(&HttpRequest { body: body.as_bytes().to_vec(), ..HttpRequest::default() })
+    fn parse(body: &str) -> Result<Changes> {
+        Changes::parse(&HttpRequest { body: body.as_bytes().to_vec(), ..HttpRequest::default() })
     }
 
     #[test]
@@ -185,13 +188,13 @@ mod tests {
             r#"{"determination":"Malware"}"#,
             r#"{"comment":""}"#,
         ] {
-            assert!(matches!(read(body), Err(Error::InvalidRequest(_))), "{body}");
+            assert!(matches!(parse(body), Err(Error::InvalidRequest(_))), "{body}");
         }
     }
 
     #[test]
-    fn each_surface_gets_its_own_words() {
-        let changes = read(
+    fn each_api_gets_its_own_form() {
+        let changes = parse(
             r#"{"status":"in_progress","assigned_to":null,"classification":"true_positive","determination":"multi_staged_attack","tags":["a"],"comment":"c"}"#,
         )
         .unwrap();

@@ -1,4 +1,4 @@
-//! One hunting query over many tenants, one table back.
+//! One hunting query over many tenants. The response is one table.
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -18,17 +18,25 @@ use tracing::{Instrument, Span};
 
 use crate::{
     App,
-    all_tenants::AT_ONCE,
-    live::{LARGEST_ANSWER, RESERVE, failure, length},
+    all_tenants::CONCURRENT_TENANTS,
+    live::{MAX_RESPONSE_BYTES, RESPONSE_RESERVE, escaped_len, tenant_failure},
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hunt {
     query: String,
-    /// As the caller wrote them: what is no identifier is told like one that nobody knows.
+    /// The identifiers as the caller wrote them. A malformed one is reported as `not_found`, exactly like an unknown one.
     tenants: Option<Vec<String>>,
     timespan: Option<String>,
+}
+
+/// A tenant that the query runs in.
+enum HuntedTenant {
+    /// A tenant that the table lists as active.
+    Active(TenantId),
+    /// An identifier as the caller wrote it. Its tenant may be unknown or not active.
+    Named(String),
 }
 
 /// A column, as Microsoft describes it.
@@ -39,7 +47,7 @@ struct Column {
     kind: Option<String>,
 }
 
-/// What one tenant answers.
+/// The result of one tenant.
 #[derive(Debug, Deserialize)]
 struct Table {
     #[serde(default)]
@@ -50,7 +58,7 @@ struct Table {
 
 /// The table over all tenants.
 #[derive(Debug, Serialize)]
-struct Joined {
+struct JoinedTable {
     schema: Vec<Column>,
     results: Vec<Map<String, Value>>,
     failures: Vec<Value>,
@@ -68,55 +76,59 @@ impl App {
         if let Some(timespan) = hunt.timespan {
             body["Timespan"] = json!(timespan);
         }
-        let all = hunt.tenants.is_none();
-        let tenants = match hunt.tenants {
-            None => self.active_tenants().await?.into_iter().map(|tenant| tenant.tenant_id.to_string()).collect(),
+        let tenants: Vec<HuntedTenant> = match hunt.tenants {
+            None => self.active_tenants().await?.iter().map(|tenant| HuntedTenant::Active(tenant.tenant_id)).collect(),
             Some(mut named) => {
                 named.sort_unstable();
                 named.dedup();
-                named
+                named.into_iter().map(HuntedTenant::Named).collect()
             }
         };
-        let answers = futures_util::stream::iter(tenants)
-            .map(|named| self.table_of(named, all, &body, deadline))
-            .buffer_unordered(AT_ONCE);
-        let mut answers = Box::pin(answers);
-        let mut joined = Joined { schema: Vec::new(), results: Vec::new(), failures: Vec::new() };
-        let mut size = 0;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok((tenant, table)) => size += joined.add(tenant, table),
+        let tables = futures_util::stream::iter(tenants)
+            .map(|tenant| self.table_or_failure(tenant, &body, deadline))
+            .buffer_unordered(CONCURRENT_TENANTS);
+        let mut tables = Box::pin(tables);
+        let mut joined = JoinedTable { schema: Vec::new(), results: Vec::new(), failures: Vec::new() };
+        let mut bytes = 0;
+        while let Some(outcome) = tables.next().await {
+            match outcome {
+                Ok((tenant, table)) => bytes += joined.add(tenant, table),
                 Err(failure) => joined.failures.push(failure),
             }
-            if size > LARGEST_ANSWER {
+            if bytes > MAX_RESPONSE_BYTES {
                 return Err(Error::InvalidRequest(
-                    "The results are too large for one answer. Ask for fewer rows or tenants.".into(),
+                    "The results are too large for one response. Ask for fewer rows or tenants.".into(),
                 ));
             }
         }
         Ok(HttpResponse::json(200, &joined))
     }
 
-    /// What a tenant answers, or the entry of one that could not be asked. Whether it is active may be known.
-    async fn table_of(
+    /// Runs the query in one tenant. The error is the entry in `failures`.
+    async fn table_or_failure(
         &self,
-        named: String,
-        is_active: bool,
+        tenant: HuntedTenant,
         body: &Value,
         deadline: Deadline,
     ) -> Result<(TenantId, Table), Value> {
-        let id = named.parse::<TenantId>();
+        let (name, id, known_active) = match tenant {
+            HuntedTenant::Active(id) => (id.to_string(), Ok(id), true),
+            HuntedTenant::Named(name) => {
+                let id = name.parse::<TenantId>();
+                (name, id, false)
+            }
+        };
         let span = id.as_ref().map_or_else(|_| Span::none(), tenant_span);
         let work = async {
-            let own = deadline.reserving(RESERVE);
-            let asked = async {
+            let deadline = deadline.reserving(RESPONSE_RESERVE);
+            let table = async {
                 let id = id?;
-                if !is_active {
+                if !known_active {
                     self.registry.active_tenant(&id).await?;
                 }
-                Ok((id, self.hunt_in(id, body, own).await?))
+                Ok((id, self.hunt_in(id, body, deadline).await?))
             };
-            own.run(asked).await.map_err(|error| failure(&named, &error))
+            deadline.run(table).await.map_err(|error| tenant_failure(&name, &error))
         };
         work.instrument(span).await
     }
@@ -136,21 +148,21 @@ impl App {
     }
 }
 
-impl Joined {
-    /// Adds a tenant's rows; tells about how long they are on their way.
+impl JoinedTable {
+    /// Adds a tenant's rows and returns their length, as [`escaped_len`] counts.
     fn add(&mut self, tenant: TenantId, table: Table) -> usize {
         for column in table.schema {
             if self.schema.iter().all(|known| known.name != column.name) {
                 self.schema.push(column);
             }
         }
-        let mut size = 0;
+        let mut bytes = 0;
         for mut row in table.results {
-            // Ours wins over a column of that name: whose row it is must never be in doubt.
+            // Our column replaces one of the same name. The owner of a row must never be in doubt.
             row.insert("tenant_id".into(), json!(tenant));
-            size += serde_json::to_string(&row).map_or(0, |text| length(&text));
+            bytes += serde_json::to_string(&row).map_or(0, |json| escaped_len(&json));
             self.results.push(row);
         }
-        size
+        bytes
     }
 }

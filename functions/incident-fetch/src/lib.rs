@@ -1,4 +1,5 @@
-//! Brings a tenant's incidents in (started by the queue), and reads and changes them live (started by the HTTP API).
+//! `incident-fetch`: delivers the incidents of tenants (from the queue), and reads and changes them live (from the HTTP
+//! API).
 
 mod all_tenants;
 mod change;
@@ -35,10 +36,10 @@ use shared::{
     registry::Registry,
 };
 
-/// API Gateway waits for 30 seconds, however long the function itself may run.
-const LONGEST_REQUEST: Duration = Duration::from_millis(28_500);
+/// The time for one HTTP request. API Gateway waits for 30 seconds, however long the function itself may run.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(28_500);
 
-/// What the function needs of its environment.
+/// The settings of the function, from its environment.
 #[derive(Debug)]
 pub struct Config {
     microsoft: Microsoft,
@@ -56,7 +57,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the settings; `None` if a variable is missing or wrong, which `variables` reports.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
@@ -89,7 +90,7 @@ impl Config {
     }
 }
 
-/// The function.
+/// The function with all its clients.
 #[derive(Clone)]
 pub struct App {
     sync: SyncContext,
@@ -105,7 +106,7 @@ pub struct App {
 }
 
 impl App {
-    /// Wires the function up.
+    /// Creates the clients of the function.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let aws = &platform.aws;
         let clients = Clients::new(&config.microsoft, config.table_name, config.event_bus_name, platform);
@@ -136,20 +137,20 @@ impl App {
         }
     }
 
-    /// Answers one invocation.
+    /// Handles one invocation and returns its response.
     ///
     /// # Errors
-    /// What is neither a batch of messages nor a request is refused as a whole.
+    /// Refuses an event that is neither a batch of queue messages nor a request of the HTTP API.
     pub async fn handle(&self, event: Value, mut invocation: Invocation) -> Result<Value, InvocationError> {
         match Event::parse(event) {
             Event::Queue(messages) => {
-                Ok(invocation.in_request_span(self.take_messages(messages, invocation.deadline)).await)
+                Ok(invocation.in_request_span(self.process_messages(messages, invocation.deadline)).await)
             }
             Event::Http(request) => {
-                invocation.deadline = invocation.deadline.at_most(LONGEST_REQUEST);
+                invocation.deadline = invocation.deadline.at_most(REQUEST_TIMEOUT);
                 let work = Box::pin(self.route(&request, &invocation));
-                let answer = json_route(&invocation, &self.clock, &request, work);
-                Ok(invocation.in_request_span(answer).await.into_value())
+                let response = json_route(&invocation, &self.clock, &request, work);
+                Ok(invocation.in_request_span(response).await.into_value())
             }
             Event::Direct(_) => {
                 let refused = async { tracing::warn!("an event that is neither messages nor a request was refused") };
@@ -163,11 +164,11 @@ impl App {
     async fn route(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let deadline = invocation.deadline;
         match (request.method.as_str(), request.segments().as_slice()) {
-            ("GET", ["incidents"]) => self.list_fleet(request, deadline).await,
+            ("GET", ["incidents"]) => self.list_all_incidents(request, deadline).await,
             ("POST", ["hunting"]) => self.hunt(request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents"]) => self.list_tenant(tenant.parse()?, request, deadline).await,
+            ("GET", ["tenants", tenant, "incidents"]) => self.list_incidents(tenant.parse()?, request, deadline).await,
             ("GET", ["tenants", tenant, "incidents", incident]) => {
-                self.show(tenant.parse()?, incident_id(incident)?, request, deadline).await
+                self.get_incident(tenant.parse()?, incident_id(incident)?, request, deadline).await
             }
             ("PATCH", ["tenants", tenant, "incidents", incident]) => {
                 self.change(tenant.parse()?, incident_id(incident)?, request, deadline).await
@@ -177,7 +178,8 @@ impl App {
     }
 }
 
-/// Each incident has one name here: Microsoft would answer to one with zeros before it, too.
+/// Parses the identifier of an incident. Leading zeros are refused, because Microsoft would accept them as another name of
+/// the same incident.
 fn incident_id(text: &str) -> Result<&str> {
     let canonical = is_incident_id(text) && (text == "0" || !text.starts_with('0'));
     if canonical { Ok(text) } else { Err(Error::NotFound) }

@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn attributes_written_alone_are_fields_of_the_feed() {
-        let feed = Feed { open_jobs: ["job".to_owned()].into(), ..Feed::default() };
+        let mut feed = Feed::default();
+        feed.open_jobs.insert("job".to_owned());
         let fields = to_item(&feed).unwrap();
         let of_apis = IncidentApi::ALL.iter().flat_map(|api| [paid_attribute(*api), throttled_attribute(*api)]);
         for name in of_apis.chain(NOT_COMMITTED) {

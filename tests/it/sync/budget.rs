@@ -76,7 +76,9 @@ async fn no_request_leaves_after_a_429_of_any_call() {
         for first in USES {
             let (feed, incident_id) = start(surface).await;
             let wait = RetryAfter::Seconds(600);
-            feed.local.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }));
+            for api in [sim::Host::Graph, sim::Host::Defender] {
+                feed.local.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(api));
+            }
             perform(&feed, &incident_id, first).await;
             assert_eq!(requests(&feed).iter().sum::<usize>(), 1, "{surface}: {first:?} stops at its first response");
             // Hunting is Graph's, whatever the tenant's incidents are read with.

@@ -1,10 +1,10 @@
-//! What is taken out of answers, and the order in which it is committed.
+//! Records on their way from a response into the bucket, and the order in which they are committed.
 
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{RECHECK_AFTER, Worker, is_transient};
+use super::{Progress, RECHECK_DELAY, Worker, is_transient};
 use shared::{
     delivery::bucket::{Batch, WrittenBatch},
     error::{Call, Error, Result},
@@ -16,149 +16,154 @@ use shared::{
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
-/// Compressed bytes after which a batch is written although more is to come.
-const LARGEST_BATCH: usize = 4 << 20;
+/// The compressed size at which a batch is written before the response ends.
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// The most incidents without alerts that are remembered for another look.
-const MOST_RECHECKS: usize = 100;
+/// The maximum number of incidents without alerts that wait to be read again.
+const MAX_RECHECKS: usize = 100;
 
-/// After how many failures in one poll the others wait: an outage is met with few requests.
-const MOST_FAILED_RECHECKS: u32 = 2;
+/// The number of failed rechecks in one poll after which the others wait. An outage then costs few requests.
+const MAX_FAILED_RECHECKS: u32 = 2;
 
-/// What an answer showed.
+/// The age that a response without a `Date` header is given. It is longer than any response takes.
+const AGE_WITHOUT_DATE: SignedDuration = SignedDuration::from_mins(1);
+
+/// The contents of a response, as far as the choice of the next window needs them.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    /// Rows that came.
-    pub(crate) rows: u32,
-    /// Whether there is more than that.
-    pub(crate) more: bool,
-    /// When Microsoft answered.
-    pub(crate) date: Option<Timestamp>,
-    /// The readable rows.
-    pub(crate) shown: Vec<Shown>,
+pub(super) struct PageRead {
+    /// The number of rows.
+    pub(super) rows: u32,
+    /// Microsoft has further rows.
+    pub(super) more: bool,
+    /// The `Date` of the response.
+    date: Option<Timestamp>,
+    /// The rows that could be parsed.
+    pub(super) rows_shown: Vec<RowTimes>,
 }
 
-/// A row, as far as cutting spans needs it.
+/// The times and the identifier of a row. Windows are split by them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shown {
-    pub(crate) last_updated: Timestamp,
-    pub(crate) created: Option<Timestamp>,
-    pub(crate) incident_id: String,
+pub(super) struct RowTimes {
+    last_updated: Timestamp,
+    pub(super) created: Option<Timestamp>,
+    incident_id: String,
 }
 
-impl Reading {
-    pub(super) fn times(&self) -> Vec<Timestamp> {
-        self.shown.iter().map(|shown| shown.last_updated).collect()
+impl PageRead {
+    /// The times of last update of the rows.
+    pub(super) fn update_times(&self) -> Vec<Timestamp> {
+        self.rows_shown.iter().map(|row| row.last_updated).collect()
     }
 }
 
 impl Worker<'_> {
-    /// Asks once and takes what comes. Rows that came before a failure are taken, too; `reading` tells of them.
-    pub(super) async fn read(&mut self, question: &IncidentQuery, reading: &mut Reading) -> Result<()> {
+    /// Sends one query and ingests the rows of its response. Rows that arrive before a failure are ingested, too, and
+    /// counted in `page`.
+    pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let tenant = self.tenant.tenant_id;
-        let mut listing = self.client().list(question, TokenFreshness::Confirmed).await?;
-        while let Some(row) = listing.next().await? {
-            reading.rows += 1;
-            match Record::parse(&row, &tenant, question.alerts) {
+        let mut list = self.client().list(query, TokenFreshness::Confirmed).await?;
+        while let Some(row) = list.next().await? {
+            page.rows += 1;
+            match Record::parse(&row, &tenant, query.alerts) {
                 Ok(record) => {
-                    reading.shown.push(Shown {
+                    page.rows_shown.push(RowTimes {
                         last_updated: record.last_updated,
                         created: record.created,
                         incident_id: record.incident_id.clone(),
                     });
-                    self.take(&record).await?;
+                    self.ingest(&record).await?;
                 }
-                Err(why) => self.quarantine_row(&row, why, question).await?,
+                Err(why) => self.quarantine_row(&row, why, query).await?,
             }
-            if self.batch.size() > LARGEST_BATCH {
+            if self.batch.size() > MAX_BATCH_BYTES {
                 self.flush().await?;
             }
         }
-        let end = listing.end()?;
-        (reading.more, reading.date) = (end.more, end.date);
-        if end.partial && !std::mem::replace(&mut self.partial_answers, true) {
-            // Once it may be a hiccup of one of Microsoft's parts; what is missing for longer is the sweep's to find.
+        let end = list.end()?;
+        (page.more, page.date) = (end.more, end.date);
+        if end.partial && !std::mem::replace(&mut self.saw_partial_response, true) {
+            // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
             return Err(Error::Partial { call: Call::ListIncidents });
         }
-        if end.more && end.rows < question.top {
-            if self.nothing_after(question, end.rows).await? {
-                reading.more = false;
+        if end.more && end.rows < query.top {
+            if self.list_ends_after(query, end.rows).await? {
+                page.more = false;
             } else {
-                // The surface gave less than it was asked for although it had more: so few rows may be all of a page.
-                self.cap = self.cap.min(end.rows.max(1));
+                // The API sent fewer rows than requested although it has more. So few may be a full page.
+                self.smallest_truncated_page = self.smallest_truncated_page.min(end.rows.max(1));
             }
         }
         Ok(())
     }
 
-    /// Whether a list ends after `rows` rows, whatever a next link says, which is never followed: it may lead anywhere.
-    async fn nothing_after(&mut self, question: &IncidentQuery, rows: u32) -> Result<bool> {
-        let question =
-            IncidentQuery { top: 1, skip: question.skip + rows, alerts: Alerts::Omitted, ..question.clone() };
-        let mut listing = self.client().list(&question, TokenFreshness::Confirmed).await?;
-        Ok(listing.next().await?.is_none())
+    /// Returns true if a list ends after `rows` rows despite its next link. The link itself is never followed, because it
+    /// may lead anywhere.
+    async fn list_ends_after(&mut self, query: &IncidentQuery, rows: u32) -> Result<bool> {
+        let query = IncidentQuery { top: 1, skip: query.skip + rows, alerts: Alerts::Omitted, ..query.clone() };
+        let mut list = self.client().list(&query, TokenFreshness::Confirmed).await?;
+        Ok(list.next().await?.is_none())
     }
 
-    /// Whether an answer holds all of what was asked for.
-    pub(super) fn is_whole(&self, reading: &Reading, question: &IncidentQuery) -> bool {
-        !reading.more && reading.rows < question.top.min(self.cap)
+    /// Returns true if a response holds everything that the query matches.
+    pub(super) fn is_complete(&self, page: &PageRead, query: &IncidentQuery) -> bool {
+        !page.more && page.rows < query.top.min(self.smallest_truncated_page)
     }
 
-    /// Takes a record into the batch, if it is a version that was not delivered.
-    pub(super) async fn take(&mut self, record: &Record) -> Result<()> {
-        self.tally.checked += 1;
-        let known = self.known(&record.incident_id).await?.cloned();
+    /// Adds a record to the batch if it is a version that was not delivered.
+    async fn ingest(&mut self, record: &Record) -> Result<()> {
+        self.stats.checked += 1;
+        let delivered = self.delivered_version(&record.incident_id).await?.cloned();
         let api = self.api;
-        match compare(known.as_ref(), record, api) {
+        match compare(delivered.as_ref(), record, api) {
             VersionComparison::New { change, ordinal } => {
-                // One incident in one batch twice: the first version's object must be there before the second is told.
+                // The object of an incident's first version must be written before its second version is announced.
                 if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
                 let fetched_at = self.sync.clock.now();
                 let tenant_id = self.tenant.tenant_id;
                 self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
-                self.created += u64::from(change == Change::Created);
+                self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
-                    self.recheck_later(&record.incident_id, fetched_at + RECHECK_AFTER);
+                    self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);
                 }
-                self.know(&record.incident_id, DeliveredVersion::of(record, ordinal, api))
+                self.remember(&record.incident_id, DeliveredVersion::of(record, ordinal, api))
             }
             VersionComparison::SameOnOtherApi => {
-                let before = known.as_ref().filter(|known| known.last_updated == record.last_updated);
-                let noted = DeliveredVersion::of(record, before.map_or(1, |known| known.ordinal), api);
-                let delivered = HashMap::from([(record.incident_id.clone(), noted.clone())]);
-                self.sync.registry.record_versions(&self.tenant.tenant_id, &delivered).await?;
-                self.know(&record.incident_id, noted)
+                let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
+                let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
+                let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
+                self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
+                self.remember(&record.incident_id, version)
             }
             VersionComparison::Same => Ok(()),
             VersionComparison::Stale => {
-                self.tally.stale += 1;
+                self.stats.stale += 1;
                 Ok(())
             }
         }
     }
 
-    /// What was delivered last of an incident, in this batch or before.
-    pub(super) async fn known(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
+    /// The last delivered version of an incident. The batch counts as delivered.
+    pub(super) async fn delivered_version(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
         let block = VersionBlock::of(incident_id)?;
-        if !self.known.contains_key(&block) {
-            let known = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
-            self.known.insert(block, known);
+        if !self.delivered_versions.contains_key(&block) {
+            let versions = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
+            self.delivered_versions.insert(block, versions);
         }
-        Ok(self.known.get(&block).and_then(|known| known.get(incident_id)))
+        Ok(self.delivered_versions.get(&block).and_then(|versions| versions.get(incident_id)))
     }
 
-    fn know(&mut self, incident_id: &str, version: DeliveredVersion) -> Result<()> {
+    fn remember(&mut self, incident_id: &str, version: DeliveredVersion) -> Result<()> {
         let block = VersionBlock::of(incident_id)?;
-        self.known.entry(block).or_default().insert(incident_id.to_owned(), version);
+        self.delivered_versions.entry(block).or_default().insert(incident_id.to_owned(), version);
         Ok(())
     }
 
-    /// Writes the batch: objects, then events, then what is known. The cursor comes after, by whoever called.
+    /// Writes the batch: objects, then events, then versions. The caller commits the cursor after that.
     ///
     /// # Errors
-    /// [`Error::TenantNotActive`] when the tenant was paused or offboarded meanwhile; nothing is written then.
+    /// [`Error::TenantNotActive`] when the tenant was paused or offboarded meanwhile. Nothing is written then.
     pub(super) async fn flush(&mut self) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
@@ -173,8 +178,8 @@ impl Worker<'_> {
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
         self.sync.registry.record_versions(&tenant, &versions).await?;
         let delivered = versions.len() as u64;
-        self.tally.delivered += delivered;
-        self.lease.feed.incidents_total += std::mem::take(&mut self.created);
+        self.stats.delivered += delivered;
+        self.lease.feed.incidents_total += std::mem::take(&mut self.created_in_batch);
         self.lease.feed.last_news_at = Some(self.sync.clock.now());
         tracing::info!(versions = delivered, objects = objects.len(), "incidents delivered");
         Ok(())
@@ -182,60 +187,59 @@ impl Worker<'_> {
 
     fn recheck_later(&mut self, incident_id: &str, at: Timestamp) {
         let rechecks = &mut self.lease.feed.rechecks;
-        if rechecks.len() < MOST_RECHECKS {
+        if rechecks.len() < MAX_RECHECKS {
             rechecks.push(Recheck { incident_id: incident_id.to_owned(), at });
         }
     }
 
-    /// Reads incidents again that came without alerts a while ago. `false`: time ran out before the end.
-    pub(super) async fn recheck(&mut self) -> Result<bool> {
+    /// Reads the incidents again that had no alerts when they were delivered a while ago.
+    pub(super) async fn recheck(&mut self) -> Result<Progress> {
         let now = self.sync.clock.now();
         let mut read = Vec::new();
-        let outcome = self.read_due(now, &mut read).await;
-        // However it ended: only what is delivered is done.
+        let outcome = self.read_due_rechecks(now, &mut read).await;
+        // A recheck is done when its incident is delivered, whatever stopped the others.
         self.flush().await?;
         self.lease.feed.rechecks.retain(|recheck| recheck.at > now || !read.contains(&recheck.incident_id));
         outcome
     }
 
-    async fn read_due(&mut self, now: Timestamp, read: &mut Vec<String>) -> Result<bool> {
+    async fn read_due_rechecks(&mut self, now: Timestamp, read: &mut Vec<String>) -> Result<Progress> {
         let due: Vec<Recheck> = self.lease.feed.rechecks.iter().filter(|recheck| recheck.at <= now).cloned().collect();
         let mut failures = 0;
         for Recheck { incident_id, .. } in due {
             if self.out_of_time() {
-                return Ok(false);
+                return Ok(Progress::OutOfTime);
             }
             match self.read_one(&incident_id, Alerts::Included).await {
-                Ok(_) | Err(Error::NotFound) => read.push(incident_id),
+                Ok(()) | Err(Error::NotFound) => read.push(incident_id),
                 Err(error) if is_transient(&error) => {
                     let rechecks = self.lease.feed.rechecks.iter_mut();
-                    rechecks.filter(|one| one.incident_id == incident_id).for_each(|one| one.at = now + RECHECK_AFTER);
+                    rechecks.filter(|one| one.incident_id == incident_id).for_each(|one| one.at = now + RECHECK_DELAY);
                     failures += 1;
-                    if failures >= MOST_FAILED_RECHECKS {
-                        return Ok(true);
+                    if failures >= MAX_FAILED_RECHECKS {
+                        return Ok(Progress::Complete);
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Progress::Complete)
     }
 
-    /// Reads one incident by its id and takes it.
-    pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<Record> {
+    /// Reads one incident by its identifier and ingests it.
+    pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<()> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
-        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts)
-            .map_err(|_: Unreadable| Error::Malformed { call: Call::GetIncident })?;
+        let malformed = Error::Malformed { call: Call::GetIncident };
+        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts).map_err(|_: Unreadable| malformed.clone())?;
         if record.incident_id != incident_id {
-            return Err(Error::Malformed { call: Call::GetIncident });
+            return Err(malformed);
         }
-        self.take(&record).await?;
-        Ok(record)
+        self.ingest(&record).await
     }
 
-    /// Microsoft's time of an answer; without one, a time that is surely past. A time that is still to come is nobody's.
-    pub(super) fn answered_at(&self, reading: &Reading) -> Timestamp {
+    /// The response's `Date`, never later than now; one minute ago if the header is missing.
+    pub(super) fn response_time(&self, page: &PageRead) -> Timestamp {
         let now = self.sync.clock.now();
-        reading.date.map_or(now - SignedDuration::from_mins(1), |date| date.min(now))
+        page.date.map_or(now - AGE_WITHOUT_DATE, |date| date.min(now))
     }
 }

@@ -1,11 +1,24 @@
 //! The sync: every version of every incident of a tenant is delivered, and nothing gets stuck.
 //!
-//! A span of time is done only when one single answer holds all of it; nothing depends on the order of rows, on `$skip`,
-//! or on rows that move while they are read. What is delivered are versions: S3 first, then the event, then the registry,
-//! then the cursor, so that a crash anywhere repeats work and loses nothing.
+//! A window of time is done only when one single response holds all of it. Nothing depends on the order of rows, on
+//! `$skip`, or on rows that move while they are read. Versions are delivered: S3 first, then the event, then the
+//! registry, then the cursor. A crash anywhere repeats work and loses nothing.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `windows` | one pass over a span, window by window |
+//! | `window` | the pure rules for the width of windows |
+//! | `crowded_second` | a second that one response does not hold |
+//! | `failure_search` | the search for what fails |
+//! | `bisect` | a failing second, incident by incident |
+//! | `quarantine` | whatever cannot be read, and its retries |
+//! | `ingest` | records on their way into the bucket |
 
 mod bisect;
+mod crowded_second;
+mod failure_search;
 mod ingest;
+mod quarantine;
 pub(crate) mod window;
 mod windows;
 
@@ -37,76 +50,108 @@ use shared::{
     tenant::TenantId,
 };
 
-/// Kept back from the invocation's time for what must be written at its end.
-const FOR_COMMIT: Duration = Duration::from_millis(900);
+use windows::Pass;
 
-/// How often the whole overlap is read of a tenant whose overlap does not fit into one answer.
-const WHOLE_OVERLAP_EVERY: SignedDuration = SignedDuration::from_mins(5);
+/// The part of the invocation's time that is kept for the writes at its end.
+const COMMIT_RESERVE: Duration = Duration::from_millis(900);
 
-/// The overlap in between.
+/// The time left below which no request is started.
+const MIN_TIME_FOR_REQUEST: Duration = Duration::from_millis(200);
+
+/// The time left below which our own deadline may be the cause of a failed request.
+const MIN_TIME_TO_BLAME_MICROSOFT: Duration = Duration::from_secs(1);
+
+/// The interval between readings of the whole overlap, for a tenant whose overlap does not fit into one response.
+const WHOLE_OVERLAP_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+
+/// The overlap of the polls in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
 
-/// When an incident is read again that came without alerts.
-const RECHECK_AFTER: SignedDuration = SignedDuration::from_mins(15);
+/// The time after which an incident is read again that had no alerts.
+const RECHECK_DELAY: SignedDuration = SignedDuration::from_mins(15);
 
-/// What a sync works with.
+/// The clients and settings of a sync.
 #[derive(Clone)]
 pub(crate) struct SyncContext {
-    /// The client for both surfaces.
     pub(crate) incidents: Incidents,
-    /// The table.
     pub(crate) registry: Registry,
-    /// The bucket.
     pub(crate) bucket: Bucket,
-    /// The bus.
     pub(crate) events: Events,
-    /// The time.
     pub(crate) clock: Clock,
-    /// The deployment's choices.
     pub(crate) settings: Settings,
 }
 
 /// The deployment's choices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// How often a tenant is asked.
+    /// The time between two polls of a tenant.
     pub(crate) poll_interval: SignedDuration,
-    /// How far back every poll looks again.
+    /// The time before the cursor that every poll reads again.
     pub(crate) overlap: SignedDuration,
-    /// Where a new tenant's feed starts, before its activation.
+    /// The time before the activation of a tenant at which its feed starts.
     pub(crate) first_lookback: SignedDuration,
     /// The schema of delivered incidents.
     pub(crate) format: Format,
 }
 
-/// Why work on a tenant ended.
+/// The reason why work on a tenant ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// There is nothing more to do.
+    /// Everything was read.
     Done,
-    /// The invocation's time is used up; the work goes on in the next one.
+    /// The invocation's time ran out. The next one continues.
     OutOfTime,
-    /// A poll is due, and goes before other work.
+    /// A poll is due. It goes before other work.
     PollDue,
-    /// Another worker has the lease now, or the tenant is no longer to be read.
+    /// Another worker has the lease now, or the job was cancelled.
     Overtaken,
 }
 
-/// What came of a piece of work.
+impl Stop {
+    /// The outcome in the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::OutOfTime => "out_of_time",
+            Self::PollDue => "poll_due",
+            Self::Overtaken => "overtaken",
+        }
+    }
+}
+
+/// The result of a piece of work that can be continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+enum Progress {
+    Complete,
+    OutOfTime,
+}
+
+/// The counts of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SyncStats {
-    /// Records that were read.
+    /// Records that were compared with the delivered versions.
     pub(crate) checked: u64,
     /// Versions that were delivered.
     pub(crate) delivered: u64,
-    /// Older versions than the delivered ones: answers that lag behind.
+    /// Records older than the delivered version, from responses that lag behind.
     pub(crate) stale: u64,
-    /// Records and spans that were set aside.
-    pub(crate) set_aside: u64,
-    /// Whether the cursor, or a job's progress, moved.
+    /// New entries of the quarantine.
+    pub(crate) quarantined: u64,
+    /// The cursor, or a job's progress, moved.
     pub(crate) moved: bool,
-    /// Whether a failing window is less wide now: what fails is being found.
+    /// A failing window became narrower: the search for what fails makes progress.
     pub(crate) narrowed: bool,
+}
+
+/// The plan of a poll.
+struct PollPlan {
+    /// The time of last update at which the poll begins.
+    from: Timestamp,
+    /// The width of the first window, in seconds.
+    width: Option<i64>,
+    /// The poll reads the whole overlap, not only its latest part.
+    reads_whole_overlap: bool,
 }
 
 /// One worker on one tenant, for one invocation.
@@ -117,79 +162,81 @@ pub(crate) struct Worker<'a> {
     lease: &'a mut Lease,
     deadline: Deadline,
     kind: SyncKind,
-    /// Versions known, by neighbourhood and incident.
-    known: HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
+    /// The last delivered versions, by block and incident, as far as they were read.
+    delivered_versions: HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
     batch: Batch,
-    /// Different incidents in the batch that were never delivered before.
-    created: u64,
-    /// The fewest rows at which this surface has offered more than it gave.
-    cap: u32,
-    /// Whether an answer said that it was not all (206).
-    partial_answers: bool,
-    set_aside: Vec<QuarantineEntry>,
-    /// How often something was met that has to be set aside, new or not.
-    met: u64,
-    /// How much of what was delivered is counted for a job, or is not one's.
-    credited: u64,
-    /// Whether the first answer of the pass held all of its window.
-    first_was_whole: Option<bool>,
-    /// What has been done so far.
-    pub(crate) tally: SyncStats,
+    /// Different incidents in the batch of which no version was delivered before.
+    created_in_batch: u64,
+    /// The fewest rows of a response that was not complete. So few may be a full page.
+    smallest_truncated_page: u32,
+    /// A response had status 206.
+    saw_partial_response: bool,
+    quarantine: Vec<QuarantineEntry>,
+    /// The number of times that something was found unreadable, whether or not it was in the quarantine before.
+    quarantine_hits: u64,
+    /// The part of `stats.delivered` that is already added to the job, or that belongs to no job.
+    added_to_job: u64,
+    /// The first response of the poll held its whole window.
+    first_window_was_complete: Option<bool>,
+    /// The counts so far.
+    pub(crate) stats: SyncStats,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `tenant`, whose lease it holds, that ends before `deadline`.
+    /// A worker on `tenant`, whose lease it has. It ends before `deadline`.
     pub(crate) fn new(sync: &'a SyncContext, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
         Self {
             sync,
             tenant,
             api: tenant.api,
             lease,
-            deadline: deadline.reserving(FOR_COMMIT),
+            deadline: deadline.reserving(COMMIT_RESERVE),
             kind: SyncKind::Poll,
-            known: HashMap::new(),
+            delivered_versions: HashMap::new(),
             batch: Batch::new(sync.settings.format),
-            created: 0,
-            cap: u32::MAX,
-            partial_answers: false,
-            set_aside: Vec::new(),
-            met: 0,
-            credited: 0,
-            first_was_whole: None,
-            tally: SyncStats::default(),
+            created_in_batch: 0,
+            smallest_truncated_page: u32::MAX,
+            saw_partial_response: false,
+            quarantine: Vec::new(),
+            quarantine_hits: 0,
+            added_to_job: 0,
+            first_window_was_complete: None,
+            stats: SyncStats::default(),
         }
     }
 
     /// Brings the feed up to date.
     ///
     /// # Errors
-    /// Whatever stopped it; what was read before is delivered.
+    /// The error that stopped the poll. Everything read before it is delivered.
     pub(crate) async fn poll(&mut self) -> Result<Stop> {
         self.kind = SyncKind::Poll;
         let now = self.sync.clock.now();
-        self.load_set_aside().await?;
-        let begins = self.lease.feed.covered_until.is_none();
-        let (from, width, whole_overlap) = self.start(now);
-        self.first_was_whole = None;
-        let mut stop = self.pass(from, width, None, None).await?;
+        self.load_quarantine().await?;
+        let is_first_poll = self.lease.feed.covered_until.is_none();
+        let plan = self.plan_poll(now);
+        self.first_window_was_complete = None;
+        let mut stop = self.pass(Pass::of_poll(&plan)).await?;
         if stop == Stop::Done {
             let feed = &mut self.lease.feed;
             (feed.resume_at, feed.resume_width, feed.resume_created) = (None, None, None);
             feed.last_success_at = Some(self.sync.clock.now());
             feed.failures = 0;
-            if whole_overlap {
+            if plan.reads_whole_overlap {
                 feed.overlap_begun_at = Some(now);
             }
-            if whole_overlap && !begins {
-                // Only an overlap that one answer cannot hold is not read by every poll.
-                feed.overlap_read_at = (self.first_was_whole == Some(false)).then_some(now);
+            if plan.reads_whole_overlap && !is_first_poll {
+                // An overlap that one response holds is read by every poll.
+                feed.overlap_read_at = (self.first_window_was_complete == Some(false)).then_some(now);
             }
-            if self.has_more_to_read(now) {
-                // The poll's own work is safe before anything else is tried.
+            if self.has_due_retries(now) {
+                // The poll's own work is committed before anything else is tried.
                 if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
-                if !self.recheck().await? || !self.retry_quarantined().await? {
+                if self.recheck().await? == Progress::OutOfTime
+                    || self.retry_quarantined().await? == Progress::OutOfTime
+                {
                     stop = Stop::OutOfTime;
                 }
             }
@@ -197,37 +244,37 @@ impl<'a> Worker<'a> {
         Ok(stop)
     }
 
-    fn has_more_to_read(&self, now: Timestamp) -> bool {
+    fn has_due_retries(&self, now: Timestamp) -> bool {
         self.lease.feed.rechecks.iter().any(|recheck| recheck.at <= now)
-            || self.set_aside.iter().any(|one| one.next_try_at <= now)
+            || self.quarantine.iter().any(|entry| entry.next_try_at <= now)
     }
 
-    /// Goes on with a job; its progress is written after each window.
+    /// Continues a job. Its progress is committed after each window.
     ///
     /// # Errors
-    /// Whatever stopped it; what was read before is delivered.
-    pub(crate) async fn drive(&mut self, job: &mut Job) -> Result<Stop> {
+    /// The error that stopped the job. Everything read before it is delivered.
+    pub(crate) async fn run_job(&mut self, job: &mut Job) -> Result<Stop> {
         self.kind = job.kind.into();
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
-        self.load_set_aside().await?;
+        self.load_quarantine().await?;
         job.status = JobStatus::Running;
         let (mut from, mut to) = (job.covered_until, job.to);
         if job.kind == JobKind::Sweep {
-            // What is older was never the feed's, and what is newer is still the polls' own to find.
+            // The feed never had anything older, and the polls still find anything newer themselves.
             let feed = &self.lease.feed;
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
         }
-        self.credited = self.tally.delivered;
-        let stop = if from < to { self.pass(from, job.width, Some(to), Some(job)).await } else { Ok(Stop::Done) };
-        self.credit(job);
+        self.added_to_job = self.stats.delivered;
+        let stop = if from < to { self.pass(Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
+        self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
         match &stop {
             Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
             Err(error) if error.fails_message() => job.failed_once_more(),
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
-        // How wide to ask next is progress, too: without it each run would begin with the same vain question.
+        // The width of the next window is progress, too. Without it each run would begin with the same failing request.
         // A cancelled job keeps its status. The next message of the job finds it so.
         let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
@@ -237,30 +284,31 @@ impl<'a> Worker<'a> {
         Ok(stop)
     }
 
-    /// Counts for a job what was delivered since it was counted last.
-    fn credit(&mut self, job: &mut Job) {
-        job.delivered += self.tally.delivered - self.credited;
-        self.credited = self.tally.delivered;
+    fn add_delivered_to_job(&mut self, job: &mut Job) {
+        job.delivered += self.stats.delivered - self.added_to_job;
+        self.added_to_job = self.stats.delivered;
     }
 
-    /// Where a poll begins, how wide it asks first, and whether it reads the whole overlap.
-    fn start(&mut self, now: Timestamp) -> (Timestamp, Option<i64>, bool) {
+    fn plan_poll(&mut self, now: Timestamp) -> PollPlan {
         let settings = self.sync.settings;
         let activated_at = self.tenant.activated_at.unwrap_or(now);
         let feed = &mut self.lease.feed;
         let started_at = *feed.started_at.get_or_insert(activated_at - settings.first_lookback);
         let covered_until = *feed.covered_until.get_or_insert(started_at);
         if let Some(resume_at) = feed.resume_at {
-            return (resume_at.max(started_at), feed.resume_width, false);
+            let from = resume_at.max(started_at);
+            return PollPlan { from, width: feed.resume_width, reads_whole_overlap: false };
         }
-        let whole = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_EVERY);
-        if !whole {
-            return ((covered_until - settings.overlap.min(SHORT_OVERLAP)).max(started_at), None, false);
-        }
-        // What has arrived late since the overlap was read last is still to be found, however late that reading is. After
-        // a long outage as much again is enough: the rest of that time was read just now.
-        let begun_at = feed.overlap_begun_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
-        ((covered_until.min(begun_at) - settings.overlap).max(started_at), None, true)
+        let reads_whole_overlap = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_INTERVAL);
+        let begin = if reads_whole_overlap {
+            // Incidents may have appeared late since the overlap was last read, however long ago that is. After a long
+            // outage twice the overlap is enough, because the time before was read just now.
+            let begun_at = feed.overlap_begun_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
+            covered_until.min(begun_at) - settings.overlap
+        } else {
+            covered_until - settings.overlap.min(SHORT_OVERLAP)
+        };
+        PollPlan { from: begin.max(started_at), width: None, reads_whole_overlap }
     }
 
     /// The tenant's incident API, paid for out of the lease's budget.
@@ -269,46 +317,46 @@ impl<'a> Worker<'a> {
         self.sync.incidents.of(self.tenant.tenant_id, self.api, budget, self.deadline)
     }
 
-    /// Whether a failure just now may be nothing but our own deadline's.
-    fn little_time_left(&self) -> bool {
-        self.deadline.left() < Duration::from_secs(1)
+    fn deadline_may_have_caused_failure(&self) -> bool {
+        self.deadline.left() < MIN_TIME_TO_BLAME_MICROSOFT
     }
 
     fn out_of_time(&self) -> bool {
-        self.deadline.left() < Duration::from_millis(200)
+        self.deadline.left() < MIN_TIME_FOR_REQUEST
     }
 
-    /// The tenant worked on.
+    /// The tenant that this worker works on.
     pub(crate) fn tenant_id(&self) -> TenantId {
         self.tenant.tenant_id
     }
 
-    /// The feed as this worker has it.
+    /// The feed with this worker's changes.
     pub(crate) fn feed(&self) -> &Feed {
         &self.lease.feed
     }
 
-    /// Whether it is time for a poll, which goes before other work.
+    /// Returns true if a poll is due, which goes before other work.
     pub(crate) fn poll_is_due(&self) -> bool {
         let last = self.lease.feed.last_success_at;
         last.is_none_or(|last| self.sync.clock.now() >= last + self.sync.settings.poll_interval)
     }
 
-    async fn load_set_aside(&mut self) -> Result<()> {
+    async fn load_quarantine(&mut self) -> Result<()> {
         if self.lease.feed.quarantined > 0 {
-            self.set_aside = self.sync.registry.quarantine_entries(&self.tenant.tenant_id).await?;
-            self.lease.feed.quarantined = self.set_aside.len() as u64;
+            self.quarantine = self.sync.registry.quarantine_entries(&self.tenant.tenant_id).await?;
+            self.lease.feed.quarantined = self.quarantine.len() as u64;
         }
         Ok(())
     }
 
-    fn blocked(&self) -> Vec<Span> {
-        self.set_aside.iter().filter(|one| one.blocks).map(QuarantineEntry::span).collect()
+    /// The spans that polls leave out.
+    fn quarantined_spans(&self) -> Vec<Span> {
+        self.quarantine.iter().filter(|entry| entry.blocks).map(QuarantineEntry::span).collect()
     }
 }
 
-/// Whether an error says something about Microsoft's health at this moment, so that a smaller question may do better.
-fn is_transient(error: &Error) -> bool {
+/// Returns true for an error of Microsoft at this moment. A later or a smaller request may succeed.
+pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Upstream { .. } | Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)

@@ -1,39 +1,42 @@
-//! How spans of last update are cut, so that one answer holds all of each. Pure rules.
+//! Windows: spans of last update that are cut so that one response holds all of each. Pure rules.
 
 use jiff::{SignedDuration, Timestamp};
 
 use shared::incident::span::Span;
 
-/// How full an answer should be: room is left for what changes meanwhile.
-const FULLNESS: f64 = 0.7;
+/// The part of a response that a window should fill. The rest is left for incidents that change meanwhile.
+const TARGET_FULLNESS: f64 = 0.7;
 
-/// Within how many seconds rows count as having changed at once.
-const CLUMP: i64 = 2;
+/// Rows that lie within this many seconds count as changed at once, in one burst.
+const BURST_SECONDS: i64 = 2;
 
-/// An instant's whole second.
+/// The time before a response's `Date` for which the response may not show everything yet.
+const VISIBILITY_DELAY: SignedDuration = SignedDuration::from_secs(5);
+
+/// The whole second that an instant lies in.
 pub(crate) fn floor(instant: Timestamp) -> Timestamp {
     Timestamp::from_second(instant.as_second() - i64::from(instant.subsec_nanosecond() < 0)).unwrap_or(instant)
 }
 
 /// The whole second at an instant or after it.
-pub(crate) fn ceil(instant: Timestamp) -> Timestamp {
+pub(super) fn ceil(instant: Timestamp) -> Timestamp {
     let floor = floor(instant);
     if floor == instant { floor } else { floor + SignedDuration::from_secs(1) }
 }
 
-/// The next span to ask for: from `at`, as wide as `width`, to `end` at most. It has no end where `end` is none and the
-/// width reaches into the future. `blocked` spans are left out; `None`: only such ones are left before `end`.
-pub(crate) fn next_span(
+/// The next window from `at`, `width` seconds wide, up to `end`. It has no end where `end` is `None` and the width
+/// reaches into the future. Quarantined spans are left out. `None`: no other time is left before `end`.
+pub(super) fn next_window(
     at: Timestamp,
     width: Option<i64>,
     end: Option<Timestamp>,
     now: Timestamp,
-    blocked: &[Span],
+    quarantined: &[Span],
 ) -> Option<Span> {
     let mut at = floor(at);
-    // Where blocked spans touch, one leads into the next.
-    while let Some(block) = blocked.iter().find(|block| block.contains(at)) {
-        at = block.to?;
+    // Where quarantined spans touch, one leads into the next.
+    while let Some(span) = quarantined.iter().find(|span| span.contains(at)) {
+        at = span.to?;
     }
     if end.is_some_and(|end| at >= end) {
         return None;
@@ -44,59 +47,58 @@ pub(crate) fn next_span(
         (Some(wide), None) => (wide < now).then_some(wide),
         (None, end) => end,
     };
-    let next_block = blocked.iter().map(|block| block.from).filter(|from| *from > at).min();
-    if let Some(block) = next_block
-        && to.is_none_or(|to| to > block)
+    let next_quarantined = quarantined.iter().map(|span| span.from).filter(|from| *from > at).min();
+    if let Some(from) = next_quarantined
+        && to.is_none_or(|to| to > from)
     {
-        to = Some(block);
+        to = Some(from);
     }
     Some(Span { from: at, to })
 }
 
-/// How wide the next span may be after an answer that held all of the last one.
-pub(crate) fn widened(span: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
-    let length = length(span, now);
-    let wanted = f64::from(top) * FULLNESS;
+/// The width of the next window, in seconds, after a response of `rows` rows that held all of `window`.
+pub(super) fn width_after_complete(window: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
+    let wanted = f64::from(top) * TARGET_FULLNESS;
     let factor = (wanted / f64::from(rows.max(1))).clamp(0.5, 8.0);
-    scaled(length, factor).max(1)
+    scale(seconds(window, now), factor).max(1)
 }
 
-/// How wide the next span may be after an answer that did not hold all of `span`, from the times of last update that it
-/// showed: always narrower, and never nothing.
-pub(crate) fn narrowed(span: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i64 {
-    let length = length(span, now);
-    let half = (length / 2).max(1);
+/// The width of the next window, in seconds, after a response that did not hold all of `window`. `shown` are the times of
+/// last update in it. The result is at least 1, and less than the width of `window` where that is more.
+pub(super) fn width_after_incomplete(window: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i64 {
+    let seconds = seconds(window, now);
+    let half = (seconds / 2).max(1);
     let (Some(first), Some(last)) = (shown.iter().min(), shown.iter().max()) else { return half };
     let shown_seconds = (last.as_second() - first.as_second()).max(1);
-    let before = first.as_second() - span.from.as_second();
-    if shown_seconds <= CLUMP && before > 0 {
-        // They all changed at once. That says nothing about what lies before, and so the cut goes right between.
-        return before.min(length - 1).max(1);
+    let before = first.as_second() - window.from.as_second();
+    if shown_seconds <= BURST_SECONDS && before > 0 {
+        // A burst says nothing about the time before it. The window is split right at its beginning.
+        return before.min(seconds - 1).max(1);
     }
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let density = shown.len() as f64 / shown_seconds as f64;
     #[expect(clippy::cast_possible_truncation, reason = "an estimate, bounded below")]
-    let estimate = (f64::from(top) * FULLNESS / density) as i64;
+    let estimate = (f64::from(top) * TARGET_FULLNESS / density) as i64;
     estimate.clamp(1, half)
 }
 
-/// How many seconds a span has, up to `now` where it has no end; at least one.
-pub(crate) fn length(span: Span, now: Timestamp) -> i64 {
-    let to = span.to.unwrap_or(now.max(span.from));
-    (to.as_second() - span.from.as_second()).max(1)
+/// The seconds of a window, up to `now` where it has no end; at least 1.
+pub(super) fn seconds(window: Span, now: Timestamp) -> i64 {
+    let to = window.to.unwrap_or(now.max(window.from));
+    (to.as_second() - window.from.as_second()).max(1)
 }
 
-fn scaled(length: i64, factor: f64) -> i64 {
+fn scale(seconds: i64, factor: f64) -> i64 {
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "an estimate")]
-    let scaled = (length as f64 * factor) as i64;
+    let scaled = (seconds as f64 * factor) as i64;
     scaled
 }
 
-/// How far a window that was read completely covers: to its end, but never past five seconds before the moment at which
-/// Microsoft answered, because what is written just then may not be shown yet.
-pub(crate) fn reached(span: Span, answered_at: Timestamp) -> Timestamp {
-    let shown = answered_at - SignedDuration::from_secs(5);
-    span.to.map_or(shown, |to| to.min(shown))
+/// The time that a completely read window covers: up to its end, but never later than [`VISIBILITY_DELAY`] before the
+/// response. Microsoft may not show yet what was written just then.
+pub(super) fn covered_by(window: Span, response_time: Timestamp) -> Timestamp {
+    let shown = response_time - VISIBILITY_DELAY;
+    window.to.map_or(shown, |to| to.min(shown))
 }
 
 #[cfg(test)]
@@ -114,36 +116,36 @@ mod tests {
     }
 
     #[test]
-    fn a_span_without_a_width_goes_on_for_ever() {
-        assert_eq!(next_span(at(0), None, None, at(100), &[]), Some(span(0, None)));
-        assert_eq!(next_span(at(0), Some(10), None, at(100), &[]), Some(span(0, Some(10))));
-        assert_eq!(next_span(at(95), Some(10), None, at(100), &[]), Some(span(95, None)));
-        assert_eq!(next_span(at(0), Some(10), Some(at(5)), at(100), &[]), Some(span(0, Some(5))));
-        assert_eq!(next_span(at(5), Some(10), Some(at(5)), at(100), &[]), None);
+    fn window_without_a_width_has_no_end() {
+        assert_eq!(next_window(at(0), None, None, at(100), &[]), Some(span(0, None)));
+        assert_eq!(next_window(at(0), Some(10), None, at(100), &[]), Some(span(0, Some(10))));
+        assert_eq!(next_window(at(95), Some(10), None, at(100), &[]), Some(span(95, None)));
+        assert_eq!(next_window(at(0), Some(10), Some(at(5)), at(100), &[]), Some(span(0, Some(5))));
+        assert_eq!(next_window(at(5), Some(10), Some(at(5)), at(100), &[]), None);
     }
 
     #[test]
-    fn blocked_seconds_are_left_out() {
-        let blocked = [span(10, Some(11)), span(11, Some(12))];
-        assert_eq!(next_span(at(0), None, None, at(100), &blocked), Some(span(0, Some(10))));
-        assert_eq!(next_span(at(10), None, None, at(100), &blocked), Some(span(12, None)));
-        assert_eq!(next_span(at(10), None, Some(at(12)), at(100), &blocked), None);
+    fn quarantined_seconds_are_left_out() {
+        let quarantined = [span(10, Some(11)), span(11, Some(12))];
+        assert_eq!(next_window(at(0), None, None, at(100), &quarantined), Some(span(0, Some(10))));
+        assert_eq!(next_window(at(10), None, None, at(100), &quarantined), Some(span(12, None)));
+        assert_eq!(next_window(at(10), None, Some(at(12)), at(100), &quarantined), None);
     }
 
     #[test]
-    fn the_cut_follows_the_density_that_was_seen() {
+    fn width_follows_the_density_of_the_rows() {
         // Fifty rows within the last 100 of 1,000 seconds: 70 seconds hold 35 of them.
         let shown: Vec<Timestamp> = (0..50).map(|row| at(900 + row * 2)).collect();
-        assert_eq!(narrowed(span(0, Some(1000)), at(1000), &shown, 50), 68);
-        assert_eq!(widened(span(0, Some(70)), at(1000), 35, 50), 70);
-        assert_eq!(widened(span(0, Some(70)), at(1000), 0, 50), 560);
+        assert_eq!(width_after_incomplete(span(0, Some(1000)), at(1000), &shown, 50), 68);
+        assert_eq!(width_after_complete(span(0, Some(70)), at(1000), 35, 50), 70);
+        assert_eq!(width_after_complete(span(0, Some(70)), at(1000), 0, 50), 560);
     }
 
     #[test]
-    fn no_more_is_covered_than_could_be_seen() {
-        assert_eq!(reached(span(0, Some(50)), at(100)), at(50));
-        assert_eq!(reached(span(0, Some(99)), at(100)), at(95));
-        assert_eq!(reached(span(0, None), at(100)), at(95));
+    fn window_covers_no_more_than_microsoft_shows() {
+        assert_eq!(covered_by(span(0, Some(50)), at(100)), at(50));
+        assert_eq!(covered_by(span(0, Some(99)), at(100)), at(95));
+        assert_eq!(covered_by(span(0, None), at(100)), at(95));
     }
 
     proptest! {
@@ -153,7 +155,7 @@ mod tests {
             let shown: Vec<Timestamp> = rows.into_iter().map(at).collect();
             for _ in 0..64 {
                 let inside: Vec<Timestamp> = shown.iter().copied().filter(|row| *row < at(width)).collect();
-                let next = narrowed(span(0, Some(width)), at(length), &inside, 50);
+                let next = width_after_incomplete(span(0, Some(width)), at(length), &inside, 50);
                 prop_assert!(next >= 1 && (next < width || width == 1));
                 width = next;
             }
@@ -161,14 +163,14 @@ mod tests {
         }
 
         #[test]
-        fn spans_cover_everything_without_gap(widths in prop::collection::vec(1_i64..500, 1..50), end in 1_i64..5_000) {
-            let mut reached = at(0);
+        fn windows_cover_everything_without_gap(widths in prop::collection::vec(1_i64..500, 1..50), end in 1_i64..5_000) {
+            let mut covered_to = at(0);
             for width in widths.into_iter().cycle().take(5_000) {
-                let Some(next) = next_span(reached, Some(width), Some(at(end)), at(10_000), &[]) else { break };
-                prop_assert_eq!(next.from, reached);
-                reached = next.to.unwrap();
+                let Some(next) = next_window(covered_to, Some(width), Some(at(end)), at(10_000), &[]) else { break };
+                prop_assert_eq!(next.from, covered_to);
+                covered_to = next.to.unwrap();
             }
-            prop_assert_eq!(reached, at(end));
+            prop_assert_eq!(covered_to, at(end));
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Incidents as callers read them.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+use shared::{
+    error::{Error, Result},
+    incident::{
+        line::IncidentLine,
+        ocsf::incident_finding,
+        record::Record,
+        version::{DeliveredVersion, Version, VersionComparison, compare},
+    },
+    registry::{Registry, tenants::Tenant, versions::VersionBlock},
+    tenant::Reason,
+};
+
+use super::page::{MAX_RESPONSE_BYTES, Position, escaped_len, without_alerts};
+use crate::App;
+
+/// The form of the incidents in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ResponseFormat {
+    /// Microsoft's own incident within our envelope.
+    Envelope,
+    /// An incident finding of the Open Cybersecurity Schema Framework.
+    Ocsf,
+}
+
+/// The body of a list.
+#[derive(Serialize)]
+pub(crate) struct ListBody {
+    pub(crate) incidents: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failures: Option<Vec<Value>>,
+    pub(crate) next: Option<String>,
+}
+
+/// Renders incidents of one tenant with the keys of their versions.
+pub(super) struct Renderer<'a> {
+    registry: &'a Registry,
+    tenant: &'a Tenant,
+    format: ResponseFormat,
+    fetched_at: Timestamp,
+    delivered: HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
+}
+
+impl<'a> Renderer<'a> {
+    /// A renderer for incidents that were read just now.
+    pub(super) fn new(app: &'a App, tenant: &'a Tenant, format: ResponseFormat) -> Self {
+        Self { registry: &app.registry, tenant, format, fetched_at: app.clock.now(), delivered: HashMap::new() }
+    }
+
+    /// Renders an incident with the key under which its version was or will be delivered. If that is too long for a
+    /// response, the alerts are left out. `None`: it is too long even so.
+    pub(super) async fn render(&mut self, record: Record) -> Result<Option<Box<RawValue>>> {
+        let ordinal = self.ordinal(&record).await?;
+        let fits = |json: &RawValue| escaped_len(json.get()) <= MAX_RESPONSE_BYTES;
+        let whole = self.serialize(&record, ordinal)?;
+        if fits(&whole) {
+            return Ok(Some(whole));
+        }
+        let shorter = without_alerts(&record).map(|record| self.serialize(&record, ordinal)).transpose()?;
+        let shorter = shorter.filter(|shorter| fits(shorter));
+        if shorter.is_none() {
+            warn_too_large(&Position::of(self.tenant.tenant_id, &record));
+        }
+        Ok(shorter)
+    }
+
+    /// The number of this version among those that share its time of last update.
+    async fn ordinal(&mut self, record: &Record) -> Result<u32> {
+        let block = VersionBlock::of(&record.incident_id)?;
+        if let Entry::Vacant(unread) = self.delivered.entry(block) {
+            unread.insert(self.registry.delivered_versions(&self.tenant.tenant_id, block).await?);
+        }
+        let delivered = self.delivered.get(&block).and_then(|versions| versions.get(&record.incident_id));
+        Ok(match (compare(delivered, record, self.tenant.api), delivered) {
+            (VersionComparison::New { ordinal, .. }, _) => ordinal,
+            (VersionComparison::Same, Some(delivered)) => delivered.ordinal,
+            (VersionComparison::Same | VersionComparison::SameOnOtherApi | VersionComparison::Stale, _) => 1,
+        })
+    }
+
+    fn serialize(&self, record: &Record, ordinal: u32) -> Result<Box<RawValue>> {
+        let Tenant { tenant_id, api, .. } = *self.tenant;
+        let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at: self.fetched_at };
+        let json = match self.format {
+            ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?),
+            ResponseFormat::Envelope => serde_json::to_string(&IncidentLine::of(&version)?),
+        };
+        json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
+    }
+}
+
+/// Logs that a response leaves an incident out because of its size.
+pub(super) fn warn_too_large(position: &Position) {
+    tracing::warn!(
+        incident_id = position.incident_id(),
+        "an incident is too large for a response even without its alerts"
+    );
+}
+
+/// Logs that a tenant could not be read and returns its entry for a list over many. `tenant` is the identifier as the
+/// caller wrote it.
+pub(crate) fn tenant_failure(tenant: &str, error: &Error) -> Value {
+    let (code, reason) = (error.code().0, error.reason().map(Reason::as_str));
+    tracing::warn!(code, reason, cause = %error, "a tenant could not be read");
+    json!({"tenant_id": tenant, "code": error.code().0, "reason": error.reason()})
+}

@@ -1,0 +1,251 @@
+//! The query of a list: its parameters, its `next`, and the filters that Microsoft applies itself.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use shared::{
+    error::{Error, Result},
+    incident::record::Record,
+    lambda::{event::HttpRequest, route::page_limit},
+    microsoft::IncidentApi,
+    tenant::TenantId,
+    text::parse_utc,
+};
+
+use super::{page::Position, render::ResponseFormat};
+
+/// The default of `from`, before the present.
+const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
+
+/// The time after which a `next` is refused.
+const NEXT_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
+
+const STATUSES: [&str; 5] = ["active", "in_progress", "awaiting_action", "resolved", "redirected"];
+const SEVERITIES: [&str; 4] = ["informational", "low", "medium", "high"];
+const FORMATS: [&str; 2] = ["envelope", "ocsf"];
+
+/// A list that a caller requests. It travels in `next`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ListRequest {
+    pub(super) from: Timestamp,
+    pub(super) to: Option<Timestamp>,
+    status: Option<String>,
+    severity: Option<String>,
+    assigned_to: Option<String>,
+    pub(crate) limit: u32,
+    pub(crate) format: ResponseFormat,
+    /// The tenant of the list; `None` for all tenants.
+    tenant: Option<TenantId>,
+    /// The position at which the page before ended.
+    pub(super) after: Option<Position>,
+    /// The time after which a `next` made from this is refused.
+    expires: Option<Timestamp>,
+}
+
+impl ListRequest {
+    /// Parses the query of a list. `tenant` is `None` for all tenants.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for an unknown parameter or value and for a `next` of another list, [`Error::Gone`] for
+    /// an expired `next`.
+    pub(crate) fn parse(request: &HttpRequest, tenant: Option<TenantId>, now: Timestamp) -> Result<Self> {
+        let names = ["from", "to", "status", "severity", "assigned_to", "limit", "next", "format"];
+        let parameters = request.parameters(&names)?;
+        let value = |name: &str| parameters.get(name).copied();
+        let limit = page_limit(value("limit"))?;
+        let list = Self {
+            from: value("from").map(|from| time("from", from)).transpose()?.unwrap_or(now - DEFAULT_SPAN),
+            to: value("to").map(|to| time("to", to)).transpose()?,
+            status: one_of("status", value("status"), &STATUSES)?,
+            severity: one_of("severity", value("severity"), &SEVERITIES)?,
+            assigned_to: value("assigned_to").map(str::to_owned),
+            limit,
+            format: response_format(value("format"))?,
+            tenant,
+            after: None,
+            expires: None,
+        };
+        if !list.is_forward() {
+            return Err(Error::InvalidRequest("`to` must be later than `from`.".into()));
+        }
+        let Some(next) = value("next") else { return Ok(list) };
+        // The list of the first page continues. Only the size and the form of a page may change.
+        let mut resumed = Self::parse_next(next, tenant, now)?;
+        if parameters.contains_key("limit") {
+            resumed.limit = limit;
+        }
+        if parameters.contains_key("format") {
+            resumed.format = list.format;
+        }
+        Ok(resumed)
+    }
+
+    /// Parses a `next`. The caller held it, so its values are checked like those of a query.
+    fn parse_next(next: &str, tenant: Option<TenantId>, now: Timestamp) -> Result<Self> {
+        let invalid = || Error::InvalidRequest("`next` is not one that this list gave.".into());
+        let json = BASE64_URL_SAFE_NO_PAD.decode(next).map_err(|_| invalid())?;
+        let list: Self = serde_json::from_slice(&json).map_err(|_| invalid())?;
+        let times = [Some(list.from), list.to];
+        let valid = list.tenant == tenant
+            && page_limit(Some(&list.limit.to_string())).is_ok()
+            && one_of("status", list.status.as_deref(), &STATUSES).is_ok()
+            && one_of("severity", list.severity.as_deref(), &SEVERITIES).is_ok()
+            && times.into_iter().flatten().all(|time| parse_utc(&time.to_string()).is_some())
+            && list.is_forward();
+        if !valid {
+            return Err(invalid());
+        }
+        if list.expires.is_none_or(|expires| expires < now) {
+            return Err(Error::Gone);
+        }
+        Ok(list)
+    }
+
+    fn is_forward(&self) -> bool {
+        self.to.is_none_or(|to| to > self.from)
+    }
+
+    /// Returns the `next` of a page that ends at `after`.
+    pub(crate) fn next(&self, after: Position, now: Timestamp) -> Result<String> {
+        let next = Self { after: Some(after), expires: Some(now + NEXT_LIFETIME), ..self.clone() };
+        let json = serde_json::to_vec(&next).map_err(|_| Error::Internal("a `next` could not be written".into()))?;
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
+    }
+
+    /// Returns true if a record at `position` belongs to this page or a later one.
+    pub(super) fn wants(&self, record: &Record, position: &Position) -> bool {
+        record.last_updated >= self.from
+            && self.to.is_none_or(|to| record.last_updated < to)
+            && self.status.as_ref().is_none_or(|status| record.status == *status)
+            && self.severity.as_ref().is_none_or(|severity| record.severity.as_ref() == Some(severity))
+            && self.assigned_to.as_ref().is_none_or(|name| record.assigned_to.as_ref() == Some(name))
+            && self.after.as_ref().is_none_or(|after| position > after)
+    }
+
+    /// The conditions that the API itself can apply, as members and values. They only save calls: [`Self::wants`] makes
+    /// the filters hold.
+    pub(super) fn conditions(&self, api: IncidentApi) -> Vec<(&'static str, String)> {
+        let mut conditions = Vec::new();
+        if let Some(status) = &self.status {
+            // Not every API knows the newer members of the enumeration.
+            if status != "awaiting_action" {
+                conditions.push(("status", enum_member(status, api)));
+            }
+        }
+        if let (Some(severity), IncidentApi::Graph) = (&self.severity, api) {
+            conditions.push(("severity", enum_member(severity, api)));
+        }
+        if let Some(name) = &self.assigned_to {
+            conditions.push(("assignedTo", name.clone()));
+        }
+        conditions
+    }
+}
+
+/// Parses the parameter `format`.
+pub(super) fn response_format(value: Option<&str>) -> Result<ResponseFormat> {
+    let format = one_of("format", value, &FORMATS)?;
+    Ok(if format.as_deref() == Some("ocsf") { ResponseFormat::Ocsf } else { ResponseFormat::Envelope })
+}
+
+fn one_of(name: &str, value: Option<&str>, values: &[&str]) -> Result<Option<String>> {
+    match value {
+        Some(value) if !values.contains(&value) => {
+            Err(Error::InvalidRequest(format!("`{name}` must be one of: {}.", values.join(", "))))
+        }
+        value => Ok(value.map(str::to_owned)),
+    }
+}
+
+fn time(name: &str, text: &str) -> Result<Timestamp> {
+    parse_utc(text).ok_or_else(|| Error::InvalidRequest(format!("`{name}` must be a time like 2026-11-22T10:00:00Z.")))
+}
+
+/// Translates a value in snake case to the API's own form: `inProgress` on Graph, `InProgress` on Defender.
+pub(crate) fn enum_member(snake: &str, api: IncidentApi) -> String {
+    let words = snake.split('_').enumerate().map(|(index, word)| {
+        let keep = index == 0 && api == IncidentApi::Graph;
+        let mut letters = word.chars();
+        let first = letters.next().map(|first| if keep { first } else { first.to_ascii_uppercase() });
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    words.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(query: &[(&str, &str)]) -> HttpRequest {
+        let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        HttpRequest { query, ..HttpRequest::default() }
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T10:00:00Z".parse().unwrap()
+    }
+
+    fn tenant() -> TenantId {
+        "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_interface() {
+        let list = ListRequest::parse(&request(&[]), Some(tenant()), now()).unwrap();
+        assert_eq!((list.limit, list.format, list.to), (50, ResponseFormat::Envelope, None));
+        assert_eq!(list.from.to_string(), "2026-11-21T10:00:00Z");
+    }
+
+    #[test]
+    fn wrong_queries_are_refused() {
+        for query in [
+            [("limit", "0")],
+            [("limit", "101")],
+            [("limit", "x")],
+            [("limit", "+5")],
+            [("from", "yesterday")],
+            [("from", "2026-11-22T10:00:00+01:00")],
+            [("to", "2026-11-22 10:00:00Z")],
+            [("status", "Active")],
+            [("severity", "critical")],
+            [("format", "xml")],
+            [("next", "nonsense")],
+            [("unknown", "1")],
+        ] {
+            let outcome = ListRequest::parse(&request(&query), Some(tenant()), now());
+            assert!(matches!(outcome, Err(Error::InvalidRequest(_))), "{query:?}");
+        }
+        let reversed = [("from", "2026-11-22T10:00:00Z"), ("to", "2026-11-22T09:00:00Z")];
+        assert!(ListRequest::parse(&request(&reversed), Some(tenant()), now()).is_err());
+    }
+
+    #[test]
+    fn next_continues_its_own_list_for_an_hour() {
+        let list =
+            ListRequest::parse(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
+        let record = Record::parse(
+            br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#,
+            &tenant(),
+            shared::incident::record::Alerts::Included,
+        )
+        .unwrap();
+        let next = list.next(Position::of(tenant(), &record), now()).unwrap();
+        let query = [("next", next.as_str())];
+        let parse = |tenant, now| ListRequest::parse(&request(&query), tenant, now);
+        let resumed = parse(Some(tenant()), now()).unwrap();
+        assert_eq!((resumed.status.as_deref(), resumed.limit), (Some("active"), 7));
+        assert!(!resumed.wants(&record, &Position::of(tenant(), &record)), "a page does not repeat the page before");
+        assert_eq!(parse(Some(tenant()), now() + SignedDuration::from_hours(2)), Err(Error::Gone));
+        assert!(matches!(parse(None, now()), Err(Error::InvalidRequest(_))), "a `next` of another list");
+    }
+
+    #[test]
+    fn enum_members_are_in_the_form_of_each_api() {
+        assert_eq!(enum_member("in_progress", IncidentApi::Graph), "inProgress");
+        assert_eq!(enum_member("in_progress", IncidentApi::Defender), "InProgress");
+        assert_eq!(
+            enum_member("informational_expected_activity", IncidentApi::Defender),
+            "InformationalExpectedActivity"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! The quarantine of one tenant: records, incidents and spans that cannot be read, and their retries.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use super::{
+    Progress, Worker,
+    bisect::SecondListing,
+    crowded_second::SecondResult,
+    ingest::PageRead,
+    is_transient,
+    window::{next_window, seconds, width_after_incomplete},
+};
+use shared::{
+    error::{Error, Result},
+    incident::{
+        record::{Alerts, Unreadable},
+        span::Span,
+    },
+    incident_api::query::IncidentQuery,
+    registry::{Write, quarantine::QuarantineEntry},
+    telemetry,
+    text::hex,
+};
+
+/// The maximum number of quarantine entries that one poll retries.
+const MAX_RETRIES_PER_POLL: usize = 2;
+
+/// The result of retrying a quarantine entry.
+enum Retry {
+    Readable,
+    StillFailing,
+}
+
+/// A record, incident or span that cannot be read.
+struct Unread<'a> {
+    name: String,
+    reason: &'a str,
+    incident_id: Option<String>,
+    span: Span,
+    /// No response that holds the span can be read. Polls leave it out.
+    blocks: bool,
+    /// The row as Microsoft sent it, where it may be stored.
+    record: Value,
+}
+
+impl Worker<'_> {
+    /// Retries quarantine entries that are due.
+    pub(super) async fn retry_quarantined(&mut self) -> Result<Progress> {
+        let now = self.sync.clock.now();
+        let due = self.quarantine.iter().filter(|entry| entry.next_try_at <= now);
+        let due: Vec<QuarantineEntry> = due.take(MAX_RETRIES_PER_POLL).cloned().collect();
+        for mut entry in due {
+            if self.out_of_time() {
+                return Ok(Progress::OutOfTime);
+            }
+            match self.retry(&entry).await? {
+                Retry::Readable => {
+                    self.sync.registry.release_from_quarantine(&self.tenant.tenant_id, &entry.name).await?;
+                    self.quarantine.retain(|other| other.name != entry.name);
+                    self.lease.feed.quarantined = self.quarantine.len() as u64;
+                    tracing::info!(name = entry.name, "released from quarantine");
+                }
+                Retry::StillFailing => {
+                    // The retry may have narrowed the entry's span.
+                    let narrowed = self.quarantine.iter_mut().find(|other| other.name == entry.name);
+                    entry = QuarantineEntry { tries: entry.tries, ..narrowed.as_deref().cloned().unwrap_or(entry) };
+                    entry.note_failed_retry(now);
+                    self.sync.registry.update_quarantine_entry(&self.tenant.tenant_id, &entry).await?;
+                }
+            }
+        }
+        Ok(Progress::Complete)
+    }
+
+    async fn retry(&mut self, entry: &QuarantineEntry) -> Result<Retry> {
+        if let Some(id) = &entry.incident_id {
+            match self.read_one(id, Alerts::Included).await {
+                Ok(()) | Err(Error::NotFound) => {}
+                Err(error) if is_transient(&error) => {
+                    // Other incidents may have come into its second since.
+                    self.bisect_second(entry.span(), SecondListing::WithoutAlerts).await?;
+                    return Ok(Retry::StillFailing);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let hits_before = self.quarantine_hits;
+        let (mut at, mut width) = (entry.from, None);
+        while let Some(span) = next_window(at, width, Some(entry.to), entry.to, &[]) {
+            if self.out_of_time() {
+                return Err(Error::DeadlineExceeded);
+            }
+            let query = IncidentQuery::of(span, self.api);
+            let mut page = PageRead::default();
+            let outcome = self.read(&query, &mut page).await;
+            self.flush().await?;
+            match outcome {
+                Ok(()) if self.is_complete(&page, &query) => {}
+                Ok(()) if seconds(span, entry.to) > 1 => {
+                    width = Some(width_after_incomplete(span, entry.to, &page.update_times(), query.top));
+                    continue;
+                }
+                Ok(()) => match self.read_second(span, &page, None).await? {
+                    SecondResult::Complete => {}
+                    SecondResult::OutOfTime => return Err(Error::DeadlineExceeded),
+                    SecondResult::Failing(_) => return Ok(Retry::StillFailing),
+                },
+                Err(error) if is_transient(&error) => return Ok(Retry::StillFailing),
+                Err(error) => return Err(error),
+            }
+            let Some(to) = span.to else { break };
+            at = to;
+        }
+        Ok(if self.quarantine_hits == hits_before { Retry::Readable } else { Retry::StillFailing })
+    }
+
+    /// Quarantines a row that cannot be parsed. The content of another tenant's row is not stored.
+    pub(super) async fn quarantine_row(&mut self, row: &[u8], why: Unreadable, query: &IncidentQuery) -> Result<()> {
+        let record = match why {
+            Unreadable::ForeignTenant => {
+                tracing::error!("a record of another tenant was received and is not delivered");
+                let tenant = self.tenant.tenant_id;
+                telemetry::metrics(self.sync.clock.now(), Some(&tenant), &[("ForeignRecord", "Count", 1.0)]);
+                Value::Null
+            }
+            Unreadable::NotJson | Unreadable::NoId | Unreadable::NoLastUpdate => json!(String::from_utf8_lossy(row)),
+        };
+        let name = hex(&digest(&SHA256, row).as_ref()[..16]);
+        let span = query.updated;
+        self.quarantine(Unread { name, reason: why.as_str(), incident_id: None, span, blocks: false, record }).await
+    }
+
+    /// Quarantines an incident that cannot be read, or not with its alerts.
+    pub(super) async fn quarantine_incident(&mut self, incident_id: &str, second: Span, reason: &str) -> Result<()> {
+        let (name, incident_id) = (format!("incident-{incident_id}"), Some(incident_id.to_owned()));
+        self.quarantine(Unread { name, reason, incident_id, span: second, blocks: true, record: Value::Null }).await
+    }
+
+    /// Quarantines a span whose incidents cannot be read one by one.
+    pub(super) async fn quarantine_span(&mut self, span: Span, reason: &str) -> Result<()> {
+        let name = format!("span-{}", span.from.as_second());
+        self.quarantine(Unread { name, reason, incident_id: None, span, blocks: true, record: Value::Null }).await
+    }
+
+    async fn quarantine(&mut self, unread: Unread<'_>) -> Result<()> {
+        let Unread { name, reason, incident_id, span, blocks, record } = unread;
+        let now = self.sync.clock.now();
+        let tenant = self.tenant.tenant_id;
+        let to = span.to.unwrap_or(now);
+        let mut entry = QuarantineEntry::new(name, reason, incident_id, span, now);
+        entry.blocks = blocks;
+        self.quarantine_hits += 1;
+        let known = self.quarantine.iter().find(|other| other.name == entry.name);
+        if known.is_some_and(|known| known.span() == entry.span()) {
+            return Ok(());
+        }
+        let is_new = known.is_none();
+        let object = json!({"tenant_id": tenant, "incident_id": entry.incident_id, "api": self.api, "reason": reason,
+                            "from": span.from, "to": to, "quarantined_at": now, "record": record});
+        self.sync.bucket.write_quarantined(&tenant, &entry.name, &object).await?;
+        if is_new {
+            // Write the counter before the entry: a counter without an entry is corrected by the next run; an entry
+            // without a counter would never be retried.
+            self.lease.feed.quarantined = self.quarantine.len() as u64 + 1;
+            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+                // The worker that has the lease now finds the same.
+                return Err(Error::DeadlineExceeded);
+            }
+        }
+        if self.sync.registry.quarantine(&tenant, &entry).await? == Write::Conflict {
+            // Another span found it before, or a worker that died before it wrote the counter.
+            self.sync.registry.update_quarantine_entry(&tenant, &entry).await?;
+        }
+        tracing::warn!(name = entry.name, reason, incident_id = entry.incident_id, "quarantined");
+        self.quarantine.retain(|other| other.name != entry.name);
+        self.quarantine.push(entry);
+        self.stats.quarantined += u64::from(is_new);
+        self.lease.feed.quarantined = self.quarantine.len() as u64;
+        Ok(())
+    }
+}

@@ -156,7 +156,7 @@ impl ConsentRequest<'_> {
         tracing::warn!(target: RECORD, audit = true,
             tenant_id = tenant_id.map(tracing::field::display),
             invitation_id = attempt.invitation_id,
-            rejection = rejection.as_str(),
+            ending = rejection.as_str(),
             "consent attempt rejected"
         );
         // After a conflict, the stage of the other request stays. For this request the page is right all the same.

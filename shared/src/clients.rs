@@ -29,9 +29,9 @@ pub struct Clients {
 impl Clients {
     /// The clients for one deployment. Without `event_bus_name` no events are sent.
     pub fn new(microsoft: &Microsoft, table_name: String, event_bus_name: Option<String>, platform: &Platform) -> Self {
-        let Platform { aws, http, clock, .. } = platform;
+        let Platform { aws, http, clock, random } = platform;
         let registry = Registry::new(aws, table_name);
-        let tokens = Tokens::new(microsoft, http.clone(), aws, registry.clone(), clock.clone());
+        let tokens = Tokens::new(microsoft, http.clone(), aws, registry.clone(), clock.clone(), random.clone());
         let endpoints = microsoft.endpoints.clone();
         let incidents = Incidents::new(endpoints, http.clone(), tokens.clone(), registry.clone(), clock.clone());
         let events = Events::new(aws, event_bus_name, clock.clone());

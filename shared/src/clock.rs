@@ -45,8 +45,8 @@ impl Clock {
     }
 
     /// Whole milliseconds since an instant, for log lines.
-    pub fn milliseconds_since(&self, begun: Timestamp) -> i64 {
-        i64::try_from(self.now().duration_since(begun).as_millis()).unwrap_or(i64::MAX)
+    pub fn milliseconds_since(&self, started: Timestamp) -> i64 {
+        i64::try_from(self.now().duration_since(started).as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Moves a clock that is set by hand, and all deadlines on it. The system's clock is not moved.

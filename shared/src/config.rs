@@ -70,6 +70,15 @@ impl Variables<'_> {
         value
     }
 
+    /// A variable that must be there. `rule` describes a valid value in the fault's text. `None` has been noted as a fault.
+    pub fn required_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
+        let parsed = self.required(name)?.parse().ok();
+        if parsed.is_none() {
+            self.faults.push(format!("{name} {rule}"));
+        }
+        parsed
+    }
+
     /// A variable that may be unset.
     pub fn optional(&mut self, name: &str) -> Option<String> {
         self.value(name)
@@ -145,7 +154,7 @@ impl PublicBaseUrl {
         configured.cloned().unwrap_or_else(|| Self(format!("https://{domain_name}")))
     }
 
-    /// The URL of `path`, which begins with a slash.
+    /// The URL of `path`, which starts with a slash.
     pub fn join(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }

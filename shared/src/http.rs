@@ -64,7 +64,7 @@ impl Endpoint {
         Self(Url::parse(&format!("https://{host}/")).expect("a literal host makes a URL"))
     }
 
-    /// The URL of `path`, which begins with a slash. Characters that a path may not hold are escaped.
+    /// The URL of `path`, which starts with a slash. Characters that a path may not hold are escaped.
     pub fn join(&self, path: &str) -> Url {
         let mut url = self.0.clone();
         url.set_path(path);
@@ -87,7 +87,7 @@ impl HttpClient {
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|_| Error::Internal("TLS could not be set up".into()))?
+            .map_err(|error| Error::internal("TLS could not be set up", error))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
@@ -103,7 +103,7 @@ impl HttpClient {
             // A frozen function wakes up to connections that the other side has closed.
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
-            .map_err(|_| Error::Internal("the HTTP client could not be built".into()))?;
+            .map_err(|error| Error::internal("the HTTP client could not be built", error))?;
         Ok(Self { client })
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1 | [`tenant`], [`clock`], [`text`] | the identifier of a tenant, time, text |
 //! | 2 | [`error`] | one error type whose variants are decisions |
-//! | 3 | [`http`], [`telemetry`], [`queue`] | the way out to the network, logs and metrics, the queue of sync jobs |
+//! | 3 | [`http`], [`telemetry`], [`queue`], [`random`] | the way out to the network, logs and metrics, the queue of sync jobs, randomness |
 //! | 4 | [`microsoft`] | the incident APIs, the clouds, their hosts and audiences |
 //! | 5 | [`incident`], [`config`] | one incident without input or output; the environment |
 //! | 6 | [`registry`], [`lambda`] | the DynamoDB table; how an invocation starts and ends |
@@ -26,6 +26,7 @@ pub mod lambda;
 pub mod microsoft;
 pub mod onboarding;
 pub mod queue;
+pub mod random;
 pub mod registry;
 pub mod telemetry;
 pub mod tenant;

@@ -96,14 +96,18 @@ impl fmt::Display for IncidentApi {
     }
 }
 
-impl FromStr for IncidentApi {
-    type Err = ();
+/// The text names no incident API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnIncidentApi;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for IncidentApi {
+    type Err = NotAnIncidentApi;
+
+    fn from_str(text: &str) -> Result<Self, NotAnIncidentApi> {
         match text {
             "graph" => Ok(Self::Graph),
             "defender" => Ok(Self::Defender),
-            _ => Err(()),
+            _ => Err(NotAnIncidentApi),
         }
     }
 }
@@ -137,9 +141,9 @@ impl IncidentApiSetting {
 }
 
 impl FromStr for IncidentApiSetting {
-    type Err = ();
+    type Err = NotAnIncidentApi;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, NotAnIncidentApi> {
         if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Only) }
     }
 }
@@ -180,16 +184,20 @@ impl Endpoints {
     }
 }
 
-impl FromStr for Cloud {
-    type Err = ();
+/// The text names no cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotACloud;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for Cloud {
+    type Err = NotACloud;
+
+    fn from_str(text: &str) -> Result<Self, NotACloud> {
         match text {
             "commercial" => Ok(Self::Commercial),
             "gcc" => Ok(Self::Gcc),
             "gcc-high" => Ok(Self::GccHigh),
             "dod" => Ok(Self::Dod),
-            _ => Err(()),
+            _ => Err(NotACloud),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 const FLOORS: [&[&str]; 9] = [
     &["tenant", "clock", "text"],
     &["error"],
-    &["http", "telemetry", "queue"],
+    &["http", "telemetry", "queue", "random"],
     &["microsoft"],
     &["incident", "config"],
     &["registry", "lambda"],

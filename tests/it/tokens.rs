@@ -22,7 +22,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    entra::token_cache::Tokens,
+    entra::{token_cache::Tokens, token_endpoint::AuthorizationCode},
     error::Error,
     http::{Deadline, HttpClient},
     lambda::event::Invocation,
@@ -182,7 +182,8 @@ impl World {
 
     fn process(&self) -> Tokens {
         let outbound = HttpClient::new().unwrap();
-        Tokens::new(&self.microsoft(), outbound, &self.config, self.registry(), self.clock.clone())
+        let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
+        Tokens::new(&self.microsoft(), outbound, &self.config, self.registry(), self.clock.clone(), random)
     }
 
     /// Gives the credential a new current value. The former one becomes the previous one.
@@ -577,7 +578,13 @@ async fn a_code_is_redeemed_where_the_sign_in_was() {
     let world = World::start().await;
     let tokens = world.process();
     let (code, verifier) = (Secret::new("code".into()), Secret::new("verifier".into()));
-    let redeem = || tokens.redeem_code("organizations", &code, "https://x/consent/callback", &verifier, soon());
+    let code = AuthorizationCode {
+        authority: "organizations",
+        code: &code,
+        redirect_uri: "https://x/consent/callback",
+        code_verifier: &verifier,
+    };
+    let redeem = || tokens.redeem_code(code, soon());
     assert_eq!(redeem().await.unwrap().expose(), "an.id.token");
     let (authority, form) = world.entra.book.lock().unwrap().requests[0].clone();
     assert_eq!(authority, "organizations");

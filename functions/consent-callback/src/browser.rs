@@ -8,10 +8,7 @@ use std::{fmt, str::FromStr};
 use aws_lc_rs::{constant_time, digest, rand::SecureRandom};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
-use shared::{
-    error::{Error, Result},
-    lambda::event::HttpRequest,
-};
+use shared::{error::Result, lambda::event::HttpRequest, random::random_bytes};
 use zeroize::Zeroizing;
 
 /// The cookie that binds a browser to its attempt. Browsers keep a `__Host-` cookie to this host and to https.
@@ -57,11 +54,9 @@ impl BrowserSecret {
     /// A new random secret.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the source of randomness fails.
+    /// [`Error::Internal`](shared::error::Error::Internal) if the source of randomness fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        let mut bytes = Zeroizing::new([0; SECRET_LENGTH]);
-        random.fill(bytes.as_mut_slice()).map_err(|_| Error::Internal("the system gave no randomness".into()))?;
-        Ok(Self(bytes))
+        Ok(Self(random_bytes(random)?))
     }
 
     pub(crate) fn from_cookie(http: &HttpRequest) -> Option<Self> {

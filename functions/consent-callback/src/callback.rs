@@ -2,8 +2,9 @@
 
 use shared::{
     entra::{
-        consent::{AuthorizationError, Outcome, parse_callback},
-        sign_in::{SignInError, SignedInUser},
+        consent::{AuthorizationError, AuthorizationOutcome, parse_callback},
+        id_token::{ExpectedIdToken, SignInError, SignedInUser},
+        token_endpoint::AuthorizationCode,
     },
     error::{Error, Result},
     lambda::{event::HttpResponse, runtime::tenant_span},
@@ -28,7 +29,7 @@ use crate::{
 };
 
 impl ConsentRequest<'_> {
-    /// Takes the next step of an attempt. Before the state has matched the browser's cookie, nothing is called.
+    /// Takes the next step of an attempt. No call leaves this function before the state has matched the browser's cookie.
     pub(crate) async fn callback(&self) -> Result<HttpResponse> {
         let not_this_browser = || self.pages.plain(400, Message::NotThisBrowser);
         let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
@@ -41,17 +42,18 @@ impl ConsentRequest<'_> {
             return Ok(self.pages.plain(410, Message::Expired));
         }
         match (step, response.outcome, attempt.stage.clone()) {
-            (Step::SignIn, Outcome::Consented(_), _) | (Step::Consent, Outcome::Code(_), _) => Ok(not_this_browser()),
-            (Step::SignIn, Outcome::Code(code), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Consented(_), _)
+            | (Step::Consent, AuthorizationOutcome::Code(_), _) => Ok(not_this_browser()),
+            (Step::SignIn, AuthorizationOutcome::Code(code), Stage::Begun) => {
                 self.signed_in(&browser, &mut attempt, Secret::new(code)).await
             }
-            (Step::Consent, Outcome::Consented(tenant), Stage::SignedIn { .. }) => {
+            (Step::Consent, AuthorizationOutcome::Consented(tenant), Stage::SignedIn { .. }) => {
                 self.consented(&mut attempt, tenant).await
             }
-            (Step::SignIn, Outcome::Refused(error), Stage::Begun) => {
+            (Step::SignIn, AuthorizationOutcome::Refused(error), Stage::Begun) => {
                 Ok(self.authorization_failed(&attempt, error, self.sign_in_url(&browser, &attempt).await?))
             }
-            (Step::Consent, Outcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
+            (Step::Consent, AuthorizationOutcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
                 Ok(self.authorization_failed(&attempt, error, self.consent_url(&browser, &tenant_id).await?))
             }
             // A repeated callback, or one whose step is over.
@@ -83,7 +85,7 @@ impl ConsentRequest<'_> {
         self.pages.message(status, message, PageExtras { link, ..PageExtras::default() })
     }
 
-    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the consent.
+    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the admin consent.
     async fn signed_in(
         &self,
         browser: &BrowserSecret,
@@ -139,9 +141,8 @@ impl ConsentRequest<'_> {
         }))
     }
 
-    /// Returns true if the coming consent binds the tenant without the operator. That needs a tenant that the operator
-    /// named, a user with a role that may consent, or a tenant without an earlier consent. In the last case only an
-    /// administrator can give the coming one.
+    /// Returns true if the coming consent binds the tenant without the operator: the operator named the tenant, the user
+    /// has a role that may consent, or the tenant has not consented before, so that only an administrator can do it now.
     async fn is_trusted(&self, invitation: &Invitation, user: &SignedInUser) -> Result<bool> {
         let api = self.app.config.incident_api.preferred();
         if invitation.expected_tenant.is_some() || user.may_consent_to(api) {
@@ -156,9 +157,15 @@ impl ConsentRequest<'_> {
         let tokens = &self.app.tokens;
         let client_id = tokens.client_id(self.deadline).await?;
         let (authority, redirect_uri) = (authority(attempt), self.redirect_uri());
-        let id_token =
-            tokens.redeem_code(&authority, code, &redirect_uri, &attempt.code_verifier, self.deadline).await?;
-        self.app.sign_in.validate_id_token(&id_token, &client_id, attempt.nonce.expose(), self.deadline).await
+        let code = AuthorizationCode {
+            authority: &authority,
+            code,
+            redirect_uri: &redirect_uri,
+            code_verifier: &attempt.code_verifier,
+        };
+        let id_token = tokens.redeem_code(code, self.deadline).await?;
+        let expected = ExpectedIdToken { client_id: &client_id, nonce: attempt.nonce.expose() };
+        self.app.sign_in.validate_id_token(&id_token, &expected, self.deadline).await
     }
 
     /// After the admin consent: records it if `tenant`, from the query string, is the tenant of the signed-in user.
@@ -178,8 +185,8 @@ impl ConsentRequest<'_> {
         Ok(redirect(self.result_url()))
     }
 
-    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a
-    /// page only if the consent is rejected.
+    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a page
+    /// only if the consent is rejected.
     pub(crate) async fn record_consent(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
         let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();

@@ -1,8 +1,8 @@
 //! Consent: the way of a customer's administrator from an invitation to a verified tenant.
 //!
-//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie.
-//! Microsoft first says who the administrator is, and then which permissions they granted. Each callback is compared
-//! with the cookie before anything else. A refusal shows one of our own texts and never text from the request.
+//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie. Microsoft
+//! first says who the administrator is, and then which permissions they granted. Each callback is compared with the cookie
+//! before anything else. A refusal shows one of our own texts and never text from the request.
 
 pub mod browser;
 mod callback;
@@ -11,9 +11,6 @@ mod request;
 mod tenant_page;
 mod texts;
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SecureRandom;
 use serde_json::Value;
 use shared::{
     clients::Clients,
@@ -27,6 +24,7 @@ use shared::{
     },
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
+    random::Random,
     registry::Registry,
     telemetry,
 };
@@ -73,18 +71,18 @@ pub struct App {
     sign_in: SignIn,
     onboarding: Onboarding,
     clock: Clock,
-    random: Arc<dyn SecureRandom + Send + Sync>,
+    random: Random,
 }
 
 impl App {
     /// Builds the function with its clients.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Platform { http, clock, random, .. } = platform.clone();
-        let Microsoft { endpoints, cloud, .. } = config.microsoft.clone();
+        let Microsoft { endpoints, cloud, .. } = &config.microsoft;
         let (table, bus) = (config.table_name.clone(), config.event_bus_name.clone());
         let clients = Clients::new(&config.microsoft, table, bus, platform);
         let onboarding = clients.onboarding(config.incident_api);
-        let sign_in = SignIn::new(endpoints, cloud, http, clock.clone());
+        let sign_in = SignIn::new(endpoints, *cloud, http, clock.clone());
         Self { config, registry: clients.registry, tokens: clients.tokens, sign_in, onboarding, clock, random }
     }
 
@@ -117,7 +115,7 @@ impl App {
         let outcome = invocation.deadline.run(catch_panic(request.route())).await;
         let response = outcome.unwrap_or_else(|error| self.failure_page(&error, &pages));
         let duration_ms = self.clock.milliseconds_since(started);
-        tracing::info!(method = http.method, status = response.status, duration_ms, "request answered");
+        tracing::info!(method = http.method, status = response.status, duration_ms, "request served");
         Ok(response.into_value())
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use shared::{
     config::PublicBaseUrl,
     entra::{
-        consent::admin_consent_url,
+        consent::{AdminConsentRequest, admin_consent_url},
         sign_in::{ANY_ORGANISATION, AuthorizationRequest},
     },
     error::Result,
@@ -135,10 +135,14 @@ impl ConsentRequest<'_> {
     pub(crate) async fn consent_url(&self, browser: &BrowserSecret, tenant: &TenantId) -> Result<String> {
         let client_id = self.app.tokens.client_id(self.deadline).await?;
         let Microsoft { endpoints, cloud, .. } = &self.app.config.microsoft;
-        let state = browser.state(Step::Consent);
-        let ours = (client_id.as_str(), self.redirect_uri(), state.as_str());
-        let api = self.app.config.incident_api.preferred();
-        Ok(admin_consent_url(endpoints, *cloud, tenant, api, (ours.0, &ours.1, ours.2)).into())
+        let request = AdminConsentRequest {
+            tenant,
+            api: self.app.config.incident_api.preferred(),
+            client_id: &client_id,
+            redirect_uri: &self.redirect_uri(),
+            state: &browser.state(Step::Consent),
+        };
+        Ok(admin_consent_url(endpoints, *cloud, &request).into())
     }
 
     /// Makes one try to move a pending tenant on, if the next try is due.

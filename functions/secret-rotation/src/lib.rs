@@ -22,7 +22,7 @@ use shared::{
     lambda::runtime::Platform,
     microsoft::{IncidentApi, Microsoft},
     telemetry,
-    tenant::{PERSONAL_ACCOUNTS, Reason, TenantId},
+    tenant::{Reason, TenantId},
     text::{Secret, from_json_object},
 };
 
@@ -54,14 +54,13 @@ impl Config {
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let rotation_credential_secret_id = variables.required("ROTATION_CREDENTIAL_SECRET_ID");
-        let given = variables.required("HOME_TENANT_ID");
-        let home_tenant = variables.parsed("HOME_TENANT_ID", PERSONAL_ACCOUNTS, "must be a lower-case GUID");
+        let home_tenant = variables.required_parsed("HOME_TENANT_ID", "must be a lower-case GUID");
         // The table itself is not needed, but metrics without its name would be nobody's.
         variables.required("TABLE_NAME")?;
         Some(Self {
             microsoft: microsoft?,
             rotation_credential_secret_id: rotation_credential_secret_id?,
-            home_tenant: given.map(|_| home_tenant)?,
+            home_tenant: home_tenant?,
         })
     }
 }
@@ -99,8 +98,8 @@ enum Step {
 impl App {
     /// Wires the function to its neighbours.
     pub fn new(config: Config, platform: &Platform) -> Self {
-        let Platform { aws, http, clock, .. } = platform.clone();
-        let endpoint = TokenEndpoint::new(&config.microsoft, http.clone(), &aws, clock.clone());
+        let Platform { aws, http, clock, random } = platform.clone();
+        let endpoint = TokenEndpoint::new(&config.microsoft, http.clone(), &aws, clock.clone(), random);
         Self { versions: SecretVersions::new(&aws), endpoint, http, clock, config }
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use shared::{
     config::PublicBaseUrl,
-    entra::consent::resolve_tenant,
+    entra::discovery::resolve_tenant,
     error::Result,
     lambda::event::HttpResponse,
     registry::invitations::{Invitation, InvitationStatus, InvitationToken},

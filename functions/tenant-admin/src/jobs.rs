@@ -7,8 +7,8 @@ use shared::{
     error::{Error, Result},
     lambda::event::HttpResponse,
     queue::SyncMessage,
+    random::random_uuid,
     registry::{
-        invitations::random_id,
         jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
         tenants::Status,
     },
@@ -95,7 +95,7 @@ impl App {
             return Err(Error::TenantNotActive(known.reason));
         }
 
-        let job = Job::new(random_id(self.random.as_ref())?.to_string(), tenant, kind, from, to);
+        let job = Job::new(random_uuid(self.random.as_ref())?.to_string(), tenant, kind, from, to);
         self.clients.registry.create_job(&job).await?;
         let message = SyncMessage {
             from: Some(from),

@@ -6,9 +6,6 @@ mod jobs;
 mod offboarding;
 mod tenants;
 
-use std::sync::Arc;
-
-use aws_lc_rs::rand::SecureRandom;
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
@@ -25,6 +22,7 @@ use shared::{
     },
     microsoft::Microsoft,
     queue::SyncQueue,
+    random::Random,
 };
 
 /// The function's configuration, from its environment variables.
@@ -76,7 +74,7 @@ pub struct App {
     bucket: Bucket,
     http: HttpClient,
     clock: Clock,
-    random: Arc<dyn SecureRandom + Send + Sync>,
+    random: Random,
 }
 
 /// One request, without the identifiers from its path.

@@ -171,7 +171,7 @@ impl App {
         let body = Body::parse(request.http, &["customer", "api"])?;
         let customer = body.customer()?;
         let wrong_api = || invalid("`api` must be graph or defender.");
-        let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|()| wrong_api())).transpose()?;
+        let api = body.text("api")?.map(|api| api.parse::<IncidentApi>().map_err(|_| wrong_api())).transpose()?;
         refuse_offboarded(&known)?;
         let roles = match api.filter(|api| *api != known.api) {
             Some(api) => self.verified_roles(&tenant, api, request.invocation.deadline).await?,

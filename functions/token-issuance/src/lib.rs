@@ -10,7 +10,7 @@ use shared::{
     clients::Clients,
     clock::Clock,
     config::Variables,
-    entra::token_cache::{AccessToken, Tokens},
+    entra::{access_token::AccessToken, token_cache::Tokens},
     error::{Error, Result},
     http::Deadline,
     lambda::{
@@ -18,7 +18,7 @@ use shared::{
         route::json_route,
         runtime::{Platform, tenant_span},
     },
-    microsoft::{IncidentApi, IncidentApiSetting, Microsoft},
+    microsoft::{IncidentApi, IncidentApiSetting, Microsoft, NotAnIncidentApi},
     registry::{Registry, tenants::Tenant},
     telemetry,
     tenant::{Reason, TenantId},
@@ -155,7 +155,8 @@ impl App {
 
     async fn issue(&self, tenant: &Tenant, resource: Option<&str>, caller: &str, deadline: Deadline) -> Result<Value> {
         let asked = resource.map(str::parse::<IncidentApi>).transpose();
-        let asked = asked.map_err(|()| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
+        let asked = asked
+            .map_err(|NotAnIncidentApi| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
         let tenant_id = tenant.tenant_id;
         let api = asked.unwrap_or(tenant.api);
         if api != tenant.api && !self.incident_api.candidates().contains(&api) {

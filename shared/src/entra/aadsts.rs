@@ -1,47 +1,47 @@
-//! What a refusal of the token endpoint means.
+//! Errors of the token endpoint, and the action that each calls for.
 //!
-//! Microsoft wants callers to react to the OAuth `error` and warns that AADSTS numbers may change; but one `error` covers
-//! what the customer, the operator and nobody can cure. So known numbers decide, and everything else falls back on
-//! `error` and the HTTP status. See "Microsoft identity platform and OAuth 2.0: error codes".
+//! Microsoft wants callers to react to the OAuth `error` and warns that AADSTS numbers may change. But one `error` covers
+//! failures that the customer, the operator or nobody can repair. So known numbers decide, and everything else falls back
+//! on `error` and the HTTP status. See "Microsoft identity platform and OAuth 2.0: error codes".
 
 use jiff::SignedDuration;
 
 use crate::tenant::Reason;
 
-/// What is to be done about a refused token request.
+/// The action that a refused token request calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenErrorAction {
-    /// The tenant refuses; only somebody at the customer can change it.
+pub(super) enum TokenErrorAction {
+    /// The tenant refuses. Only the customer can change it.
     Refused(Reason),
-    /// Our own credential is refused, as it would be for every tenant.
-    Credential,
-    /// Our assertion came too late or was garbled on its way; a new one of the same credential may do.
-    Assertion,
-    /// Not before this time has gone by, or what `Retry-After` says.
+    /// Entra refuses our credential, and would for every tenant.
+    CredentialRejected,
+    /// The client assertion was too old or damaged. A new one with the same credential may be accepted.
+    AssertionRejected,
+    /// No request before `Retry-After`, or before this time has passed if the response names none.
     Throttled(SignedDuration),
-    /// A failure of Microsoft's that a second try may get past.
+    /// A failure at Microsoft. A second request may succeed.
     Transient,
-    /// The request is wrong in itself: a fault of this program or of the app registration.
-    Fault,
-    /// Nothing is known about it.
+    /// The request itself is wrong: an error of this program or of the app registration.
+    BadRequest,
+    /// Neither number nor `error` is known.
     Unknown,
 }
 
-/// How long a throttled key rests when the answer names no time.
-pub const DEFAULT_REST: SignedDuration = SignedDuration::from_secs(60);
+/// The wait after throttling if the response names none.
+const DEFAULT_RETRY_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long one rests that ran into Entra's loop detection.
-const LOOP_REST: SignedDuration = SignedDuration::from_mins(5);
+/// The wait after Entra's loop detection (AADSTS50196).
+const LOOP_DETECTED_RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// Judges a refusal by its HTTP status, OAuth `error` and `error_codes`; the first known code counts.
-pub fn classify(status: u16, error: &str, codes: &[u64]) -> TokenErrorAction {
+/// Classifies an error by HTTP status, OAuth `error` and `error_codes`. The first known code decides.
+pub(super) fn classify(status: u16, error: &str, codes: &[u64]) -> TokenErrorAction {
     if matches!(status, 429 | 503) {
-        return TokenErrorAction::Throttled(DEFAULT_REST);
+        return TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER);
     }
-    codes.iter().find_map(|code| known(*code)).unwrap_or_else(|| by_error(status, error))
+    codes.iter().find_map(|code| by_code(*code)).unwrap_or_else(|| by_error(status, error))
 }
 
-fn known(code: u64) -> Option<TokenErrorAction> {
+fn by_code(code: u64) -> Option<TokenErrorAction> {
     Some(match code {
         700_016 | 7_000_229 | 700_011 | 65_001 => TokenErrorAction::Refused(Reason::ConsentMissing),
         501_051 => TokenErrorAction::Refused(Reason::RoleMissing),
@@ -51,13 +51,13 @@ fn known(code: u64) -> Option<TokenErrorAction> {
         90_002 => TokenErrorAction::Refused(Reason::TenantNotFound),
         90_038 | 900_382 | 900_432 => TokenErrorAction::Refused(Reason::WrongCloud),
         7_000_215 | 7_000_222 | 70_002 | 50_012 | 700_027 | 700_030 | 70_021 | 700_211 | 700_212 | 700_213
-        | 7_002_121 | 7_002_131 => TokenErrorAction::Credential,
-        700_024 | 50_013 | 500_133 | 50_027 => TokenErrorAction::Assertion,
-        50_196 => TokenErrorAction::Throttled(LOOP_REST),
-        90_055 => TokenErrorAction::Throttled(DEFAULT_REST),
+        | 7_002_121 | 7_002_131 => TokenErrorAction::CredentialRejected,
+        700_024 | 50_013 | 500_133 | 50_027 => TokenErrorAction::AssertionRejected,
+        50_196 => TokenErrorAction::Throttled(LOOP_DETECTED_RETRY_AFTER),
+        90_055 => TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER),
         90_033 | 90_006 | 90_012 | 90_024 | 50_033 | 90_090 | 90_091 | 50_000 | 51_005 => TokenErrorAction::Transient,
         50_001 | 70_011 | 28_002 | 700_022 | 900_144 | 90_014 | 9_002_313 | 901_002 | 650_057 | 7_000_218 | 700_222
-        | 700_229 => TokenErrorAction::Fault,
+        | 700_229 => TokenErrorAction::BadRequest,
         _ => return None,
     })
 }
@@ -66,11 +66,11 @@ fn by_error(status: u16, error: &str) -> TokenErrorAction {
     match error {
         "temporarily_unavailable" | "server_error" => TokenErrorAction::Transient,
         _ if status >= 500 => TokenErrorAction::Transient,
-        "invalid_client" => TokenErrorAction::Credential,
+        "invalid_client" => TokenErrorAction::CredentialRejected,
         "unauthorized_client" => TokenErrorAction::Refused(Reason::ConsentMissing),
         "invalid_resource" => TokenErrorAction::Refused(Reason::ResourceAbsent),
         "interaction_required" | "access_denied" => TokenErrorAction::Refused(Reason::BlockedByPolicy),
-        "invalid_request" | "invalid_scope" | "unsupported_grant_type" => TokenErrorAction::Fault,
+        "invalid_request" | "invalid_scope" | "unsupported_grant_type" => TokenErrorAction::BadRequest,
         _ => TokenErrorAction::Unknown,
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_codes_decide_whatever_the_error_says() {
+    fn known_codes_take_precedence_over_the_error() {
         use Reason::{
             BlockedByPolicy, ConsentMissing, DisabledByCustomer, ResourceAbsent, RoleMissing, TenantNotFound,
             WrongCloud,
@@ -93,15 +93,18 @@ mod tests {
             (&[1_000_031, 53_003, 530_032, 500_021, 500_022], TokenErrorAction::Refused(BlockedByPolicy)),
             (&[90_002], TokenErrorAction::Refused(TenantNotFound)),
             (&[90_038, 900_382, 900_432], TokenErrorAction::Refused(WrongCloud)),
-            (&[7_000_215, 7_000_222, 70_002, 50_012, 700_027, 70_021, 700_211, 700_213], TokenErrorAction::Credential),
-            (&[700_024, 50_013, 500_133, 50_027], TokenErrorAction::Assertion),
+            (
+                &[7_000_215, 7_000_222, 70_002, 50_012, 700_027, 70_021, 700_211, 700_213],
+                TokenErrorAction::CredentialRejected,
+            ),
+            (&[700_024, 50_013, 500_133, 50_027], TokenErrorAction::AssertionRejected),
             (&[90_033, 90_006, 90_012, 90_024, 50_033, 90_090, 90_091, 50_000], TokenErrorAction::Transient),
-            (&[650_057, 50_001, 70_011, 7_000_218, 700_222, 700_229], TokenErrorAction::Fault),
+            (&[650_057, 50_001, 70_011, 7_000_218, 700_222, 700_229], TokenErrorAction::BadRequest),
         ];
-        for (codes, verdict) in table {
+        for (codes, action) in table {
             for code in codes {
                 for (status, error) in [(400, "invalid_request"), (401, "invalid_client"), (400, ""), (500, "x")] {
-                    assert_eq!(classify(status, error, &[*code]), verdict, "{code} {error}");
+                    assert_eq!(classify(status, error, &[*code]), action, "{code} {error}");
                 }
             }
         }
@@ -113,24 +116,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_falls_back_on_error_and_status() {
+    fn unknown_codes_fall_back_on_error_and_status() {
         let table = [
-            (401, "invalid_client", TokenErrorAction::Credential),
+            (401, "invalid_client", TokenErrorAction::CredentialRejected),
             (400, "unauthorized_client", TokenErrorAction::Refused(Reason::ConsentMissing)),
             (400, "invalid_resource", TokenErrorAction::Refused(Reason::ResourceAbsent)),
             (400, "interaction_required", TokenErrorAction::Refused(Reason::BlockedByPolicy)),
             (400, "temporarily_unavailable", TokenErrorAction::Transient),
-            (400, "invalid_scope", TokenErrorAction::Fault),
+            (400, "invalid_scope", TokenErrorAction::BadRequest),
             (400, "invalid_grant", TokenErrorAction::Unknown),
             (404, "", TokenErrorAction::Unknown),
             (502, "", TokenErrorAction::Transient),
             (500, "invalid_client", TokenErrorAction::Transient),
-            (429, "invalid_client", TokenErrorAction::Throttled(DEFAULT_REST)),
-            (503, "", TokenErrorAction::Throttled(DEFAULT_REST)),
+            (429, "invalid_client", TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER)),
+            (503, "", TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER)),
         ];
-        for (status, error, verdict) in table {
+        for (status, error, action) in table {
             for codes in [&[][..], &[42]] {
-                assert_eq!(classify(status, error, codes), verdict, "{status} {error}");
+                assert_eq!(classify(status, error, codes), action, "{status} {error}");
             }
         }
     }

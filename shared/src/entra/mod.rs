@@ -1,10 +1,20 @@
-//! Everything that is said to Microsoft Entra.
+//! The protocols of Microsoft Entra: tokens, sign-in and consent.
 
-pub mod aadsts;
+use jiff::SignedDuration;
+
+mod aadsts;
 pub mod access_token;
-pub mod claims;
+mod claims;
+mod client_assertion;
 pub mod consent;
 pub mod credential;
+pub mod discovery;
+pub mod id_token;
+mod jwks;
 pub mod sign_in;
 pub mod token_cache;
 pub mod token_endpoint;
+mod web_identity;
+
+/// The largest difference between Entra's clock and ours that a token's times may show.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);

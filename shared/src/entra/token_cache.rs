@@ -9,16 +9,17 @@ use std::{
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 
-pub use super::access_token::AccessToken;
 use super::{
+    access_token::AccessToken,
     credential::{AppCredential, CredentialCache, CredentialVersions},
-    token_endpoint::{Grant, Retry, TokenEndpoint, TokenResponse},
+    token_endpoint::{AuthorizationCode, Grant, Retry, TokenEndpoint, TokenResponse},
 };
 use crate::{
     clock::Clock,
     error::{Error, Result},
     http::{Deadline, HttpClient},
     microsoft::{IncidentApi, Microsoft},
+    random::Random,
     registry::{Registry, Write, breaker::BreakerDecision},
     telemetry,
     tenant::TenantId,
@@ -86,13 +87,14 @@ impl Tokens {
     /// Speaks to the login host of `microsoft` with the credential that its secret holds.
     pub fn new(
         microsoft: &Microsoft,
-        outbound: HttpClient,
+        http: HttpClient,
         aws: &aws_config::SdkConfig,
         registry: Registry,
         clock: Clock,
+        random: Random,
     ) -> Self {
         let inner = Inner {
-            endpoint: TokenEndpoint::new(microsoft, outbound, aws, clock.clone()),
+            endpoint: TokenEndpoint::new(microsoft, http, aws, clock.clone(), random),
             custody: CredentialCache::new(aws, microsoft.app_credential_secret_id.clone(), clock.clone()),
             registry,
             clock,
@@ -151,16 +153,9 @@ impl Tokens {
     ///
     /// # Errors
     /// [`Error::Upstream`] with status 400 for a code that is used, too old or not ours.
-    pub async fn redeem_code(
-        &self,
-        authority: &str,
-        code: &Secret,
-        redirect_uri: &str,
-        code_verifier: &Secret,
-        deadline: Deadline,
-    ) -> Result<Secret> {
+    pub async fn redeem_code(&self, code: AuthorizationCode<'_>, deadline: Deadline) -> Result<Secret> {
         let loaded = self.inner.custody.loaded(deadline).await?;
-        let grant = Grant::AuthorizationCode { authority, code, redirect_uri, code_verifier };
+        let grant = Grant::AuthorizationCode(code);
         self.inner.ask(&grant, loaded, deadline).boxed().await?.0.into_id_token()
     }
 }
@@ -282,7 +277,7 @@ impl Inner {
             BreakerDecision::Reject => Err(Error::CredentialRejected),
             BreakerDecision::Probe => {
                 let credential = self.custody.reloaded(&loaded, deadline).await?.current.clone();
-                let asked = self.endpoint.ask(grant, &credential, Retry::Never, deadline).await;
+                let asked = self.endpoint.send_with_retry(grant, &credential, Retry::Never, deadline).await;
                 if matches!(asked, Err(Error::CredentialRejected)) {
                     // Each minute anew, so that the alarm lasts as long as the outage.
                     telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
@@ -300,7 +295,7 @@ impl Inner {
             }
             BreakerDecision::Allow => {
                 let preferred = loaded.preferred();
-                match self.endpoint.ask(grant, &preferred, Retry::Once, deadline).await {
+                match self.endpoint.send_with_retry(grant, &preferred, Retry::Once, deadline).await {
                     Err(Error::CredentialRejected) => {
                         self.retry_with_other_versions(grant, loaded, preferred, deadline).await
                     }
@@ -331,7 +326,7 @@ impl Inner {
         if is_new(&preferred, &refused) {
             // Either a new version, or one that another request found to work: no reason to stand in line.
             finding_out = None;
-            match self.endpoint.ask(grant, &preferred, Retry::Once, deadline).await {
+            match self.endpoint.send_with_retry(grant, &preferred, Retry::Once, deadline).await {
                 Err(Error::CredentialRejected) => refused.push(preferred),
                 outcome => return outcome.map(|reply| (reply, preferred)),
             }
@@ -345,7 +340,7 @@ impl Inner {
             if !is_new(&credential, &refused) {
                 continue;
             }
-            match self.endpoint.ask(grant, &credential, Retry::Once, deadline).await {
+            match self.endpoint.send_with_retry(grant, &credential, Retry::Once, deadline).await {
                 Err(Error::CredentialRejected) => refused.push(credential),
                 Ok(reply) => {
                     if previous.as_ref().is_some_and(|previous| previous.version() == credential.version()) {

@@ -1,25 +1,18 @@
-//! The token endpoint: one request with one credential, and what its answer means.
+//! The token endpoint: one grant, one credential, at most two requests, and the meaning of the response.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use aws_lc_rs::rand;
-use aws_sdk_kms::{
-    primitives::Blob,
-    types::{MessageType, SigningAlgorithmSpec},
-};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     aadsts::{self, TokenErrorAction},
     access_token::{AccessToken, TokenError},
-    claims::Expected,
+    claims::ExpectedAccessToken,
+    client_assertion::ClientAssertions,
     credential::{AppCredential, CredentialKind},
 };
 use crate::{
@@ -27,101 +20,103 @@ use crate::{
     error::{Call, Error, Result},
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, IncidentApi, Microsoft},
+    random::Random,
     telemetry,
     tenant::TenantId,
     text::Secret,
 };
 
-/// How long one request may take; Microsoft names half a second to half a minute.
-const ATTEMPT: Duration = Duration::from_secs(12);
+/// The limit of one request. Microsoft names half a second to half a minute.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// A second try that has less time than this is not begun.
-const LEAST: Duration = Duration::from_secs(1);
+/// The time that must be left for a second request to start.
+const MIN_TIME_FOR_RETRY: Duration = Duration::from_secs(1);
 
-/// How long an assertion of ours is good.
-const ASSERTION: SignedDuration = SignedDuration::from_mins(5);
+/// The shortest and the longest `Retry-After` that is believed.
+const RETRY_AFTER_LIMITS: (SignedDuration, SignedDuration) =
+    (SignedDuration::from_secs(1), SignedDuration::from_hours(24));
 
-/// How long AWS's word for us is good, in seconds.
-const FEDERATED: i32 = 300;
-
-/// The longest rest that an answer may ask for.
-const LONGEST_REST: SignedDuration = SignedDuration::from_hours(24);
-
-/// The token endpoint of one cloud. It keeps no tokens.
+/// The token endpoint of one cloud. It caches no access tokens.
 pub struct TokenEndpoint {
     cloud: Cloud,
-    authority: Endpoint,
-    outbound: HttpClient,
-    kms: aws_sdk_kms::Client,
-    sts: aws_sdk_sts::Client,
+    login_host: Endpoint,
+    http: HttpClient,
+    assertions: ClientAssertions,
     clock: Clock,
-    federated: Mutex<Option<Federated>>,
 }
 
-#[derive(Clone)]
-struct Federated {
-    token: Arc<Secret>,
-    until: Timestamp,
+/// An authorization code and the parameters that its authorization request had.
+#[derive(Clone, Copy)]
+pub struct AuthorizationCode<'a> {
+    /// `organizations` or a tenant.
+    pub authority: &'a str,
+    /// The code, which can be redeemed once.
+    pub code: &'a Secret,
+    /// The callback to which the code was sent.
+    pub redirect_uri: &'a str,
+    /// The PKCE verifier.
+    pub code_verifier: &'a Secret,
 }
 
-/// What is asked of the token endpoint.
+/// The grant of a token request.
+#[derive(Clone, Copy)]
 pub(super) enum Grant<'a> {
-    /// An app-only token.
+    /// For an app-only token.
     ClientCredentials { tenant: &'a TenantId, api: IncidentApi },
-    /// The tokens of a sign-in.
-    AuthorizationCode { authority: &'a str, code: &'a Secret, redirect_uri: &'a str, code_verifier: &'a Secret },
+    /// For the ID token of a sign-in.
+    AuthorizationCode(AuthorizationCode<'a>),
 }
 
 impl<'a> Grant<'a> {
     fn authority(&self) -> String {
         match self {
             Self::ClientCredentials { tenant, .. } => tenant.to_string(),
-            Self::AuthorizationCode { authority, .. } => (*authority).to_owned(),
+            Self::AuthorizationCode(code) => code.authority.to_owned(),
         }
     }
 
     fn scope(&self, cloud: Cloud) -> String {
         match self {
             Self::ClientCredentials { api, .. } => format!("{}/.default", cloud.resource(*api)),
-            Self::AuthorizationCode { .. } => "openid profile".to_owned(),
+            Self::AuthorizationCode(_) => "openid profile".to_owned(),
         }
     }
 
     fn parameters(&self) -> Vec<(&'a str, &'a str)> {
         match self {
             Self::ClientCredentials { .. } => vec![("grant_type", "client_credentials")],
-            Self::AuthorizationCode { code, redirect_uri, code_verifier, .. } => vec![
+            Self::AuthorizationCode(code) => vec![
                 ("grant_type", "authorization_code"),
-                ("code", code.expose()),
-                ("redirect_uri", redirect_uri),
-                ("code_verifier", code_verifier.expose()),
+                ("code", code.code.expose()),
+                ("redirect_uri", code.redirect_uri),
+                ("code_verifier", code.code_verifier.expose()),
             ],
         }
     }
 }
 
-/// How many requests one question may cost.
+/// Permission to repeat a request that failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
     Never,
     Once,
 }
 
-/// An answer with tokens, before they were looked at.
+/// A successful response, whose tokens are not validated yet.
 pub(super) struct TokenResponse {
-    body: ReplyBody,
-    asked_at: Timestamp,
+    body: TokenBody,
+    requested_at: Timestamp,
 }
 
 impl TokenResponse {
-    /// The ID token, which is not validated here.
+    /// The ID token, not validated.
     pub(super) fn into_id_token(self) -> Result<Secret> {
         self.body.id_token.ok_or(Error::Malformed { call: Call::RequestToken })
     }
 }
 
 #[derive(Deserialize)]
-struct ReplyBody {
+struct TokenBody {
     token_type: Option<String>,
     #[serde(default, deserialize_with = "seconds")]
     expires_in: Option<SignedDuration>,
@@ -133,14 +128,14 @@ struct ReplyBody {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct RefusalBody {
+struct ErrorBody {
     error: String,
     error_codes: Vec<u64>,
     trace_id: Option<Uuid>,
     correlation_id: Option<Uuid>,
 }
 
-/// v2.0 sends numbers, v1.0 sends texts.
+/// Parses seconds: v2.0 sends a number, v1.0 a text. `None` for anything else.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<SignedDuration>, D::Error> {
     let seconds = match Value::deserialize(deserializer)? {
         Value::Number(number) => number.as_u64(),
@@ -150,32 +145,36 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Op
     Ok(seconds.and_then(|seconds| u32::try_from(seconds).ok()).map(|seconds| SignedDuration::from_secs(seconds.into())))
 }
 
-/// What one request led to, where it is not an answer.
+/// The failure of one request.
 enum AttemptError {
-    /// No second try.
+    /// A second request would fail the same way.
     Final(Error),
-    /// A second try may succeed.
-    Again(Error),
+    /// A second request may succeed.
+    Retryable(Error),
 }
 
 impl TokenEndpoint {
-    /// Speaks to the login host of `microsoft`.
-    pub fn new(microsoft: &Microsoft, outbound: HttpClient, aws: &aws_config::SdkConfig, clock: Clock) -> Self {
+    /// The token endpoint at the login host of `microsoft`. `random` gives client assertions their identifiers.
+    pub fn new(
+        microsoft: &Microsoft,
+        http: HttpClient,
+        aws: &aws_config::SdkConfig,
+        clock: Clock,
+        random: Random,
+    ) -> Self {
         Self {
             cloud: microsoft.cloud,
-            authority: microsoft.endpoints.authority.clone(),
-            outbound,
-            kms: aws_sdk_kms::Client::new(aws),
-            sts: aws_sdk_sts::Client::new(aws),
+            login_host: microsoft.endpoints.authority.clone(),
+            http,
+            assertions: ClientAssertions::new(microsoft.cloud, aws, clock.clone(), random),
             clock,
-            federated: Mutex::new(None),
         }
     }
 
-    /// An app-only token of `tenant` for `api`, asked for with this one credential.
+    /// Requests an app-only token of `tenant` for `api` with this one credential.
     ///
     /// # Errors
-    /// [`Error::CredentialRejected`] when Entra does not take it; else as the answer is to be read.
+    /// [`Error::CredentialRejected`] when Entra refuses the credential; else the error that the response stands for.
     pub async fn app_token(
         &self,
         tenant: &TenantId,
@@ -184,35 +183,30 @@ impl TokenEndpoint {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let grant = Grant::ClientCredentials { tenant, api };
-        let reply = self.ask(&grant, credential, Retry::Once, deadline).boxed().await?;
-        self.validate(reply, tenant, api, credential)
+        let response = self.send_with_retry(&grant, credential, Retry::Once, deadline).boxed().await?;
+        self.validate(response, tenant, api, credential)
     }
 
-    /// Looks at the token that came for `tenant` and `api`.
+    /// Validates the access token in a response for `tenant` and `api`.
     pub(super) fn validate(
         &self,
-        reply: TokenResponse,
+        response: TokenResponse,
         tenant: &TenantId,
         api: IncidentApi,
         credential: &AppCredential,
     ) -> Result<AccessToken> {
-        let TokenResponse { body, asked_at } = reply;
+        let TokenResponse { body, requested_at } = response;
         let malformed = Error::Malformed { call: Call::RequestToken };
         let bearer = body.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let (Some(value), Some(lifetime), true) = (body.access_token, body.expires_in, bearer) else {
             return Err(malformed);
         };
-        let expected = Expected { tenant, client_id: credential.client_id(), cloud: self.cloud, api };
-        match AccessToken::validate(value, lifetime, body.refresh_in, &expected, asked_at) {
+        let expected = ExpectedAccessToken { tenant, client_id: credential.client_id(), cloud: self.cloud, api };
+        match AccessToken::validate(value, lifetime, body.refresh_in, &expected, requested_at) {
             Ok(token) => Ok(token),
             Err(TokenError::ClaimMismatch(mismatch)) => {
                 let (tenant_id, resource) = (tenant.to_string(), api.as_str());
-                tracing::error!(
-                    tenant_id,
-                    resource,
-                    ?mismatch,
-                    "a token that is not what was asked for was thrown away"
-                );
+                tracing::error!(tenant_id, resource, ?mismatch, "discarded a token that does not match the request");
                 telemetry::metrics(self.clock.now(), Some(tenant), &[("ForeignToken", "Count", 1.0)]);
                 Err(malformed)
             }
@@ -220,34 +214,25 @@ impl TokenEndpoint {
         }
     }
 
-    /// One request, and one more where that is allowed, may help and there is time.
-    pub(super) async fn ask(
+    /// Sends a token request, and a second one if `retry` allows it, the failure is retryable and enough time is left.
+    pub(super) async fn send_with_retry(
         &self,
         grant: &Grant<'_>,
         credential: &AppCredential,
-        tries: Retry,
+        retry: Retry,
         deadline: Deadline,
     ) -> Result<TokenResponse> {
-        let error = match self.attempt(grant, credential, deadline).await {
-            Ok(reply) => return Ok(reply),
-            Err(AttemptError::Final(error)) => error,
-            Err(AttemptError::Again(error)) => {
-                let pause = pause_of(&grant.authority());
-                if tries == Retry::Never || deadline.left() < pause + LEAST {
-                    error
-                } else {
-                    tokio::time::sleep(pause).await;
-                    match self.attempt(grant, credential, deadline).await {
-                        Ok(reply) => return Ok(reply),
-                        Err(AttemptError::Final(error) | AttemptError::Again(error)) => error,
-                    }
-                }
-            }
-        };
-        match error {
-            Error::Unreachable { .. } if deadline.left().is_zero() => Err(Error::DeadlineExceeded),
-            error => Err(error),
+        let mut outcome = self.attempt(grant, credential, deadline).await;
+        let delay = retry_delay(&grant.authority());
+        let in_time = || deadline.left() >= delay + MIN_TIME_FOR_RETRY;
+        if retry == Retry::Once && matches!(outcome, Err(AttemptError::Retryable(_))) && in_time() {
+            tokio::time::sleep(delay).await;
+            outcome = self.attempt(grant, credential, deadline).await;
         }
+        outcome.map_err(|(AttemptError::Final(error) | AttemptError::Retryable(error))| match error {
+            Error::Unreachable { .. } if deadline.left().is_zero() => Error::DeadlineExceeded,
+            error => error,
+        })
     }
 
     async fn attempt(
@@ -256,10 +241,11 @@ impl TokenEndpoint {
         credential: &AppCredential,
         deadline: Deadline,
     ) -> Result<TokenResponse, AttemptError> {
-        let deadline = deadline.at_most(ATTEMPT);
+        let deadline = deadline.at_most(ATTEMPT_TIMEOUT);
         let (authority, scope) = (grant.authority(), grant.scope(self.cloud));
-        let asked_at = self.clock.now();
-        let assertion = self.assertion(&authority, credential, deadline).await.map_err(AttemptError::Final)?;
+        let requested_at = self.clock.now();
+        let assertion = self.assertions.assertion(&authority, credential, deadline).await;
+        let assertion = assertion.map_err(AttemptError::Final)?;
         let mut form = grant.parameters();
         form.push(("scope", &scope));
         form.push(("client_id", credential.client_id()));
@@ -271,198 +257,76 @@ impl TokenEndpoint {
             (None, CredentialKind::ClientSecret(secret)) => form.push(("client_secret", secret.expose())),
             (None, CredentialKind::Certificate { .. } | CredentialKind::Kms { .. } | CredentialKind::Federated) => {}
         }
-        let url = self.authority.join(&format!("/{authority}/oauth2/v2.0/token"));
-        let answer = send(self.outbound.post(url).form(&form), Call::RequestToken, deadline)
-            .await
-            .map_err(AttemptError::Again)?;
-        if answer.status() == http::StatusCode::OK {
-            return match answer.json().await {
-                Ok(body) => Ok(TokenResponse { body, asked_at }),
-                Err(error @ Error::Unreachable { .. }) => Err(AttemptError::Again(error)),
+        let url = self.login_host.join(&format!("/{authority}/oauth2/v2.0/token"));
+        let request = self.http.post(url).form(&form);
+        let response = send(request, Call::RequestToken, deadline).await.map_err(AttemptError::Retryable)?;
+        if response.status() == http::StatusCode::OK {
+            return match response.json().await {
+                Ok(body) => Ok(TokenResponse { body, requested_at }),
+                Err(error @ Error::Unreachable { .. }) => Err(AttemptError::Retryable(error)),
                 Err(error) => Err(AttemptError::Final(error)),
             };
         }
-        Err(self.setback(&authority, answer).await)
+        Err(self.attempt_error(&authority, response).await)
     }
 
-    async fn setback(&self, authority: &str, answer: Response) -> AttemptError {
+    async fn attempt_error(&self, authority: &str, response: Response) -> AttemptError {
         let now = self.clock.now();
-        let (status, asked_rest) = (answer.status().as_u16(), answer.retry_after(now));
-        let unexpected_status = answer.unexpected_status();
-        let body: RefusalBody =
-            answer.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-        let verdict = aadsts::classify(status, &body.error, &body.error_codes);
+        let (status, retry_after) = (response.status().as_u16(), response.retry_after(now));
+        let unexpected_status = response.unexpected_status();
+        let body: ErrorBody =
+            response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
+        let action = aadsts::classify(status, &body.error, &body.error_codes);
         tracing::warn!(
             authority,
             status,
             aadsts = body.error_codes.first(),
             trace_id = body.trace_id.map(|id| id.to_string()),
             correlation_id = body.correlation_id.map(|id| id.to_string()),
-            ?verdict,
+            ?action,
             "Entra refused a token request"
         );
-        match verdict {
+        match action {
             TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason)),
-            TokenErrorAction::Credential => AttemptError::Final(Error::CredentialRejected),
-            TokenErrorAction::Assertion => {
-                *self.federated.lock().await = None;
-                AttemptError::Again(Error::CredentialRejected)
+            TokenErrorAction::CredentialRejected => AttemptError::Final(Error::CredentialRejected),
+            TokenErrorAction::AssertionRejected => {
+                self.assertions.forget().await;
+                AttemptError::Retryable(Error::CredentialRejected)
             }
-            TokenErrorAction::Throttled(rest) => {
-                let rest = asked_rest.unwrap_or(rest).clamp(SignedDuration::from_secs(1), LONGEST_REST);
-                AttemptError::Final(Error::Throttled { until: now + rest })
+            TokenErrorAction::Throttled(default) => {
+                let (shortest, longest) = RETRY_AFTER_LIMITS;
+                let wait = retry_after.unwrap_or(default).clamp(shortest, longest);
+                AttemptError::Final(Error::Throttled { until: now + wait })
             }
-            TokenErrorAction::Transient => AttemptError::Again(unexpected_status),
-            TokenErrorAction::Fault => {
+            TokenErrorAction::Transient => AttemptError::Retryable(unexpected_status),
+            TokenErrorAction::BadRequest => {
                 let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));
-                AttemptError::Final(Error::Internal(
-                    format!("Entra finds the token request itself at fault{code}").into(),
-                ))
+                let detail = format!("Entra calls the token request itself invalid{code}");
+                AttemptError::Final(Error::Internal(detail.into()))
             }
             TokenErrorAction::Unknown => AttemptError::Final(unexpected_status),
         }
     }
-
-    /// What proves who the app is at the token endpoint of `authority`, for the kinds that sign.
-    async fn assertion(
-        &self,
-        authority: &str,
-        credential: &AppCredential,
-        deadline: Deadline,
-    ) -> Result<Option<Secret>> {
-        match credential.kind() {
-            CredentialKind::ClientSecret(_) => Ok(None),
-            CredentialKind::Certificate { thumbprint, key } => {
-                let input = self.signing_input(authority, credential.client_id(), thumbprint)?;
-                let signature = jsonwebtoken::crypto::sign(input.as_bytes(), key, Algorithm::PS256)
-                    .map_err(|_| Error::Internal("an assertion could not be signed".into()))?;
-                Ok(Some(Secret::new(format!("{input}.{signature}"))))
-            }
-            CredentialKind::Kms { thumbprint, key_id } => {
-                let input = self.signing_input(authority, credential.client_id(), thumbprint)?;
-                let request = self
-                    .kms
-                    .sign()
-                    .key_id(key_id)
-                    .message(Blob::new(input.as_bytes()))
-                    .message_type(MessageType::Raw)
-                    .signing_algorithm(SigningAlgorithmSpec::RsassaPssSha256)
-                    .send();
-                let answer = deadline.run(async { Ok(Box::pin(request).await) }).await?;
-                let signature = answer.map_err(|error| Error::aws("kms:Sign", &error))?.signature;
-                let signature = signature.ok_or_else(|| Error::Internal("kms:Sign: no signature came".into()))?;
-                let signature = BASE64_URL_SAFE_NO_PAD.encode(signature);
-                Ok(Some(Secret::new(format!("{input}.{signature}"))))
-            }
-            CredentialKind::Federated => {
-                let token = self.federated_token(deadline).await?;
-                Ok(Some(Secret::new(token.expose().to_owned())))
-            }
-        }
-    }
-
-    fn signing_input(&self, authority: &str, client_id: &str, thumbprint: &str) -> Result<String> {
-        let mut random = [0; 16];
-        rand::fill(&mut random).map_err(|_| Error::Internal("there is no randomness".into()))?;
-        let jti = uuid::Builder::from_random_bytes(random).into_uuid();
-        Ok(signing_input(&self.cloud.token_endpoint(authority), client_id, thumbprint, jti, self.clock.now()))
-    }
-
-    /// AWS's word for the function's role: one for all tenants, as long as it lives.
-    async fn federated_token(&self, deadline: Deadline) -> Result<Arc<Secret>> {
-        const CALL: &str = "sts:GetWebIdentityToken";
-        let mut kept = deadline.run(async { Ok(self.federated.lock().await) }).await?;
-        let now = self.clock.now();
-        if let Some(federated) = kept.as_ref().filter(|federated| now < federated.until) {
-            return Ok(federated.token.clone());
-        }
-        let request = self
-            .sts
-            .get_web_identity_token()
-            .audience(self.cloud.federation_audience())
-            .signing_algorithm("RS256")
-            .duration_seconds(FEDERATED)
-            .send();
-        let answer = deadline.run(async { Ok(Box::pin(request).await) }).await?;
-        let answer = answer.map_err(|error| Error::aws(CALL, &error))?;
-        let token =
-            answer.web_identity_token.ok_or_else(|| Error::Internal(format!("{CALL}: no token came").into()))?;
-        let lifetime = SignedDuration::from_secs(FEDERATED.into());
-        let expires = answer.expiration.and_then(|time| Timestamp::from_second(time.secs()).ok());
-        let until = expires.unwrap_or(now + lifetime).min(now + lifetime) - SignedDuration::from_secs(60);
-        let token = Arc::new(Secret::new(token));
-        *kept = Some(Federated { token: token.clone(), until });
-        Ok(token)
-    }
 }
 
-/// Spreads the second tries of many tenants, without randomness.
-fn pause_of(authority: &str) -> Duration {
+/// The wait before a second request. It differs by authority, which spreads the requests of many tenants without
+/// randomness.
+fn retry_delay(authority: &str) -> Duration {
     let spread = authority.bytes().fold(0_u64, |sum, byte| (sum * 31 + u64::from(byte)) % 700);
     Duration::from_millis(300 + spread)
 }
 
-/// Header and claims of an assertion, ready to be signed. See "Microsoft identity platform application authentication
-/// certificate credentials".
-fn signing_input(audience: &str, client_id: &str, thumbprint: &str, jti: Uuid, now: Timestamp) -> String {
-    let header = json!({"alg": "PS256", "typ": "JWT", "x5t#S256": thumbprint});
-    let now = now.as_second();
-    let claims = json!({"aud": audience, "iss": client_id, "sub": client_id, "jti": jti, "nbf": now, "iat": now,
-                        "exp": now + ASSERTION.as_secs()});
-    let encoded = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    format!("{}.{}", encoded(header), encoded(claims))
-}
-
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{DecodingKey, Validation};
-
     use super::*;
-    use crate::entra::credential::tests::{CERTIFICATE, credential, key_pair};
-
-    fn endpoint() -> TokenEndpoint {
-        let microsoft = Microsoft {
-            app_credential_secret_id: "s".into(),
-            cloud: Cloud::Commercial,
-            endpoints: crate::microsoft::Endpoints {
-                authority: "http://127.0.0.1:1".parse().unwrap(),
-                ..Cloud::Commercial.endpoints()
-            },
-        };
-        let aws = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
-        TokenEndpoint::new(&microsoft, HttpClient::new().unwrap(), &aws, Clock::system())
-    }
-
-    #[tokio::test]
-    async fn an_assertion_is_ps256_over_the_real_token_endpoint_and_verifies_with_the_public_key() {
-        let (private_key, public_key) = key_pair();
-        let json = json!({"client_id": "app", "certificate": CERTIFICATE, "private_key": private_key});
-        let (endpoint, credential) = (endpoint(), credential(&json).unwrap());
-        let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
-        let mut ids = Vec::new();
-        for authority in ["organizations", "11111111-2222-4333-8444-abcdefabcdef"] {
-            let assertion = endpoint.assertion(authority, &credential, deadline).await.unwrap().unwrap();
-            let mut validation = Validation::new(Algorithm::PS256);
-            validation.set_audience(&[format!("https://login.microsoftonline.com/{authority}/oauth2/v2.0/token")]);
-            validation.set_issuer(&["app"]);
-            validation.validate_nbf = true;
-            let key = DecodingKey::from_rsa_der(&public_key);
-            let decoded = jsonwebtoken::decode::<Value>(assertion.expose(), &key, &validation).unwrap();
-            assert_eq!(decoded.header.x5t_s256.as_deref(), Some("n2SnR-G5fxMfq7a0Rylsm28CAeefs8U1bmx36JtqgGo"));
-            assert_eq!(decoded.claims["sub"], "app");
-            assert_eq!(decoded.claims["exp"].as_i64().unwrap() - decoded.claims["nbf"].as_i64().unwrap(), 300);
-            ids.push(decoded.claims["jti"].as_str().unwrap().parse::<Uuid>().unwrap());
-        }
-        assert_ne!(ids[0], ids[1], "each assertion has an identifier of its own");
-    }
 
     #[test]
-    fn lifetimes_come_as_numbers_or_as_texts() {
-        let read = |text: &str| serde_json::from_str::<ReplyBody>(text).unwrap().expires_in.map(|time| time.as_secs());
-        assert_eq!(read(r#"{"expires_in": 3599}"#), Some(3599));
-        assert_eq!(read(r#"{"expires_in": "3599"}"#), Some(3599));
-        assert_eq!(read(r#"{"expires_in": -1}"#), None);
-        assert_eq!(read(r#"{"expires_in": "soon", "access_token": "x"}"#), None);
-        assert_eq!(read("{}"), None);
+    fn lifetimes_are_parsed_from_numbers_and_texts() {
+        let parse = |text: &str| serde_json::from_str::<TokenBody>(text).unwrap().expires_in.map(|time| time.as_secs());
+        assert_eq!(parse(r#"{"expires_in": 3599}"#), Some(3599));
+        assert_eq!(parse(r#"{"expires_in": "3599"}"#), Some(3599));
+        assert_eq!(parse(r#"{"expires_in": -1}"#), None);
+        assert_eq!(parse(r#"{"expires_in": "soon", "access_token": "x"}"#), None);
+        assert_eq!(parse("{}"), None);
     }
 }

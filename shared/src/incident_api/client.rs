@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    entra::token_cache::{AccessToken, Tokens},
+    entra::{access_token::AccessToken, token_cache::Tokens},
     error::{Call, Error, Result},
     http::{Deadline, HttpClient, Response, send},
     incident::{record::Alerts, span::Span},

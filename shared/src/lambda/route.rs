@@ -33,12 +33,12 @@ pub async fn json_route(
     };
     let span = tenant.as_ref().map_or_else(Span::none, tenant_span);
     let work = async {
-        let begun = clock.now();
+        let started = clock.now();
         let outcome = match request.caller() {
             Ok(_) => invocation.deadline.run(catch_panic(work)).await,
             Err(error) => Err(error),
         };
-        let duration_ms = clock.milliseconds_since(begun);
+        let duration_ms = clock.milliseconds_since(started);
         log_outcome(clock, request, outcome.as_ref(), duration_ms);
         outcome.unwrap_or_else(|error| HttpResponse::problem(&error, invocation, clock.now()))
     };
@@ -48,7 +48,7 @@ pub async fn json_route(
 fn log_outcome(clock: &Clock, request: &HttpRequest, outcome: Result<&HttpResponse, &Error>, duration_ms: i64) {
     let method = &request.method;
     match outcome {
-        Ok(response) => tracing::info!(method, status = response.status, duration_ms, "request answered"),
+        Ok(response) => tracing::info!(method, status = response.status, duration_ms, "request served"),
         Err(error) => {
             let (code, status) = error.code();
             let reason = error.reason().map(Reason::as_str);

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, sync::Arc};
 
 use aws_config::{BehaviorVersion, SdkConfig};
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::rand::SystemRandom;
 use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use crate::{
     error::Error,
     http::HttpClient,
     lambda::event::{Invocation, InvocationError},
+    random::Random,
     telemetry::{self, MetricDimensions},
     tenant::TenantId,
 };
@@ -29,7 +30,7 @@ pub struct Platform {
     /// The source of times and deadlines.
     pub clock: Clock,
     /// The source of randomness for identifiers, tokens and cookies.
-    pub random: Arc<dyn SecureRandom + Send + Sync>,
+    pub random: Random,
 }
 
 /// Runs a function's process. Reads the configuration, builds the function, and passes it each event until Lambda ends

@@ -7,13 +7,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{
-    Registry, Write,
-    invitations::{Invitation, no_randomness},
-    table::to_item,
-};
+use super::{Registry, Write, invitations::Invitation, table::to_item};
 use crate::{
     error::{Error, Result},
+    random::random_bytes,
     tenant::TenantId,
     text::Secret,
 };
@@ -26,12 +23,6 @@ const GRACE_AFTER_EXPIRY: SignedDuration = SignedDuration::from_hours(1);
 
 const SECRET_LENGTH: usize = 32;
 const SORT_KEY: &str = "ATTEMPT";
-
-fn random_bytes(random: &dyn SecureRandom) -> Result<[u8; SECRET_LENGTH]> {
-    let mut bytes = [0; SECRET_LENGTH];
-    random.fill(&mut bytes).map_err(|_| no_randomness())?;
-    Ok(bytes)
-}
 
 /// The progress of an attempt. Each stage is entered once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +147,10 @@ impl ConsentAttempt {
         random: &dyn SecureRandom,
         now: Timestamp,
     ) -> Result<Self> {
-        let secret = || random_bytes(random).map(|bytes| Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes)));
+        let secret = || {
+            let bytes = random_bytes::<SECRET_LENGTH>(random)?;
+            Ok::<_, Error>(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+        };
         let after = |time: Timestamp, span| time.checked_add(span).unwrap_or(Timestamp::MAX);
         Ok(Self {
             attempt_id,

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    random::{random_bytes, random_uuid},
     tenant::TenantId,
     text::hex,
 };
@@ -185,10 +186,7 @@ impl InvitationToken {
     /// # Errors
     /// [`Error::Internal`] if the source of randomness fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        let id = random_id(random)?;
-        let mut secret = Zeroizing::new([0; SECRET_LENGTH]);
-        random.fill(secret.as_mut_slice()).map_err(|_| no_randomness())?;
-        Ok(Self { id, secret })
+        Ok(Self { id: random_uuid(random)?, secret: random_bytes(random)? })
     }
 
     /// The identifier of the invitation that the link claims to belong to.
@@ -212,20 +210,6 @@ impl InvitationToken {
     fn secret_hash(&self) -> String {
         hex(digest::digest(&digest::SHA256, self.secret.as_slice()).as_ref())
     }
-}
-
-/// Returns a random GUID (version 4).
-///
-/// # Errors
-/// [`Error::Internal`] if the source of randomness fails.
-pub fn random_id(random: &dyn SecureRandom) -> Result<Uuid> {
-    let mut bytes = [0; ID_LENGTH];
-    random.fill(&mut bytes).map_err(|_| no_randomness())?;
-    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
-}
-
-pub(super) fn no_randomness() -> Error {
-    Error::Internal("the source of randomness failed".into())
 }
 
 /// The stored form of an invitation, with its keys.

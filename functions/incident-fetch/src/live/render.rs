@@ -92,7 +92,7 @@ impl<'a> Renderer<'a> {
             ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?),
             ResponseFormat::Envelope => serde_json::to_string(&IncidentLine::of(&version)?),
         };
-        json.and_then(RawValue::from_string).map_err(|_| Error::Internal("an incident could not be written".into()))
+        json.and_then(RawValue::from_string).map_err(|error| Error::internal("an incident could not be written", error))
     }
 }
 

@@ -108,7 +108,8 @@ impl ListRequest {
     /// Returns the `next` of a page that ends at `after`.
     pub(crate) fn next(&self, after: Position, now: Timestamp) -> Result<String> {
         let next = Self { after: Some(after), expires: Some(now + NEXT_LIFETIME), ..self.clone() };
-        let json = serde_json::to_vec(&next).map_err(|_| Error::Internal("a `next` could not be written".into()))?;
+        let json =
+            serde_json::to_vec(&next).map_err(|error| Error::internal("a `next` could not be written", error))?;
         Ok(BASE64_URL_SAFE_NO_PAD.encode(json))
     }
 
@@ -174,6 +175,8 @@ pub(crate) fn enum_member(snake: &str, api: IncidentApi) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::incident::record::Alerts;
+
     use super::*;
 
     fn request(query: &[(&str, &str)]) -> HttpRequest {
@@ -223,12 +226,9 @@ mod tests {
     fn next_continues_its_own_list_for_an_hour() {
         let list =
             ListRequest::parse(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
-        let record = Record::parse(
-            br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#,
-            &tenant(),
-            shared::incident::record::Alerts::Included,
-        )
-        .unwrap();
+        let record =
+            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), Alerts::Included)
+                .unwrap();
         let next = list.next(Position::of(tenant(), &record), now()).unwrap();
         let query = [("next", next.as_str())];
         let parse = |tenant, now| ListRequest::parse(&request(&query), tenant, now);

@@ -275,7 +275,7 @@ impl<'a> Worker<'a> {
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
         // The width of the next window is progress, too. Without it each run would begin with the same failing request.
-        // A cancelled job keeps its status. The next message of the job finds it so.
+        // A cancelled job keeps its status, and its next message finds it cancelled.
         let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
         if stop == Stop::Done && job.kind == JobKind::Sweep {

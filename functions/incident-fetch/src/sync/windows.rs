@@ -212,8 +212,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Commits progress in the middle of a pass. A conflict means that another worker has the lease, or that the
-    /// job was cancelled.
+    /// Commits progress in the middle of a pass. A conflict means that another worker has the lease, or that the job was
+    /// cancelled.
     async fn commit_progress(&mut self, pass: &mut Pass<'_>) -> Result<Write> {
         self.stats.moved = true;
         self.remember_position(pass);

@@ -1,12 +1,20 @@
 //! One error type whose variants are decisions, and its two readings: the problem document and the response to SQS.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+mod call;
+mod source;
+
+use std::{error::Error as StdError, fmt};
 
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::source::Chain;
+pub use self::{
+    call::{Call, Cause},
+    source::{InternalError, Source},
+};
 use crate::tenant::{NotATenantId, Reason};
 
 /// A result whose error is ours.
@@ -71,112 +79,6 @@ pub enum Error {
     DeadlineExceeded,
     /// A failure of ours or of AWS. The queue retries it, then a person looks at it.
     Internal(InternalError),
-}
-
-/// The calls to Microsoft. `Display` is the plain name that callers and logs read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// Reads a list of incidents.
-    ListIncidents,
-    /// Reads one incident by its id.
-    GetIncident,
-    /// Changes members of an incident.
-    UpdateIncident,
-    /// Adds a comment to an incident.
-    AddComment,
-    /// Runs an advanced hunting query.
-    Hunt,
-    /// Requests a token at Entra's token endpoint.
-    RequestToken,
-    /// Reads an OpenID Connect discovery document.
-    ReadDiscovery,
-    /// Reads the directory's signing keys (JWKS).
-    ReadKeys,
-    /// Reads our app registration.
-    GetApplication,
-    /// Adds a client secret to our app registration.
-    AddPassword,
-    /// Removes a client secret from our app registration.
-    RemovePassword,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ListIncidents => "the request for the list of incidents",
-            Self::GetIncident => "the request for an incident",
-            Self::UpdateIncident => "the change of an incident",
-            Self::AddComment => "the comment on an incident",
-            Self::Hunt => "the hunting query",
-            Self::RequestToken => "the token request",
-            Self::ReadDiscovery => "the request for the discovery document",
-            Self::ReadKeys => "the request for the signing keys",
-            Self::GetApplication => "the request for the app registration",
-            Self::AddPassword => "the request for a new client secret",
-            Self::RemovePassword => "the removal of a client secret",
-        })
-    }
-}
-
-/// The step at which a call failed without a complete response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// No connection was opened: DNS, routing, a closed port, or no reaction in time.
-    Connect,
-    /// The TLS handshake failed, for example because of the certificate.
-    Tls,
-    /// The time ran out. The connection may not have been open yet.
-    Timeout,
-    /// The connection closed before the head of the response.
-    Closed,
-    /// The connection broke inside the body of the response.
-    Body,
-}
-
-/// The error below one of ours. Two are equal if their texts are.
-#[derive(Clone, Debug)]
-pub struct Source(Arc<dyn StdError + Send + Sync>);
-
-impl Source {
-    /// Keeps `error`, whose texts must not hold a secret or anything from outside.
-    pub fn new(error: impl StdError + Send + Sync + 'static) -> Self {
-        Self(Arc::new(error))
-    }
-}
-
-impl PartialEq for Source {
-    fn eq(&self, other: &Self) -> bool {
-        Chain(&*self.0).to_string() == Chain(&*other.0).to_string()
-    }
-}
-
-/// A failure of ours or of AWS, for the log. Callers never read it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InternalError {
-    context: String,
-    source: Option<Source>,
-}
-
-impl From<String> for InternalError {
-    fn from(context: String) -> Self {
-        Self { context, source: None }
-    }
-}
-
-impl From<&str> for InternalError {
-    fn from(context: &str) -> Self {
-        context.to_owned().into()
-    }
-}
-
-/// An error and all errors below it, in one line.
-struct Chain<'a>(&'a dyn StdError);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |&error| error.source()).try_for_each(|error| write!(f, ": {error}"))
-    }
 }
 
 impl Error {
@@ -369,7 +271,7 @@ impl StdError for Error {
         let (Self::Internal(InternalError { source, .. }) | Self::Unreachable { source, .. }) = self else {
             return None;
         };
-        source.as_ref().map(|source| &*source.0 as _)
+        source.as_ref().map(Source::as_error)
     }
 }
 

@@ -160,10 +160,10 @@ impl ConsentRequest<'_> {
         tracing::warn!(target: RECORD, audit = true,
             tenant_id = tenant_id.map(tracing::field::display),
             invitation_id = attempt.invitation_id,
-            rejection = rejection.as_str(),
+            ending = rejection.as_str(),
             "consent attempt rejected"
         );
-        // Where another request was faster, its stage stays. This page is right for this request all the same.
+        // After a conflict, the stage of the other request stays. For this request the page is right all the same.
         let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection }).await?;
         Ok(self.pages.rejection(rejection))
     }

@@ -564,7 +564,7 @@ async fn hanging_token_endpoint_costs_only_the_deadline() {
     let harness = TokenHarness::start().await;
     let tokens = harness.process();
     harness.entra.script(A, Script::Hang);
-    let begun = tokio::time::Instant::now();
+    let enough = shared::http::Deadline::within(Duration::from_secs(3), &shared::clock::Clock::system());
     let outcome = tokens
         .access_token(
             &tenant(A),
@@ -573,7 +573,7 @@ async fn hanging_token_endpoint_costs_only_the_deadline() {
         )
         .await;
     assert_eq!(outcome.unwrap_err(), Error::DeadlineExceeded);
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(!enough.left().is_zero());
     assert!(ask(&tokens, A).await.is_ok());
 }
 

@@ -154,7 +154,7 @@ impl App {
 
     async fn issue(&self, tenant: &Tenant, resource: Option<&str>, caller: &str, deadline: Deadline) -> Result<Value> {
         let requested = resource.map(str::parse::<IncidentApi>).transpose();
-        let requested = asked
+        let requested = requested
             .map_err(|NotAnIncidentApi| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
         let tenant_id = tenant.tenant_id;
         let api = requested.unwrap_or(tenant.api);

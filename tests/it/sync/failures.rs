@@ -9,11 +9,11 @@ use shared::{
 };
 use sim::{Fault, FaultKind, RetryAfter};
 
-use super::harness::{SURFACES, SyncHarness, TENANT, grant, tenant};
+use super::harness::{APIS, SyncHarness, TENANT, grant, tenant};
 use crate::{backends::lines_of, cases::Cases};
 
-fn on(surface: IncidentApi) -> sim::Host {
-    match surface {
+fn on(api: IncidentApi) -> sim::Host {
+    match api {
         IncidentApi::Graph => sim::Host::Graph,
         IncidentApi::Defender => sim::Host::Defender,
     }
@@ -31,13 +31,13 @@ async fn an_error_at_any_request_loses_nothing() {
         FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] },
     ];
     let mut cases = Cases::default();
-    for surface in SURFACES {
+    for api in APIS {
         for kind in &kinds {
             for after in [0, 1] {
-                let mut fault = Fault::new(kind.clone()).on(on(surface));
+                let mut fault = Fault::new(kind.clone()).on(on(api));
                 (fault.after, fault.times) = (after, Some(1));
-                cases.add(format!("{surface}, {kind:?} after {after} requests"), async move {
-                    let sync = SyncHarness::start(surface).await;
+                cases.add(format!("{api}, {kind:?} after {after} requests"), async move {
+                    let sync = SyncHarness::start(api).await;
                     for number in 0..60 {
                         sync.put(number * 60);
                     }
@@ -56,15 +56,15 @@ async fn an_error_at_any_request_loses_nothing() {
 
 #[tokio::test]
 async fn bad_incident_is_quarantined_and_the_others_arrive() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let ids: Vec<String> = (0..20).map(|number| sync.put(60 + number * 40)).collect();
         sync.backends.sim.fault(Fault::poison(TENANT, &ids[7]));
         sync.poll().await;
         sync.advance(60);
         sync.poll().await;
         let keys = sync.keys();
-        assert_eq!(keys.len(), 19, "{surface}: {:?}", sync.feed().await);
+        assert_eq!(keys.len(), 19, "{api}: {:?}", sync.feed().await);
         assert_eq!(sync.feed().await.quarantined, 1);
         let aside = sync.backends.objects(&format!("quarantine/tenant_id={TENANT}/"));
         assert_eq!(aside.len(), 1);
@@ -80,7 +80,7 @@ async fn bad_incident_is_quarantined_and_the_others_arrive() {
             sync.poll().await;
         }
         sync.assert_complete();
-        assert_eq!(sync.feed().await.quarantined, 0, "{surface}");
+        assert_eq!(sync.feed().await.quarantined, 0, "{api}");
     }
 }
 
@@ -104,15 +104,15 @@ async fn unreadable_alerts_do_not_keep_their_incident_back() {
 
 #[tokio::test]
 async fn lone_bad_incident_does_not_hold_the_feed_up() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let id = sync.put(600);
         sync.backends.sim.fault(Fault::poison(TENANT, &id));
         for _ in 0..12 {
             sync.poll().await;
             sync.advance(60);
         }
-        assert_eq!(sync.feed().await.quarantined, 1, "{surface}: {:?}", sync.feed().await);
+        assert_eq!(sync.feed().await.quarantined, 1, "{api}: {:?}", sync.feed().await);
         let later = sync.put(5);
         sync.poll().await;
         assert_eq!(
@@ -126,8 +126,8 @@ async fn lone_bad_incident_does_not_hold_the_feed_up() {
 #[tokio::test]
 async fn search_that_reads_nothing_gives_up_after_few_requests() {
     // Graph is also asked for a list without alerts.
-    for (surface, most) in [(IncidentApi::Graph, 9), (IncidentApi::Defender, 8)] {
-        let sync = SyncHarness::start(surface).await;
+    for (api, most) in [(IncidentApi::Graph, 9), (IncidentApi::Defender, 8)] {
+        let sync = SyncHarness::start(api).await;
         // The search cuts away windows without a row, again and again, before it reaches this one.
         let id = sync.put(3_000);
         sync.backends.sim.fault(Fault::poison(TENANT, &id));
@@ -135,26 +135,26 @@ async fn search_that_reads_nothing_gives_up_after_few_requests() {
             let before = sync.calls();
             sync.poll().await;
             let calls = sync.calls() - before;
-            assert!(calls <= most, "{calls} requests in poll {poll} on {surface}");
-            assert_eq!(sync.feed().await.quarantined, 0, "poll {poll} on {surface}");
+            assert!(calls <= most, "{calls} requests in poll {poll} on {api}");
+            assert_eq!(sync.feed().await.quarantined, 0, "poll {poll} on {api}");
             sync.advance(60);
         }
         sync.poll().await;
-        assert_eq!(sync.feed().await.quarantined, 1, "{surface}");
+        assert_eq!(sync.feed().await.quarantined, 1, "{api}");
     }
 }
 
 #[tokio::test]
 async fn outage_costs_few_requests_and_quarantines_nothing() {
     let mut cases = Cases::default();
-    for surface in SURFACES {
+    for api in APIS {
         for kind in [FaultKind::status(500), FaultKind::Reset, FaultKind::BadGateway] {
-            cases.add(format!("{surface}, {kind:?}"), async move {
-                let sync = SyncHarness::start(surface).await;
+            cases.add(format!("{api}, {kind:?}"), async move {
+                let sync = SyncHarness::start(api).await;
                 for number in 0..20 {
                     sync.put(60 + number * 40);
                 }
-                sync.backends.sim.fault(Fault::new(kind).on(on(surface)));
+                sync.backends.sim.fault(Fault::new(kind).on(on(api)));
                 sync.poll().await;
                 assert!(sync.calls() <= 10, "{} calls", sync.calls());
                 assert_eq!(sync.feed().await.quarantined, 0);
@@ -171,15 +171,15 @@ async fn outage_costs_few_requests_and_quarantines_nothing() {
 #[tokio::test]
 async fn outage_after_a_transient_error_quarantines_nothing() {
     let mut cases = Cases::default();
-    for surface in SURFACES {
+    for api in APIS {
         for after in 2..7 {
-            cases.add(format!("{surface}, after {after} requests"), async move {
-                let sync = SyncHarness::start(surface).await;
+            cases.add(format!("{api}, after {after} requests"), async move {
+                let sync = SyncHarness::start(api).await;
                 for number in 0..20 {
                     sync.put(60 + number * 40);
                 }
-                sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(surface)).times(2));
-                sync.backends.sim.fault(Fault::new(FaultKind::status(503)).on(on(surface)).after(after));
+                sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(api)).times(2));
+                sync.backends.sim.fault(Fault::new(FaultKind::status(503)).on(on(api)).after(after));
                 for _ in 0..3 {
                     let before = sync.calls();
                     sync.poll().await;
@@ -200,33 +200,33 @@ async fn outage_after_a_transient_error_quarantines_nothing() {
 
 #[tokio::test]
 async fn bad_row_in_a_crowded_second_keeps_no_other_back() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let ids: Vec<String> = (0..45).map(|_| sync.put(300)).collect();
         sync.backends.sim.fault(Fault::poison(TENANT, &ids[40]));
         for _ in 0..12 {
             sync.poll().await;
             sync.advance(60);
         }
-        assert_eq!(sync.keys().len(), 44, "{surface}: {:?}", sync.feed().await);
+        assert_eq!(sync.keys().len(), 44, "{api}: {:?}", sync.feed().await);
         assert_eq!(sync.feed().await.quarantined, 1);
         sync.backends.sim.clear_faults();
         sync.advance(7 * 3600);
         sync.poll().await;
         sync.assert_complete();
-        assert_eq!(sync.feed().await.quarantined, 0, "{surface}");
+        assert_eq!(sync.feed().await.quarantined, 0, "{api}");
     }
 }
 
 #[tokio::test]
 async fn malformed_row_is_quarantined_until_it_is_repaired() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         // More than one answer holds lie in the window in which it is met first.
         for number in 0..180 {
             sync.put(7_200 + number * 300);
         }
-        let member = match surface {
+        let member = match api {
             IncidentApi::Graph => "lastUpdateDateTime",
             IncidentApi::Defender => "lastUpdateTime",
         };
@@ -242,22 +242,22 @@ async fn malformed_row_is_quarantined_until_it_is_repaired() {
             sync.poll().await;
             sync.advance(60);
         }
-        assert_eq!(sync.keys().len(), 180, "{surface}: {:?}", sync.feed().await);
-        assert_eq!(sync.feed().await.quarantined, 1, "{surface}");
+        assert_eq!(sync.keys().len(), 180, "{api}: {:?}", sync.feed().await);
+        assert_eq!(sync.feed().await.quarantined, 1, "{api}");
         sync.backends.sim.change_incident_silently(TENANT, &id, |incident| incident.extra.clear());
         for _ in 0..3 {
             sync.advance(3_600);
             sync.poll().await;
         }
         sync.assert_complete();
-        assert_eq!(sync.feed().await.quarantined, 0, "{surface}");
+        assert_eq!(sync.feed().await.quarantined, 0, "{api}");
     }
 }
 
 #[tokio::test]
 async fn outage_of_all_records_quarantines_nothing() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         for number in 0..20 {
             let id = sync.put(60 + number * 40);
             sync.backends.sim.fault(Fault::poison(TENANT, &id));
@@ -266,8 +266,8 @@ async fn outage_of_all_records_quarantines_nothing() {
             let before = sync.calls();
             sync.poll().await;
             let calls = sync.calls() - before;
-            assert!(calls <= 10, "{calls} calls in poll {poll} on {surface}");
-            assert_eq!(sync.feed().await.quarantined, 0, "poll {poll} on {surface}");
+            assert!(calls <= 10, "{calls} calls in poll {poll} on {api}");
+            assert_eq!(sync.feed().await.quarantined, 0, "poll {poll} on {api}");
             sync.advance(60);
         }
         sync.backends.sim.clear_faults();
@@ -285,12 +285,12 @@ async fn no_request_is_sent_before_retry_after() {
         (RetryAfter::Absent, 60),
     ];
     let mut cases = Cases::default();
-    for surface in SURFACES {
+    for api in APIS {
         for (retry_after, seconds) in named {
-            cases.add(format!("{surface}, {retry_after:?}"), async move {
-                let sync = SyncHarness::start(surface).await;
+            cases.add(format!("{api}, {retry_after:?}"), async move {
+                let sync = SyncHarness::start(api).await;
                 sync.put(60);
-                let mut fault = Fault::new(FaultKind::Throttle { retry_after }).on(on(surface));
+                let mut fault = Fault::new(FaultKind::Throttle { retry_after }).on(on(api));
                 fault.times = Some(1);
                 sync.backends.sim.fault(fault);
                 sync.poll().await;
@@ -309,7 +309,7 @@ async fn no_request_is_sent_before_retry_after() {
                         .unwrap()["statusCode"],
                     503
                 );
-                assert_eq!(sync.calls(), calls, "{surface}: nobody asked");
+                assert_eq!(sync.calls(), calls, "{api}: nobody asked");
                 assert_eq!(sync.tenant().await.status, Status::Active);
                 sync.advance(4);
                 sync.poll().await;
@@ -339,28 +339,28 @@ async fn throttling_ends_a_failure_search() {
 
 #[tokio::test]
 async fn throttling_outlasts_the_tenants_offboarding() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let wait = RetryAfter::Seconds(3_600);
-        sync.backends.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(on(surface)).times(1));
+        sync.backends.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(on(api)).times(1));
         sync.poll().await;
         sync.registry.purge_tenant(&tenant()).await.unwrap();
         sync.advance(60);
-        let taken = sync.registry.take_call(&tenant(), surface, sync.clock.now()).await;
-        assert!(matches!(taken, Err(shared::error::Error::Throttled { .. })), "{surface}: {taken:?}");
+        let taken = sync.registry.take_call(&tenant(), api, sync.clock.now()).await;
+        assert!(matches!(taken, Err(shared::error::Error::Throttled { .. })), "{api}: {taken:?}");
         sync.registry.open_feed(&tenant(), sync.clock.now()).await.unwrap();
         sync.poll().await;
-        assert_eq!(sync.calls(), 1, "{surface}");
+        assert_eq!(sync.calls(), 1, "{api}");
         sync.advance(3_600);
         sync.poll().await;
-        assert!(sync.calls() > 1, "{surface}");
+        assert!(sync.calls() > 1, "{api}");
         // A 429 that comes while there is no feed holds, too.
         sync.registry.purge_tenant(&tenant()).await.unwrap();
         let until = sync.clock.now() + SignedDuration::from_secs(600);
-        sync.registry.set_throttled_until(&tenant(), surface, until).await.unwrap();
-        assert!(sync.registry.take_call(&tenant(), surface, sync.clock.now()).await.is_err());
+        sync.registry.set_throttled_until(&tenant(), api, until).await.unwrap();
+        assert!(sync.registry.take_call(&tenant(), api, sync.clock.now()).await.is_err());
         sync.advance(601);
-        sync.registry.take_call(&tenant(), surface, sync.clock.now()).await.unwrap();
+        sync.registry.take_call(&tenant(), api, sync.clock.now()).await.unwrap();
     }
 }
 
@@ -393,15 +393,15 @@ async fn never_active_tenant_is_verified_on_both_incident_apis() {
 
 #[tokio::test]
 async fn withdrawn_consent_pauses_and_new_consent_fills_the_gap() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         sync.put(60);
         sync.poll().await;
         sync.backends.sim.revoke(TENANT, crate::backends::CLIENT_ID);
         sync.advance(30);
         sync.poll().await;
         let paused = sync.tenant().await;
-        assert_eq!((paused.status, paused.reason), (Status::Paused, Some(Reason::ConsentMissing)), "{surface}");
+        assert_eq!((paused.status, paused.reason), (Status::Paused, Some(Reason::ConsentMissing)), "{api}");
         sync.advance(7200);
         let missed = sync.put(3600);
         grant(&sync);
@@ -440,7 +440,7 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
     grant(&sync);
     let (lag, paused) = poll().await;
     assert!(lag.is_some_and(|lag| lag < 60.0) && paused.is_none(), "{lag:?}");
-    sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(sync.surface)));
+    sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(sync.api)));
     sync.advance(7200);
     let (lag, paused) = poll().await;
     assert!(lag.is_some_and(|lag| lag >= 7200.0) && paused.is_none(), "active, and not read: {lag:?}");
@@ -448,36 +448,36 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
 
 #[tokio::test]
 async fn withdrawn_roles_pause_a_tenant_as_role_missing() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         sync.poll().await;
-        sync.backends.sim.revoke_roles(TENANT, crate::backends::CLIENT_ID, &[surface.write_role()]);
+        sync.backends.sim.revoke_roles(TENANT, crate::backends::CLIENT_ID, &[api.write_role()]);
         sync.advance(30);
         sync.poll().await;
-        assert_eq!(sync.tenant().await.reason, Some(Reason::RoleMissing), "{surface}");
+        assert_eq!(sync.tenant().await.reason, Some(Reason::RoleMissing), "{api}");
     }
 }
 
 #[tokio::test]
 async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         for number in 0..30 {
             sync.put(1200 + number * 60);
         }
         let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
-        let mut fault = Fault::new(foreign).on(on(surface));
+        let mut fault = Fault::new(foreign).on(on(api));
         fault.times = Some(2);
         sync.backends.sim.fault(fault);
         sync.poll().await;
         sync.poll().await;
         sync.assert_complete();
 
-        let sync = SyncHarness::start(surface).await;
+        let sync = SyncHarness::start(api).await;
         for number in 0..30 {
             sync.put(1200 + number * 60);
         }
-        let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(on(surface));
+        let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(on(api));
         cap.times = Some(1);
         sync.backends.sim.fault(cap);
         sync.poll().await;
@@ -485,7 +485,7 @@ async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
         sync.poll().await;
         sync.message(serde_json::json!({"tenant_id": TENANT, "kind": "sweep"})).await;
         sync.assert_complete();
-        assert_eq!(sync.feed().await.last_sweep.unwrap().missing, 20, "{surface}");
+        assert_eq!(sync.feed().await.last_sweep.unwrap().missing, 20, "{api}");
     }
 }
 
@@ -494,11 +494,11 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
     let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
     let partial = FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] };
     let mut cases = Cases::default();
-    for surface in SURFACES {
+    for api in APIS {
         for kind in [&foreign, &FaultKind::LoopingNextLink, &partial] {
-            let fault = Fault::new(kind.clone()).on(on(surface));
-            cases.add(format!("{surface}, {kind:?}"), async move {
-                let sync = SyncHarness::start(surface).await;
+            let fault = Fault::new(kind.clone()).on(on(api));
+            cases.add(format!("{api}, {kind:?}"), async move {
+                let sync = SyncHarness::start(api).await;
                 for number in 0..30 {
                     sync.put(60 + number * 60);
                 }
@@ -519,8 +519,8 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
 
 #[tokio::test]
 async fn wrong_date_header_does_not_move_the_cursor_too_far() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         sync.backends.sim.fault(Fault::new(FaultKind::DateSkew { seconds: -3600 }));
         sync.poll().await;
         let covered = sync.feed().await.covered_until.unwrap();

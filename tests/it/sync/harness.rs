@@ -24,7 +24,7 @@ use crate::backends::{Backends, CLIENT_ID, request, tenant_record};
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
 
 /// Both incident APIs, for tests that hold on each.
-pub(super) const SURFACES: [IncidentApi; 2] = IncidentApi::ALL;
+pub(super) const APIS: [IncidentApi; 2] = IncidentApi::ALL;
 
 /// A tenant that was active for an hour when the test begins.
 pub(super) struct SyncHarness {
@@ -32,7 +32,7 @@ pub(super) struct SyncHarness {
     pub(super) clock: Clock,
     pub(super) app: App,
     pub(super) registry: Registry,
-    pub(super) surface: IncidentApi,
+    pub(super) api: IncidentApi,
 }
 
 /// A delivered line with the object that it lies in.
@@ -58,21 +58,21 @@ pub(super) fn tenant() -> TenantId {
 }
 
 impl SyncHarness {
-    pub(super) async fn start(surface: IncidentApi) -> Self {
-        Self::start_with(surface, &[]).await
+    pub(super) async fn start(api: IncidentApi) -> Self {
+        Self::start_with(api, &[]).await
     }
 
-    pub(super) async fn start_with(surface: IncidentApi, variables: &[(&str, &str)]) -> Self {
+    pub(super) async fn start_with(api: IncidentApi, variables: &[(&str, &str)]) -> Self {
         let clock = Clock::by_hand(start_of_test());
         let backends = Backends::start(&clock).await;
-        let role = surface.write_role();
+        let role = api.write_role();
         backends.customer(TENANT, "contoso.example", &[role]);
         backends.sim.clock().freeze(start_of_test());
         let app = fetch(&backends, &clock, variables);
         let registry = Registry::new(&backends.aws, backends.table.clone());
-        registry.create_tenant(&active(tenant(), surface)).await.unwrap();
+        registry.create_tenant(&active(tenant(), api)).await.unwrap();
         registry.open_feed(&tenant(), clock.now()).await.unwrap();
-        Self { backends, clock, app, registry, surface }
+        Self { backends, clock, app, registry, api }
     }
 
     /// Another worker: the same function in another process, with nothing in memory.
@@ -164,17 +164,17 @@ impl SyncHarness {
         let keys = self.keys();
         for incident in self.backends.sim.incidents(TENANT) {
             let key = format!("{TENANT}/{}/{}", incident.id, incident.last_update);
-            assert!(keys.contains_key(&key), "{key} was not delivered on {:?}", self.surface);
+            assert!(keys.contains_key(&key), "{key} was not delivered on {:?}", self.api);
         }
         assert!(keys.values().all(|count| *count == 1), "a version was delivered twice: {keys:?}");
     }
 
     pub(super) fn calls(&self) -> usize {
-        let surface = match self.surface {
+        let api = match self.api {
             IncidentApi::Graph => sim::Host::Graph,
             IncidentApi::Defender => sim::Host::Defender,
         };
-        self.backends.sim.count(surface, TENANT)
+        self.backends.sim.count(api, TENANT)
     }
 
     pub(super) async fn tenant(&self) -> Tenant {
@@ -228,5 +228,5 @@ pub(super) fn invocation(time: Duration) -> Invocation {
 
 /// Grants again what a test took away.
 pub(super) fn grant(sync: &SyncHarness) {
-    sync.backends.sim.grant(TENANT, CLIENT_ID, &[sync.surface.write_role()]);
+    sync.backends.sim.grant(TENANT, CLIENT_ID, &[sync.api.write_role()]);
 }

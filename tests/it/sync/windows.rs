@@ -4,13 +4,13 @@ use jiff::SignedDuration;
 use serde_json::json;
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
-use super::harness::{SURFACES, SyncHarness, TENANT, tenant};
+use super::harness::{APIS, SyncHarness, TENANT, tenant};
 use crate::snapshots;
 
 #[tokio::test]
 async fn each_change_is_delivered_once_with_its_kind() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let (one, two) = (sync.put(60), sync.put(7200));
         sync.poll().await;
         sync.poll().await;
@@ -26,7 +26,7 @@ async fn each_change_is_delivered_once_with_its_kind() {
             let lines = sync.delivered();
             let newest =
                 lines.iter().max_by_key(|line| line.json["last_updated"].as_str().unwrap().to_owned()).unwrap();
-            assert_eq!(newest.id_and_change(), (one.clone(), change.into()), "{surface}");
+            assert_eq!(newest.id_and_change(), (one.clone(), change.into()), "{api}");
         }
         sync.advance(60);
         assert!(sync.backends.sim.merge_incident(TENANT, &one, &two));
@@ -40,8 +40,8 @@ async fn each_change_is_delivered_once_with_its_kind() {
 
 #[tokio::test]
 async fn delivered_line_has_the_documented_form_and_path() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let last_update = "2027-01-15T23:59:59.9089300Z".parse().unwrap();
         let id = sync.put_seed(IncidentSeed {
             display_name: "zero\u{200b}width ü \u{1f600}".into(),
@@ -55,7 +55,7 @@ async fn delivered_line_has_the_documented_form_and_path() {
         let [line] = &lines[..] else { panic!("one line, not {}", lines.len()) };
         assert_eq!(line.json["key"], format!("{TENANT}/{id}/2027-01-15T23:59:59.90893Z"));
         assert_eq!(line.json["incident_id"], id);
-        snapshots::assert_json(&format!("incident-line-{surface}"), &line.json, &[]);
+        snapshots::assert_json(&format!("incident-line-{api}"), &line.json, &[]);
         assert!(line.object.starts_with(&format!("incidents/tenant_id={TENANT}/date=2027-01-15/")));
         assert!(line.object.ends_with(".ndjson.gz"));
         let events = sync.backends.events();
@@ -71,8 +71,8 @@ async fn delivered_line_has_the_documented_form_and_path() {
 
 #[tokio::test]
 async fn all_incidents_of_one_instant_arrive() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let instant = sync.clock.now() - SignedDuration::from_secs(600);
         for number in 0..120 {
             let created = instant - SignedDuration::from_secs(number * 7);
@@ -90,8 +90,8 @@ async fn all_incidents_of_one_instant_arrive() {
 
 #[tokio::test]
 async fn rows_with_equal_times_are_paged_until_two_reads_agree() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let instant = sync.clock.now() - SignedDuration::from_secs(600);
         for _ in 0..260 {
             sync.put_seed(IncidentSeed {
@@ -111,10 +111,10 @@ async fn rows_with_equal_times_are_paged_until_two_reads_agree() {
 
 #[tokio::test]
 async fn crowded_second_resumes_after_the_budget_runs_out() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let instant = sync.clock.now() - SignedDuration::from_secs(600);
-        let count = 16 * i64::from(surface.largest_page());
+        let count = 16 * i64::from(api.largest_page());
         for number in 0..count {
             sync.put_seed(IncidentSeed {
                 last_update: Some(instant),
@@ -128,19 +128,19 @@ async fn crowded_second_resumes_after_the_budget_runs_out() {
             sync.poll().await;
             sync.advance(60);
             polls += 1;
-            assert!(polls < 8, "{surface}: {:?}", sync.feed().await);
+            assert!(polls < 8, "{api}: {:?}", sync.feed().await);
         }
         sync.assert_complete();
-        assert_eq!(sync.feed().await.quarantined, 0, "{surface}");
+        assert_eq!(sync.feed().await.quarantined, 0, "{api}");
         assert!(polls > 1, "the budget held all of it: the test shows nothing");
-        assert!(sync.calls() <= 16 * 6, "{} calls on {surface}", sync.calls());
+        assert!(sync.calls() <= 16 * 6, "{} calls on {api}", sync.calls());
     }
 }
 
 #[tokio::test]
 async fn inseparable_rows_are_quarantined_and_the_feed_goes_on() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let instant = sync.clock.now() - SignedDuration::from_secs(600);
         let seed = || IncidentSeed { last_update: Some(instant), created: Some(instant), ..IncidentSeed::default() };
         for _ in 0..720 {
@@ -152,18 +152,18 @@ async fn inseparable_rows_are_quarantined_and_the_feed_goes_on() {
             sync.advance(60);
         }
         let told = sync.delivered();
-        assert!(told.iter().any(|line| line.id_and_change().0 == later), "{surface}: {:?}", sync.feed().await);
+        assert!(told.iter().any(|line| line.id_and_change().0 == later), "{api}: {:?}", sync.feed().await);
         let aside = sync.registry.quarantine_entries(&tenant()).await.unwrap();
         let aside: Vec<_> = aside.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
-        assert_eq!(aside, [("inseparable", true, 2)], "{surface}");
+        assert_eq!(aside, [("inseparable", true, 2)], "{api}");
         assert!(sync.feed().await.covered_until.unwrap() > sync.clock.now() - SignedDuration::from_secs(90));
     }
 }
 
 #[tokio::test]
 async fn busy_day_arrives_whole_with_few_calls() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         for number in 0..400 {
             sync.put(number * 200);
         }
@@ -172,15 +172,15 @@ async fn busy_day_arrives_whole_with_few_calls() {
             sync.advance(60);
         }
         sync.assert_complete();
-        let fewest = 400 / usize::try_from(surface.largest_page()).unwrap();
-        assert!(sync.calls() <= fewest * 3 + 10, "{} calls on {surface}", sync.calls());
+        let fewest = 400 / usize::try_from(api.largest_page()).unwrap();
+        assert!(sync.calls() <= fewest * 3 + 10, "{} calls on {api}", sync.calls());
     }
 }
 
 #[tokio::test]
 async fn late_arrivals_come_with_the_next_poll_or_sweep() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         sync.poll().await;
         sync.advance(3600);
         sync.poll().await;
@@ -189,19 +189,19 @@ async fn late_arrivals_come_with_the_next_poll_or_sweep() {
         let late = sync.put(40 * 60);
         sync.poll().await;
         let told: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
-        assert_eq!(told, [(within, "created".into())], "{surface}");
+        assert_eq!(told, [(within, "created".into())], "{api}");
         sync.message(json!({"tenant_id": TENANT, "kind": "sweep"})).await;
         assert!(sync.delivered().iter().any(|line| line.id_and_change() == (late.clone(), "created".into())));
         let sweep = sync.feed().await.last_sweep.unwrap();
-        assert_eq!(sweep.missing, 1, "{surface}");
+        assert_eq!(sweep.missing, 1, "{api}");
         sync.assert_complete();
     }
 }
 
 #[tokio::test]
 async fn change_without_a_new_time_is_another_version() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let id = sync.put(60);
         sync.poll().await;
         let now = sync.clock.now();
@@ -219,8 +219,8 @@ async fn change_without_a_new_time_is_another_version() {
 
 #[tokio::test]
 async fn late_alerts_arrive_without_a_new_time() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let last_update = sync.clock.now() - SignedDuration::from_secs(10);
         sync.put_seed(IncidentSeed {
             last_update: Some(last_update),
@@ -235,7 +235,7 @@ async fn late_alerts_arrive_without_a_new_time() {
             sync.poll().await;
         }
         let lines = sync.delivered();
-        assert_eq!(lines.len(), 2, "{surface}");
+        assert_eq!(lines.len(), 2, "{api}");
         assert!(
             lines.iter().any(|line| line.json["incident"]["alerts"].as_array().is_some_and(|alerts| alerts.len() == 1))
         );
@@ -244,9 +244,9 @@ async fn late_alerts_arrive_without_a_new_time() {
 
 #[tokio::test]
 async fn late_alerts_arrive_after_an_interrupted_second_reading() {
-    for surface in SURFACES {
+    for api in APIS {
         for kind in [FaultKind::Throttle { retry_after: RetryAfter::Seconds(120) }, FaultKind::status(500)] {
-            let sync = SyncHarness::start_with(surface, &[("POLL_OVERLAP_SECONDS", "300")]).await;
+            let sync = SyncHarness::start_with(api, &[("POLL_OVERLAP_SECONDS", "300")]).await;
             let start = sync.clock.now();
             for ago in [10, 20, 30] {
                 let last_update = start - SignedDuration::from_secs(ago);
@@ -263,7 +263,7 @@ async fn late_alerts_arrive_after_an_interrupted_second_reading() {
                 sync.poll().await;
                 sync.advance(60);
             }
-            let one = format!("{}/", surface.incidents_path());
+            let one = format!("{}/", api.incidents_path());
             sync.backends.sim.fault(Fault::new(kind.clone()).path(&one).after(1).times(1));
             for _ in 0..24 {
                 sync.poll().await;
@@ -271,15 +271,15 @@ async fn late_alerts_arrive_after_an_interrupted_second_reading() {
             }
             let filled = sync.delivered();
             let filled = filled.iter().filter(|line| line.json["key"].as_str().unwrap().ends_with("~2")).count();
-            assert_eq!(filled, 3, "{surface} {kind:?}: {:?}", sync.feed().await.rechecks);
+            assert_eq!(filled, 3, "{api} {kind:?}: {:?}", sync.feed().await.rechecks);
         }
     }
 }
 
 #[tokio::test]
 async fn stale_responses_are_not_delivered() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let id = sync.put(120);
         sync.poll().await;
         sync.advance(60);
@@ -289,14 +289,14 @@ async fn stale_responses_are_not_delivered() {
         sync.poll().await;
         sync.backends.sim.clear_faults();
         sync.poll().await;
-        assert_eq!(sync.delivered().len(), 2, "{surface}");
+        assert_eq!(sync.delivered().len(), 2, "{api}");
     }
 }
 
 #[tokio::test]
 async fn incidents_older_than_the_feed_come_by_backfill_only() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let old: Vec<String> = (0..130).map(|number| sync.put((30 + number) * 24 * 3600)).collect();
         let new = sync.put(60);
         sync.poll().await;
@@ -309,20 +309,20 @@ async fn incidents_older_than_the_feed_come_by_backfill_only() {
             sync.advance(300);
         }
         let job = sync.registry.job(&tenant(), "job-1").await.unwrap().unwrap();
-        assert_eq!(job.status, shared::registry::jobs::JobStatus::Done, "{surface}");
+        assert_eq!(job.status, shared::registry::jobs::JobStatus::Done, "{api}");
         assert_eq!(job.delivered, old.len() as u64);
         sync.assert_complete();
-        let fewest = 130 / usize::try_from(surface.largest_page()).unwrap() + 1;
-        assert!(sync.calls() <= fewest * 3 + 12, "{} calls on {surface}", sync.calls());
+        let fewest = 130 / usize::try_from(api.largest_page()).unwrap() + 1;
+        assert!(sync.calls() <= fewest * 3 + 12, "{} calls on {api}", sync.calls());
     }
 }
 
 #[tokio::test]
 async fn backfill_beyond_the_budget_continues_until_it_is_done() {
-    for surface in SURFACES {
-        let sync = SyncHarness::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let pages = 30;
-        let count = pages * i64::from(surface.largest_page());
+        let count = pages * i64::from(api.largest_page());
         for number in 0..count {
             let at = sync.clock.now() - SignedDuration::from_hours(48) - SignedDuration::from_mins(number * 20);
             sync.put_seed(IncidentSeed {
@@ -344,11 +344,11 @@ async fn backfill_beyond_the_budget_continues_until_it_is_done() {
             }
             sync.advance(60);
             minutes += 1;
-            assert!(minutes < 15, "{surface}: {job:?}");
+            assert!(minutes < 15, "{api}: {job:?}");
         };
-        assert_eq!((done.delivered, done.fraction()), (u64::try_from(count).unwrap(), 1.0), "{surface}");
+        assert_eq!((done.delivered, done.fraction()), (u64::try_from(count).unwrap(), 1.0), "{api}");
         let calls = i64::try_from(sync.calls()).unwrap();
-        assert!(calls <= pages * 2 + 30, "{calls} calls on {surface}");
+        assert!(calls <= pages * 2 + 30, "{calls} calls on {api}");
     }
 }
 

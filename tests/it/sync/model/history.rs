@@ -21,7 +21,7 @@ pub(super) enum Profile {
 pub(super) struct History {
     pub(super) seed: u64,
     pub(super) profile: Profile,
-    pub(super) surface: IncidentApi,
+    pub(super) api: IncidentApi,
     /// The number of attempts that the AWS SDK makes for a request.
     pub(super) tries: u32,
     /// Which rows come first, and whether ties come in another order each time.
@@ -139,12 +139,12 @@ impl History {
     /// The history of a seed.
     pub(super) fn of(seed: u64, profile: Profile) -> Self {
         let mut random = SeededRandom::new(seed);
-        let surface = random.of(&IncidentApi::ALL);
-        let page = usize::try_from(surface.largest_page()).unwrap();
+        let api = random.of(&IncidentApi::ALL);
+        let page = usize::try_from(api.largest_page()).unwrap();
         let mut history = Self {
             seed,
             profile,
-            surface,
+            api,
             tries: random.count(1, 3),
             order: random.of(&[
                 sim::Order::UpdatedDescending,
@@ -341,8 +341,8 @@ impl SeededRandom {
         let fault = if self.one_in(4) {
             Fault::new(entra).on(sim::Host::Entra)
         } else {
-            let surface = self.of(&[sim::Host::Graph, sim::Host::Defender]);
-            Fault::new(api).on(surface)
+            let host = self.of(&[sim::Host::Graph, sim::Host::Defender]);
+            Fault::new(api).on(host)
         };
         fault.after(self.count(0, 3)).times(self.count(1, 5))
     }

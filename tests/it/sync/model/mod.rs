@@ -154,11 +154,11 @@ fn model_finds_a_missing_fence() {
 }
 
 /// A history that the model has found, or that was thought of while it was made.
-fn assert_holds(profile: Profile, surfaces: &[IncidentApi], steps: &[Step]) {
-    for surface in surfaces {
-        let history = History { surface: *surface, tries: 1, ..History::of(0, profile).with(steps.to_vec()) };
+fn assert_holds(profile: Profile, apis: &[IncidentApi], steps: &[Step]) {
+    for api in apis {
+        let history = History { api: *api, tries: 1, ..History::of(0, profile).with(steps.to_vec()) };
         let wrong = apart(async move |mut harness| harness.judge(&history, None).await).join().unwrap();
-        assert!(wrong.is_empty(), "on {surface}: {}", wrong.join("\n"));
+        assert!(wrong.is_empty(), "on {api}: {}", wrong.join("\n"));
     }
 }
 
@@ -220,8 +220,8 @@ fn late_arrivals_are_found_in_an_overlap_of_many_pages() {
 
 #[test]
 fn late_arrivals_are_found_after_an_interrupted_poll() {
-    for (surface, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
-        let on = if surface == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
+    for (api, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
+        let on = if api == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
         let throttle = sim::FaultKind::Throttle { retry_after: sim::RetryAfter::Seconds(60) };
         let fault = sim::Fault::new(throttle).on(on).after(after).times(1);
         let steps = vec![
@@ -235,6 +235,6 @@ fn late_arrivals_are_found_after_an_interrupted_poll() {
             tick(800, &[]),
             tick(60, &[]),
         ];
-        assert_holds(Profile::Wild, &[surface], &steps);
+        assert_holds(Profile::Wild, &[api], &steps);
     }
 }

@@ -94,7 +94,7 @@ struct Run<'a> {
     tenant: TenantId,
     id: String,
     clock: Clock,
-    surface: IncidentApi,
+    api: IncidentApi,
     hosts: [String; 2],
     overlap: &'static str,
     workers: Vec<Worker>,
@@ -200,10 +200,10 @@ impl<'a> Run<'a> {
                 *host = relay::start(host.clone(), defect, Arc::new(moves)).await;
             }
         }
-        let surface = history.surface;
+        let api = history.api;
         let (life, config) = harness.life(1);
         let registry = Registry::new(&config, TABLE.into());
-        registry.create_tenant(&active(tenant, surface)).await.unwrap();
+        registry.create_tenant(&active(tenant, api)).await.unwrap();
         registry.open_feed(&tenant, clock.now()).await.unwrap();
         let dispatch = (life, dispatcher(&config, &clock));
         let mut run = Self {
@@ -212,7 +212,7 @@ impl<'a> Run<'a> {
             tenant,
             id,
             clock,
-            surface,
+            api,
             hosts,
             overlap: if planted == Some(PlantedDefect::NoOverlap) { "0" } else { "900" },
             workers: Vec::new(),
@@ -378,13 +378,13 @@ impl<'a> Run<'a> {
     }
 
     async fn switch(&mut self) {
-        self.surface = match self.surface {
+        self.api = match self.api {
             IncidentApi::Graph => IncidentApi::Defender,
             IncidentApi::Defender => IncidentApi::Graph,
         };
         self.switched = true;
         let (_, config) = self.harness.life(1);
-        let api = self.surface;
+        let api = self.api;
         let change = |tenant: &mut shared::registry::tenants::Tenant| {
             tenant.api = api;
             Ok(())

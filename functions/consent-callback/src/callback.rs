@@ -195,7 +195,7 @@ impl ConsentRequest<'_> {
         match record.await? {
             Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
             Recorded::Accepted(tenant) => {
-                // Another request may have settled it meanwhile, with the same outcome.
+                // After a conflict, another request has settled the attempt with the same outcome.
                 let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,

@@ -70,7 +70,8 @@ impl Variables<'_> {
         value
     }
 
-    /// A variable that must be there. `rule` describes a valid value in the fault's text. `None` has been noted as a fault.
+    /// A variable that must be set and valid. `rule` completes the sentence "NAME …" of the fault. `None` is already noted
+    /// as a fault.
     pub fn required_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
         let parsed = self.required(name)?.parse().ok();
         if parsed.is_none() {

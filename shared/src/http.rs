@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use http::{HeaderMap, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
@@ -158,13 +158,14 @@ impl Deadline {
     ///
     /// # Errors
     /// The error of `work`, or [`Error::DeadlineExceeded`].
-    pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.bound(work).await.unwrap_or(Err(Error::DeadlineExceeded))
+    pub fn run<T>(self, work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+        self.bound(work).map(|outcome| outcome.unwrap_or(Err(Error::DeadlineExceeded)))
     }
 
-    /// The outcome of `work`, or `None` if the deadline comes first.
-    async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::time::timeout(self.left(), work).await.ok()
+    /// The outcome of `work`, or `None` if the deadline comes first. An `async fn` would hold `work` twice, as its
+    /// argument and inside the time-out.
+    fn bound<T>(self, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+        tokio::time::timeout(self.left(), work).map(Result::ok)
     }
 }
 
@@ -317,7 +318,7 @@ mod tests {
             (call("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", now).await, Cause::Tls),
             (call("http", b"", now).await, Cause::Closed),
             (call("http", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", now).await, Cause::Body),
-            (call("http", b"", Duration::from_secs(60)).await, Cause::Timeout),
+            (call("http", b"", Duration::from_mins(1)).await, Cause::Timeout),
         ];
         for (outcome, expected) in table {
             let Err(Error::Unreachable { call: Call::ReadKeys, cause, .. }) = outcome else { panic!("{outcome:?}") };

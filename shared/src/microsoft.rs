@@ -1,4 +1,4 @@
-//! Microsoft as a deployment sees it: the incident APIs, the clouds, and the hosts and audiences that belong together.
+//! The incident APIs and clouds of Microsoft, with the hosts and audiences that belong together.
 
 use std::{fmt, str::FromStr};
 
@@ -6,21 +6,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{http::Endpoint, tenant::TenantId};
 
-/// Where incidents are read from.
+/// An API of Microsoft that lists incidents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IncidentApi {
     /// Microsoft Graph security (`/v1.0/security/incidents`).
     Graph,
-    /// The Defender API (`/api/incidents`), whose retirement is announced for 2027-02-01 at least in part.
+    /// The Defender API (`/api/incidents`), of which at least a part retires on 2027-02-01.
     Defender,
 }
 
 impl IncidentApi {
-    /// Both, the preferred one first.
+    /// Both APIs, the preferred one first.
     pub const ALL: [Self; 2] = [Self::Graph, Self::Defender];
 
-    /// The most rows that one answer may hold: documented for Defender; in practice for Graph, whose documents name none.
+    /// The most incidents in one response. Documented for Defender; observed for Graph, whose documents name no limit.
     pub fn largest_page(self) -> u32 {
         match self {
             Self::Graph => 50,
@@ -28,7 +28,7 @@ impl IncidentApi {
         }
     }
 
-    /// Where the collection of incidents lies.
+    /// The path of the collection of incidents.
     pub fn incidents_path(self) -> &'static str {
         match self {
             Self::Graph => "/v1.0/security/incidents",
@@ -52,7 +52,7 @@ impl IncidentApi {
         }
     }
 
-    /// The word of the interface.
+    /// The API's name in requests, configuration and log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Graph => "graph",
@@ -60,7 +60,7 @@ impl IncidentApi {
         }
     }
 
-    /// The app role that reads incidents here. A role that writes reads, too.
+    /// The app role that allows reading incidents. [`Self::write_role`] allows it, too.
     pub fn read_role(self) -> &'static str {
         match self {
             Self::Graph => "SecurityIncident.Read.All",
@@ -68,7 +68,7 @@ impl IncidentApi {
         }
     }
 
-    /// The app role that changes incidents here.
+    /// The app role that allows changing incidents.
     pub fn write_role(self) -> &'static str {
         match self {
             Self::Graph => "SecurityIncident.ReadWrite.All",
@@ -76,7 +76,7 @@ impl IncidentApi {
         }
     }
 
-    /// The app role that hunts here.
+    /// The app role that allows advanced hunting.
     pub fn hunting_role(self) -> &'static str {
         match self {
             Self::Graph => "ThreatHunting.Read.All",
@@ -84,7 +84,7 @@ impl IncidentApi {
         }
     }
 
-    /// Whether these roles suffice to read incidents here.
+    /// True if these app roles allow reading incidents.
     pub fn readable_with<R: AsRef<str>>(self, roles: &[R]) -> bool {
         roles.iter().any(|role| [self.read_role(), self.write_role()].contains(&role.as_ref()))
     }
@@ -112,17 +112,17 @@ impl FromStr for IncidentApi {
     }
 }
 
-/// `INCIDENT_API`: which surface a deployment uses.
+/// The setting `INCIDENT_API` of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncidentApiSetting {
-    /// Graph by default; Defender where the tenant's roles allow only that.
+    /// Graph, or Defender for a tenant whose roles allow only that.
     Auto,
-    /// One surface for all tenants.
+    /// One API for all tenants.
     Only(IncidentApi),
 }
 
 impl IncidentApiSetting {
-    /// The surfaces to try, the preferred one first.
+    /// The APIs to try, the preferred one first.
     pub fn candidates(self) -> &'static [IncidentApi] {
         match self {
             Self::Auto => &IncidentApi::ALL,
@@ -131,7 +131,7 @@ impl IncidentApiSetting {
         }
     }
 
-    /// The surface that consent is asked for.
+    /// The API that admin consent is requested for.
     pub fn preferred(self) -> IncidentApi {
         match self {
             Self::Auto => IncidentApi::Graph,
@@ -148,34 +148,34 @@ impl FromStr for IncidentApiSetting {
     }
 }
 
-/// One cloud. Hosts and audiences are only to be had from here, so that a mix cannot be expressed.
+/// A cloud of Microsoft. Hosts and audiences come only from here, so that those of two clouds cannot be mixed.
 ///
 /// Sources: Microsoft Graph "national cloud deployments" and Defender XDR "usgov" for the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cloud {
-    /// The worldwide cloud.
+    /// The worldwide commercial cloud.
     Commercial,
-    /// US Government Community Cloud: signs in at the commercial login host.
+    /// US Government Community Cloud, which uses the commercial login host.
     Gcc,
-    /// GCC High.
+    /// US Government Community Cloud High.
     GccHigh,
-    /// US Department of Defense.
+    /// The cloud of the US Department of Defense.
     Dod,
 }
 
-/// The hosts that are spoken to: a cloud's own, or what the configuration puts in their place.
+/// The hosts that requests go to: a cloud's own, or the ones that the configuration puts in their place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
-    /// The login host.
+    /// The login host, for tokens, sign-in and consent.
     pub authority: Endpoint,
-    /// Microsoft Graph.
+    /// The host of Microsoft Graph.
     pub graph: Endpoint,
-    /// The Defender API.
+    /// The host of the Defender API.
     pub defender: Endpoint,
 }
 
 impl Endpoints {
-    /// The host of a surface.
+    /// The host of an incident API.
     pub fn of(&self, api: IncidentApi) -> &Endpoint {
         match api {
             IncidentApi::Graph => &self.graph,
@@ -203,7 +203,7 @@ impl FromStr for Cloud {
 }
 
 impl Cloud {
-    /// The cloud's own hosts.
+    /// The hosts that Microsoft documents for this cloud.
     pub fn endpoints(self) -> Endpoints {
         let (graph, defender) = match self {
             Self::Commercial => ("graph.microsoft.com", "api.security.microsoft.com"),
@@ -225,9 +225,9 @@ impl Cloud {
         }
     }
 
-    /// The identifier of a surface as a resource: what tokens are asked for (`{resource}/.default`) and carry as `aud`.
+    /// The resource identifier of an API. Token requests name it in `scope` (`{resource}/.default`), tokens in `aud`.
     ///
-    /// Unverified: Microsoft documents no resource for the Defender hosts of the government clouds; the host itself is
+    /// Unverified: Microsoft documents no resource for the Defender hosts of the government clouds. The host itself is
     /// the likely one.
     pub fn resource(self, api: IncidentApi) -> &'static str {
         match (api, self) {
@@ -240,7 +240,7 @@ impl Cloud {
         }
     }
 
-    /// The application id of a surface, which a token may carry as `aud` in the place of [`Cloud::resource`].
+    /// The application id of an API. A token may have it as `aud` in place of [`Cloud::resource`].
     pub fn resource_application_id(self, api: IncidentApi) -> &'static str {
         match api {
             IncidentApi::Graph => "00000003-0000-0000-c000-000000000000",
@@ -248,7 +248,7 @@ impl Cloud {
         }
     }
 
-    /// The audience of tokens of another issuer that are exchanged here (workload identity federation).
+    /// The audience that Entra expects in a web identity token (workload identity federation).
     pub fn federation_audience(self) -> &'static str {
         match self {
             Self::Commercial | Self::Gcc => "api://AzureADTokenExchange",
@@ -256,17 +256,17 @@ impl Cloud {
         }
     }
 
-    /// The issuer of a tenant's ID tokens (v2.0).
+    /// The issuer (`iss`) of a tenant's v2.0 ID tokens.
     pub fn id_token_issuer(self, tenant: &TenantId) -> String {
         format!("https://{}/{tenant}/v2.0", self.login_host())
     }
 
-    /// The token endpoint as assertions name it (`aud`), whatever host is really spoken to.
+    /// The token endpoint as client assertions name it (`aud`), even if requests go to another host.
     pub fn token_endpoint(self, authority_path: &str) -> String {
         format!("https://{}/{authority_path}/oauth2/v2.0/token", self.login_host())
     }
 
-    /// The portal where an administrator of the customer removes our service principal.
+    /// The portal in which an administrator of the customer can remove our service principal.
     pub fn portal(self) -> &'static str {
         match self {
             Self::Commercial | Self::Gcc => "https://entra.microsoft.com",
@@ -275,13 +275,13 @@ impl Cloud {
     }
 }
 
-/// What all functions need that call Microsoft.
+/// The configuration that all functions share that call Microsoft.
 #[derive(Clone, Debug)]
 pub struct Microsoft {
-    /// Name or ARN of the app credential in Secrets Manager.
+    /// Name or ARN of the app credential's secret in Secrets Manager.
     pub app_credential_secret_id: String,
-    /// The cloud: decides audiences and issuers, whatever hosts are used.
+    /// The cloud, which decides audiences and issuers.
     pub cloud: Cloud,
-    /// The hosts that are spoken to.
+    /// The hosts that requests go to.
     pub endpoints: Endpoints,
 }

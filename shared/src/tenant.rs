@@ -1,15 +1,15 @@
-//! A tenant: its identifier, and why it may not be usable.
+//! The identifier of a tenant, and the reasons why a tenant is not usable.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The directory of personal Microsoft accounts: never a customer.
+/// The directory of personal Microsoft accounts, which is never a customer.
 pub const PERSONAL_ACCOUNTS: TenantId = TenantId(Uuid::from_u128(0x9188_040d_6c67_4c5b_b112_36a3_04b6_6dad));
 
-/// The identifier of an Entra tenant: a GUID, written in lower case with hyphens. Nothing else parses: no alias, no
-/// domain, no other letter case, no braces.
+/// The identifier of an Entra tenant: a GUID in lower case with hyphens. Aliases, domains, upper case and braces do not
+/// parse.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TenantId(Uuid);
@@ -27,7 +27,7 @@ impl fmt::Display for NotATenantId {
 impl std::error::Error for NotATenantId {}
 
 impl TenantId {
-    /// From a GUID as Microsoft may send it, in any letter case.
+    /// Parses a GUID in any letter case, as Microsoft may send it.
     pub fn from_guid(text: &str) -> Result<Self, NotATenantId> {
         text.to_ascii_lowercase().parse()
     }
@@ -70,36 +70,36 @@ impl fmt::Debug for TenantId {
     }
 }
 
-/// Why a tenant is not usable, as operators read it.
+/// The reason why a tenant is not usable, as operators read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Our service principal or its consent is missing in the tenant.
     ConsentMissing,
-    /// Consent was given, but not to the app role that is needed.
+    /// The customer consented, but not to the app role that is needed.
     RoleMissing,
-    /// An administrator of the customer switched our service principal off.
+    /// An administrator of the customer disabled our service principal.
     DisabledByCustomer,
-    /// The tenant has no service principal of the API: no licence, or no Defender.
+    /// The tenant has no service principal of the API, which means no licence or no Defender.
     ResourceAbsent,
-    /// A policy of the customer (Conditional Access, tenant restrictions) refuses us.
+    /// A policy of the customer refuses us (Conditional Access, tenant restrictions).
     BlockedByPolicy,
     /// Entra knows no such tenant.
     TenantNotFound,
-    /// The tenant lives in another cloud.
+    /// The tenant belongs to another cloud.
     WrongCloud,
-    /// Our own credential is refused.
+    /// Entra refuses our own credential.
     CredentialRejected,
-    /// Microsoft asks for a pause.
+    /// Microsoft throttles our calls.
     Throttled,
-    /// Microsoft does not answer as it should.
+    /// Microsoft is not reachable or gives no usable response.
     Unavailable,
-    /// The operator of this deployment decided so, or has to decide.
+    /// The operator of this deployment paused the tenant or has to approve it.
     Operator,
 }
 
 impl Reason {
-    /// The word of the interface.
+    /// The reason's name in responses, log lines and the registry.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ConsentMissing => "consent_missing",

@@ -1,4 +1,4 @@
-//! Text: secrets that are never shown, hexadecimal digits, JSON objects, times.
+//! Secret texts, hexadecimal digits, and parsing of JSON objects and times.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-/// A client secret, an assertion, a token, a code: text that is wiped from memory when it is dropped, and that can be
-/// neither printed nor serialised.
+/// A secret text: a client secret, a client assertion, a token or an authorization code. It is wiped from memory when it
+/// is dropped, and can be neither printed nor serialised.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Takes ownership of the text, which is then wiped when it is dropped.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text, for the one request that needs it.
+    /// The text itself, for the one request that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -35,7 +35,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Lower-case hexadecimal.
+/// The bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -44,13 +44,13 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A JSON object as what it stands for. An array is none, though a derived `Deserialize` would take its elements for the
-/// members of a struct in their order.
+/// Parses a JSON object. An array is refused, though a derived `Deserialize` would take its elements as the members of a
+/// struct.
 pub fn from_json_object<T: DeserializeOwned>(value: Value) -> Option<T> {
     if value.is_object() { serde_json::from_value(value).ok() } else { None }
 }
 
-/// A time as this API writes it: RFC 3339, in UTC with `Z`.
+/// Parses a time in the format of this API: RFC 3339, in UTC with `Z`.
 pub fn parse_utc(text: &str) -> Option<Timestamp> {
     let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;
     let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_show_in_debug_output() {
+    fn secret_is_redacted_in_debug_output() {
         let secret = Secret::new("canary".into());
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)).matches("canary").count(), 0);
         assert_eq!(secret.expose(), "canary");

@@ -3,15 +3,19 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod backends;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod consent;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
-mod local;
-#[cfg(test)]
 mod rotation;
+#[cfg(test)]
+mod snapshots;
 #[cfg(test)]
 mod sync;
 #[cfg(test)]

@@ -19,7 +19,6 @@ use secret_rotation::{App, Config};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
-    error::Call,
     http::{Deadline, HttpClient, send},
     lambda::event::Invocation,
     microsoft::{Cloud, Endpoints, Microsoft},
@@ -31,8 +30,8 @@ const HOME: &str = "99999999-2222-4333-8444-abcdefabcdef";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const ROTATOR: &str = "bbbbbbbb-0000-4000-8000-000000000001";
 
-/// What the function speaks to, each call counted.
-struct Road {
+/// Relays between the function and its neighbours, which count each call.
+struct CallRelay {
     sim: Sim,
     outbound: HttpClient,
     calls: Mutex<usize>,
@@ -42,12 +41,12 @@ struct Road {
     aws: Aws,
 }
 
-struct World {
-    road: Arc<Road>,
+struct RotationHarness {
+    relay: Arc<CallRelay>,
     app: App,
 }
 
-impl World {
+impl RotationHarness {
     async fn start(last_call: Option<usize>, rotates: bool) -> Self {
         let sim = Sim::start(SimOptions::default()).await.unwrap();
         sim.add_tenant(TenantSeed { tenant_id: HOME.into(), ..TenantSeed::default() });
@@ -70,7 +69,7 @@ impl World {
             account.set_secret("rotator", &json!({"client_id": ROTATOR, "client_secret": "rotator"}));
         }
         let config = aws.config().await;
-        let road = Arc::new(Road {
+        let relay = Arc::new(CallRelay {
             sim,
             outbound: HttpClient::new().unwrap(),
             calls: Mutex::new(0),
@@ -78,9 +77,9 @@ impl World {
             reached: Notify::new(),
             aws,
         });
-        let authority = listen(Router::new().fallback(to_entra).with_state(road.clone())).await;
-        let graph = listen(Router::new().fallback(to_graph).with_state(road.clone())).await;
-        let aws = listen(Router::new().fallback(to_aws).with_state(road.clone())).await;
+        let authority = listen(Router::new().fallback(to_entra).with_state(relay.clone())).await;
+        let graph = listen(Router::new().fallback(to_graph).with_state(relay.clone())).await;
+        let aws = listen(Router::new().fallback(to_aws).with_state(relay.clone())).await;
         let aws = config.to_builder().endpoint_url(aws).build();
         let config = Config {
             microsoft: Microsoft {
@@ -95,8 +94,8 @@ impl World {
             rotation_credential_secret_id: "rotator".into(),
             home_tenant: HOME.parse().unwrap(),
         };
-        let app = App::new(config, &crate::local::platform(&aws, &Clock::system()));
-        Self { road, app }
+        let app = App::new(config, &crate::backends::platform(&aws, &Clock::system()));
+        Self { relay, app }
     }
 
     async fn step(&self, step: &str, token: &str) -> Result<Value, String> {
@@ -107,15 +106,15 @@ impl World {
     }
 
     async fn send(&self, event: Value) -> Result<Value, String> {
-        let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
+        let deadline = Deadline::within(Duration::from_secs(20), &shared::clock::Clock::system());
         let invocation = Invocation { request_id: "r".into(), deadline };
         self.app.handle(event, invocation).await.map_err(|failure| failure.code.to_owned())
     }
 
-    /// What Secrets Manager does: a pending version, then the four steps.
+    /// Rotates as Secrets Manager does: a pending version, then the four steps.
     async fn rotate(&self, token: &str) -> Result<(), String> {
         {
-            let mut account = self.road.aws.account();
+            let mut account = self.relay.aws.account();
             let is_finished = account.secret("app", "AWSCURRENT").is_some_and(|(version, _)| version == token);
             if !is_finished {
                 account.stage_secret("app", "AWSPENDING", token);
@@ -128,7 +127,7 @@ impl World {
     }
 
     fn value(&self, stage: &str) -> Value {
-        let (_, version) = self.road.aws.account().secret("app", stage).unwrap();
+        let (_, version) = self.relay.aws.account().secret("app", stage).unwrap();
         serde_json::from_str(&version.value.unwrap()).unwrap()
     }
 
@@ -137,7 +136,7 @@ impl World {
     }
 
     fn registered(&self) -> Vec<String> {
-        self.road.sim.client_secrets(CLIENT)
+        self.relay.sim.client_secrets(CLIENT)
     }
 }
 
@@ -148,7 +147,7 @@ async fn listen(router: Router) -> String {
     url
 }
 
-impl Road {
+impl CallRelay {
     /// Answers, or leaves the caller of the last call waiting for ever.
     async fn answer(&self, response: Response) -> Response {
         let number = {
@@ -166,79 +165,97 @@ impl Road {
 }
 
 async fn to_entra(
-    State(road): State<Arc<Road>>,
+    State(relay): State<Arc<CallRelay>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let response = forward(&road, road.sim.entra_url(), &method, &uri, &headers, body).await;
-    road.answer(response).await
+    let response = forward(&relay, relay.sim.entra_url(), &method, &uri, &headers, body).await;
+    relay.answer(response).await
 }
 
 async fn to_graph(
-    State(road): State<Arc<Road>>,
+    State(relay): State<Arc<CallRelay>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let response = forward(&road, road.sim.graph_url(), &method, &uri, &headers, body).await;
-    road.answer(response).await
+    let response = forward(&relay, relay.sim.graph_url(), &method, &uri, &headers, body).await;
+    relay.answer(response).await
 }
 
-async fn to_aws(State(road): State<Arc<Road>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let response = forward(&road, road.aws.endpoint(), &method, &uri, &headers, body).await;
-    road.answer(response).await
+async fn to_aws(
+    State(relay): State<Arc<CallRelay>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let response = forward(&relay, relay.aws.endpoint(), &method, &uri, &headers, body).await;
+    relay.answer(response).await
 }
 
-async fn forward(road: &Road, origin: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Response {
+async fn forward(
+    relay: &CallRelay,
+    origin: &str,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Response {
     let url = format!("{origin}{uri}").parse().unwrap();
-    let mut request = if method == Method::GET { road.outbound.get(url) } else { road.outbound.post(url).body(body) };
+    let mut request = if method == Method::GET { relay.outbound.get(url) } else { relay.outbound.post(url).body(body) };
     for name in ["authorization", "content-type", "x-amz-target"] {
         if let Some(value) = headers.get(name) {
             request = request.header(name, value);
         }
     }
-    let answer =
-        send(request, Call::GetApplication, Deadline::within(Duration::from_secs(10), &Clock::system())).await.unwrap();
+    let answer = send(
+        request,
+        shared::error::Call::GetApplication,
+        Deadline::within(Duration::from_secs(10), &shared::clock::Clock::system()),
+    )
+    .await
+    .unwrap();
     (answer.status(), [("content-type", "application/json")], answer.bytes().await.unwrap()).into_response()
 }
 
 #[tokio::test]
-async fn each_round_brings_a_new_secret_and_removes_the_one_before_the_last() {
-    let world = World::start(None, true).await;
-    world.rotate("token-1").await.unwrap();
-    let one = world.current_secret();
-    assert_eq!(world.registered(), ["first", &one]);
-    let value = world.value("AWSCURRENT");
+async fn each_rotation_adds_a_secret_and_removes_the_oldest() {
+    let harness = RotationHarness::start(None, true).await;
+    harness.rotate("token-1").await.unwrap();
+    let one = harness.current_secret();
+    assert_eq!(harness.registered(), ["first", &one]);
+    let value = harness.value("AWSCURRENT");
     assert_eq!((value["client_id"].as_str(), value["note"].as_str()), (Some(CLIENT), Some("kept")));
     assert!(value["key_id"].is_string() && value["expires_at"].is_string());
-    world.rotate("token-2").await.unwrap();
-    let two = world.current_secret();
-    world.rotate("token-3").await.unwrap();
-    let three = world.current_secret();
+    harness.rotate("token-2").await.unwrap();
+    let two = harness.current_secret();
+    harness.rotate("token-3").await.unwrap();
+    let three = harness.current_secret();
     // What was made by hand has no key id in Secrets Manager, and stays for its maker to remove.
-    assert_eq!(world.registered(), ["first", &two, &three]);
+    assert_eq!(harness.registered(), ["first", &two, &three]);
     assert_eq!(BTreeSet::from([one, two, three]).len(), 3);
 }
 
 #[tokio::test]
-async fn killed_after_any_call_a_rotation_is_finished_by_the_next_run() {
+async fn rotation_killed_after_any_call_is_finished_by_the_next() {
     for last_call in 1.. {
-        let world = World::start(Some(last_call), true).await;
+        let harness = RotationHarness::start(Some(last_call), true).await;
         let finished = tokio::select! {
-            outcome = world.rotate("token-1") => { outcome.unwrap(); true }
-            () = world.road.reached.notified() => false,
+            outcome = harness.rotate("token-1") => { outcome.unwrap(); true }
+            () = harness.relay.reached.notified() => false,
         };
-        *world.road.last_call.lock().unwrap() = None;
-        assert!(world.registered().contains(&world.current_secret()), "what is current works at any moment");
-        world.rotate("token-1").await.unwrap();
-        let one = world.current_secret();
+        *harness.relay.last_call.lock().unwrap() = None;
+        assert!(harness.registered().contains(&harness.current_secret()), "what is current works at any moment");
+        harness.rotate("token-1").await.unwrap();
+        let one = harness.current_secret();
         assert_ne!(one, "first");
-        assert_eq!(world.registered(), ["first", &one], "nothing is left behind, killed after call {last_call}");
-        world.rotate("token-2").await.unwrap();
-        assert_eq!(world.registered(), ["first", &one, &world.current_secret()]);
+        assert_eq!(harness.registered(), ["first", &one], "nothing is left behind, killed after call {last_call}");
+        harness.rotate("token-2").await.unwrap();
+        assert_eq!(harness.registered(), ["first", &one, &harness.current_secret()]);
         if finished {
             assert!(last_call > 10, "a rotation has more calls than that");
             break;
@@ -247,44 +264,44 @@ async fn killed_after_any_call_a_rotation_is_finished_by_the_next_run() {
 }
 
 #[tokio::test]
-async fn a_new_secret_is_waited_for_until_entra_knows_it() {
-    let world = World::start(None, true).await;
-    world.road.sim.configure(|behaviour| behaviour.secret_propagation_seconds = 2);
-    world.rotate("token-1").await.unwrap();
-    assert_ne!(world.current_secret(), "first");
+async fn rotation_waits_until_entra_accepts_the_new_secret() {
+    let harness = RotationHarness::start(None, true).await;
+    harness.relay.sim.configure(|behaviour| behaviour.secret_propagation_seconds = 2);
+    harness.rotate("token-1").await.unwrap();
+    assert_ne!(harness.current_secret(), "first");
 }
 
 #[tokio::test]
-async fn a_secret_that_gets_no_token_never_becomes_current() {
-    let world = World::start(None, true).await;
-    world.road.sim.revoke(HOME, CLIENT);
-    assert_eq!(world.rotate("token-1").await.unwrap_err(), "tenant_not_active");
-    assert_eq!(world.current_secret(), "first");
+async fn secret_that_gets_no_token_never_becomes_current() {
+    let harness = RotationHarness::start(None, true).await;
+    harness.relay.sim.revoke(HOME, CLIENT);
+    assert_eq!(harness.rotate("token-1").await.unwrap_err(), "tenant_not_active");
+    assert_eq!(harness.current_secret(), "first");
     // The next round takes away what this one left.
-    world.road.sim.grant(HOME, CLIENT, &["SecurityIncident.Read.All"]);
-    world.rotate("token-2").await.unwrap();
-    assert_eq!(world.registered(), ["first", &world.current_secret()]);
+    harness.relay.sim.grant(HOME, CLIENT, &["SecurityIncident.Read.All"]);
+    harness.rotate("token-2").await.unwrap();
+    assert_eq!(harness.registered(), ["first", &harness.current_secret()]);
 }
 
 #[tokio::test]
-async fn a_schedule_is_set_up_with_a_test_before_there_is_anything_new() {
-    let world = World::start(None, true).await;
-    world.road.aws.account().stage_secret("app", "AWSPENDING", "trial");
-    assert_eq!(world.step("testSecret", "trial").await, Ok(json!({})));
-    assert_eq!(world.step("finishSecret", "trial").await.unwrap_err(), "internal");
-    assert_eq!(world.current_secret(), "first");
+async fn test_step_succeeds_before_the_first_rotation() {
+    let harness = RotationHarness::start(None, true).await;
+    harness.relay.aws.account().stage_secret("app", "AWSPENDING", "trial");
+    assert_eq!(harness.step("testSecret", "trial").await, Ok(json!({})));
+    assert_eq!(harness.step("finishSecret", "trial").await.unwrap_err(), "internal");
+    assert_eq!(harness.current_secret(), "first");
 }
 
 #[tokio::test]
-async fn events_that_secrets_manager_would_not_send_are_refused_without_a_change() {
-    let world = World::start(None, true).await;
-    let (current, _) = world.road.aws.account().secret("app", "AWSCURRENT").unwrap();
-    assert_eq!(world.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");
-    assert_eq!(world.step("dropSecret", "token-1").await.unwrap_err(), "invalid_request");
-    assert_eq!(world.step("createSecret", &current).await, Ok(json!({})), "what is current needs no step");
+async fn foreign_rotation_events_are_refused_without_a_change() {
+    let harness = RotationHarness::start(None, true).await;
+    let (current, _) = harness.relay.aws.account().secret("app", "AWSCURRENT").unwrap();
+    assert_eq!(harness.step("createSecret", "stranger").await.unwrap_err(), "invalid_request");
+    assert_eq!(harness.step("dropSecret", "token-1").await.unwrap_err(), "invalid_request");
+    assert_eq!(harness.step("createSecret", &current).await, Ok(json!({})), "what is current needs no step");
     let list = json!(["createSecret", secret_arn("app"), current]);
-    assert_eq!(world.send(list).await.unwrap_err(), "invalid_request", "nor is a list an event");
-    let off = World::start(None, false).await;
+    assert_eq!(harness.send(list).await.unwrap_err(), "invalid_request", "nor is a list an event");
+    let off = RotationHarness::start(None, false).await;
     assert_eq!(off.rotate("token-1").await.unwrap_err(), "invalid_request");
-    assert_eq!((world.registered().len(), off.registered().len()), (1, 1));
+    assert_eq!((harness.registered().len(), off.registered().len()), (1, 1));
 }

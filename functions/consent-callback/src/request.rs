@@ -98,7 +98,7 @@ impl ConsentRequest<'_> {
             Err(page) => return Ok(page),
         };
         let browser = BrowserSecret::generate(&*self.app.random)?;
-        let attempt = ConsentAttempt::begin(browser.attempt_id(), &invitation, &*self.app.random, self.now)?;
+        let attempt = ConsentAttempt::new(browser.attempt_id(), &invitation, &*self.app.random, self.now)?;
         let location = self.sign_in_url(&browser, &attempt).await?;
         self.app.registry.create_attempt(&attempt).await?;
         tracing::info!(target: RECORD, audit = true, invitation_id = attempt.invitation_id, "consent attempt started");
@@ -164,7 +164,7 @@ impl ConsentRequest<'_> {
             "consent attempt rejected"
         );
         // After a conflict, the stage of the other request stays. For this request the page is right all the same.
-        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { ending: rejection }).await?;
+        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection }).await?;
         Ok(self.pages.rejection(rejection))
     }
 
@@ -197,7 +197,7 @@ impl ConsentRequest<'_> {
                 }
                 Ok(self.pages.tenant(&tenant, self.result_url(), self.app.clock.now()))
             }
-            Stage::Ended { ending } => Ok(self.pages.rejection(*ending)),
+            Stage::Ended { rejection } => Ok(self.pages.rejection(*rejection)),
         }
     }
 }

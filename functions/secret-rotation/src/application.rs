@@ -1,4 +1,4 @@
-//! The app registration that is rotated, in Microsoft Graph. See "application: addPassword" and "removePassword".
+//! The rotated app registration in Microsoft Graph. See "application: addPassword" and "application: removePassword".
 
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
@@ -10,9 +10,9 @@ use shared::{
     text::Secret,
 };
 
-/// One app registration, and the token to change it with.
+/// One app registration, with a token that may change it.
 pub(crate) struct Application<'a> {
-    outbound: &'a HttpClient,
+    http: &'a HttpClient,
     graph: &'a Endpoint,
     path: String,
     authorization: HeaderValue,
@@ -24,7 +24,7 @@ struct ApplicationBody {
     password_credentials: Vec<Password>,
 }
 
-/// A secret that is registered; its text is not to be had any more.
+/// A registered client secret. Graph does not return its text.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Password {
@@ -32,7 +32,7 @@ pub(crate) struct Password {
     pub(crate) display_name: Option<String>,
 }
 
-/// A secret that was just registered.
+/// A new client secret with its text, which Graph returns only once.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewPassword {
@@ -41,39 +41,34 @@ pub(crate) struct NewPassword {
 }
 
 impl<'a> Application<'a> {
-    pub(crate) fn new(
-        outbound: &'a HttpClient,
-        graph: &'a Endpoint,
-        client_id: &str,
-        authorization: HeaderValue,
-    ) -> Self {
-        Self { outbound, graph, path: format!("/v1.0/applications(appId='{client_id}')"), authorization }
+    pub(crate) fn new(http: &'a HttpClient, graph: &'a Endpoint, client_id: &str, authorization: HeaderValue) -> Self {
+        Self { http, graph, path: format!("/v1.0/applications(appId='{client_id}')"), authorization }
     }
 
-    /// The secrets that are registered.
+    /// The client secrets of the registration.
     pub(crate) async fn passwords(&self, deadline: Deadline) -> Result<Vec<Password>> {
-        let request = self.outbound.get(self.graph.join(&self.path)).query(&[("$select", "passwordCredentials")]);
-        let answer = self.send(request, Call::GetApplication, deadline).await?;
-        let body: ApplicationBody = expect(answer, StatusCode::OK)?.json().await?;
+        let request = self.http.get(self.graph.join(&self.path)).query(&[("$select", "passwordCredentials")]);
+        let response = self.send(request, Call::GetApplication, deadline).await?;
+        let body: ApplicationBody = expect_status(response, StatusCode::OK)?.json().await?;
         Ok(body.password_credentials)
     }
 
-    /// Registers another secret, whose text Entra makes.
+    /// Adds a client secret, which Entra generates. It expires at `end`.
     pub(crate) async fn add_password(&self, name: &str, end: Timestamp, deadline: Deadline) -> Result<NewPassword> {
         let body = json!({"passwordCredential": {"displayName": name, "endDateTime": end}});
         let url = self.graph.join(&format!("{}/addPassword", self.path));
-        let answer = self.send(self.outbound.post(url).json(&body), Call::AddPassword, deadline).await?;
-        expect(answer, StatusCode::OK)?.json().await
+        let response = self.send(self.http.post(url).json(&body), Call::AddPassword, deadline).await?;
+        expect_status(response, StatusCode::OK)?.json().await
     }
 
-    /// Takes a secret away; one that is gone already is no failure.
+    /// Removes a client secret. Success, too, if the registration does not have it.
     pub(crate) async fn remove_password(&self, key_id: &str, deadline: Deadline) -> Result<()> {
         let url = self.graph.join(&format!("{}/removePassword", self.path));
-        let request = self.outbound.post(url).json(&json!({"keyId": key_id}));
-        let answer = self.send(request, Call::RemovePassword, deadline).await?;
-        match answer.status() {
+        let request = self.http.post(url).json(&json!({"keyId": key_id}));
+        let response = self.send(request, Call::RemovePassword, deadline).await?;
+        match response.status() {
             StatusCode::NO_CONTENT | StatusCode::NOT_FOUND => Ok(()),
-            _ => Err(answer.unexpected_status()),
+            _ => Err(response.unexpected_status()),
         }
     }
 
@@ -82,15 +77,15 @@ impl<'a> Application<'a> {
     }
 }
 
-fn expect(answer: Response, status: StatusCode) -> Result<Response> {
-    if answer.status() == status {
-        return Ok(answer);
+fn expect_status(response: Response, status: StatusCode) -> Result<Response> {
+    if response.status() == status {
+        return Ok(response);
     }
-    if answer.status() == StatusCode::FORBIDDEN || answer.status() == StatusCode::BAD_REQUEST {
+    if response.status() == StatusCode::FORBIDDEN || response.status() == StatusCode::BAD_REQUEST {
         tracing::warn!(
-            "Graph refuses to change the app registration: the rotation's app must own it and hold \
-             Application.ReadWrite.OwnedBy, and no policy of the tenant may forbid client secrets"
+            "Graph refuses to change the app registration. The rotation's app must own it and have the role \
+             Application.ReadWrite.OwnedBy, and no policy of the tenant may forbid client secrets."
         );
     }
-    Err(answer.unexpected_status())
+    Err(response.unexpected_status())
 }

@@ -1,4 +1,4 @@
-//! The secret's versions and stages in Secrets Manager.
+//! The versions of a secret in Secrets Manager, and their stages.
 
 use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::{Client, operation::get_secret_value::GetSecretValueError};
@@ -11,18 +11,18 @@ const CURRENT: &str = "AWSCURRENT";
 const PENDING: &str = "AWSPENDING";
 const PREVIOUS: &str = "AWSPREVIOUS";
 
-/// The versions of secrets in Secrets Manager.
+/// Reads and moves the versions of secrets.
 pub(crate) struct SecretVersions {
     client: Client,
 }
 
-/// How the version of a rotation stands.
-pub(crate) enum Standing {
-    /// It is the current one.
+/// The state of the version that a rotation creates.
+pub(crate) enum RotationState {
+    /// The version is current.
     Finished,
-    /// It is to become the current one.
+    /// The version is pending.
     Pending {
-        /// The version that is current.
+        /// The id of the current version.
         current: Option<String>,
     },
 }
@@ -32,11 +32,11 @@ impl SecretVersions {
         Self { client: Client::new(aws) }
     }
 
-    /// How the version `token` stands. `configured` is the one secret that may be rotated, by name or ARN.
+    /// The state of the version `token`. `configured` is the name or ARN of the one secret that may be rotated.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] when Secrets Manager would not have sent this event.
-    pub(crate) async fn standing(&self, secret: &str, configured: &str, token: &str) -> Result<Standing> {
+    /// [`Error::InvalidRequest`] for an event that Secrets Manager would not send.
+    pub(crate) async fn rotation_state(&self, secret: &str, configured: &str, token: &str) -> Result<RotationState> {
         let description = Box::pin(self.client.describe_secret().secret_id(secret).send()).await;
         let description = description.map_err(|error| Error::aws("secretsmanager:DescribeSecret", &error))?;
         if description.arn() != Some(configured) && description.name() != Some(configured) {
@@ -48,32 +48,32 @@ impl SecretVersions {
         let versions = description.version_ids_to_stages.unwrap_or_default();
         let has = |stages: &[String], stage: &str| stages.iter().any(|other| other == stage);
         match versions.get(token) {
-            Some(stages) if has(stages, CURRENT) => Ok(Standing::Finished),
+            Some(stages) if has(stages, CURRENT) => Ok(RotationState::Finished),
             Some(stages) if has(stages, PENDING) => {
                 let current = versions.iter().find(|(_, stages)| has(stages, CURRENT));
-                Ok(Standing::Pending { current: current.map(|(version, _)| version.clone()) })
+                Ok(RotationState::Pending { current: current.map(|(version, _)| version.clone()) })
             }
             Some(_) | None => Err(Error::InvalidRequest("This version is not pending.".into())),
         }
     }
 
-    /// The pending value, if it was put already.
+    /// The value of the pending version `token`. `None` before [`Self::put_pending`].
     pub(crate) async fn pending(&self, secret: &str, token: &str) -> Result<Option<Secret>> {
         self.value(secret, PENDING, Some(token)).await
     }
 
-    /// The current value.
+    /// The value of the current version.
     pub(crate) async fn current(&self, secret: &str) -> Result<Secret> {
         let current = self.value(secret, CURRENT, None).await?;
         current.ok_or_else(|| Error::Internal("a secret has no current version".into()))
     }
 
-    /// The value before the current one, if there is one.
+    /// The value of the previous version, if there is one.
     pub(crate) async fn previous(&self, secret: &str) -> Result<Option<Secret>> {
         self.value(secret, PREVIOUS, None).await
     }
 
-    /// Keeps the value of the version `token`.
+    /// Stores the value of the pending version `token`.
     pub(crate) async fn put_pending(&self, secret: &str, token: &str, value: &Secret) -> Result<()> {
         let put = self
             .client
@@ -86,7 +86,7 @@ impl SecretVersions {
         Ok(())
     }
 
-    /// Makes the version `token` the current one; the one that was becomes the previous one.
+    /// Makes the version `token` current. Secrets Manager makes `current` the previous version.
     pub(crate) async fn make_current(&self, secret: &str, token: &str, current: Option<&str>) -> Result<()> {
         let update = self
             .client
@@ -107,7 +107,7 @@ impl SecretVersions {
             .version_stage(stage)
             .set_version_id(version.map(str::to_owned));
         match Box::pin(get.send()).await {
-            Ok(answer) => Ok(answer.secret_string.map(Secret::new)),
+            Ok(response) => Ok(response.secret_string.map(Secret::new)),
             Err(error)
                 if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
             {

@@ -52,13 +52,11 @@ impl Body {
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        match number.filter(|number| range.contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => {
-                let (least, most) = range.into_inner();
-                Err(invalid(format!("`{name}` must be a whole number from {least} to {most}.")))
-            }
-        }
+        let Some(number) = number.filter(|number| range.contains(number)) else {
+            let (least, most) = range.into_inner();
+            return Err(invalid(format!("`{name}` must be a whole number from {least} to {most}.")));
+        };
+        Ok(Some(number))
     }
 
     /// The customer's name, if the body has one.

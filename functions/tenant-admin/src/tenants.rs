@@ -94,7 +94,7 @@ impl Resumption {
             Self::Restart => (tenant.status, tenant.reason) = (Status::Active, None),
             Self::Onboard => {
                 (tenant.status, tenant.reason) = (Status::Pending, None);
-                tenant.verification = Some(Verification::begin(now));
+                tenant.verification = Some(Verification::new(now));
             }
         }
     }

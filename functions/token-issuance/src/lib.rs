@@ -1,5 +1,4 @@
-//! Hands out access tokens: for tenants that are registered and active, to callers that IAM knows, never without a line in
-//! the audit.
+//! Issues access tokens for active tenants to callers that IAM has authenticated. Each token leaves a line in the audit.
 
 use std::sync::Arc;
 
@@ -26,22 +25,22 @@ use shared::{
 };
 use tracing::{Instrument, Span};
 
-/// How old a token without the role that is needed may be, before Entra is asked whether that still holds.
-const ROLELESS: SignedDuration = SignedDuration::from_secs(30);
+/// The age up to which a cached token without a needed role is believed. The customer may have consented since.
+const MAX_AGE_WITHOUT_ROLE: SignedDuration = SignedDuration::from_secs(30);
 
-/// The function's configuration.
+/// The configuration, from environment variables.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The neighbours at Microsoft, and our credential there.
+    /// The cloud, its hosts and the app credential.
     pub microsoft: Microsoft,
-    /// The DynamoDB table.
+    /// The name of the DynamoDB table.
     pub table_name: String,
-    /// The surfaces that tokens are handed out for.
+    /// The APIs that tokens are issued for.
     pub incident_api: IncidentApiSetting,
 }
 
 impl Config {
-    /// Reads it; `None` has been noted as a fault.
+    /// Reads the variables. After `None`, `variables` names what is missing.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
@@ -50,7 +49,7 @@ impl Config {
     }
 }
 
-/// The function: requests in, tokens out.
+/// The function, with the clients that it keeps between invocations.
 pub struct App {
     incident_api: IncidentApiSetting,
     registry: Registry,
@@ -58,7 +57,7 @@ pub struct App {
     clock: Clock,
 }
 
-/// What a direct call says.
+/// The event of a direct call.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DirectBody {
@@ -66,7 +65,7 @@ struct DirectBody {
     resource: Option<String>,
 }
 
-/// What the body of a request may say.
+/// The body of a request.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RequestBody {
@@ -81,34 +80,34 @@ struct TokenBody<'a> {
     expires_at: Timestamp,
     tenant_id: TenantId,
     resource: IncidentApi,
-    /// Null for a token that cannot be looked into.
+    /// Null for a token that cannot be decoded.
     roles: Option<&'a [String]>,
 }
 
 impl App {
-    /// Wires the function to its neighbours.
+    /// Builds the function's clients on `platform`.
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Clients { registry, tokens, clock, .. } =
             Clients::new(&config.microsoft, config.table_name, None, platform);
         Self { incident_api: config.incident_api, registry, tokens, clock }
     }
 
-    /// Answers one event: a request of the HTTP API, or a direct call.
+    /// Handles one event: a request of the HTTP API, or a direct call.
     ///
     /// # Errors
-    /// The failure of a direct call; a request's failure is an answer.
+    /// The failure of a direct call. The failure of a request is a response.
     pub async fn handle(&self, event: Value, invocation: Invocation) -> Result<Value, InvocationError> {
         invocation
             .in_request_span(async {
                 match Event::parse(event) {
                     Event::Http(request) => {
-                        let work = Box::pin(self.request(&request, &invocation));
+                        let work = Box::pin(self.serve_request(&request, &invocation));
                         Ok(json_route(&invocation, &self.clock, &request, work).await.into_value())
                     }
                     Event::Direct(call) => {
                         let tenant = call.get("tenant_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
                         let span = tenant.as_ref().map_or_else(Span::none, tenant_span);
-                        self.direct(call, &invocation).instrument(span).await
+                        self.serve_direct_call(call, &invocation).instrument(span).await
                     }
                     Event::Queue(_) => Err(Error::InvalidRequest("This function takes no messages.".into()).into()),
                 }
@@ -116,7 +115,7 @@ impl App {
             .await
     }
 
-    async fn request(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
+    async fn serve_request(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let caller = request.caller()?;
         let segments = request.segments();
         let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), segments.as_slice()) else {
@@ -133,8 +132,8 @@ impl App {
         Ok(HttpResponse::json(200, &token))
     }
 
-    async fn direct(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
-        let outcome = invocation.deadline.run(self.called(call, invocation.deadline)).await;
+    async fn serve_direct_call(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
+        let outcome = invocation.deadline.run(self.issue_for_call(call, invocation.deadline)).await;
         outcome.map_err(|error| {
             let (code, status) = error.code();
             if status == 500 {
@@ -145,7 +144,7 @@ impl App {
         })
     }
 
-    async fn called(&self, call: Value, deadline: Deadline) -> Result<Value> {
+    async fn issue_for_call(&self, call: Value, deadline: Deadline) -> Result<Value> {
         let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
@@ -154,11 +153,11 @@ impl App {
     }
 
     async fn issue(&self, tenant: &Tenant, resource: Option<&str>, caller: &str, deadline: Deadline) -> Result<Value> {
-        let asked = resource.map(str::parse::<IncidentApi>).transpose();
-        let asked = asked
+        let requested = resource.map(str::parse::<IncidentApi>).transpose();
+        let requested = requested
             .map_err(|NotAnIncidentApi| Error::InvalidRequest(r#"`resource` must be "graph" or "defender"."#.into()))?;
         let tenant_id = tenant.tenant_id;
-        let api = asked.unwrap_or(tenant.api);
+        let api = requested.unwrap_or(tenant.api);
         if api != tenant.api && !self.incident_api.candidates().contains(&api) {
             return Err(Error::InvalidRequest("This deployment does not use that `resource`.".into()));
         }
@@ -189,14 +188,18 @@ impl App {
         Ok(json!(body))
     }
 
-    /// A token with a role that reads incidents, if there is one to be had.
+    /// A token with an app role that reads incidents.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the tenant has no such role, and [`Error::Conflict`] if only its other API has one.
     async fn usable_token(&self, tenant: &Tenant, api: IncidentApi, deadline: Deadline) -> Result<Arc<AccessToken>> {
         let usable = |token: &AccessToken| token.roles().is_none_or(|roles| api.readable_with(roles));
         let token = self.tokens.access_token(&tenant.tenant_id, api, deadline).await?;
         if usable(&token) {
             return Ok(token);
         }
-        let token = self.tokens.access_token_no_older_than(&tenant.tenant_id, api, ROLELESS, deadline).await?;
+        let token =
+            self.tokens.access_token_no_older_than(&tenant.tenant_id, api, MAX_AGE_WITHOUT_ROLE, deadline).await?;
         if usable(&token) {
             return Ok(token);
         }

@@ -1,4 +1,4 @@
-//! `token-issuance`: hands out a checked app-only access token for one onboarded tenant.
+//! `token-issuance`: issues a validated app-only access token for one onboarded tenant.
 
 use std::process::ExitCode;
 

@@ -1,38 +1,14 @@
-//! How the app proves who it is: the credential in Secrets Manager, its four kinds, and where it is kept.
+//! The app credential: what Entra accepts as proof of who the app is, in one of four kinds.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::fmt;
 
 use aws_lc_rs::digest;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::EncodingKey;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 
-use crate::{
-    clock::Clock,
-    error::{Error, Result},
-    http::Deadline,
-    text::Secret,
-};
-
-/// How long a secret that was read is used without looking again.
-const KEPT: SignedDuration = SignedDuration::from_mins(5);
-
-/// How long a secret that could not be read again is used before the next look.
-const KEPT_ON_FAILURE: SignedDuration = SignedDuration::from_secs(30);
-
-/// How long Secrets Manager may take.
-const READ: Duration = Duration::from_secs(5);
+use crate::text::Secret;
 
 /// One version of the app's credential.
 pub struct AppCredential {
@@ -41,25 +17,19 @@ pub struct AppCredential {
     kind: CredentialKind,
 }
 
-/// The ways of proving who the app is.
-pub enum CredentialKind {
-    /// A client secret.
+/// The four kinds of credential.
+pub(super) enum CredentialKind {
+    /// The secret goes into each request.
     ClientSecret(Secret),
-    /// A certificate whose private key is in our memory.
-    Certificate {
-        /// `x5t#S256`.
-        thumbprint: String,
-        /// Signs.
-        key: Box<EncodingKey>,
-    },
-    /// A certificate whose private key never leaves KMS.
+    /// A certificate. Its private key is in memory and signs client assertions.
+    Certificate { thumbprint: String, key: Box<EncodingKey> },
+    /// A certificate. Its private key stays in KMS, which signs client assertions.
     Kms {
-        /// `x5t#S256`.
         thumbprint: String,
         /// Key id, ARN or alias.
         key_id: String,
     },
-    /// No secret at all: AWS vouches for the function's role.
+    /// No secret: a web identity token of the function's role is the client assertion.
     Federated,
 }
 
@@ -75,19 +45,19 @@ struct Body {
 }
 
 impl AppCredential {
-    /// Reads the JSON that the secret holds; `version` is its version in Secrets Manager.
+    /// Parses the JSON that the secret holds. `version` is the version id in Secrets Manager.
     ///
     /// # Errors
-    /// Words for the operator, which never show a value.
-    pub fn parse(json: &Secret, version: String) -> std::result::Result<Self, &'static str> {
-        // The error is dropped because it may quote what it could not read.
+    /// A sentence for the operator, which never shows a value.
+    pub fn parse(json: &Secret, version: String) -> Result<Self, &'static str> {
+        // The error is dropped, because it may quote the value that it could not parse.
         let body: Body = serde_json::from_str(json.expose()).map_err(
             |_| "it is not a JSON object whose client_id, client_secret, certificate, private_key and kms_key_id are texts and whose federated is true or false",
         )?;
-        let client_id = given(body.client_id).ok_or("client_id is missing")?;
+        let client_id = non_blank(body.client_id).ok_or("client_id is missing")?;
         let client_secret = body.client_secret.filter(|secret| !secret.expose().trim().is_empty());
         let private_key = body.private_key.filter(|key| !key.expose().trim().is_empty());
-        let (certificate, kms_key_id) = (given(body.certificate), given(body.kms_key_id));
+        let (certificate, kms_key_id) = (non_blank(body.certificate), non_blank(body.kms_key_id));
         let federated = body.federated == Some(true);
         let kind = match (client_secret, certificate, private_key, kms_key_id, federated) {
             (Some(secret), None, None, None, false) => CredentialKind::ClientSecret(secret),
@@ -118,18 +88,16 @@ impl AppCredential {
         Ok(Self { client_id, version, kind })
     }
 
-    /// The application's id.
-    pub fn client_id(&self) -> &str {
+    pub(super) fn client_id(&self) -> &str {
         &self.client_id
     }
 
-    /// The version of the secret that this is.
-    pub fn version(&self) -> &str {
+    /// The version id in Secrets Manager.
+    pub(super) fn version(&self) -> &str {
         &self.version
     }
 
-    /// Which way it is.
-    pub fn kind(&self) -> &CredentialKind {
+    pub(super) fn kind(&self) -> &CredentialKind {
         &self.kind
     }
 }
@@ -146,171 +114,14 @@ impl fmt::Debug for AppCredential {
     }
 }
 
-fn given(text: Option<String>) -> Option<String> {
+fn non_blank(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.trim().is_empty())
 }
 
-/// The SHA-256 of the certificate's DER, as `x5t#S256` wants it.
-fn thumbprint(pem: &str) -> std::result::Result<String, &'static str> {
+/// The SHA-256 of the certificate's DER, as the header member `x5t#S256` has it.
+fn thumbprint(pem: &str) -> Result<String, &'static str> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| "certificate is not a certificate in PEM")?;
     Ok(BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &der)))
-}
-
-/// The secret as it was read last: the current version, and the one before it where that is asked for.
-pub(super) struct CredentialVersions {
-    pub(super) current: Arc<AppCredential>,
-    previous: OnceCell<Option<Arc<AppCredential>>>,
-    /// Entra refused the current version and took the previous one: a rotation that has not spread yet.
-    previous_works: AtomicBool,
-    reading: u64,
-}
-
-impl CredentialVersions {
-    /// The version that Entra is likely to take.
-    pub(super) fn preferred(&self) -> Arc<AppCredential> {
-        match self.previous.get() {
-            Some(Some(previous)) if self.previous_works.load(Ordering::Relaxed) => previous.clone(),
-            _ => self.current.clone(),
-        }
-    }
-
-    pub(super) fn note_that_previous_works(&self) {
-        self.previous_works.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Reads the app's credential from Secrets Manager and keeps it for five minutes; longer where Secrets Manager is down.
-pub(super) struct CredentialCache {
-    client: aws_sdk_secretsmanager::Client,
-    secret_id: String,
-    clock: Clock,
-    kept: Mutex<Option<Kept>>,
-    flight: tokio::sync::Mutex<()>,
-}
-
-#[derive(Clone)]
-struct Kept {
-    loaded: Arc<CredentialVersions>,
-    until: Timestamp,
-}
-
-impl CredentialCache {
-    pub(super) fn new(aws: &aws_config::SdkConfig, secret_id: String, clock: Clock) -> Self {
-        Self {
-            client: aws_sdk_secretsmanager::Client::new(aws),
-            secret_id,
-            clock,
-            kept: Mutex::new(None),
-            flight: tokio::sync::Mutex::new(()),
-        }
-    }
-
-    /// The credential, read at most five minutes ago, or longer ago where it cannot be read now.
-    pub(super) async fn loaded(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
-        if let Some(loaded) = self.unexpired() {
-            return Ok(loaded);
-        }
-        let _flight = match (self.flight.try_lock(), self.kept()) {
-            (Ok(flight), _) => flight,
-            (Err(_), Some(kept)) => return Ok(kept.loaded),
-            (Err(_), None) => deadline.run(async { Ok(self.flight.lock().await) }).await?,
-        };
-        match self.unexpired() {
-            Some(loaded) => Ok(loaded),
-            None => self.read(deadline).await,
-        }
-    }
-
-    /// The credential as it is now, after Entra refused what an earlier reading gave.
-    pub(super) async fn reloaded(
-        &self,
-        refused: &CredentialVersions,
-        deadline: Deadline,
-    ) -> Result<Arc<CredentialVersions>> {
-        let _flight = deadline.run(async { Ok(self.flight.lock().await) }).await?;
-        match self.kept() {
-            Some(kept) if kept.loaded.reading > refused.reading => Ok(kept.loaded),
-            _ => self.read(deadline).await,
-        }
-    }
-
-    /// The version before the current one, where there is one of the same application.
-    pub(super) async fn previous(&self, loaded: &CredentialVersions, deadline: Deadline) -> Option<Arc<AppCredential>> {
-        let read = loaded.previous.get_or_try_init(|| async {
-            let previous = self.version("AWSPREVIOUS", deadline).await?;
-            // Another application is another set of consents.
-            Ok::<_, Error>(previous.filter(|previous| previous.client_id == loaded.current.client_id).map(Arc::new))
-        });
-        match read.await {
-            Ok(previous) => previous.clone(),
-            Err(error) => {
-                tracing::warn!(cause = %error, "the previous version of the app credential could not be read");
-                None
-            }
-        }
-    }
-
-    fn kept(&self) -> Option<Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn unexpired(&self) -> Option<Arc<CredentialVersions>> {
-        self.kept().filter(|kept| self.clock.now() < kept.until).map(|kept| kept.loaded)
-    }
-
-    fn keep(&self, loaded: &Arc<CredentialVersions>, duration: SignedDuration) {
-        let kept = Kept { loaded: loaded.clone(), until: self.clock.now() + duration };
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-    }
-
-    async fn read(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
-        let before = self.kept().map(|kept| kept.loaded);
-        let read = self.version("AWSCURRENT", deadline).await.and_then(|current| {
-            current.ok_or_else(|| Error::Internal("the secret of the app credential has no current version".into()))
-        });
-        match (read, before) {
-            (Ok(current), before) => {
-                let reading = before.map_or(0, |before| before.reading) + 1;
-                let loaded = Arc::new(CredentialVersions {
-                    current: Arc::new(current),
-                    previous: OnceCell::new(),
-                    previous_works: AtomicBool::new(false),
-                    reading,
-                });
-                self.keep(&loaded, KEPT);
-                Ok(loaded)
-            }
-            (Err(error), Some(before)) => {
-                tracing::error!(cause = %error, "the app credential could not be read again; the one read before stays in use");
-                self.keep(&before, KEPT_ON_FAILURE);
-                Ok(before)
-            }
-            (Err(error), None) => Err(error),
-        }
-    }
-
-    async fn version(&self, stage: &str, deadline: Deadline) -> Result<Option<AppCredential>> {
-        const CALL: &str = "secretsmanager:GetSecretValue";
-        let request = Box::pin(self.client.get_secret_value().secret_id(&self.secret_id).version_stage(stage).send());
-        let answer = deadline.at_most(READ).run(async { Ok(request.await) }).await?;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(SdkError::ServiceError(error))
-                if stage == "AWSPREVIOUS" && error.err().code() == Some("ResourceNotFoundException") =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(Error::aws(CALL, &error)),
-        };
-        let version = answer.version_id.unwrap_or_default();
-        let json = Secret::new(answer.secret_string.unwrap_or_default());
-        match AppCredential::parse(&json, version) {
-            Ok(credential) => Ok(Some(credential)),
-            Err(fault) => Err(Error::Internal(
-                format!("the secret of the app credential ({stage}) is not usable: {fault}").into(),
-            )),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -325,10 +136,10 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Only the bytes of a certificate are hashed, so any will do.
+    /// A stand-in for a certificate. Only its bytes are hashed, so any will do.
     pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAQIDBA==\n-----END CERTIFICATE-----\n";
 
-    /// A key that is new in each run, as PKCS #8 in PEM, and its public part in DER.
+    /// A new key pair: the private key as PKCS #8 in PEM, the public key in DER.
     pub(crate) fn key_pair() -> (String, Vec<u8>) {
         let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
         let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
@@ -339,12 +150,12 @@ pub(super) mod tests {
         (pem, key.public_key().as_ref().to_vec())
     }
 
-    pub(crate) fn credential(json: &Value) -> std::result::Result<AppCredential, &'static str> {
+    pub(crate) fn credential(json: &Value) -> Result<AppCredential, &'static str> {
         AppCredential::parse(&Secret::new(json.to_string()), "v1".into())
     }
 
     #[test]
-    fn each_kind_is_chosen_by_what_the_secret_holds() {
+    fn members_of_the_secret_decide_the_kind() {
         let kind = |json: Value| credential(&json).unwrap().kind;
         let (private_key, _) = key_pair();
         assert!(matches!(
@@ -363,7 +174,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn none_or_two_kinds_are_refused_with_words_and_without_values() {
+    fn no_kind_or_two_kinds_are_refused_without_values() {
         let (private_key, _) = key_pair();
         let table = [
             (json!({"client_secret": "canary"}), "client_id is missing"),
@@ -384,8 +195,8 @@ pub(super) mod tests {
             (json!("canary"), "not a JSON object"),
         ];
         for (json, words) in table {
-            let fault = credential(&json).unwrap_err();
-            assert!(fault.contains(words) && !fault.contains("canary"), "{json}: {fault}");
+            let problem = credential(&json).unwrap_err();
+            assert!(problem.contains(words) && !problem.contains("canary"), "{json}: {problem}");
         }
     }
 

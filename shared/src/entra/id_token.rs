@@ -43,7 +43,7 @@ pub struct ExpectedIdToken<'a> {
 /// The user whom a valid ID token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedInUser {
-    /// The user's directory.
+    /// The directory that the user belongs to.
     pub tenant_id: TenantId,
     /// The identifier of the user's object in that directory.
     pub object_id: String,

@@ -48,9 +48,9 @@ pub(super) struct SigningKey {
     pub(super) kty: String,
     #[serde(rename = "use")]
     pub(super) purpose: Option<String>,
-    /// Modulus, base64url.
+    /// The modulus in base64url.
     pub(super) n: String,
-    /// Exponent, base64url.
+    /// The exponent in base64url.
     pub(super) e: String,
     /// The issuer whose tokens this key signs; `{tenantid}` in it stands for any tenant. Microsoft's own member.
     pub(super) issuer: Option<String>,

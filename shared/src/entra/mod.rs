@@ -8,11 +8,13 @@ mod claims;
 mod client_assertion;
 pub mod consent;
 pub mod credential;
+mod credential_cache;
 pub mod discovery;
 pub mod id_token;
 mod jwks;
 pub mod sign_in;
 pub mod token_cache;
+mod token_client;
 pub mod token_endpoint;
 mod web_identity;
 

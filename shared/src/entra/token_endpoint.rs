@@ -54,7 +54,7 @@ pub struct AuthorizationCode<'a> {
     pub code: &'a Secret,
     /// The callback to which the code was sent.
     pub redirect_uri: &'a str,
-    /// The PKCE verifier.
+    /// The PKCE verifier of the authorization request.
     pub code_verifier: &'a Secret,
 }
 
@@ -222,12 +222,12 @@ impl TokenEndpoint {
         retry: Retry,
         deadline: Deadline,
     ) -> Result<TokenResponse> {
-        let mut outcome = self.attempt(grant, credential, deadline).await;
+        let mut outcome = Box::pin(self.attempt(grant, credential, deadline)).await;
         let delay = retry_delay(&grant.authority());
         let in_time = || deadline.left() >= delay + MIN_TIME_FOR_RETRY;
         if retry == Retry::Once && matches!(outcome, Err(AttemptError::Retryable(_))) && in_time() {
             tokio::time::sleep(delay).await;
-            outcome = self.attempt(grant, credential, deadline).await;
+            outcome = Box::pin(self.attempt(grant, credential, deadline)).await;
         }
         outcome.map_err(|(AttemptError::Final(error) | AttemptError::Retryable(error))| match error {
             Error::Unreachable { .. } if deadline.left().is_zero() => Error::DeadlineExceeded,

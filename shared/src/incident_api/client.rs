@@ -39,7 +39,7 @@ const THROTTLING_MAX_AGE: SignedDuration = SignedDuration::from_secs(2);
 /// promises to notice that within 30 seconds of polling. A change relies on it, too: consent to writing may be as new.
 pub const MAX_CONFIRMED_TOKEN_AGE: SignedDuration = SignedDuration::from_secs(25);
 
-/// The incident APIs of all tenants. Requests leave only through [`Incidents::of`].
+/// The incident APIs of all tenants. Requests are sent only by the [`TenantClient`] that [`Incidents::of`] returns.
 #[derive(Clone)]
 pub struct Incidents {
     endpoints: Endpoints,
@@ -114,7 +114,7 @@ impl TenantClient<'_> {
         self.successful(response).await?.bytes().await.map(|_| ())
     }
 
-    /// Requests a list.
+    /// Requests a list. Its rows are still to be read.
     pub async fn list(&mut self, query: &IncidentQuery, freshness: TokenFreshness) -> Result<IncidentList> {
         let url = self.list_url(query);
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
@@ -173,7 +173,7 @@ impl TenantClient<'_> {
         let response = self.request(Call::Hunt, TokenFreshness::Cached, self.deadline, request).await?;
         let malformed = response.malformed();
         let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response).await? else {
-            return Err(Error::InvalidRequest("The result is too large for one answer. Ask for fewer rows.".into()));
+            return Err(Error::InvalidRequest("The result is too large for one response. Ask for fewer rows.".into()));
         };
         serde_json::from_slice(&bytes).map_err(|_| malformed)
     }

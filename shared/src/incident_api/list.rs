@@ -3,6 +3,7 @@
 use http::StatusCode;
 use jiff::Timestamp;
 
+pub use super::odata::MAX_ROW_BYTES;
 use super::odata::{ODataEnvelope, ODataReader};
 use crate::{error::Result, http::Response};
 

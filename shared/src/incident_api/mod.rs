@@ -2,6 +2,6 @@
 
 pub mod client;
 pub mod list;
-pub mod odata;
+mod odata;
 pub mod query;
 mod response;

@@ -1,4 +1,4 @@
-//! Reads an OData collection as it arrives, a row at a time, so that memory is bounded by one incident and not by a page.
+//! An OData collection, read row by row while it arrives. Memory is bounded by one incident, not by a page.
 
 use std::collections::VecDeque;
 
@@ -6,61 +6,61 @@ use serde::Deserialize;
 
 use crate::error::Result;
 
-/// The largest row that is taken in.
+/// The largest row that is read.
 pub const MAX_ROW_BYTES: usize = 32 << 20;
 
-/// The most that may stand around the rows.
-const LARGEST_ENVELOPE: usize = 64 << 10;
+/// The largest size of everything around the rows.
+const MAX_ENVELOPE_BYTES: usize = 64 << 10;
 
-/// The answer is not a JSON object with an array `value`, or a row in it is beyond all measure.
+/// The error for a body that is not a JSON object with an array `value` of objects, or that has too large a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotACollection;
+pub(super) struct NotACollection;
 
-/// What stands around the rows.
+/// The members of a collection beside its rows.
 #[derive(Debug, Default, Deserialize)]
-pub struct ODataEnvelope {
-    /// Where the collection goes on, if it does.
+pub(super) struct ODataEnvelope {
+    /// The link to the next page, where there is one.
     #[serde(rename = "@odata.nextLink")]
-    pub next_link: Option<String>,
+    pub(super) next_link: Option<String>,
     value: Option<Vec<serde::de::IgnoredAny>>,
 }
 
-/// Takes an answer apart into its rows and its envelope.
-#[expect(clippy::struct_excessive_bools, reason = "the marks of a scanner, each of its own")]
+/// Splits a body into its rows and its envelope.
+#[expect(clippy::struct_excessive_bools, reason = "the independent states of a scanner")]
 #[derive(Debug, Default)]
-pub struct ODataReader {
+pub(super) struct ODataReader {
     envelope: Vec<u8>,
     row: Vec<u8>,
     complete: VecDeque<Vec<u8>>,
-    /// Open brackets, those of the row included.
+    /// The number of open brackets, those of the row included.
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// Where in the envelope the last string at depth 1 begins and ends, without its quotes.
+    /// The begin and end of the last string at depth 1 in the envelope, without its quotes.
     last_string: (usize, usize),
     in_value: bool,
     in_row: bool,
 }
 
 impl ODataReader {
-    /// Takes in the next piece of the answer.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotACollection> {
+    /// Reads the next piece of the body.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), NotACollection> {
         for &byte in bytes {
             self.push_byte(byte);
         }
-        if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > LARGEST_ENVELOPE {
+        if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
             return Err(NotACollection);
         }
         Ok(())
     }
 
-    /// The next row that is complete, as it was sent.
-    pub fn next_row(&mut self) -> Option<Vec<u8>> {
+    /// Returns the next complete row exactly as it was sent.
+    pub(super) fn next_row(&mut self) -> Option<Vec<u8>> {
         self.complete.pop_front()
     }
 
-    /// What stood around the rows, at the end of the answer.
-    pub fn finish(self) -> Result<ODataEnvelope, NotACollection> {
+    /// Returns the envelope at the end of the body.
+    pub(super) fn finish(self) -> Result<ODataEnvelope, NotACollection> {
         if self.depth != 0 || self.in_string {
             return Err(NotACollection);
         }
@@ -97,7 +97,7 @@ impl ODataReader {
             b'{' | b'[' => self.open(byte),
             b'}' | b']' => self.close(byte),
             b',' | b' ' | b'\t' | b'\r' | b'\n' => {}
-            // A row that is not an object stays in the envelope, where it makes the answer unreadable.
+            // A row that is not an object stays in the envelope and makes it unreadable.
             other if self.in_value && !self.in_row => self.envelope.push(other),
             _ => {}
         }
@@ -140,10 +140,10 @@ mod tests {
     use super::*;
     use crate::testing::damaged;
 
-    fn read(answer: &str, piece: usize) -> Result<(Vec<Value>, ODataEnvelope), NotACollection> {
+    fn read(body: &str, piece: usize) -> Result<(Vec<Value>, ODataEnvelope), NotACollection> {
         let mut rows = ODataReader::default();
         let mut found = Vec::new();
-        for bytes in answer.as_bytes().chunks(piece) {
+        for bytes in body.as_bytes().chunks(piece) {
             rows.push(bytes)?;
             while let Some(row) = rows.next_row() {
                 found.push(serde_json::from_slice(&row).unwrap());
@@ -153,19 +153,19 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_next_link_are_found_wherever_the_answer_is_cut() {
-        let answer = r#"{"@odata.context":"x","other":[{"value":[1]}],"value" : [ {"id":"1","a":"}]\"{","value":[{}]} ,
+    fn rows_and_next_link_are_found_however_the_body_is_split() {
+        let body = r#"{"@odata.context":"x","other":[{"value":[1]}],"value" : [ {"id":"1","a":"}]\"{","value":[{}]} ,
             {"id":"2"}],"@odata.nextLink":"https://graph.microsoft.com/?$skip=2"}"#;
-        for piece in 1..answer.len() {
-            let (rows, envelope) = read(answer, piece).unwrap();
+        for piece in 1..body.len() {
+            let (rows, envelope) = read(body, piece).unwrap();
             assert_eq!(rows, [json!({"id": "1", "a": "}]\"{", "value": [{}]}), json!({"id": "2"})]);
             assert_eq!(envelope.next_link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
         }
     }
 
     #[test]
-    fn what_is_no_whole_collection_is_refused() {
-        for answer in [
+    fn incomplete_collections_are_refused() {
+        for body in [
             "",
             "{",
             r#"{"value":[{"a":1}"#,
@@ -176,7 +176,7 @@ mod tests {
             r#"{"error":{}}"#,
             r#"{"value":[{"a":"#,
         ] {
-            assert!(read(answer, 3).is_err(), "{answer}");
+            assert!(read(body, 3).is_err(), "{body}");
         }
         assert!(read(r#"{"value":[]}"#, 1).unwrap().0.is_empty());
     }
@@ -199,25 +199,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_rows_come_back_as_they_were(rows in prop::collection::vec(prop::collection::hash_map("value|.{0,4}", any_json(), 0..4), 0..4), piece in 1_usize..40) {
+        fn any_rows_are_returned_unchanged(rows in prop::collection::vec(prop::collection::hash_map("value|.{0,4}", any_json(), 0..4), 0..4), piece in 1_usize..40) {
             let rows: Vec<Value> = rows.into_iter().map(|row| Value::Object(row.into_iter().collect())).collect();
-            let answer = json!({"@odata.context": "c", "value": rows}).to_string();
-            prop_assert_eq!(read(&answer, piece).unwrap().0, rows);
+            let body = json!({"@odata.context": "c", "value": rows}).to_string();
+            prop_assert_eq!(read(&body, piece).unwrap().0, rows);
         }
 
         #[test]
-        fn damaged_rows_are_refused_or_those_that_any_reader_finds(
-            answer in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
+        fn damaged_body_is_refused_or_read_like_by_serde(
+            body in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
             piece in 1_usize..40,
         ) {
             let mut rows = ODataReader::default();
             let mut found = Vec::new();
-            let taken = answer.chunks(piece).try_for_each(|bytes| {
+            let taken = body.chunks(piece).try_for_each(|bytes| {
                 rows.push(bytes)?;
                 found.extend(std::iter::from_fn(|| rows.next_row()));
                 Ok::<_, NotACollection>(())
             });
-            let whole = serde_json::from_slice::<Value>(&answer).ok();
+            let whole = serde_json::from_slice::<Value>(&body).ok();
             let expected = whole.as_ref().and_then(|whole| whole.get("value")?.as_array());
             if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish(), expected.filter(|rows| rows.iter().all(Value::is_object))) {
                 let found: Vec<Value> = found.iter().map(|row| serde_json::from_slice(row).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! What a surface is asked: the URL of a list, in OData.
+//! The query for a list of incidents and its URL, in OData.
 
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
@@ -9,34 +9,34 @@ use crate::{
     microsoft::IncidentApi,
 };
 
-/// The most rows that may be left out at the beginning of a list: what Graph refuses beyond.
+/// The largest `$skip`. Graph refuses more.
 pub const MAX_SKIP: u32 = 500;
 
-/// A list of incidents.
+/// A query for a list of incidents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IncidentQuery {
-    /// Time of last update.
+    /// The span of last update.
     pub updated: Span,
-    /// Time of creation, where that is asked for, too.
+    /// The span of creation; `None`: any time.
     pub created: Option<Span>,
-    /// Further conditions, as member and value; text is quoted here.
+    /// Further members that must equal a text. The values are not quoted yet.
     pub equal: Vec<(&'static str, String)>,
-    /// The most rows of the answer.
+    /// The maximum number of rows in the response (`$top`).
     pub top: u32,
-    /// Rows to leave out at the beginning.
+    /// The number of rows to leave out at the beginning (`$skip`).
     pub skip: u32,
     /// The alerts of each incident.
     pub alerts: Alerts,
 }
 
 impl IncidentQuery {
-    /// All incidents last updated in a span, with their alerts, as many as one answer may hold.
+    /// A query for all incidents last updated in a span, with their alerts, as many as one response may hold.
     pub fn of(updated: Span, api: IncidentApi) -> Self {
         Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: Alerts::Included }
     }
 
-    /// The URL to ask.
-    pub fn url(&self, endpoint: &Endpoint, api: IncidentApi) -> Url {
+    /// The URL of the query at an API's host.
+    pub(super) fn url(&self, endpoint: &Endpoint, api: IncidentApi) -> Url {
         let mut conditions = conditions(api.last_update_member(), self.updated);
         if let Some(created) = self.created {
             conditions.extend(self::conditions(api.created_member(), created));
@@ -70,7 +70,7 @@ fn whole_second(instant: Timestamp) -> String {
 }
 
 fn escape(value: &str) -> String {
-    // A plus is a space only to forms; %20 is one to everybody.
+    // Only forms read a plus as a space.
     form_urlencoded::byte_serialize(value.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_asked_for_in_odata() {
+    fn query_is_written_in_odata() {
         let span =
             Span { from: "2026-11-22T09:00:00Z".parse().unwrap(), to: Some("2026-11-22T10:00:00Z".parse().unwrap()) };
         let mut query = IncidentQuery::of(span, IncidentApi::Graph);

@@ -18,7 +18,7 @@ pub(super) enum ResponseClass {
     Success(Response),
     /// A wait that Microsoft asks for.
     Throttled { until: Timestamp },
-    /// Any other failure.
+    /// A failure that no wait cures.
     Failed(Error),
 }
 

@@ -248,7 +248,7 @@ fn pending_tenant(consent: &Consent, invitation: &Invitation, setting: IncidentA
         consented_by: Some(consent.person.clone()),
         activated_at: None,
         offboarded_at: None,
-        verification: consent.trusted.then(|| Verification::begin(consent.at)),
+        verification: consent.trusted.then(|| Verification::new(consent.at)),
         revision,
     }
 }
@@ -268,7 +268,7 @@ fn apply_consent(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation
     if tenant.status != Status::Active {
         tenant.status = Status::Pending;
         tenant.reason = None;
-        tenant.verification = Some(Verification::begin(consent.at));
+        tenant.verification = Some(Verification::new(consent.at));
     }
 }
 

@@ -61,7 +61,7 @@ pub enum Stage {
     /// The attempt ended without a tenant.
     Ended {
         /// The reason for the end.
-        ending: ConsentRejection,
+        rejection: ConsentRejection,
     },
 }
 
@@ -141,12 +141,7 @@ impl ConsentAttempt {
     ///
     /// # Errors
     /// [`Error::Internal`] if the source of randomness fails.
-    pub fn begin(
-        attempt_id: String,
-        invitation: &Invitation,
-        random: &dyn SecureRandom,
-        now: Timestamp,
-    ) -> Result<Self> {
+    pub fn new(attempt_id: String, invitation: &Invitation, random: &dyn SecureRandom, now: Timestamp) -> Result<Self> {
         let secret = || {
             let bytes = random_bytes::<SECRET_LENGTH>(random)?;
             Ok::<_, Error>(Secret::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice())))
@@ -220,7 +215,7 @@ mod tests {
         let random = SystemRandom::new();
         let token = InvitationToken::generate(&random).unwrap();
         let invitation = Invitation::new(&token, "Contoso".into(), None, now(), valid_for);
-        ConsentAttempt::begin("attempt".into(), &invitation, &random, now()).unwrap()
+        ConsentAttempt::new("attempt".into(), &invitation, &random, now()).unwrap()
     }
 
     fn now() -> Timestamp {

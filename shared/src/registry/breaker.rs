@@ -58,7 +58,7 @@ impl Registry {
     }
 
     /// Opens the breaker because Entra refused the credential. [`Write::Conflict`]: it is open already.
-    pub async fn open_breaker(&self, now: Timestamp) -> Result<Write> {
+    pub(crate) async fn open_breaker(&self, now: Timestamp) -> Result<Write> {
         let open = self
             .update_breaker()
             .update_expression("SET #open = :true, opened_at = :opened, next_probe_at = :next")
@@ -70,7 +70,7 @@ impl Registry {
     }
 
     /// Closes the breaker because Entra accepted the credential. [`Write::Conflict`]: it is closed already.
-    pub async fn close_breaker(&self) -> Result<Write> {
+    pub(crate) async fn close_breaker(&self) -> Result<Write> {
         let close = self
             .update_breaker()
             .update_expression("SET #open = :false")

@@ -51,7 +51,7 @@ impl Budget {
     ///
     /// # Errors
     /// The time from which the call may be made, if it may not be made now.
-    pub fn take(&mut self, kind: SyncKind, now: Timestamp) -> Result<(), Timestamp> {
+    pub(super) fn take(&mut self, kind: SyncKind, now: Timestamp) -> Result<(), Timestamp> {
         if let Some(throttled_until) = self.throttled_until.filter(|throttled_until| *throttled_until > now) {
             return Err(throttled_until);
         }

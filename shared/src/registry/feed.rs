@@ -41,7 +41,7 @@ pub struct Feed {
     pub overlap_read_at: Option<Timestamp>,
     /// The start of the last poll that read the whole overlap, also where one response holds it. Versions that appear late
     /// since then may have a time of last update that is earlier by as much as the overlap.
-    pub overlap_begun_at: Option<Timestamp>,
+    pub overlap_started_at: Option<Timestamp>,
     /// The end of the last complete poll.
     pub last_success_at: Option<Timestamp>,
     /// The time at which a new version was last delivered.
@@ -103,7 +103,7 @@ impl Feed {
     }
 
     /// Sets the time before which Microsoft must not be called, unless a later one is set.
-    pub fn set_throttled_until(&mut self, api: IncidentApi, until: Timestamp) {
+    pub(crate) fn set_throttled_until(&mut self, api: IncidentApi, until: Timestamp) {
         match api {
             IncidentApi::Graph => self.graph_throttled_until = self.graph_throttled_until.max(Some(until)),
             IncidentApi::Defender => self.defender_throttled_until = self.defender_throttled_until.max(Some(until)),

@@ -86,7 +86,7 @@ pub struct Verification {
 
 impl Verification {
     /// A verification that starts at `now`, with its first try due at once.
-    pub fn begin(now: Timestamp) -> Self {
+    pub fn new(now: Timestamp) -> Self {
         Self { since: now, tries: 0, next_try_at: now }
     }
 }

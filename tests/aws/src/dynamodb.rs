@@ -245,3 +245,65 @@ impl Account {
 
 pub(crate) const NAMES: &str = "ExpressionAttributeNames";
 pub(crate) const VALUES: &str = "ExpressionAttributeValues";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Defects;
+
+    fn account() -> Account {
+        let mut account = Account::new(|| Timestamp::UNIX_EPOCH, Defects::default());
+        for number in 0..5 {
+            let item = json!({"pk": {"S": format!("TENANT#{number}")}, "sk": {"S": "PROFILE"},
+                              "listing": {"S": "tenants"}, "listed_at": {"S": format!("2026-01-0{}", 5 - number)}});
+            account.call("PutItem", &json!({"TableName": TABLE, "Item": item}), false).unwrap();
+        }
+        account
+    }
+
+    #[test]
+    fn pages_of_an_index_follow_its_order_in_both_directions() {
+        let mut account = account();
+        for (forward, expected) in [(true, ["4", "3", "2", "1", "0"]), (false, ["0", "1", "2", "3", "4"])] {
+            let mut query = json!({"TableName": TABLE, "IndexName": "listing", "Limit": 2, "ScanIndexForward": forward,
+                                   "KeyConditionExpression": "listing = :l",
+                                   "ExpressionAttributeValues": {":l": {"S": "tenants"}}});
+            let mut found = Vec::new();
+            loop {
+                let page = account.call("Query", &query, false).unwrap();
+                let items = page["Items"].as_array().unwrap();
+                found.extend(items.iter().map(|item| item["pk"]["S"].as_str().unwrap()[7..].to_owned()));
+                if page["LastEvaluatedKey"].is_null() {
+                    break;
+                }
+                query["ExclusiveStartKey"] = page["LastEvaluatedKey"].clone();
+            }
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn requests_that_dynamodb_refuses_are_refused() {
+        let mut account = account();
+        let key = |pk: &str| json!({"pk": {"S": pk}, "sk": {"S": "x"}});
+        let batch = |keys: Vec<Value>| json!({"RequestItems": {TABLE: {"Keys": keys}}});
+        for (operation, request) in [
+            ("GetItem", json!({"TableName": "another", "Key": key("a")})),
+            ("GetItem", json!({"TableName": TABLE, "Key": key("")})),
+            ("GetItem", json!({"TableName": TABLE, "Key": key("a"), "AttributesToGet": ["pk"]})),
+            (
+                "PutItem",
+                json!({"TableName": TABLE, "Item": {"pk": {"S": "a"}, "sk": {"S": "x"}, "due_at": {"S": "1"}}}),
+            ),
+            ("Query", json!({"TableName": TABLE, "IndexName": "none", "KeyConditionExpression": "pk = pk"})),
+            ("BatchGetItem", batch(vec![])),
+            ("BatchGetItem", batch(vec![key("a"), key("a")])),
+            ("BatchGetItem", batch((0..101).map(|number| key(&number.to_string())).collect())),
+            ("Scan", json!({"TableName": TABLE})),
+        ] {
+            assert!(account.call(operation, &request, false).is_err(), "{operation} {request}");
+        }
+        let condition = json!({"TableName": TABLE, "Item": key("a"), "ConditionExpression": "attribute_exists(pk)"});
+        assert_eq!(account.call("PutItem", &condition, false), Err(failed_condition()));
+    }
+}

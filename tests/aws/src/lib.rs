@@ -146,7 +146,7 @@ impl Aws {
         *self.account() = Account::new(now, defects);
     }
 
-    /// The account, locked.
+    /// Locks the account for reads and writes by the test.
     pub fn account(&self) -> MutexGuard<'_, Account> {
         self.shared.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,11 +171,13 @@ impl Aws {
     }
 }
 
-/// The part of the SDK's configuration that all callers of all doubles share.
+/// The part of the SDK's configuration that all callers of a double share. Their HTTP client is without TLS, whose
+/// trusted certificates cost every new client more than a whole test.
 pub async fn base_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
         .no_credentials()
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .load()
         .await

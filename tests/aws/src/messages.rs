@@ -1,4 +1,4 @@
-//! SQS and EventBridge.
+//! The queue (SQS) and the event bus (EventBridge).
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const MAX_DELAY_SECONDS: i64 = 900;
 /// A message on the queue.
 #[derive(Clone, Debug)]
 pub struct QueuedMessage {
-    /// The message's id.
+    /// The id that SQS gave the message.
     pub id: String,
     /// The body as it was sent.
     pub body: String,
@@ -34,7 +34,7 @@ pub struct QueuedMessage {
 /// An event on the bus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The sender's name.
+    /// The name under which the sender publishes.
     pub source: String,
     /// The kind of event.
     pub detail_type: String,

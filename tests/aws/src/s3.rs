@@ -11,7 +11,7 @@ use crate::{Account, BUCKET};
 /// An object of the bucket.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// The key, decoded.
+    /// The key after URL decoding.
     pub key: String,
     /// The content as it was sent.
     pub body: Bytes,

@@ -19,7 +19,7 @@ const ARN_SUFFIX: &str = "-AbCdEf";
 pub struct SecretVersion {
     /// The value; Secrets Manager announces a pending version before it has one.
     pub value: Option<String>,
-    /// The staging labels.
+    /// The staging labels, each of which one version of a secret has.
     pub stages: BTreeSet<String>,
 }
 
@@ -149,4 +149,30 @@ fn name_of(id: &str) -> &str {
 
 fn not_found(what: &str) -> Refusal {
     Refusal::new("ResourceNotFoundException", what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Defects;
+
+    #[test]
+    fn stages_move_as_in_secrets_manager() {
+        let mut account = Account::new(|| jiff::Timestamp::UNIX_EPOCH, Defects::default());
+        account.set_secret("app", &json!("one"));
+        let (first, _) = account.secret("app", CURRENT).unwrap();
+        account.stage_secret("app", "AWSPENDING", "token");
+        let move_current = json!({"SecretId": secret_arn("app"), "VersionStage": CURRENT, "MoveToVersionId": "token",
+                                  "RemoveFromVersionId": first});
+        let refused = account.call("UpdateSecretVersionStage", &move_current, false);
+        assert!(refused.is_err(), "a version without a value does not become current");
+        let put = json!({"SecretId": "app", "ClientRequestToken": "token", "SecretString": "two",
+                         "VersionStages": ["AWSPENDING"]});
+        account.call("PutSecretValue", &put, false).unwrap();
+        account.call("UpdateSecretVersionStage", &move_current, false).unwrap();
+        assert_eq!(account.secret("app", CURRENT).unwrap().0, "token");
+        assert_eq!(account.secret("app", PREVIOUS).unwrap().0, first);
+        let again = account.call("UpdateSecretVersionStage", &move_current, false);
+        assert!(again.is_err(), "the stage is no longer at the first version");
+    }
 }

@@ -140,7 +140,7 @@ fn s3_operation(method: &Method) -> String {
 }
 
 impl crate::Account {
-    fn call(&mut self, operation: &str, request: &Value, is_partial: bool) -> Served {
+    pub(crate) fn call(&mut self, operation: &str, request: &Value, is_partial: bool) -> Served {
         match operation {
             "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "BatchGetItem" => {
                 self.dynamodb(operation, request)

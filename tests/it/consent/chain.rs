@@ -7,7 +7,7 @@ use shared::{
 };
 use sim::{Decision, Fault, FaultKind, Host};
 
-use super::world::{ADMIN, BASE, CLERK, CONTOSO, FABRIKAM, World};
+use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, FABRIKAM};
 
 fn query(url: &str, name: &str) -> String {
     let url = url::Url::parse(url).unwrap();
@@ -21,41 +21,43 @@ fn claims(claims: &Value) -> Fault {
 }
 
 #[tokio::test]
-async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+async fn administrator_turns_the_link_into_an_active_tenant() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
 
     let page = browser.get(&link).await;
     page.says(200, "asks to read your security incidents");
     assert!(page.cookies.is_empty() && page.body.contains("<form method=\"post\">"));
+    crate::snapshots::assert_text("invitation-page", &page.text());
 
     let begun = browser.post(&link).await;
     let cookie = &begun.cookies[0];
     assert!(cookie.starts_with("__Host-mandate=") && cookie.ends_with("; Secure; HttpOnly; SameSite=Lax"), "{cookie}");
     assert!(cookie.contains("; Path=/; ") && !cookie.contains("Domain"));
     let authorize = begun.location();
-    assert!(authorize.starts_with(&format!("{}/organizations/oauth2/v2.0/authorize?", world.sim.entra_url())));
+    assert!(authorize.starts_with(&format!("{}/organizations/oauth2/v2.0/authorize?", harness.sim.entra_url())));
     assert_eq!(query(authorize, "code_challenge_method"), "S256");
     assert_eq!(query(authorize, "redirect_uri"), format!("{BASE}/consent/callback"));
     let first_state = query(authorize, "state");
 
-    let signed_in = world.sim.sign_in(authorize, CONTOSO, ADMIN).unwrap();
+    let signed_in = harness.sim.sign_in(authorize, CONTOSO, ADMIN).unwrap();
     let consent = browser.get(&signed_in).await.location().to_owned();
-    assert!(consent.starts_with(&format!("{}/{CONTOSO}/v2.0/adminconsent?", world.sim.entra_url())));
+    assert!(consent.starts_with(&format!("{}/{CONTOSO}/v2.0/adminconsent?", harness.sim.entra_url())));
     assert_ne!(query(&consent, "state"), first_state, "consent has a state of its own");
 
-    let consented = world.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
+    let consented = harness.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
     assert_eq!(browser.get(&consented).await.location(), format!("{BASE}/consent/result"));
     let result = browser.get("/consent/result").await;
     result.says(200, "can read your incidents");
     assert!(result.body.contains("SecurityIncident.Read.All") && result.body.contains(ADMIN));
+    crate::snapshots::assert_text("result-page", &result.text());
 
-    let tenant = world.tenant(CONTOSO).await.unwrap();
+    let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.reason, tenant.customer.as_str()), (Status::Active, None, "Contoso"));
     assert_eq!(tenant.consented_by.as_deref(), Some(ADMIN));
-    assert!(world.registry.feed(&tenant.tenant_id).await.unwrap().is_some());
-    assert_eq!(world.changes().await.len(), 2, "to pending, to active");
+    assert!(harness.registry.feed(&tenant.tenant_id).await.unwrap().is_some());
+    assert_eq!(harness.changes().len(), 2, "to pending, to active");
 
     for repeated in [&signed_in, &consented] {
         assert_eq!(browser.get(repeated).await.location(), format!("{BASE}/consent/result"));
@@ -63,10 +65,10 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
     let again = browser.get(&link).await;
     again.says(410, "was used");
     assert_eq!(again.link(), format!("{BASE}/consent/result"));
-    world.browser().get(&link).await.says(410, "was used");
-    world.browser().post(&link).await.says(410, "was used");
+    harness.browser().get(&link).await.says(410, "was used");
+    harness.browser().post(&link).await.says(410, "was used");
 
-    let logged = world.logged();
+    let logged = harness.logged();
     let code = query(&signed_in, "code");
     let secret = browser.cookie.as_deref().unwrap().split_once('=').unwrap().1.to_owned();
     for hidden in
@@ -77,27 +79,27 @@ async fn an_administrator_goes_from_the_link_to_an_active_tenant() {
 }
 
 #[tokio::test]
-async fn another_browser_cannot_go_on_with_what_this_one_began() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let (mut browser, mut other) = (world.browser(), world.browser());
+async fn another_browser_cannot_continue_the_attempt() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let (mut browser, mut other) = (harness.browser(), harness.browser());
     let signed_in = browser.sign_in(&link, CONTOSO, ADMIN).await;
     other.get(&signed_in).await.says(400, "does not belong together");
     other.post(&link).await;
     other.get(&signed_in).await.says(400, "does not belong together");
 
     let consent = browser.get(&signed_in).await.location().to_owned();
-    let consented = world.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
+    let consented = harness.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
     other.get(&consented).await.says(400, "does not belong together");
-    assert!(world.tenant(CONTOSO).await.is_none());
+    assert!(harness.tenant(CONTOSO).await.is_none());
 }
 
 #[tokio::test]
-async fn a_consent_state_is_worth_nothing_before_the_sign_in() {
+async fn consent_state_is_refused_before_the_sign_in() {
     use consent_callback::browser::{BrowserSecret, Step};
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
     browser.post(&link).await;
     // The browser's owner knows how states are made, and makes the second one.
     let secret: BrowserSecret = browser.cookie.as_deref().unwrap().split_once('=').unwrap().1.parse().unwrap();
@@ -105,12 +107,12 @@ async fn a_consent_state_is_worth_nothing_before_the_sign_in() {
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={state}");
     assert_eq!(browser.get(&forged).await.location(), format!("{BASE}/consent/result"));
     browser.get("/consent/result").await.says(200, "not finished");
-    assert!(world.tenant(CONTOSO).await.is_none());
+    assert!(harness.tenant(CONTOSO).await.is_none());
 }
 
 #[tokio::test]
-async fn an_id_token_that_does_not_fit_ends_the_attempt() {
-    let world = World::new().await;
+async fn id_token_with_wrong_claims_ends_the_attempt() {
+    let harness = ConsentHarness::new().await;
     let issuer = |tenant: &dyn std::fmt::Display| format!("https://login.microsoftonline.com/{tenant}/v2.0");
     for (wrong, status, title) in [
         (json!({"nonce": "another"}), 400, "could not be verified"),
@@ -122,24 +124,24 @@ async fn an_id_token_that_does_not_fit_ends_the_attempt() {
         (json!({"oid": null}), 400, "could not be verified"),
         (json!({"tid": PERSONAL_ACCOUNTS, "iss": issuer(&PERSONAL_ACCOUNTS)}), 403, "personal account"),
     ] {
-        let link = world.invite("Contoso", None).await;
-        let mut browser = world.browser();
+        let link = harness.invite("Contoso", None).await;
+        let mut browser = harness.browser();
         let signed_in = browser.sign_in(&link, CONTOSO, ADMIN).await;
-        world.sim.fault(claims(&wrong));
+        harness.sim.fault(claims(&wrong));
         browser.get(&signed_in).await.says(status, title);
         browser.get("/consent/result").await.says(status, title);
-        assert!(world.sim.faults().iter().all(|fault| fault.times == Some(0)), "the fault was met: {wrong}");
-        world.browser().get(&link).await.says(200, "asks to read");
-        world.sim.clear_faults();
+        assert!(harness.sim.faults().iter().all(|fault| fault.times == Some(0)), "the fault was met: {wrong}");
+        harness.browser().get(&link).await.says(200, "asks to read");
+        harness.sim.clear_faults();
     }
-    assert!(world.tenant(CONTOSO).await.is_none());
+    assert!(harness.tenant(CONTOSO).await.is_none());
 }
 
 #[tokio::test]
-async fn a_code_works_once_and_only_with_its_own_verifier() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let (mut browser, mut other) = (world.browser(), world.browser());
+async fn authorization_code_needs_its_own_verifier() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let (mut browser, mut other) = (harness.browser(), harness.browser());
     let stolen = query(&browser.sign_in(&link, CONTOSO, ADMIN).await, "code");
     let own = other.sign_in(&link, CONTOSO, CLERK).await;
     let injected = own.replace(&query(&own, "code"), &stolen);
@@ -147,110 +149,110 @@ async fn a_code_works_once_and_only_with_its_own_verifier() {
 }
 
 #[tokio::test]
-async fn new_keys_are_found_and_unknown_ones_cost_one_request_a_minute() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
-    let key_requests = || world.sim.calls().iter().filter(|call| call.path.contains("/keys")).count();
+async fn jwks_is_reloaded_for_unknown_keys_once_a_minute() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let key_requests = || harness.sim.calls().iter().filter(|call| call.path.contains("/keys")).count();
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 1);
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 1, "kept");
-    world.advance(61);
-    world.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
+    harness.advance(61);
+    harness.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 2, "a new key is found");
-    world.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
+    harness.sim.roll_keys(sim::OldKey::KeepPublished).unwrap();
     for _ in 0..3 {
         let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
         browser.get(&back).await.says(400, "could not be verified");
     }
     assert_eq!(key_requests(), 2, "at most once a minute");
-    world.advance(61);
+    harness.advance(61);
     browser.reach_consent(&link, CONTOSO, ADMIN).await;
     assert_eq!(key_requests(), 3);
 }
 
 #[tokio::test]
-async fn an_invitation_that_names_a_tenant_is_for_no_other() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", Some(CONTOSO)).await;
-    let mut browser = world.browser();
+async fn invitation_for_one_tenant_serves_no_other() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", Some(CONTOSO)).await;
+    let mut browser = harness.browser();
     let authorize = browser.post(&link).await.location().to_owned();
     assert!(authorize.contains(&format!("/{CONTOSO}/oauth2/v2.0/authorize?")));
-    let back = world.sim.sign_in(&authorize, CONTOSO, ADMIN).unwrap();
+    let back = harness.sim.sign_in(&authorize, CONTOSO, ADMIN).unwrap();
     let other = json!({"tid": FABRIKAM, "iss": format!("https://login.microsoftonline.com/{FABRIKAM}/v2.0")});
     let other = other.as_object().unwrap().clone();
-    world.sim.fault(Fault::new(FaultKind::Claims { claims: other }).on(Host::Entra).times(1));
+    harness.sim.fault(Fault::new(FaultKind::Claims { claims: other }).on(Host::Entra).times(1));
     browser.get(&back).await.says(403, "not the tenant that was invited");
     browser.get(&back).await.location();
     browser.get("/consent/result").await.says(403, "not the tenant that was invited");
-    assert!(world.tenant(FABRIKAM).await.is_none());
-    assert!(world.audit().iter().any(|line| line["ending"] == "wrong_tenant"));
+    assert!(harness.tenant(FABRIKAM).await.is_none());
+    assert!(harness.audit().iter().any(|line| line["ending"] == "wrong_tenant"));
 
-    world.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
+    harness.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
 }
 
 #[tokio::test]
-async fn the_tenant_of_the_callback_is_never_believed() {
-    let world = World::new().await;
-    world.sim.grant(FABRIKAM, crate::local::CLIENT_ID, &[super::world::READ]);
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+async fn tenant_parameter_of_the_callback_is_not_trusted() {
+    let harness = ConsentHarness::new().await;
+    harness.sim.grant(FABRIKAM, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
     let back = browser.decide(&link, CONTOSO, ADMIN, Decision::Accept).await;
     browser.get(&back.replace(CONTOSO, FABRIKAM)).await.says(403, "not the tenant that was invited");
-    assert!(world.tenant(FABRIKAM).await.is_none() && world.tenant(CONTOSO).await.is_none());
-    assert!(world.invitation(&link).await.used_at.is_none());
-    world.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
+    assert!(harness.tenant(FABRIKAM).await.is_none() && harness.tenant(CONTOSO).await.is_none());
+    assert!(harness.invitation(&link).await.used_at.is_none());
+    harness.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
 }
 
 #[tokio::test]
-async fn declining_uses_nothing_up() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+async fn declined_consent_can_be_repeated() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
     let declined = browser.decide(&link, CONTOSO, ADMIN, Decision::Cancel).await;
     browser.get(&declined).await.says(403, "declined");
     let page = browser.get(&declined).await;
     page.says(403, "declined");
     browser.get("/consent/result").await.says(200, "One step is left");
     browser.get(&link).await.says(200, "asks to read");
-    assert!(world.invitation(&link).await.used_at.is_none());
-    let accepted = world.sim.consent(&page.link(), CONTOSO, ADMIN, Decision::Accept).unwrap();
+    assert!(harness.invitation(&link).await.used_at.is_none());
+    let accepted = harness.sim.consent(&page.link(), CONTOSO, ADMIN, Decision::Accept).unwrap();
     browser.get(&accepted).await.location();
     browser.get("/consent/result").await.says(200, "can read your incidents");
 }
 
 #[tokio::test]
-async fn an_ordinary_user_cannot_bring_a_tenant_that_had_consented_before() {
-    let world = World::new().await;
-    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
-    let link = world.invite("Mallory", None).await;
-    let mut browser = world.browser();
+async fn ordinary_user_cannot_onboard_a_tenant_with_old_consent() {
+    let harness = ConsentHarness::new().await;
+    harness.sim.grant(CONTOSO, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    let link = harness.invite("Mallory", None).await;
+    let mut browser = harness.browser();
     let consent = browser.reach_consent(&link, CONTOSO, CLERK).await;
     let state = query(&consent, "state");
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={state}");
     browser.get(&forged).await.location();
     browser.get("/consent/result").await.says(200, "has to confirm");
-    let tenant = world.tenant(CONTOSO).await.unwrap();
+    let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.reason), (Status::Pending, Some(Reason::Operator)));
-    world.advance(3600);
+    harness.advance(3600);
     let page = browser.get("/consent/result").await;
     page.says(200, "has to confirm");
     assert_eq!(page.headers["refresh"], "60", "the operator may decide at any time");
-    assert!(world.registry.feed(&tenant.tenant_id).await.unwrap().is_none());
+    assert!(harness.registry.feed(&tenant.tenant_id).await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn who_may_consent_brings_a_tenant_that_had_consented_before() {
-    let world = World::new().await;
-    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
-    world.onboard("Contoso").await;
+async fn administrator_onboards_a_tenant_with_old_consent() {
+    let harness = ConsentHarness::new().await;
+    harness.sim.grant(CONTOSO, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    harness.onboard("Contoso").await;
 
-    let world = World::new().await;
-    world.sim.grant(CONTOSO, crate::local::CLIENT_ID, &[super::world::READ]);
-    let link = world.invite("Contoso", Some(CONTOSO)).await;
-    let mut browser = world.browser();
+    let harness = ConsentHarness::new().await;
+    harness.sim.grant(CONTOSO, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    let link = harness.invite("Contoso", Some(CONTOSO)).await;
+    let mut browser = harness.browser();
     let consent = browser.reach_consent(&link, CONTOSO, CLERK).await;
     let forged = format!("/consent/callback?admin_consent=True&tenant={CONTOSO}&state={}", query(&consent, "state"));
     browser.get(&forged).await.location();

@@ -1,11 +1,11 @@
-//! What somebody makes up costs nothing and says nothing.
+//! Forged requests cost no call and reveal nothing.
 
-use super::world::{ADMIN, CONTOSO, World, request};
+use super::harness::{ADMIN, CONTOSO, ConsentHarness, request};
 
 #[tokio::test]
-async fn junk_is_refused_before_anything_is_asked() {
-    let world = World::new().await;
-    let deaf = world.without_aws();
+async fn forged_callbacks_are_refused_without_any_call() {
+    let harness = ConsentHarness::new().await;
+    let deaf = harness.without_aws();
     let cookie = format!("__Host-mandate={}", "A".repeat(43));
     let state = "B".repeat(43);
     for (cookie, query) in [
@@ -27,26 +27,26 @@ async fn junk_is_refused_before_anything_is_asked() {
     request(&deaf, "POST", "/consent/abc", None, &[]).await.says(404, "no such invitation");
     let cross_site = [("sec-fetch-site", "cross-site")];
     request(&deaf, "POST", &format!("/consent/{}", "A".repeat(64)), None, &cross_site).await.says(403, "another site");
-    assert!(world.sim.calls().is_empty());
+    assert!(harness.sim.calls().is_empty());
 }
 
 #[tokio::test]
-async fn a_pair_that_fits_but_was_never_given_out_is_refused() {
+async fn unknown_cookie_and_state_are_refused() {
     use consent_callback::browser::{BrowserSecret, Step};
-    let world = World::new().await;
+    let harness = ConsentHarness::new().await;
     let secret: BrowserSecret = "A".repeat(43).parse().unwrap();
     let cookie = format!("__Host-mandate={}", secret.expose());
     let url = format!("/consent/callback?code=c&state={}", secret.state(Step::SignIn));
-    request(&world.app, "GET", &url, Some(&cookie), &[]).await.says(400, "does not belong together");
-    request(&world.app, "GET", "/consent/result", Some(&cookie), &[]).await.says(400, "does not belong together");
-    assert!(world.sim.calls().is_empty());
+    request(&harness.app, "GET", &url, Some(&cookie), &[]).await.says(400, "does not belong together");
+    request(&harness.app, "GET", "/consent/result", Some(&cookie), &[]).await.says(400, "does not belong together");
+    assert!(harness.sim.calls().is_empty());
 }
 
 #[tokio::test]
 async fn text_from_outside_is_never_shown_or_logged() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
     let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
     let state = back.split(['?', '&']).find(|part| part.starts_with("state=")).unwrap();
     for payload in
@@ -65,7 +65,7 @@ async fn text_from_outside_is_never_shown_or_logged() {
             assert!(!shown.contains("canary") && !shown.contains("<script") && !shown.contains("alert("), "{shown}");
         }
     }
-    assert!(!world.logged().contains("canary") && !world.logged().contains("alert(1)"));
+    assert!(!harness.logged().contains("canary") && !harness.logged().contains("alert(1)"));
     // None of it used the sign-in up.
     browser.get(&back).await.location();
 }

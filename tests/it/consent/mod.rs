@@ -2,7 +2,7 @@
 
 mod chain;
 mod forged;
+mod harness;
 mod onboarding;
 mod pages;
 mod registration;
-mod world;

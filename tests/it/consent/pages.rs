@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::world::{ADMIN, CONTOSO, Reply, World, request};
+use super::harness::{ADMIN, CONTOSO, ConsentHarness, Reply, request};
+use crate::snapshots;
 
 fn is_strict(reply: &Reply) {
     let policy = &reply.headers["content-security-policy"];
@@ -18,10 +19,10 @@ fn is_strict(reply: &Reply) {
 }
 
 #[tokio::test]
-async fn pages_and_redirects_are_strict_and_unknown_ones_say_so() {
-    let world = World::new().await;
-    let link = world.invite("Contoso <&>", None).await;
-    let mut browser = world.browser();
+async fn pages_and_redirects_have_strict_headers() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso <&>", None).await;
+    let mut browser = harness.browser();
     let page = browser.get(&link).await;
     is_strict(&page);
     assert!(
@@ -47,21 +48,22 @@ async fn pages_and_redirects_are_strict_and_unknown_ones_say_so() {
 }
 
 #[tokio::test]
-async fn the_reader_s_language_is_spoken() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", Some(CONTOSO)).await;
+async fn pages_speak_the_readers_language() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", Some(CONTOSO)).await;
     let german = [("accept-language", "de-CH,de;q=0.9,en;q=0.5")];
-    let page = world.browser().send("GET", &link, &german).await;
+    let page = harness.browser().send("GET", &link, &german).await;
     page.says(200, "bittet um Einsicht");
+    snapshots::assert_text("invitation-page-de", &page.text());
     assert!(page.body.contains("<html lang=\"de\">") && page.body.contains(CONTOSO));
     assert_eq!(page.headers["content-language"], "de");
 }
 
 #[tokio::test]
-async fn the_defender_surface_names_its_own_permission_and_roles() {
-    let world = World::with(&[("INCIDENT_API", "defender")]).await;
-    let link = world.invite("Contoso", None).await;
-    let page = world.browser().get(&link).await;
+async fn defender_deployment_asks_for_its_own_permission() {
+    let harness = ConsentHarness::with(&[("INCIDENT_API", "defender")]).await;
+    let link = harness.invite("Contoso", None).await;
+    let page = harness.browser().get(&link).await;
     assert!(
         page.body.contains("Incident.Read.All of Microsoft Defender")
             && page.body.contains("Cloud Application Administrator")
@@ -69,27 +71,27 @@ async fn the_defender_surface_names_its_own_permission_and_roles() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_page_like_any_other() {
-    let world = World::new().await;
-    let link = world.invite("Contoso", None).await;
-    let page = request(&world.panicking(), "POST", &link, None, &[]).await;
+async fn panic_returns_an_error_page() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    let page = request(&harness.panicking(), "POST", &link, None, &[]).await;
     is_strict(&page);
     assert_eq!((page.status, page.headers["content-type"].as_str()), (500, "text/html; charset=utf-8"));
     assert!(page.body.contains("r-1") && page.cookies.is_empty(), "{}", page.body);
-    assert!(world.logged().contains("panicked"));
+    assert!(harness.logged().contains("panicked"));
 }
 
 #[tokio::test]
-async fn what_is_asked_for_a_tenant_is_logged_with_its_name() {
-    let world = World::new().await;
-    world.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
-    let link = world.invite("Contoso", None).await;
-    let mut browser = world.browser();
+async fn log_lines_of_a_request_name_its_tenant() {
+    let harness = ConsentHarness::new().await;
+    harness.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
     // Whether it had consented before, the first try, and one by the page.
     browser.walk(&link, CONTOSO, ADMIN).await.says(200, "still spreading");
-    world.advance(60);
+    harness.advance(60);
     browser.get("/consent/result").await.says(200, "still spreading");
-    let logged = world.logged();
+    let logged = harness.logged();
     let lines = logged.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let refused: Vec<Value> = lines.filter(|line| line.get("aadsts").is_some()).collect();
     assert!(refused.len() >= 3, "{refused:#?}");

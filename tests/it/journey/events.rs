@@ -3,11 +3,11 @@
 use devstack::FunctionError;
 use serde_json::{Value, json};
 
-use super::world::{BINARIES, UNKNOWN, World, is_problem, status_of};
+use super::harness::{BINARIES, StackHarness, UNKNOWN, is_problem, status_of};
 
 const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
 
-/// What is neither a request, nor messages, nor a call that anybody understands.
+/// Events that are neither a request, nor messages, nor a known call.
 fn nonsense() -> Vec<Value> {
     let mut deep = json!("deep");
     for _ in 0..100 {
@@ -100,16 +100,16 @@ fn is_refusal(told: &str, binary: &str, answer: &Value, codes: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_event_ends_a_process() {
-    let world = World::start("events", &[]).await;
+    let harness = StackHarness::start("events", &[]).await;
     for binary in BINARIES {
         for event in nonsense() {
             let told = format!("{binary}: {:.120}", event.to_string());
-            let error = world.stack.invoke(binary, event).await.expect_err(&told);
+            let error = harness.stack.invoke(binary, event).await.expect_err(&told);
             assert_eq!(error.error_type, "invalid_request", "{told}: {error}");
         }
         for event in requests() {
             let told = format!("{binary}: {event}");
-            match world.stack.invoke(binary, event).await {
+            match harness.stack.invoke(binary, event).await {
                 Ok(answer) => {
                     assert!(!["incident-dispatch", "secret-rotation"].contains(&binary), "{told}: {answer}");
                     is_refusal(&told, binary, &answer, &["unauthorized_caller"]);
@@ -121,23 +121,23 @@ async fn no_event_ends_a_process() {
             }
         }
     }
-    messages(&world).await;
-    signed_requests(&world).await;
+    messages(&harness).await;
+    signed_requests(&harness).await;
     // Deeper than a parser goes: refused before any function sees it, and still no end of the process.
     let mut deep = json!(1);
     for _ in 0..1000 {
         deep = json!([deep]);
     }
     for binary in BINARIES {
-        let error = world.stack.invoke(binary, deep.clone()).await.unwrap_err();
+        let error = harness.stack.invoke(binary, deep.clone()).await.unwrap_err();
         assert!(!error.error_type.starts_with("Runtime.") && !error.is_timeout(), "{binary}: {error}");
     }
-    world.lines_are_whole().await;
-    world.end().await;
+    harness.lines_are_whole().await;
+    harness.end().await;
 }
 
 /// A message that is not understood fails alone; the others of its batch do not.
-async fn messages(world: &World) {
+async fn messages(harness: &StackHarness) {
     let good = json!({"tenant_id": UNKNOWN, "kind": "poll"}).to_string();
     let bodies = [
         json!(null),
@@ -163,36 +163,36 @@ async fn messages(world: &World) {
         bad.push(json!({"itemIdentifier": id}));
     }
     records.push(json!({"messageId": "good-2", "body": good}));
-    let answer = world.stack.invoke("incident-fetch", json!({"Records": records})).await.unwrap();
+    let answer = harness.stack.invoke("incident-fetch", json!({"Records": records})).await.unwrap();
     assert_eq!(answer, json!({"batchItemFailures": bad}));
-    let answer = world.stack.invoke("incident-fetch", json!({"Records": []})).await.unwrap();
+    let answer = harness.stack.invoke("incident-fetch", json!({"Records": []})).await.unwrap();
     assert_eq!(answer, json!({"batchItemFailures": []}));
     // What has no name cannot fail alone: the whole batch comes back.
     for record in [json!(7), json!(null), json!({}), json!({"messageId": 7, "body": good})] {
-        let answer = world.stack.invoke("incident-fetch", json!({"Records": [record]})).await;
+        let answer = harness.stack.invoke("incident-fetch", json!({"Records": [record]})).await;
         let whole = answer.as_ref().is_ok_and(|answer| answer["batchItemFailures"][0]["itemIdentifier"] == "");
         assert!(whole || answer.is_err() || record["messageId"] == 7, "{record}: {answer:?}");
     }
     for binary in BINARIES.iter().filter(|binary| **binary != "incident-fetch") {
         let event = json!({"Records": [{"messageId": "m", "body": good}]});
-        let error = world.stack.invoke(binary, event).await.unwrap_err();
+        let error = harness.stack.invoke(binary, event).await.unwrap_err();
         assert_eq!(error.error_type, "invalid_request", "{binary}");
     }
     // By the queue itself, it ends in the dead-letter queue and nowhere else.
-    let queue = aws_sdk_sqs::Client::new(world.stack.aws().config());
-    let url = &world.stack.resources().queue_url;
+    let queue = aws_sdk_sqs::Client::new(harness.stack.aws().config());
+    let url = &harness.stack.resources().queue_url;
     queue.send_message().queue_url(url).message_body("not understood").message_group_id("g").send().await.unwrap();
-    world
+    harness
         .until("the message is a dead letter".to_owned(), async || {
-            world.stack.drain_queue().await.unwrap();
-            world.stack.dead_letters().await.unwrap() == ["not understood"]
+            harness.stack.drain_queue().await.unwrap();
+            harness.stack.dead_letters().await.unwrap() == ["not understood"]
         })
         .await;
-    assert_eq!(world.stack.take_failures(), [""; 0]);
+    assert_eq!(harness.stack.take_failures(), [""; 0]);
 }
 
 /// Routes that reach a function and are none of its own, and bodies that are not what they say.
-async fn signed_requests(world: &World) {
+async fn signed_requests(harness: &StackHarness) {
     let json_functions = ["token-issuance", "incident-fetch", "tenant-admin"];
     let paths = [
         "",
@@ -215,7 +215,7 @@ async fn signed_requests(world: &World) {
         for path in paths {
             for method in ["GET", "PUT", "DELETE", "", "🦀"] {
                 let event = signed(method, path, &Value::Null, false);
-                let answer = world.stack.invoke(binary, event).await.unwrap();
+                let answer = harness.stack.invoke(binary, event).await.unwrap();
                 is_refusal(&format!("{binary}: {method} {path}"), binary, &answer, &["not_found"]);
             }
         }
@@ -239,7 +239,7 @@ async fn signed_requests(world: &World) {
     ];
     for (binary, method, path, codes) in targets {
         for (body, encoded) in &bodies {
-            let answer = world.stack.invoke(binary, signed(method, &path, body, *encoded)).await.unwrap();
+            let answer = harness.stack.invoke(binary, signed(method, &path, body, *encoded)).await.unwrap();
             is_refusal(&format!("{method} {path} {body}"), binary, &answer, codes);
         }
     }

@@ -4,44 +4,46 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::world::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, World, has_members, is_tenant_id, is_time, refused};
+use super::harness::{
+    APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, StackHarness, has_members, is_tenant_id, is_time, refused,
+};
 
 const LINE: [&str; 9] =
     ["schema", "key", "tenant_id", "incident_id", "change", "api", "last_updated", "fetched_at", "incident"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_customers_come_in_and_one_leaves() {
-    let world = World::start("job", &[]).await;
-    come_in(&world).await;
-    let before = first_delivery(&world).await;
-    changes_are_told(&world, &before).await;
-    tokens(&world).await;
-    live(&world).await;
-    announced(&world).await;
-    leave(&world).await;
-    world.nothing_failed().await;
-    world.lines_are_whole().await;
-    world.end().await;
+async fn onboards_three_tenants_and_offboards_one() {
+    let harness = StackHarness::start("job", &[]).await;
+    come_in(&harness).await;
+    let before = first_delivery(&harness).await;
+    changes_are_told(&harness, &before).await;
+    tokens(&harness).await;
+    live(&harness).await;
+    announced(&harness).await;
+    leave(&harness).await;
+    harness.nothing_failed().await;
+    harness.lines_are_whole().await;
+    harness.end().await;
 }
 
 /// Two by Graph, one by Defender; one link names its tenant by domain, one by GUID, one not at all.
-async fn come_in(world: &World) {
+async fn come_in(harness: &StackHarness) {
     for (customer, count) in [(CONTOSO, 4), (FABRIKAM, 3), (NORTHWIND, 3)] {
-        world.seed(&customer);
+        harness.seed(&customer);
         for number in 0..count {
-            world.incident(&customer, &format!("Incident {number} of {}", customer.name), 20 + 47 * number);
+            harness.incident(&customer, &format!("Incident {number} of {}", customer.name), 20 + 47 * number);
         }
     }
-    world.sim.grant(NORTHWIND.tenant_id, APP, &["Incident.ReadWrite.All"]);
-    world.onboard(&CONTOSO, None).await;
-    world.onboard(&FABRIKAM, Some(FABRIKAM.domain)).await;
-    world.onboard(&NORTHWIND, Some(NORTHWIND.tenant_id)).await;
-    let tenant = world.expect(200, "PATCH", &NORTHWIND.path(), Some(json!({"api": "defender"}))).await;
+    harness.sim.grant(NORTHWIND.tenant_id, APP, &["Incident.ReadWrite.All"]);
+    harness.onboard(&CONTOSO, None).await;
+    harness.onboard(&FABRIKAM, Some(FABRIKAM.domain)).await;
+    harness.onboard(&NORTHWIND, Some(NORTHWIND.tenant_id)).await;
+    let tenant = harness.expect(200, "PATCH", &NORTHWIND.path(), Some(json!({"api": "defender"}))).await;
     assert_eq!((&tenant["api"], &tenant["status"]), (&json!("defender"), &json!("active")));
 }
 
-async fn first_delivery(world: &World) -> BTreeSet<String> {
-    let lines = world.delivered(10).await;
+async fn first_delivery(harness: &StackHarness) -> BTreeSet<String> {
+    let lines = harness.delivered(10).await;
     for line in &lines {
         is_line(line);
         assert_eq!(line["change"], "created", "{line}");
@@ -52,21 +54,21 @@ async fn first_delivery(world: &World) -> BTreeSet<String> {
     for (customer, count) in [(CONTOSO, 4), (FABRIKAM, 3), (NORTHWIND, 3)] {
         let ids: BTreeSet<_> = of(&lines, &customer).map(|line| line["incident_id"].as_str().unwrap()).collect();
         assert_eq!(ids.len(), count, "{}", customer.name);
-        let tenant = world.expect(200, "GET", &customer.path(), None).await;
+        let tenant = harness.expect(200, "GET", &customer.path(), None).await;
         assert_eq!(tenant["incidents_total"], count, "{tenant}");
         assert_eq!(tenant["quarantined"], 0, "{tenant}");
     }
     keys(&lines)
 }
 
-async fn changes_are_told(world: &World, before: &BTreeSet<String>) {
+async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
         let id = customer.tenant_id;
-        assert!(world.sim.update_incident(id, "1", |incident| "resolved".clone_into(&mut incident.status)));
-        assert!(world.sim.merge_incident(id, "3", "2"));
+        assert!(harness.sim.update_incident(id, "1", |incident| "resolved".clone_into(&mut incident.status)));
+        assert!(harness.sim.merge_incident(id, "3", "2"));
     }
     // One closes each, one is merged into another each, which thereby gets alerts.
-    let lines = world.delivered(10 + 9).await;
+    let lines = harness.delivered(10 + 9).await;
     let told = changes(&lines, before);
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
         let name = |id: &str, change: &str| (customer.tenant_id.to_owned(), id.to_owned(), change.to_owned());
@@ -76,15 +78,15 @@ async fn changes_are_told(world: &World, before: &BTreeSet<String>) {
     }
     let before = keys(&lines);
     let reopen = |incident: &mut sim::Incident| "active".clone_into(&mut incident.status);
-    assert!(world.sim.update_incident(CONTOSO.tenant_id, "1", reopen));
-    assert!(world.sim.update_incident(NORTHWIND.tenant_id, "1", reopen));
-    let new = world.incident(&CONTOSO, "A new one", 0);
+    assert!(harness.sim.update_incident(CONTOSO.tenant_id, "1", reopen));
+    assert!(harness.sim.update_incident(NORTHWIND.tenant_id, "1", reopen));
+    let new = harness.incident(&CONTOSO, "A new one", 0);
     // The same time of last update, but another set of alerts.
-    let now = world.sim.clock().now();
-    assert!(world.sim.change_incident_silently(FABRIKAM.tenant_id, "2", |incident| {
+    let now = harness.sim.clock().now();
+    assert!(harness.sim.change_incident_silently(FABRIKAM.tenant_id, "2", |incident| {
         incident.add_alert(now);
     }));
-    let lines = world.delivered(19 + 4).await;
+    let lines = harness.delivered(19 + 4).await;
     lines.iter().for_each(is_line);
     let told = changes(&lines, &before);
     let expected = [
@@ -101,14 +103,14 @@ async fn changes_are_told(world: &World, before: &BTreeSet<String>) {
     assert!(second[0].starts_with(&format!("{}/2/", FABRIKAM.tenant_id)), "{second:?}");
 }
 
-async fn tokens(world: &World) {
+async fn tokens(harness: &StackHarness) {
     for (customer, api) in [(CONTOSO, "graph"), (FABRIKAM, "graph"), (NORTHWIND, "defender")] {
         let path = format!("{}/token", customer.path());
-        let reply = world.call("POST", &path, None).await;
+        let reply = harness.call("POST", &path, None).await;
         assert_eq!((reply.status, reply.header("cache-control")), (200, "no-store"), "{}", reply.body);
         assert_eq!(reply.header("content-type"), "application/json");
         let token = reply.json();
-        let direct = world.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await.unwrap();
+        let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await.unwrap();
         for token in [&token, &direct] {
             has_members(
                 token,
@@ -123,18 +125,18 @@ async fn tokens(world: &World) {
             assert_eq!(token[name], direct[name], "{name}");
         }
         let other = if api == "graph" { "defender" } else { "graph" };
-        let reply = world.call("POST", &path, Some(json!({"resource": other}))).await;
+        let reply = harness.call("POST", &path, Some(json!({"resource": other}))).await;
         if customer.tenant_id == NORTHWIND.tenant_id {
             assert_eq!((reply.status, &reply.json()["resource"]), (200, &json!(other)), "{}", reply.body);
         }
     }
 }
 
-async fn live(world: &World) {
+async fn live(harness: &StackHarness) {
     let mut count = 0;
     for (customer, incidents) in [(CONTOSO, 5), (FABRIKAM, 3), (NORTHWIND, 3)] {
         let path = format!("{}/incidents", customer.path());
-        let page = world.expect(200, "GET", &path, None).await;
+        let page = harness.expect(200, "GET", &path, None).await;
         has_members(&page, &["incidents", "next"]);
         let listed = page["incidents"].as_array().unwrap();
         assert_eq!((listed.len(), &page["next"]), (incidents, &Value::Null), "{}", customer.name);
@@ -147,49 +149,49 @@ async fn live(world: &World) {
         // Page by page, the same.
         let (mut paged, mut next) = (Vec::new(), String::new());
         loop {
-            let page = world.expect(200, "GET", &format!("{path}?limit=2{next}"), None).await;
+            let page = harness.expect(200, "GET", &format!("{path}?limit=2{next}"), None).await;
             paged.extend(page["incidents"].as_array().unwrap().iter().map(|incident| incident["key"].clone()));
             let Some(more) = page["next"].as_str() else { break };
             next = format!("&next={more}");
         }
         assert_eq!(paged, listed.iter().map(|incident| incident["key"].clone()).collect::<Vec<_>>());
         // A version that was delivered is shown under the same key.
-        let delivered = keys(&world.stack.delivered().await.unwrap());
+        let delivered = keys(&harness.stack.delivered().await.unwrap());
         assert!(paged.iter().all(|key| delivered.contains(key.as_str().unwrap())), "{paged:?}");
 
-        let one = world.expect(200, "GET", &format!("{path}/1"), None).await;
+        let one = harness.expect(200, "GET", &format!("{path}/1"), None).await;
         has_members(&one, &LINE);
-        let finding = world.expect(200, "GET", &format!("{path}/1?format=ocsf"), None).await;
+        let finding = harness.expect(200, "GET", &format!("{path}/1?format=ocsf"), None).await;
         assert_eq!(finding["class_uid"], 2005, "{finding}");
         count += incidents;
     }
-    let fleet = world.expect(200, "GET", "/incidents?limit=100", None).await;
+    let fleet = harness.expect(200, "GET", "/incidents?limit=100", None).await;
     has_members(&fleet, &["incidents", "failures", "next"]);
     assert_eq!((fleet["incidents"].as_array().unwrap().len(), &fleet["failures"]), (count, &json!([])));
 
-    let before = keys(&world.stack.delivered().await.unwrap());
+    let before = keys(&harness.stack.delivered().await.unwrap());
     let change = json!({"status": "resolved", "classification": "true_positive", "determination": "malware",
                         "assigned_to": "ada@partner.example", "tags": ["seen"], "comment": "looked at"});
     for (customer, tags) in [(CONTOSO, "customTags"), (NORTHWIND, "tags")] {
         let path = format!("{}/incidents/2", customer.path());
-        let changed = world.expect(200, "PATCH", &path, Some(change.clone())).await;
+        let changed = harness.expect(200, "PATCH", &path, Some(change.clone())).await;
         has_members(&changed, &LINE);
         let record = &changed["incident"];
         assert_eq!(record["status"].as_str().unwrap().to_lowercase(), "resolved", "{record}");
         assert_eq!((&record["assignedTo"], &record[tags]), (&json!("ada@partner.example"), &json!(["seen"])));
-        let cleared = world.expect(200, "PATCH", &path, Some(json!({"assigned_to": null}))).await;
+        let cleared = harness.expect(200, "PATCH", &path, Some(json!({"assigned_to": null}))).await;
         assert!(cleared["incident"]["assignedTo"].as_str().is_none_or(str::is_empty), "{cleared}");
     }
     // What was changed here comes by the feed, too.
-    let lines = world.delivered(before.len() + 2).await;
+    let lines = harness.delivered(before.len() + 2).await;
     let told = changes(&lines, &before);
     assert!(told.iter().all(|(_, id, change)| (id.as_str(), change.as_str()) == ("2", "closed")), "{told:?}");
 }
 
 /// Every version lies in an object that an event names, and the event says how many and of when.
-async fn announced(world: &World) {
-    let lines = world.stack.delivered().await.unwrap();
-    let events = world.stack.events().await.unwrap();
+async fn announced(harness: &StackHarness) {
+    let lines = harness.stack.delivered().await.unwrap();
+    let events = harness.stack.events().await.unwrap();
     let mut named: BTreeMap<String, (u64, String, String)> = BTreeMap::new();
     let mut active = BTreeSet::new();
     for event in &events {
@@ -200,7 +202,7 @@ async fn announced(world: &World) {
         match event["detail-type"].as_str().unwrap() {
             "Incidents Delivered" => {
                 has_members(detail, &["tenant_id", "bucket", "object", "count", "from", "to"]);
-                assert_eq!(text("bucket"), world.stack.resources().bucket);
+                assert_eq!(text("bucket"), harness.stack.resources().bucket);
                 assert!(is_time(&detail["from"]) && is_time(&detail["to"]), "{event}");
                 named.insert(text("object"), (detail["count"].as_u64().unwrap(), text("from"), text("to")));
             }
@@ -227,10 +229,10 @@ async fn announced(world: &World) {
     }
 }
 
-async fn leave(world: &World) {
+async fn leave(harness: &StackHarness) {
     let path = FABRIKAM.path();
-    let delivered = world.stack.delivered().await.unwrap().len();
-    let receipt = world.expect(200, "DELETE", &path, None).await;
+    let delivered = harness.stack.delivered().await.unwrap().len();
+    let receipt = harness.expect(200, "DELETE", &path, None).await;
     has_members(&receipt, &["tenant_id", "purged", "removal_url", "access_ended", "checked_at"]);
     assert_eq!((&receipt["tenant_id"], &receipt["access_ended"]), (&json!(FABRIKAM.tenant_id), &json!(false)));
     assert!(receipt["purged"].as_object().unwrap().values().all(Value::is_u64), "{receipt}");
@@ -248,36 +250,36 @@ async fn leave(world: &World) {
         ("POST", format!("{path}/resume"), None),
     ];
     for (method, path, body) in refusals {
-        let reply = world.call(method, &path, body).await;
+        let reply = harness.call(method, &path, body).await;
         refused(&format!("{method} {path}"), &reply, "tenant_not_active");
     }
-    let direct = world.stack.invoke("token-issuance", json!({"tenant_id": FABRIKAM.tenant_id})).await.unwrap_err();
+    let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": FABRIKAM.tenant_id})).await.unwrap_err();
     assert_eq!(direct.error_type, "tenant_not_active");
-    assert_eq!(world.expect(200, "GET", &path, None).await["status"], "offboarded");
+    assert_eq!(harness.expect(200, "GET", &path, None).await["status"], "offboarded");
 
     // Its incidents go on; nobody hears of them, whatever comes by the queue.
-    world.incident(&FABRIKAM, "After the end", 0);
-    assert!(world.sim.update_incident(FABRIKAM.tenant_id, "2", |incident| incident.severity = "low".to_owned()));
-    world.sim.clear_calls();
+    harness.incident(&FABRIKAM, "After the end", 0);
+    assert!(harness.sim.update_incident(FABRIKAM.tenant_id, "2", |incident| incident.severity = "low".to_owned()));
+    harness.sim.clear_calls();
     for kind in ["poll", "sweep", "backfill"] {
         let body = json!({"tenant_id": FABRIKAM.tenant_id, "kind": kind}).to_string();
         let event = json!({"Records": [{"messageId": "m-1", "body": body}]});
-        let answer = world.stack.invoke("incident-fetch", event).await.unwrap();
+        let answer = harness.stack.invoke("incident-fetch", event).await.unwrap();
         assert_eq!(answer, json!({"batchItemFailures": []}), "{kind}");
     }
-    world.poll().await;
-    world.stack.tick("sweep").await.unwrap();
-    world.stack.drain_queue().await.unwrap();
-    let lines = world.stack.delivered().await.unwrap();
+    harness.poll().await;
+    harness.stack.tick("sweep").await.unwrap();
+    harness.stack.drain_queue().await.unwrap();
+    let lines = harness.stack.delivered().await.unwrap();
     assert_eq!(lines.len(), delivered);
-    let calls = world.sim.calls();
+    let calls = harness.sim.calls();
     assert!(calls.iter().all(|call| call.tenant_id.as_deref() != Some(FABRIKAM.tenant_id)), "{calls:?}");
-    let fleet = world.expect(200, "GET", "/incidents", None).await;
+    let fleet = harness.expect(200, "GET", "/incidents", None).await;
     let mut told = fleet["incidents"].as_array().unwrap().iter().chain(fleet["failures"].as_array().unwrap());
     assert!(told.all(|one| one["tenant_id"] != FABRIKAM.tenant_id), "{fleet}");
 
-    world.sim.revoke(FABRIKAM.tenant_id, APP);
-    let receipt = world.expect(200, "DELETE", &path, None).await;
+    harness.sim.revoke(FABRIKAM.tenant_id, APP);
+    let receipt = harness.expect(200, "DELETE", &path, None).await;
     assert_eq!(receipt["access_ended"], true);
 }
 
@@ -324,7 +326,7 @@ fn keys(lines: &[Value]) -> BTreeSet<String> {
     keys
 }
 
-/// What was told since: tenant, incident, change.
+/// The lines delivered since the last call: tenant, incident, change.
 fn changes(lines: &[Value], before: &BTreeSet<String>) -> BTreeSet<(String, String, String)> {
     let new = lines.iter().filter(|line| !before.contains(line["key"].as_str().unwrap()));
     let text = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use sim::{Decision, Fault, FaultKind, Host, RetryAfter};
 use url::Url;
 
-use super::world::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, World, refused};
+use super::harness::{APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, StackHarness, refused};
 
 const ROTATED: &str = "canary-rotated-client-secret";
 const WRONG: [&str; 2] = ["canary-wrong-client-secret-1", "canary-wrong-client-secret-2"];
 /// Sent by Microsoft in an error, or by anybody to the public routes.
 const FOREIGN: &str = "canary-from-outside";
 
-/// What nobody may read, by what it is.
+/// The secrets that nobody may read, by their kind.
 #[derive(Default)]
 struct Secrets(BTreeMap<String, &'static str>);
 
@@ -44,7 +44,7 @@ impl Secrets {
 
 /// A browser whose every redirect is looked at.
 struct Visitor<'a> {
-    world: &'a World,
+    harness: &'a StackHarness,
     secrets: &'a mut Secrets,
     cookie: String,
 }
@@ -52,12 +52,12 @@ struct Visitor<'a> {
 impl Visitor<'_> {
     /// A page or a redirect of ours. The page may have what is this browser's own, and nothing else.
     async fn go(&mut self, method: &str, target: &str) -> ApiResponse {
-        let target = target.strip_prefix(self.world.stack.api_url()).unwrap_or(target);
+        let target = target.strip_prefix(self.harness.stack.api_url()).unwrap_or(target);
         let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept-language", "de")];
         if !self.cookie.is_empty() {
             headers.push(("cookie", self.cookie.as_str()));
         }
-        let reply = self.world.stack.public(method, target, &headers, "").await.unwrap();
+        let reply = self.harness.stack.public(method, target, &headers, "").await.unwrap();
         if let Some(cookie) = reply.headers.get("set-cookie") {
             let cookie = cookie.to_str().unwrap();
             self.cookie = cookie.split(';').next().unwrap().to_owned();
@@ -70,7 +70,7 @@ impl Visitor<'_> {
         reply
     }
 
-    /// Where a redirect leads, with what it carries.
+    /// The target of a redirect with its query.
     fn learn(&mut self, location: &str) {
         let Ok(url) = Url::parse(location) else { return };
         for (name, value) in url.query_pairs() {
@@ -90,7 +90,7 @@ impl Visitor<'_> {
         let redirect = self.go("POST", link).await;
         assert_eq!(redirect.status, 303, "{}", redirect.body);
         // PKCE's secret half and the nonce lie in the table, and there alone.
-        for item in items(self.world).await {
+        for item in items(self.harness).await {
             for (name, what) in [("code_verifier", "a PKCE verifier"), ("nonce", "a nonce")] {
                 if let Some(value) = item.get(name).and_then(|value| value.as_s().ok()) {
                     self.secrets.keep(what, value.as_str());
@@ -101,13 +101,13 @@ impl Visitor<'_> {
     }
 
     fn sign_in(&mut self, url: &str, customer: &Customer) -> String {
-        let back = self.world.sim.sign_in(url, customer.tenant_id, customer.administrator).unwrap();
+        let back = self.harness.sim.sign_in(url, customer.tenant_id, customer.administrator).unwrap();
         self.learn(&back);
         back
     }
 
     fn consent(&mut self, url: &str, customer: &Customer, decision: Decision) -> String {
-        self.world.sim.consent(url, customer.tenant_id, customer.administrator, decision).unwrap()
+        self.harness.sim.consent(url, customer.tenant_id, customer.administrator, decision).unwrap()
     }
 
     /// All the way, without turning aside.
@@ -121,40 +121,42 @@ impl Visitor<'_> {
     }
 }
 
-async fn items(world: &World) -> Vec<std::collections::HashMap<String, aws_sdk_dynamodb::types::AttributeValue>> {
-    let client = aws_sdk_dynamodb::Client::new(world.stack.aws().config());
-    let scan = client.scan().table_name(&world.stack.resources().table).into_paginator().items().send();
+async fn items(
+    harness: &StackHarness,
+) -> Vec<std::collections::HashMap<String, aws_sdk_dynamodb::types::AttributeValue>> {
+    let client = aws_sdk_dynamodb::Client::new(harness.stack.aws().config());
+    let scan = client.scan().table_name(&harness.stack.resources().table).into_paginator().items().send();
     scan.collect::<Result<Vec<_>, _>>().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_secret_is_written_anywhere() {
-    let world = World::start("leaks", &[("LOG_LEVEL", "trace")]).await;
+    let harness = StackHarness::start("leaks", &[("LOG_LEVEL", "trace")]).await;
     let mut secrets = Secrets::default();
-    for value in world.sim.client_secrets(APP) {
+    for value in harness.sim.client_secrets(APP) {
         secrets.keep("the client secret", value);
     }
     let mut told = Vec::new();
-    set_up(&world, &mut secrets).await;
-    junk(&world, &mut secrets, &mut told).await;
-    onboarding(&world, &mut secrets, &mut told).await;
-    feed(&world, &mut secrets, &mut told).await;
-    entra_in_trouble(&world, &mut secrets, &mut told).await;
-    rotation(&world, &mut secrets, &mut told).await;
-    credential(&world, &mut secrets, &mut told).await;
-    let reply = world.call("DELETE", &FABRIKAM.path(), None).await;
+    set_up(&harness, &mut secrets).await;
+    junk(&harness, &mut secrets, &mut told).await;
+    onboarding(&harness, &mut secrets, &mut told).await;
+    feed(&harness, &mut secrets, &mut told).await;
+    entra_in_trouble(&harness, &mut secrets, &mut told).await;
+    rotation(&harness, &mut secrets, &mut told).await;
+    credential(&harness, &mut secrets, &mut told).await;
+    let reply = harness.call("DELETE", &FABRIKAM.path(), None).await;
     told.push(("offboarding".to_owned(), reply.body));
-    search(&world, &secrets, &told).await;
-    world.lines_are_whole().await;
-    world.end().await;
+    search(&harness, &secrets, &told).await;
+    harness.lines_are_whole().await;
+    harness.end().await;
 }
 
-async fn set_up(world: &World, secrets: &mut Secrets) {
+async fn set_up(harness: &StackHarness, secrets: &mut Secrets) {
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        world.seed(&customer);
-        world.incident(&customer, "An incident", 5);
+        harness.seed(&customer);
+        harness.incident(&customer, "An incident", 5);
     }
-    let vault = aws_sdk_secretsmanager::Client::new(world.stack.aws().config());
+    let vault = aws_sdk_secretsmanager::Client::new(harness.stack.aws().config());
     let rotator = vault.get_secret_value().secret_id("mandate-rotation").send().await.unwrap();
     let rotator: Value = serde_json::from_str(rotator.secret_string().unwrap()).unwrap();
     secrets.keep("the rotation's client secret", rotator["client_secret"].as_str().unwrap());
@@ -165,9 +167,9 @@ async fn set_up(world: &World, secrets: &mut Secrets) {
     secrets.keep("text from outside", FOREIGN);
 }
 
-/// What anybody may send to the public routes, and what an operator may get wrong.
-async fn junk(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
-    let jwt = world.sim.issue_token(CONTOSO.tenant_id, APP, &["SecurityIncident.Read.All"], sim::Resource::Graph);
+/// Requests that strangers send to the public routes, and mistakes of an operator.
+async fn junk(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    let jwt = harness.sim.issue_token(CONTOSO.tenant_id, APP, &["SecurityIncident.Read.All"], sim::Resource::Graph);
     let cookie = format!("__Host-mandate={FOREIGN}");
     let pages = [
         format!("/consent/{FOREIGN}"),
@@ -181,12 +183,12 @@ async fn junk(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
     ];
     for path in pages {
         for headers in [&[][..], &[("cookie", cookie.as_str()), ("user-agent", FOREIGN), ("referer", FOREIGN)]] {
-            let reply = world.stack.public("GET", &path, headers, "").await.unwrap();
+            let reply = harness.stack.public("GET", &path, headers, "").await.unwrap();
             assert!((400..500).contains(&reply.status), "{path}: {}", reply.status);
             told.push((path.split(['?', '/']).nth(2).unwrap_or_default().to_owned(), reply.body));
         }
     }
-    let reply = world.stack.public("POST", &format!("/consent/{FOREIGN}"), &[], jwt.clone()).await.unwrap();
+    let reply = harness.stack.public("POST", &format!("/consent/{FOREIGN}"), &[], jwt.clone()).await.unwrap();
     told.push(("a form".to_owned(), reply.body));
     for (method, path, body) in [
         ("POST", "/invitations".to_owned(), jwt.clone()),
@@ -196,14 +198,14 @@ async fn junk(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
         ("PATCH", format!("{}/incidents/1", CONTOSO.path()), jwt.clone()),
         ("POST", format!("{}/token", CONTOSO.path()), jwt.clone()),
     ] {
-        let reply = world.call_with(method, &path, &body).await;
+        let reply = harness.call_with(method, &path, &body).await;
         assert!((400..500).contains(&reply.status), "{path}: {}", reply.body);
         told.push((path, reply.body));
     }
-    for binary in super::world::BINARIES {
+    for binary in super::harness::BINARIES {
         for event in [json!({"tenant_id": jwt}), json!({"Records": [{"messageId": "m", "body": FOREIGN}]}), json!(jwt)]
         {
-            match world.stack.invoke(binary, event).await {
+            match harness.stack.invoke(binary, event).await {
                 Ok(answer) => told.push((binary.to_owned(), answer.to_string())),
                 Err(error) => told.push((binary.to_owned(), error.to_string())),
             }
@@ -212,16 +214,16 @@ async fn junk(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
     secrets.keep("somebody's token", jwt);
 }
 
-async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
     let mut links = Vec::new();
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        let invitation = world.invite(&customer, None).await;
+        let invitation = harness.invite(&customer, None).await;
         let link = invitation["consent_url"].as_str().unwrap().to_owned();
         secrets.keep("an invitation's token", link.rsplit('/').next().unwrap());
         links.push(link);
     }
     // A code that Microsoft never gave, with the right state.
-    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[0]).await;
     let state = Url::parse(&sign_in).unwrap();
     let state = state.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
@@ -229,15 +231,15 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     assert!(page.status >= 400, "{}", page.status);
     told.push(("a false code".to_owned(), page.body));
     // Another browser with this one's address.
-    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[0]).await;
     let back = visitor.sign_in(&sign_in, &CONTOSO);
-    let mut stranger = Visitor { world, secrets: visitor.secrets, cookie: String::new() };
+    let mut stranger = Visitor { harness, secrets: visitor.secrets, cookie: String::new() };
     let page = stranger.go("GET", &back).await;
     assert_eq!(page.status, 400);
     told.push(("another's return".to_owned(), page.body));
     // Declined, and then accepted in the same browser; each return comes twice.
-    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[0]).await;
     let back = visitor.sign_in(&sign_in, &CONTOSO);
     let consent = visitor.go("GET", &back).await.header("location").to_owned();
@@ -249,7 +251,7 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     assert_eq!(visitor.go("GET", &accepted).await.status, 303, "repeated");
     assert_eq!(visitor.go("GET", "/consent/result").await.status, 200);
     // Signed in to another tenant than the consent's; then a sign-in that Microsoft answers badly.
-    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[1]).await;
     let back = visitor.sign_in(&sign_in, &FABRIKAM);
     let consent = visitor.go("GET", &back).await.header("location").to_owned();
@@ -259,47 +261,47 @@ async fn onboarding(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
     told.push(("another tenant".to_owned(), page.body));
     let body = json!({"error": "server_error", "error_description": format!("AADSTS90033: {FOREIGN}")}).to_string();
     let broken = FaultKind::Status { status: 500, body: Some(body), headers: Vec::new() };
-    let mut visitor = Visitor { world, secrets, cookie: String::new() };
+    let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[1]).await;
     let back = visitor.sign_in(&sign_in, &FABRIKAM);
-    world.sim.fault(Fault::new(broken).on(Host::Entra).method("POST"));
+    harness.sim.fault(Fault::new(broken).on(Host::Entra).method("POST"));
     let page = visitor.go("GET", &back).await;
     assert!(page.status >= 400, "{}", page.status);
     told.push(("a broken sign-in".to_owned(), page.body));
-    world.sim.clear_faults();
+    harness.sim.clear_faults();
     for (link, customer) in links[1..].iter().zip([FABRIKAM, NORTHWIND]) {
-        Visitor { world, secrets, cookie: String::new() }.onboard(link, &customer).await;
+        Visitor { harness, secrets, cookie: String::new() }.onboard(link, &customer).await;
     }
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        world
+        harness
             .until(format!("{} is active", customer.name), async || {
-                world.poll().await;
-                world.expect(200, "GET", &customer.path(), None).await["status"] == "active"
+                harness.poll().await;
+                harness.expect(200, "GET", &customer.path(), None).await["status"] == "active"
             })
             .await;
     }
     // A used link, and one that is withdrawn.
-    let page = Visitor { world, secrets, cookie: String::new() }.go("GET", &links[0]).await;
+    let page = Visitor { harness, secrets, cookie: String::new() }.go("GET", &links[0]).await;
     assert_eq!(page.status, 410);
     told.push(("a used link".to_owned(), page.body));
-    told.push(("the list".to_owned(), world.call("GET", "/invitations", None).await.body));
-    told.push(("the tenants".to_owned(), world.call("GET", "/tenants", None).await.body));
+    told.push(("the list".to_owned(), harness.call("GET", "/invitations", None).await.body));
+    told.push(("the tenants".to_owned(), harness.call("GET", "/tenants", None).await.body));
 }
 
-async fn token(world: &World, customer: &Customer, resource: &str) -> ApiResponse {
-    world.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
+async fn token(harness: &StackHarness, customer: &Customer, resource: &str) -> ApiResponse {
+    harness.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
 }
 
-async fn feed(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
-    world.delivered(3).await;
+async fn feed(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+    harness.delivered(3).await;
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        let reply = token(world, &customer, "graph").await;
+        let reply = token(harness, &customer, "graph").await;
         assert_eq!(reply.status, 200, "{}", reply.body);
         secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
         let path = format!("{}/incidents", customer.path());
-        told.push((path.clone(), world.call("GET", &path, None).await.body));
+        told.push((path.clone(), harness.call("GET", &path, None).await.body));
         let change = json!({"status": "in_progress", "comment": "looked at"});
-        told.push(("a change".to_owned(), world.call("PATCH", &format!("{path}/1"), Some(change)).await.body));
+        told.push(("a change".to_owned(), harness.call("PATCH", &format!("{path}/1"), Some(change)).await.body));
     }
     // Microsoft says no, at length, in its own words and in everybody else's.
     let body = json!({"error": {"code": "UnknownError", "message": FOREIGN}}).to_string();
@@ -311,24 +313,24 @@ async fn feed(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, Stri
         FaultKind::Reset,
         FaultKind::Cut,
     ] {
-        world.sim.fault(Fault::new(kind).on(Host::Graph));
-        world.poll().await;
-        let reply = world.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
+        harness.sim.fault(Fault::new(kind).on(Host::Graph));
+        harness.poll().await;
+        let reply = harness.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
         assert!(reply.status >= 400, "{}", reply.body);
         told.push(("an error of Graph".to_owned(), reply.body));
-        world.sim.clear_faults();
+        harness.sim.clear_faults();
     }
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        let resumed = world.expect(200, "POST", &format!("{}/resume", customer.path()), None).await;
+        let resumed = harness.expect(200, "POST", &format!("{}/resume", customer.path()), None).await;
         assert_eq!(resumed["status"], "active", "{resumed}");
     }
 }
 
-async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn entra_in_trouble(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
     let fresh = async |customer: &Customer| {
-        world.stack.kill("token-issuance");
-        let reply = token(world, customer, "graph").await;
-        let direct = world.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await;
+        harness.stack.kill("token-issuance");
+        let reply = token(harness, customer, "graph").await;
+        let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await;
         (reply, direct.map_or_else(|error| error.to_string(), |answer| answer.to_string()))
     };
     let throttled = FaultKind::Throttle { retry_after: RetryAfter::Seconds(2) };
@@ -343,7 +345,7 @@ async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(
     ];
     for (kind, code) in faults {
         let named = format!("{kind:?}");
-        world.sim.fault(Fault::new(kind).on(Host::Entra).tenant(CONTOSO.tenant_id));
+        harness.sim.fault(Fault::new(kind).on(Host::Entra).tenant(CONTOSO.tenant_id));
         let (reply, direct) = fresh(&CONTOSO).await;
         assert!(reply.status >= 400, "{named}: {}", reply.body);
         if code.is_empty() {
@@ -353,9 +355,9 @@ async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(
         }
         assert_eq!(code == "throttled", !reply.header("retry-after").is_empty(), "{named}");
         told.extend([(named.clone(), reply.body), (named, direct)]);
-        world.sim.clear_faults();
+        harness.sim.clear_faults();
         // What was said to hold this tenant is over.
-        world
+        harness
             .until("Entra is asked again".to_owned(), async || {
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
                 let reply = fresh(&CONTOSO).await.0;
@@ -369,13 +371,13 @@ async fn entra_in_trouble(world: &World, secrets: &mut Secrets, told: &mut Vec<(
 }
 
 /// The secret is replaced as Secrets Manager has it done, after steps that nobody should have asked for.
-async fn rotation(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn rotation(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
     const VERSION: &str = "7d9f0b52-0000-4000-8000-0123456789ab";
     const STEPS: [&str; 4] = ["createSecret", "setSecret", "testSecret", "finishSecret"];
-    let secret = &world.stack.resources().secret;
+    let secret = &harness.stack.resources().secret;
     let step = async |step: &str, secret: &str, version: &str| {
         let event = json!({"Step": step, "SecretId": secret, "ClientRequestToken": version});
-        world.stack.invoke("secret-rotation", event).await
+        harness.stack.invoke("secret-rotation", event).await
     };
     for name in STEPS {
         for (secret, version) in [(FOREIGN, VERSION), (secret.as_str(), FOREIGN), ("mandate-rotation", VERSION)] {
@@ -383,38 +385,43 @@ async fn rotation(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, 
             told.push((name.to_owned(), error.to_string()));
         }
     }
-    let before = world.sim.client_secrets(APP);
-    world.stack.rotate().await.unwrap();
-    let added: Vec<_> = world.sim.client_secrets(APP).into_iter().filter(|secret| !before.contains(secret)).collect();
+    let before = harness.sim.client_secrets(APP);
+    harness.stack.rotate().await.unwrap();
+    let added: Vec<_> = harness.sim.client_secrets(APP).into_iter().filter(|secret| !before.contains(secret)).collect();
     assert_eq!(added.len(), 1);
     secrets.keep("a client secret that Microsoft made", added[0].as_str());
     for customer in [CONTOSO, FABRIKAM] {
-        world.stack.kill("token-issuance");
-        let reply = token(world, &customer, "graph").await;
+        harness.stack.kill("token-issuance");
+        let reply = token(harness, &customer, "graph").await;
         assert_eq!(reply.status, 200, "{}", reply.body);
         secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
     }
 }
 
 /// The app credential is renewed, then wrong once, then wrong for good.
-async fn credential(world: &World, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn credential(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
     let put = async |secret: &str| {
-        world.stack.put_secret(json!({"client_id": APP, "client_secret": secret})).await.unwrap();
+        harness.stack.put_secret(json!({"client_id": APP, "client_secret": secret})).await.unwrap();
     };
-    let now = world.sim.clock().now();
-    world.sim.add_client_secret(APP, ROTATED, now - SignedDuration::from_hours(1), now + SignedDuration::from_hours(9));
+    let now = harness.sim.clock().now();
+    harness.sim.add_client_secret(
+        APP,
+        ROTATED,
+        now - SignedDuration::from_hours(1),
+        now + SignedDuration::from_hours(9),
+    );
     put(ROTATED).await;
-    for old in world.sim.client_secrets(APP).iter().filter(|secret| *secret != ROTATED) {
-        world.sim.remove_client_secret(APP, old);
+    for old in harness.sim.client_secrets(APP).iter().filter(|secret| *secret != ROTATED) {
+        harness.sim.remove_client_secret(APP, old);
     }
     for (secret, expected) in [(None, 200), (Some(WRONG[0]), 200), (Some(WRONG[1]), 500)] {
         if let Some(secret) = secret {
             put(secret).await;
         }
-        for binary in super::world::BINARIES {
-            world.stack.kill(binary);
+        for binary in super::harness::BINARIES {
+            harness.stack.kill(binary);
         }
-        let reply = token(world, &NORTHWIND, "graph").await;
+        let reply = token(harness, &NORTHWIND, "graph").await;
         assert_eq!(reply.status, expected, "{secret:?}: {}", reply.body);
         if expected == 200 {
             secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
@@ -422,23 +429,23 @@ async fn credential(world: &World, secrets: &mut Secrets, told: &mut Vec<(String
             assert_eq!(refused("a wrong credential", &reply, "internal")["reason"], "credential_rejected");
             told.push(("a wrong credential".to_owned(), reply.body));
         }
-        world.poll().await;
-        let reply = world.call("GET", "/incidents", None).await;
+        harness.poll().await;
+        let reply = harness.call("GET", "/incidents", None).await;
         told.push(("the fleet".to_owned(), reply.body));
     }
     for broken in [json!({"client_id": APP, "client_secret": WRONG[0], "federated": true}), json!(WRONG[1])] {
-        world.stack.put_secret(broken).await.unwrap();
-        for binary in super::world::BINARIES {
-            world.stack.kill(binary);
+        harness.stack.put_secret(broken).await.unwrap();
+        for binary in super::harness::BINARIES {
+            harness.stack.kill(binary);
         }
-        let reply = token(world, &NORTHWIND, "graph").await;
+        let reply = token(harness, &NORTHWIND, "graph").await;
         refused("an unusable credential", &reply, "internal");
         told.push(("an unusable credential".to_owned(), reply.body));
-        world.poll().await;
+        harness.poll().await;
     }
 }
 
-async fn search(world: &World, secrets: &Secrets, told: &[(String, String)]) {
+async fn search(harness: &StackHarness, secrets: &Secrets, told: &[(String, String)]) {
     let kinds: std::collections::BTreeSet<_> = secrets.0.values().copied().collect();
     for kind in [
         "the client secret",
@@ -453,24 +460,24 @@ async fn search(world: &World, secrets: &Secrets, told: &[(String, String)]) {
     ] {
         assert!(kinds.contains(kind), "the journey had no {kind}");
     }
-    let printed = world.printed().await;
+    let printed = harness.printed().await;
     assert!(printed.len() > 100, "{} lines", printed.len());
     for (binary, line) in &printed {
         secrets.search(binary, line);
     }
-    for key in world.stack.objects("").await.unwrap() {
+    for key in harness.stack.objects("").await.unwrap() {
         secrets.search("an object's name", &key);
-        secrets.search(&key, &world.stack.object_text(&key).await.unwrap());
+        secrets.search(&key, &harness.stack.object_text(&key).await.unwrap());
     }
-    let events = world.stack.events().await.unwrap();
+    let events = harness.stack.events().await.unwrap();
     assert!(events.len() > 5);
     for event in events {
         secrets.search("an event", &event.to_string());
     }
-    for letter in world.stack.dead_letters().await.unwrap() {
+    for letter in harness.stack.dead_letters().await.unwrap() {
         secrets.search("a dead letter", &letter);
     }
-    for failure in world.stack.take_failures() {
+    for failure in harness.stack.take_failures() {
         secrets.search("a failure", &failure);
     }
     for (place, text) in told {
@@ -480,13 +487,13 @@ async fn search(world: &World, secrets: &Secrets, told: &[(String, String)]) {
     let kept = ["a PKCE verifier", "a nonce"];
     let others = secrets.0.iter().filter(|(_, what)| !kept.contains(what));
     let others = Secrets(others.map(|(value, what)| (value.clone(), *what)).collect());
-    for item in items(world).await {
+    for item in items(harness).await {
         others.search("the table", &format!("{item:?}"));
     }
 }
 
 #[test]
-fn the_search_finds_what_it_is_for() {
+fn leak_search_finds_planted_secrets() {
     let mut secrets = Secrets::default();
     secrets.keep("a cookie", "0123456789abcdef");
     let finds = |text: &str| std::panic::catch_unwind(|| Secrets(secrets.0.clone()).search("x", text)).is_err();

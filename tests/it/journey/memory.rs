@@ -4,7 +4,7 @@ use std::{fs, process};
 
 use sim::{Giant, IncidentSeed};
 
-use super::world::{CONTOSO, World};
+use super::harness::{CONTOSO, StackHarness};
 
 /// The most memory that a process of this name among our children has held, in KiB.
 fn most_held(binary: &str) -> u64 {
@@ -22,40 +22,40 @@ fn most_held(binary: &str) -> u64 {
 
 /// The most that `incident-fetch` held while it brought in `count` incidents of 400 alerts, 2 MB each, in KiB.
 async fn held_for(count: u64) -> u64 {
-    let world = World::start(&format!("memory-{count}"), &[]).await;
-    world.seed(&CONTOSO);
-    world.onboard(&CONTOSO, None).await;
+    let harness = StackHarness::start(&format!("memory-{count}"), &[]).await;
+    harness.seed(&CONTOSO);
+    harness.onboard(&CONTOSO, None).await;
     for _ in 0..count {
         let giant = Some(Giant { alerts: 400, bytes_each: 5 << 10 });
-        world.sim.put_incident(CONTOSO.tenant_id, IncidentSeed { giant, ..IncidentSeed::default() });
+        harness.sim.put_incident(CONTOSO.tenant_id, IncidentSeed { giant, ..IncidentSeed::default() });
     }
     let mut arrived = 0;
     // Each wait is for some more of them: how long all take depends on what else the machine does.
     while arrived < count {
-        world
+        harness
             .until(format!("more than {arrived} are delivered"), async || {
-                world.poll().await;
-                let tenant = world.expect(200, "GET", &CONTOSO.path(), None).await;
+                harness.poll().await;
+                let tenant = harness.expect(200, "GET", &CONTOSO.path(), None).await;
                 let before = std::mem::replace(&mut arrived, tenant["incidents_total"].as_u64().unwrap());
                 arrived > before
             })
             .await;
     }
     let held = most_held("incident-fetch");
-    world.end().await;
+    harness.end().await;
     assert!(held > 0, "no process was found");
     held
 }
 
 #[tokio::test]
-async fn f17_incidents_of_four_hundred_alerts_need_no_more_than_64_mib() {
+async fn incidents_of_400_alerts_need_at_most_64_mib() {
     let held = held_for(12).await;
     assert!(held <= 64 << 10, "{held} KiB");
 }
 
 #[tokio::test]
 #[ignore = "long: a hundred megabytes through debug builds"]
-async fn f17_fifty_incidents_of_four_hundred_alerts_need_no_more_than_64_mib() {
+async fn fifty_incidents_of_400_alerts_need_at_most_64_mib() {
     let held = held_for(50).await;
     assert!(held <= 64 << 10, "{held} KiB");
 }

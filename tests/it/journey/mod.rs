@@ -3,9 +3,9 @@
 
 mod credential;
 mod events;
+mod harness;
 mod job;
 mod leaks;
 mod memory;
 mod shapes;
 mod start;
-mod world;

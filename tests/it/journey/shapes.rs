@@ -5,59 +5,61 @@ use std::collections::BTreeSet;
 use devstack::ApiResponse;
 use serde_json::{Value, json};
 
-use super::world::{CONTOSO, FABRIKAM, NORTHWIND, UNKNOWN, World, has_members, is_tenant_id, is_time, refused};
+use super::harness::{
+    CONTOSO, FABRIKAM, NORTHWIND, StackHarness, UNKNOWN, has_members, is_tenant_id, is_time, refused,
+};
 
 /// Comes with every wrong value, and may not come back.
 const ECHO: &str = "canary-of-the-caller";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_are_those_of_the_interface() {
-    let world = World::start("shapes", &[]).await;
+async fn responses_are_those_of_the_interface() {
+    let harness = StackHarness::start("shapes", &[]).await;
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        world.seed(&customer);
+        harness.seed(&customer);
     }
     for number in 0..3 {
-        world.incident(&CONTOSO, &format!("Incident {number}"), 30 * 24 * 60 + number);
-        world.incident(&CONTOSO, &format!("Incident {number}"), 5 + number);
+        harness.incident(&CONTOSO, &format!("Incident {number}"), 30 * 24 * 60 + number);
+        harness.incident(&CONTOSO, &format!("Incident {number}"), 5 + number);
     }
-    invitations(&world).await;
-    world.onboard(&CONTOSO, None).await;
-    gateway(&world).await;
-    wrong_requests(&world).await;
-    world.delivered(3).await;
-    jobs(&world).await;
-    tenants(&world).await;
-    status_events(&world).await;
-    world.nothing_failed().await;
-    world.lines_are_whole().await;
-    world.end().await;
+    invitations(&harness).await;
+    harness.onboard(&CONTOSO, None).await;
+    gateway(&harness).await;
+    wrong_requests(&harness).await;
+    harness.delivered(3).await;
+    jobs(&harness).await;
+    tenants(&harness).await;
+    status_events(&harness).await;
+    harness.nothing_failed().await;
+    harness.lines_are_whole().await;
+    harness.end().await;
 }
 
-async fn invitations(world: &World) {
+async fn invitations(harness: &StackHarness) {
     let body = json!({"customer": "Éèß Ltd", "expected_tenant": NORTHWIND.domain, "expires_in_hours": 1});
-    let reply = world.call("POST", "/invitations", Some(body)).await;
+    let reply = harness.call("POST", "/invitations", Some(body)).await;
     assert_eq!((reply.status, reply.header("content-type")), (201, "application/json"), "{}", reply.body);
     let made = reply.json();
     has_members(&made, &["invitation_id", "customer", "expected_tenant", "consent_url", "expires_at"]);
     assert_eq!((&made["customer"], &made["expected_tenant"]), (&json!("Éèß Ltd"), &json!(NORTHWIND.tenant_id)));
     let link = made["consent_url"].as_str().unwrap();
-    let path = link.strip_prefix(world.stack.api_url()).unwrap();
+    let path = link.strip_prefix(harness.stack.api_url()).unwrap();
     let token = path.strip_prefix("/consent/").unwrap();
     assert!(token.len() >= 22 && !token.contains('/'), "{token}");
     assert!(is_time(&made["expires_at"]), "{made}");
     let hours = |value: &Value| {
         let expires: jiff::Timestamp = value.as_str().unwrap().parse().unwrap();
-        expires.duration_since(world.sim.clock().now()).as_secs_f64() / 3600.0
+        expires.duration_since(harness.sim.clock().now()).as_secs_f64() / 3600.0
     };
     assert!((0.9..=1.0).contains(&hours(&made["expires_at"])), "{made}");
-    let open = world.invite(&FABRIKAM, None).await;
+    let open = harness.invite(&FABRIKAM, None).await;
     assert_eq!(open["expected_tenant"], Value::Null);
     assert!((167.9..=168.0).contains(&hours(&open["expires_at"])), "{open}");
-    world.invite(&FABRIKAM, Some(FABRIKAM.tenant_id)).await;
+    harness.invite(&FABRIKAM, Some(FABRIKAM.tenant_id)).await;
 
     // Opening a link changes nothing.
-    assert_eq!(world.stack.public("GET", path, &[], "").await.unwrap().status, 200);
-    let listed = all(world, "/invitations?limit=1", "invitations").await;
+    assert_eq!(harness.stack.public("GET", path, &[], "").await.unwrap().status, 200);
+    let listed = all(harness, "/invitations?limit=1", "invitations").await;
     assert_eq!(listed.len(), 3, "{listed:?}");
     for one in &listed {
         has_members(one, &["invitation_id", "customer", "expected_tenant", "expires_at", "status"]);
@@ -65,17 +67,17 @@ async fn invitations(world: &World) {
     }
     let id = made["invitation_id"].as_str().unwrap();
     for _ in 0..2 {
-        let reply = world.call("DELETE", &format!("/invitations/{id}"), None).await;
+        let reply = harness.call("DELETE", &format!("/invitations/{id}"), None).await;
         assert_eq!((reply.status, reply.body.as_str()), (204, ""));
     }
-    let listed = all(world, "/invitations", "invitations").await;
+    let listed = all(harness, "/invitations", "invitations").await;
     let status = |id: &Value| listed.iter().find(|one| one["invitation_id"] == *id).unwrap()["status"].clone();
     assert_eq!(status(&made["invitation_id"]), "revoked");
     assert_eq!(status(&open["invitation_id"]), "open");
-    let page = world.stack.public("GET", path, &[], "").await.unwrap();
+    let page = harness.stack.public("GET", path, &[], "").await.unwrap();
     assert_eq!(page.status, 410);
     assert!(!page.body.contains(token));
-    let page = world.stack.public("GET", &format!("/consent/{ECHO}"), &[], "").await.unwrap();
+    let page = harness.stack.public("GET", &format!("/consent/{ECHO}"), &[], "").await.unwrap();
     assert_eq!(page.status, 404);
     for (name, value) in
         [("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
@@ -86,10 +88,10 @@ async fn invitations(world: &World) {
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
 }
 
-/// What the gateway itself answers.
-async fn gateway(world: &World) {
+/// The gateway's own responses.
+async fn gateway(harness: &StackHarness) {
     for (method, path) in [("GET", "/"), ("GET", "/nope"), ("PUT", "/tenants"), ("GET", "/hunting")] {
-        assert_eq!(world.call(method, path, None).await.status, 404, "{method} {path}");
+        assert_eq!(harness.call(method, path, None).await.status, 404, "{method} {path}");
     }
     let unsigned = [
         ("POST", "/invitations".to_owned()),
@@ -112,10 +114,10 @@ async fn gateway(world: &World) {
         ("POST", "/hunting".to_owned()),
     ];
     for (method, path) in unsigned {
-        let reply = world.stack.public(method, &path, &[], "").await.unwrap();
+        let reply = harness.stack.public(method, &path, &[], "").await.unwrap();
         assert_eq!(reply.status, 403, "{method} {path}");
     }
-    assert_eq!(world.expect(200, "GET", &CONTOSO.path(), None).await["status"], "active");
+    assert_eq!(harness.expect(200, "GET", &CONTOSO.path(), None).await["status"], "active");
 }
 
 /// No JSON object, each in its own way.
@@ -272,8 +274,8 @@ fn wrong_tokens_and_incidents(wrong: &mut Wrong) {
     wrong.add("POST", &["/hunting".into()], &hunts, "invalid_request");
 }
 
-async fn wrong_requests(world: &World) {
-    world.sim.clear_calls();
+async fn wrong_requests(harness: &StackHarness) {
+    harness.sim.clear_calls();
     let mut wrong = Wrong::default();
     wrong_lists_and_invitations(&mut wrong);
     wrong_tenants(&mut wrong);
@@ -282,32 +284,32 @@ async fn wrong_requests(world: &World) {
     let mut instances = BTreeSet::new();
     for (method, path, body, code) in &wrong.0 {
         let told = format!("{method} {path} {body:.80}");
-        let reply = world.call_with(method, path, body).await;
+        let reply = harness.call_with(method, path, body).await;
         let problem = checked(&told, &reply, code);
         assert!(instances.insert(problem["instance"].as_str().unwrap().to_owned()), "{told}: an instance of before");
     }
     // All of that was refused before anybody outside was asked.
-    let calls = world.sim.calls();
+    let calls = harness.sim.calls();
     assert!(calls.is_empty(), "{calls:?}");
     // The log knows each by its instance, with the tenant where the path named one.
-    let printed = world.printed().await;
+    let printed = harness.printed().await;
     let lines: Vec<Value> = printed.iter().map(|(_, line)| serde_json::from_str(line).unwrap()).collect();
     for instance in &instances {
         let about = lines.iter().filter(|line| line["request_id"] == instance.as_str());
         assert!(about.count() > 0, "no line of {instance}");
     }
-    let reply = world.call("GET", &format!("{}/incidents?limit=0", CONTOSO.path()), None).await;
+    let reply = harness.call("GET", &format!("{}/incidents?limit=0", CONTOSO.path()), None).await;
     let instance = checked("the last", &reply, "invalid_request")["instance"].clone();
-    let printed = world.stack.logs("incident-fetch").await;
+    let printed = harness.stack.logs("incident-fetch").await;
     let line = printed.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = line.into_iter().find(|line| line["request_id"] == instance).unwrap();
     assert_eq!(line["tenant_id"], CONTOSO.tenant_id, "{line}");
 
     // This number is one that there could be.
-    let reply = world.call("GET", &format!("{}/incidents/424242", CONTOSO.path()), None).await;
+    let reply = harness.call("GET", &format!("{}/incidents/424242", CONTOSO.path()), None).await;
     checked("an unknown incident", &reply, "not_found");
     let reply =
-        world.call("POST", "/invitations", Some(json!({"customer": "x", "expected_tenant": "nobody.example"}))).await;
+        harness.call("POST", "/invitations", Some(json!({"customer": "x", "expected_tenant": "nobody.example"}))).await;
     checked("an unknown domain", &reply, "invalid_request");
 }
 
@@ -319,55 +321,55 @@ fn checked(told: &str, reply: &ApiResponse, code: &str) -> Value {
     problem
 }
 
-async fn jobs(world: &World) {
+async fn jobs(harness: &StackHarness) {
     const PROGRESS: [&str; 8] = ["job_id", "kind", "status", "from", "to", "covered_until", "delivered", "fraction"];
     let path = format!("{}/sync", CONTOSO.path());
-    let reply = world.call("POST", &path, Some(json!({"kind": "backfill"}))).await;
+    let reply = harness.call("POST", &path, Some(json!({"kind": "backfill"}))).await;
     assert_eq!(reply.status, 202, "{}", reply.body);
     has_members(&reply.json(), &["job_id"]);
     let job = format!("{path}/{}", reply.json()["job_id"].as_str().unwrap());
-    let progress = world.expect(200, "GET", &job, None).await;
+    let progress = harness.expect(200, "GET", &job, None).await;
     has_members(&progress, &PROGRESS);
     assert_eq!((&progress["kind"], &progress["status"]), (&json!("backfill"), &json!("queued")));
     assert_eq!(progress["fraction"].as_f64(), Some(0.0));
     assert!(is_time(&progress["from"]) && is_time(&progress["to"]), "{progress}");
     let times = |name: &str| progress[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(times("to").duration_since(times("from")).as_hours(), 180 * 24);
-    world
+    harness
         .until("the backfill is done".to_owned(), async || {
-            world.poll().await;
-            world.expect(200, "GET", &job, None).await["status"] == "done"
+            harness.poll().await;
+            harness.expect(200, "GET", &job, None).await["status"] == "done"
         })
         .await;
-    let progress = world.expect(200, "GET", &job, None).await;
+    let progress = harness.expect(200, "GET", &job, None).await;
     has_members(&progress, &PROGRESS);
     assert_eq!((progress["fraction"].as_f64(), &progress["delivered"]), (Some(1.0), &json!(3)), "{progress}");
     // One that is done stays so.
-    assert_eq!(world.expect(200, "DELETE", &job, None).await["status"], "done");
-    assert_eq!(world.stack.delivered().await.unwrap().len(), 6);
+    assert_eq!(harness.expect(200, "DELETE", &job, None).await["status"], "done");
+    assert_eq!(harness.stack.delivered().await.unwrap().len(), 6);
 
-    let from = (world.sim.clock().now() - jiff::SignedDuration::from_hours(48)).to_string();
-    let reply = world.expect(202, "POST", &path, Some(json!({"kind": "sweep", "from": from}))).await;
+    let from = (harness.sim.clock().now() - jiff::SignedDuration::from_hours(48)).to_string();
+    let reply = harness.expect(202, "POST", &path, Some(json!({"kind": "sweep", "from": from}))).await;
     let job = format!("{path}/{}", reply["job_id"].as_str().unwrap());
-    let cancelled = world.expect(200, "DELETE", &job, None).await;
+    let cancelled = harness.expect(200, "DELETE", &job, None).await;
     has_members(&cancelled, &PROGRESS);
     assert_eq!((&cancelled["status"], &cancelled["kind"]), (&json!("cancelled"), &json!("sweep")));
-    world.poll().await;
-    assert_eq!(world.expect(200, "GET", &job, None).await["status"], "cancelled");
+    harness.poll().await;
+    assert_eq!(harness.expect(200, "GET", &job, None).await["status"], "cancelled");
 
-    let swept = world.stack.tick("sweep").await.unwrap();
+    let swept = harness.stack.tick("sweep").await.unwrap();
     assert_eq!(swept, json!({"due": 1, "queued": 1}));
-    world
+    harness
         .until("the sweep is told".to_owned(), async || {
-            world.stack.drain_queue().await.unwrap();
-            !world.expect(200, "GET", &CONTOSO.path(), None).await["last_sweep"].is_null()
+            harness.stack.drain_queue().await.unwrap();
+            !harness.expect(200, "GET", &CONTOSO.path(), None).await["last_sweep"].is_null()
         })
         .await;
-    assert_eq!(world.stack.delivered().await.unwrap().len(), 6);
+    assert_eq!(harness.stack.delivered().await.unwrap().len(), 6);
 }
 
-async fn tenants(world: &World) {
-    let tenant = world.expect(200, "GET", &CONTOSO.path(), None).await;
+async fn tenants(harness: &StackHarness) {
+    let tenant = harness.expect(200, "GET", &CONTOSO.path(), None).await;
     is_tenant(&tenant);
     assert_eq!((&tenant["tenant_id"], &tenant["customer"]), (&json!(CONTOSO.tenant_id), &json!(CONTOSO.name)));
     assert_eq!((&tenant["status"], &tenant["reason"]), (&json!("active"), &Value::Null));
@@ -380,41 +382,41 @@ async fn tenants(world: &World) {
     }
     let lag = tenant["lag_seconds"].as_i64().unwrap();
     assert!((0..120).contains(&lag), "{lag}");
-    let listed = all(world, "/tenants?limit=1&status=active", "tenants").await;
+    let listed = all(harness, "/tenants?limit=1&status=active", "tenants").await;
     assert_eq!(listed.len(), 1);
     listed.iter().for_each(is_tenant);
-    assert_eq!(all(world, "/tenants?status=paused", "tenants").await, [Value::Null; 0]);
+    assert_eq!(all(harness, "/tenants?status=paused", "tenants").await, [Value::Null; 0]);
 
-    let renamed = world.expect(200, "PATCH", &CONTOSO.path(), Some(json!({"customer": "Contoso Ltd"}))).await;
+    let renamed = harness.expect(200, "PATCH", &CONTOSO.path(), Some(json!({"customer": "Contoso Ltd"}))).await;
     is_tenant(&renamed);
     assert_eq!(renamed["customer"], "Contoso Ltd");
-    let reply = world.call("PATCH", &CONTOSO.path(), Some(json!({"api": "defender"}))).await;
+    let reply = harness.call("PATCH", &CONTOSO.path(), Some(json!({"api": "defender"}))).await;
     assert_eq!(refused("an api without roles", &reply, "conflict")["reason"], "role_missing");
 
-    let paused = world.expect(200, "POST", &format!("{}/pause", CONTOSO.path()), None).await;
+    let paused = harness.expect(200, "POST", &format!("{}/pause", CONTOSO.path()), None).await;
     is_tenant(&paused);
     assert_eq!((&paused["status"], &paused["reason"]), (&json!("paused"), &json!("operator")));
     for (method, path) in [("POST", "/token"), ("GET", "/incidents"), ("GET", "/incidents/1")] {
-        let reply = world.call(method, &format!("{}{path}", CONTOSO.path()), None).await;
+        let reply = harness.call(method, &format!("{}{path}", CONTOSO.path()), None).await;
         let problem = refused("a paused tenant", &reply, "tenant_not_active");
         assert_eq!(problem["reason"], "operator");
     }
-    assert_eq!(world.poll().await, json!({"due": 0, "queued": 0}));
-    let resumed = world.expect(200, "POST", &format!("{}/resume", CONTOSO.path()), None).await;
+    assert_eq!(harness.poll().await, json!({"due": 0, "queued": 0}));
+    let resumed = harness.expect(200, "POST", &format!("{}/resume", CONTOSO.path()), None).await;
     is_tenant(&resumed);
     assert_eq!((&resumed["status"], &resumed["reason"]), (&json!("active"), &Value::Null));
-    let token = world.call("POST", &format!("{}/token", CONTOSO.path()), Some(json!({"resource": "graph"}))).await;
+    let token = harness.call("POST", &format!("{}/token", CONTOSO.path()), Some(json!({"resource": "graph"}))).await;
     assert_eq!((token.status, token.header("cache-control")), (200, "no-store"), "{}", token.body);
     // A list's `next` belongs to that list.
-    let page = world.expect(200, "GET", &format!("{}/incidents?limit=1", CONTOSO.path()), None).await;
+    let page = harness.expect(200, "GET", &format!("{}/incidents?limit=1", CONTOSO.path()), None).await;
     let next = page["next"].as_str().unwrap();
-    let reply = world.call("GET", &format!("/incidents?next={next}"), None).await;
+    let reply = harness.call("GET", &format!("/incidents?next={next}"), None).await;
     checked("a `next` of another list", &reply, "invalid_request");
 }
 
 /// Each change of status came to the bus once, in order.
-async fn status_events(world: &World) {
-    let events = world.stack.events().await.unwrap();
+async fn status_events(harness: &StackHarness) {
+    let events = harness.stack.events().await.unwrap();
     let changes = events.iter().filter(|event| event["detail-type"] == "Tenant Status Changed");
     let mut told = Vec::new();
     for event in changes {
@@ -458,10 +460,10 @@ fn is_tenant(tenant: &Value) {
 }
 
 /// Every item of a list, page by page, none twice.
-async fn all(world: &World, path: &str, name: &str) -> Vec<Value> {
+async fn all(harness: &StackHarness, path: &str, name: &str) -> Vec<Value> {
     let (mut items, mut next) = (Vec::new(), String::new());
     loop {
-        let page = world.expect(200, "GET", &format!("{path}{next}"), None).await;
+        let page = harness.expect(200, "GET", &format!("{path}{next}"), None).await;
         has_members(&page, &[name, "next"]);
         items.extend(page[name].as_array().unwrap().iter().cloned());
         let Some(more) = page["next"].as_str() else { break };

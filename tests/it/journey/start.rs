@@ -6,11 +6,11 @@ use devstack::Quiet;
 use serde_json::Value;
 use tokio::{net::TcpListener, process::Command};
 
-use super::world::BINARIES;
+use super::harness::BINARIES;
 
 const SECRET: &str = "canary value of a variable";
 
-/// What a binary cannot do without.
+/// The variables that a binary requires.
 fn required(binary: &str) -> &'static [&'static str] {
     match binary {
         "consent-callback" => &["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "PARTNER_NAME"],
@@ -26,7 +26,7 @@ fn required(binary: &str) -> &'static [&'static str] {
     }
 }
 
-/// What a binary reads that can be malformed.
+/// The variables that can be malformed.
 fn formed(binary: &str) -> Vec<&'static str> {
     let mut names = vec!["LOG_LEVEL"];
     if binary != "incident-dispatch" {
@@ -97,7 +97,7 @@ async fn missing_variables_are_named_all_at_once() {
         for missing in required(binary) {
             let others = required(binary).iter().filter(|name| *name != missing);
             let fill =
-                |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::world::HOME } else { SECRET });
+                |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::harness::HOME } else { SECRET });
             let told = ends(binary, &others.clone().map(fill).collect()).await;
             assert!(told.contains(missing) && !told.contains(SECRET), "{binary} without {missing}: {told}");
             for name in others {
@@ -108,7 +108,7 @@ async fn missing_variables_are_named_all_at_once() {
 }
 
 #[tokio::test]
-async fn malformed_variables_are_named_with_the_missing_ones_and_never_shown() {
+async fn malformed_and_missing_variables_are_named_together() {
     for binary in BINARIES {
         let variables = formed(binary).into_iter().map(|name| (name, SECRET)).collect();
         let told = ends(binary, &variables).await;
@@ -144,7 +144,7 @@ async fn each_variable_has_its_own_rule() {
         let mut variables: BTreeMap<_, _> = required(binary).iter().map(|name| (*name, "x")).collect();
         variables.insert(name, value);
         if binary == "secret-rotation" && name != "HOME_TENANT_ID" {
-            variables.insert("HOME_TENANT_ID", super::world::HOME);
+            variables.insert("HOME_TENANT_ID", super::harness::HOME);
         }
         let told = ends(binary, &variables).await;
         assert!(told.contains(name), "{binary} with {name}={value}: {told}");

@@ -5,23 +5,23 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::{clock::Clock, http::Deadline, tenant::TenantId};
+use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, Giant, HuntingTable, IncidentSeed, RetryAfter};
 
-use super::feed::{Feed, SURFACES, TENANT, invocation};
-use crate::local::{CLIENT_ID, lines_of, request};
+use super::harness::{APIS, SyncHarness, TENANT, invocation};
+use crate::backends::{CLIENT_ID, lines_of, request};
 
 #[tokio::test]
 async fn lists_are_newest_first_and_page_without_gap_or_repeat() {
-    for surface in SURFACES {
-        let feed = Feed::start(surface).await;
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         for number in 0..130 {
-            feed.put(number * 61);
+            sync.put(number * 61);
         }
         let path = format!("/tenants/{TENANT}/incidents");
         let (mut seen, mut query) = (Vec::new(), "limit=40".to_owned());
         loop {
-            let (status, page) = feed.call("GET", &path, &query, None).await;
+            let (status, page) = sync.call("GET", &path, &query, None).await;
             assert_eq!(status, 200, "{page}");
             let rows = page["incidents"].as_array().unwrap().clone();
             assert!(rows.len() <= 40);
@@ -30,9 +30,9 @@ async fn lists_are_newest_first_and_page_without_gap_or_repeat() {
                 Some(next) => query = format!("next={next}"),
                 None => break,
             }
-            feed.advance(20);
+            sync.advance(20);
         }
-        assert_eq!(seen.len(), 130, "{surface}");
+        assert_eq!(seen.len(), 130, "{api}");
         assert!(seen.windows(2).all(|pair| pair[0].0 > pair[1].0));
         assert_eq!(seen[0].1["change"], json!(null));
         assert_eq!(seen[0].1["schema"], "incident/1");
@@ -41,18 +41,18 @@ async fn lists_are_newest_first_and_page_without_gap_or_repeat() {
 }
 
 #[tokio::test]
-async fn filters_hold_on_both_surfaces() {
-    for surface in SURFACES {
-        let feed = Feed::start(surface).await;
+async fn filters_hold_on_both_incident_apis() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
         let seed = |status: &str, severity: &str, assigned_to: Option<&str>| IncidentSeed {
             status: status.into(),
             severity: severity.into(),
             assigned_to: assigned_to.map(Into::into),
             ..IncidentSeed::default()
         };
-        let one = feed.put_seed(seed("inProgress", "high", Some("o'neil@contoso.example")));
-        let two = feed.put_seed(seed("active", "low", None));
-        let three = feed.put_seed(seed("resolved", "high", None));
+        let one = sync.put_seed(seed("inProgress", "high", Some("o'neil@contoso.example")));
+        let two = sync.put_seed(seed("active", "low", None));
+        let three = sync.put_seed(seed("resolved", "high", None));
         let path = format!("/tenants/{TENANT}/incidents");
         for (query, expected) in [
             ("status=in_progress", vec![&one]),
@@ -62,49 +62,49 @@ async fn filters_hold_on_both_surfaces() {
             ("severity=high&status=resolved", vec![&three]),
             ("status=redirected", vec![]),
         ] {
-            let (status, page) = feed.call("GET", &path, query, None).await;
+            let (status, page) = sync.call("GET", &path, query, None).await;
             assert_eq!(status, 200, "{page}");
             let mut ids: Vec<&str> =
                 page["incidents"].as_array().unwrap().iter().map(|row| row["incident_id"].as_str().unwrap()).collect();
             ids.sort_unstable();
             let mut expected: Vec<&str> = expected.into_iter().map(String::as_str).collect();
             expected.sort_unstable();
-            assert_eq!(ids, expected, "{query} on {surface}");
+            assert_eq!(ids, expected, "{query} on {api}");
         }
     }
 }
 
 #[tokio::test]
 async fn one_incident_is_read_and_changed() {
-    for surface in SURFACES {
-        let feed = Feed::start(surface).await;
-        let id = feed.put(60);
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let id = sync.put(60);
         let path = format!("/tenants/{TENANT}/incidents/{id}");
-        let (status, incident) = feed.call("GET", &path, "", None).await;
+        let (status, incident) = sync.call("GET", &path, "", None).await;
         assert_eq!((status, incident["incident_id"].as_str()), (200, Some(id.as_str())));
         let body = json!({"status": "resolved", "classification": "true_positive", "determination": "malware",
                           "assigned_to": "ada@partner.example", "tags": ["seen"], "comment": "done"});
-        let (status, changed) = feed.call("PATCH", &path, "", Some(&body.to_string())).await;
+        let (status, changed) = sync.call("PATCH", &path, "", Some(&body.to_string())).await;
         assert_eq!(status, 200, "{changed}");
-        let now = feed.local.sim.incident(TENANT, &id).unwrap();
+        let now = sync.backends.sim.incident(TENANT, &id).unwrap();
         assert_eq!((now.status.as_str(), now.determination.as_str()), ("resolved", "malware"));
         assert_eq!(
             (now.assigned_to.as_deref(), now.custom_tags),
             (Some("ada@partner.example"), vec!["seen".to_owned()])
         );
         assert_eq!(now.comments.len(), 1);
-        let (status, _) = feed.call("PATCH", &path, "", Some(r#"{"assigned_to": null}"#)).await;
+        let (status, _) = sync.call("PATCH", &path, "", Some(r#"{"assigned_to": null}"#)).await;
         assert_eq!(status, 200);
-        assert_eq!(feed.local.sim.incident(TENANT, &id).unwrap().assigned_to.filter(|name| !name.is_empty()), None);
-        let (status, _) = feed.call("GET", &path, "format=ocsf", None).await;
+        assert_eq!(sync.backends.sim.incident(TENANT, &id).unwrap().assigned_to.filter(|name| !name.is_empty()), None);
+        let (status, _) = sync.call("GET", &path, "format=ocsf", None).await;
         assert_eq!(status, 200);
     }
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_not_allowed_is_said_so() {
-    let feed = Feed::start(SURFACES[0]).await;
-    let id = feed.put(60);
+async fn unknown_and_forbidden_resources_return_problem_documents() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let id = sync.put(60);
     let other = "22222222-2222-4333-8444-000000000001";
     for (method, path, query, status, code) in [
         ("GET", format!("/tenants/{TENANT}/incidents/999999"), "", 404, "not_found"),
@@ -117,39 +117,40 @@ async fn what_is_not_there_or_not_allowed_is_said_so() {
         ("DELETE", format!("/tenants/{TENANT}/incidents/{id}"), "", 404, "not_found"),
     ] {
         // A tenant in another letter case is another path, and no tenant. This one has no letters.
-        let (answered, body) = feed.call(method, &path, query, Some("{}")).await;
+        let (answered, body) = sync.call(method, &path, query, Some("{}")).await;
         assert_eq!(answered, status, "{method} {path}: {body}");
         if !code.is_empty() {
             assert_eq!(body["code"], code);
         }
     }
-    let mut unsigned = crate::local::request("GET", &format!("/tenants/{TENANT}/incidents"), "", None);
+    let mut unsigned = crate::backends::request("GET", &format!("/tenants/{TENANT}/incidents"), "", None);
     unsigned["requestContext"]["authorizer"].take();
-    let answer = feed.app.handle(unsigned, super::feed::invocation(std::time::Duration::from_secs(5))).await.unwrap();
+    let answer =
+        sync.app.handle(unsigned, super::harness::invocation(std::time::Duration::from_secs(5))).await.unwrap();
     assert_eq!(answer["statusCode"], 403);
     assert!(answer["body"].as_str().unwrap().contains("unauthorized_caller"));
 }
 
 #[tokio::test]
-async fn the_fleet_is_read_at_once_and_who_fails_is_named() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn list_of_all_tenants_names_those_that_fail() {
+    let sync = SyncHarness::start(APIS[0]).await;
     let other: shared::tenant::TenantId = "22222222-2222-4333-8444-000000000001".parse().unwrap();
-    feed.local.customer(&other.to_string(), "fabrikam.example", &["Incident.Read.All"]);
-    feed.registry.create_tenant(&super::feed::active(other, SURFACES[1])).await.unwrap();
+    sync.backends.customer(&other.to_string(), "fabrikam.example", &["Incident.Read.All"]);
+    sync.registry.create_tenant(&super::harness::active(other, APIS[1])).await.unwrap();
     let broken: shared::tenant::TenantId = "33333333-2222-4333-8444-000000000001".parse().unwrap();
-    feed.local.customer(&broken.to_string(), "northwind.example", &[]);
-    feed.registry.create_tenant(&super::feed::active(broken, SURFACES[0])).await.unwrap();
+    sync.backends.customer(&broken.to_string(), "northwind.example", &[]);
+    sync.registry.create_tenant(&super::harness::active(broken, APIS[0])).await.unwrap();
     for number in 0..5 {
-        feed.put(number * 60);
-        let last_update = feed.clock.now() - jiff::SignedDuration::from_secs(number * 60 + 30);
-        feed.local.sim.put_incident(
+        sync.put(number * 60);
+        let last_update = sync.clock.now() - jiff::SignedDuration::from_secs(number * 60 + 30);
+        sync.backends.sim.put_incident(
             &other.to_string(),
             IncidentSeed { last_update: Some(last_update), ..IncidentSeed::default() },
         );
     }
     let (mut seen, mut query) = (Vec::new(), "limit=4".to_owned());
     loop {
-        let (status, page) = feed.call("GET", "/incidents", &query, None).await;
+        let (status, page) = sync.call("GET", "/incidents", &query, None).await;
         assert_eq!(status, 200, "{page}");
         assert_eq!(
             page["failures"],
@@ -167,7 +168,7 @@ async fn the_fleet_is_read_at_once_and_who_fails_is_named() {
     assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "{seen:?}");
 }
 
-/// What Lambda gives an answer; one byte more, and the gateway says 502 in its own words.
+/// Lambda's limit for a response in bytes. Beyond it the gateway responds 502.
 const LAMBDA: usize = 6_291_556;
 
 fn list() -> String {
@@ -179,10 +180,10 @@ fn ids(page: &Value) -> Vec<&str> {
 }
 
 /// All pages of a list, a minute apart, each of which Lambda would let through.
-async fn pages(feed: &Feed, path: &str, query: &str) -> Vec<Value> {
+async fn pages(sync: &SyncHarness, path: &str, query: &str) -> Vec<Value> {
     let (mut pages, mut query) = (Vec::new(), query.to_owned());
     while pages.len() < 40 {
-        let asked = feed.app.handle(request("GET", path, &query, None), invocation(Duration::from_secs(29)));
+        let asked = sync.app.handle(request("GET", path, &query, None), invocation(Duration::from_secs(29)));
         let answer = asked.await.unwrap();
         assert!(answer.to_string().len() <= LAMBDA, "{} bytes", answer.to_string().len());
         assert_eq!(answer["statusCode"], 200, "{}", answer["body"]);
@@ -193,7 +194,7 @@ async fn pages(feed: &Feed, path: &str, query: &str) -> Vec<Value> {
             Some(next) => query = next,
             None => return pages,
         }
-        feed.advance(60);
+        sync.advance(60);
     }
     panic!("the list does not end");
 }
@@ -204,22 +205,22 @@ fn noted(text: &str, times: usize) -> IncidentSeed {
 }
 
 #[tokio::test]
-async fn an_incident_beyond_an_answer_is_shown_without_its_alerts_and_holds_no_list_up() {
-    for surface in SURFACES {
-        let feed = Feed::start(surface).await;
-        let old = feed.put(180);
-        let at = |seconds| Some(feed.clock.now() - SignedDuration::from_secs(seconds));
+async fn oversized_incident_is_listed_without_its_alerts() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let old = sync.put(180);
+        let at = |seconds| Some(sync.clock.now() - SignedDuration::from_secs(seconds));
         let giant = Some(Giant { alerts: 1_500, bytes_each: 4_000 });
-        let giant = feed.put_seed(IncidentSeed { giant, last_update: at(120), ..IncidentSeed::default() });
+        let giant = sync.put_seed(IncidentSeed { giant, last_update: at(120), ..IncidentSeed::default() });
         // Nothing can be left out of this one.
-        let never = feed.put_seed(IncidentSeed { last_update: at(90), ..noted("x", 5_600_000) });
-        let new = feed.put(60);
+        let never = sync.put_seed(IncidentSeed { last_update: at(90), ..noted("x", 5_600_000) });
+        let new = sync.put(60);
         for (path, query) in [(list(), "limit=1"), ("/incidents".into(), ""), (list(), "format=ocsf")] {
-            let pages = pages(&feed, &path, query).await;
+            let pages = pages(&sync, &path, query).await;
             let rows: Vec<&Value> = pages.iter().flat_map(|page| page["incidents"].as_array().unwrap()).collect();
             let uid = |row: &&Value| row["incident_id"].as_str().or(row["metadata"]["uid"].as_str()).map(str::to_owned);
             let told: Vec<String> = rows.iter().filter_map(uid).collect();
-            assert_eq!(told.len(), 3, "{query} of {path} on {surface}");
+            assert_eq!(told.len(), 3, "{query} of {path} on {api}");
             for (told, put) in told.iter().zip([&new, &giant, &old]) {
                 assert!(told == put || told.contains(&format!("/{put}/")), "{told} is not {put}");
             }
@@ -228,81 +229,81 @@ async fn an_incident_beyond_an_answer_is_shown_without_its_alerts_and_holds_no_l
                 assert!(shown.get("alerts").is_none() && shown.get("status").is_some());
             }
         }
-        let (status, one) = feed.call("GET", &format!("{}/{giant}", list()), "", None).await;
+        let (status, one) = sync.call("GET", &format!("{}/{giant}", list()), "", None).await;
         assert_eq!((status, one["incident_id"].as_str()), (200, Some(giant.as_str())), "{one}");
         assert!(one["incident"].get("alerts").is_none());
-        let (status, problem) = feed.call("GET", &format!("{}/{never}", list()), "", None).await;
+        let (status, problem) = sync.call("GET", &format!("{}/{never}", list()), "", None).await;
         assert_eq!((status, problem["code"].as_str()), (409, Some("conflict")));
     }
 }
 
 #[tokio::test]
-async fn what_counts_is_an_answer_s_length_on_its_way_through_lambda() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn page_size_counts_the_escaped_length_of_the_response() {
+    let sync = SyncHarness::start(APIS[0]).await;
     let mut put = Vec::new();
     for seconds in [60, 120] {
-        let last_update = Some(feed.clock.now() - SignedDuration::from_secs(seconds));
+        let last_update = Some(sync.clock.now() - SignedDuration::from_secs(seconds));
         // Each quote is two bytes of JSON, and four in the text that Lambda hands over.
-        put.push(feed.put_seed(IncidentSeed { last_update, ..noted("\"", 900_000) }));
+        put.push(sync.put_seed(IncidentSeed { last_update, ..noted("\"", 900_000) }));
     }
-    let pages = pages(&feed, &list(), "").await;
+    let pages = pages(&sync, &list(), "").await;
     assert_eq!(pages.iter().flat_map(ids).collect::<Vec<_>>(), put);
 }
 
 #[tokio::test]
-async fn a_single_incident_beyond_all_measure_is_not_read_to_its_end() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn reading_of_an_endless_incident_stops_at_the_limit() {
+    let sync = SyncHarness::start(APIS[0]).await;
     let giant = Some(Giant { alerts: 10_000, bytes_each: 4_000 });
-    let id = feed.put_seed(IncidentSeed { giant, ..IncidentSeed::default() });
-    let (status, problem) = feed.call("GET", &format!("{}/{id}", list()), "", None).await;
+    let id = sync.put_seed(IncidentSeed { giant, ..IncidentSeed::default() });
+    let (status, problem) = sync.call("GET", &format!("{}/{id}", list()), "", None).await;
     assert_eq!((status, problem["code"].as_str()), (502, Some("upstream_error")), "{problem}");
 }
 
 #[tokio::test]
-async fn a_filter_that_microsoft_does_not_apply_is_answered_bit_by_bit() {
-    let feed = Feed::start(SURFACES[0]).await;
-    let wanted = feed.put_seed(IncidentSeed {
+async fn client_side_filter_returns_pages_bit_by_bit() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let wanted = sync.put_seed(IncidentSeed {
         status: "awaitingAction".into(),
-        last_update: Some(feed.clock.now() - SignedDuration::from_secs(80_000)),
+        last_update: Some(sync.clock.now() - SignedDuration::from_secs(80_000)),
         ..IncidentSeed::default()
     });
     for number in 0..1_300 {
-        feed.put(number * 61);
+        sync.put(number * 61);
     }
     for path in [list(), "/incidents".to_owned()] {
-        let pages = pages(&feed, &path, "status=awaiting_action").await;
+        let pages = pages(&sync, &path, "status=awaiting_action").await;
         assert!(pages.len() > 1, "one page is no test of this");
         assert_eq!(pages.iter().flat_map(ids).collect::<Vec<_>>(), [&wanted], "{path}");
-        feed.advance(120);
+        sync.advance(120);
     }
 }
 
 #[tokio::test]
-async fn what_was_found_is_told_when_the_budget_or_the_time_runs_out() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn list_returns_what_it_found_when_budget_or_time_runs_out() {
+    let sync = SyncHarness::start(APIS[0]).await;
     for number in 0..130 {
-        feed.put(number * 61);
+        sync.put(number * 61);
     }
     let throttle = FaultKind::Throttle { retry_after: RetryAfter::Seconds(30) };
     for (kind, time, code) in [
         (throttle, Duration::from_secs(20), "throttled"),
         (FaultKind::Hang { millis: 60_000 }, Duration::from_secs(4), "deadline_exceeded"),
     ] {
-        feed.local.sim.fault(Fault::new(kind).on(sim::Host::Graph).after(2));
-        let enough = Deadline::within(time, &Clock::system());
-        let asked = feed.app.handle(request("GET", &list(), "limit=100", None), invocation(time));
+        sync.backends.sim.fault(Fault::new(kind).on(sim::Host::Graph).after(2));
+        let enough = shared::http::Deadline::within(time, &shared::clock::Clock::system());
+        let asked = sync.app.handle(request("GET", &list(), "limit=100", None), invocation(time));
         let answer = asked.await.unwrap();
         assert_eq!(answer["statusCode"], 200, "{}", answer["body"]);
         let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         assert!((30..100).contains(&ids(&page).len()), "{}", ids(&page).len());
         assert!(!enough.left().is_zero());
         let query = format!("next={}", page["next"].as_str().unwrap());
-        let asked = feed.app.handle(request("GET", &list(), &query, None), invocation(time));
+        let asked = sync.app.handle(request("GET", &list(), &query, None), invocation(time));
         let answer = asked.await.unwrap();
         assert!(answer["body"].as_str().unwrap().contains(code), "{}", answer["body"]);
-        feed.local.sim.clear_faults();
-        feed.advance(120);
-        let rest = pages(&feed, &list(), &query).await;
+        sync.backends.sim.clear_faults();
+        sync.advance(120);
+        let rest = pages(&sync, &list(), &query).await;
         let all: Vec<&str> = ids(&page).into_iter().chain(rest.iter().flat_map(ids)).collect();
         let distinct: BTreeSet<&str> = all.iter().copied().collect();
         assert_eq!((all.len(), distinct.len()), (130, 130), "after {code}");
@@ -310,28 +311,28 @@ async fn what_was_found_is_told_when_the_budget_or_the_time_runs_out() {
 }
 
 #[tokio::test]
-async fn a_second_with_more_incidents_than_can_be_paged_holds_no_list_up() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn list_goes_past_a_second_with_too_many_incidents() {
+    let sync = SyncHarness::start(APIS[0]).await;
     for _ in 0..600 {
-        feed.put(120);
+        sync.put(120);
     }
-    let (new, old) = (feed.put(60), feed.put(180));
-    let pages = pages(&feed, &list(), "limit=100").await;
+    let (new, old) = (sync.put(60), sync.put(180));
+    let pages = pages(&sync, &list(), "limit=100").await;
     let told: Vec<&str> = pages.iter().flat_map(ids).collect();
     assert_eq!((told[0], *told.last().unwrap()), (new.as_str(), old.as_str()));
     assert_eq!(told.len(), 552, "the first 550 of the second");
 }
 
 #[tokio::test]
-async fn no_time_and_no_next_makes_a_list_panic() {
-    let feed = Feed::start(SURFACES[0]).await;
-    let id = feed.put(60);
+async fn arbitrary_query_values_never_panic_a_list() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let id = sync.put(60);
     for query in ["to=9999-12-30T22:00:00.5Z", "to=9999-12-30T22:00:00Z", "from=0000-01-01T00:00:00Z"] {
-        let (status, page) = feed.call("GET", &list(), query, None).await;
+        let (status, page) = sync.call("GET", &list(), query, None).await;
         assert_eq!((status, ids(&page)), (200, vec![id.as_str()]), "{query}");
     }
-    feed.put(120);
-    let (_, page) = feed.call("GET", &list(), "limit=1", None).await;
+    sync.put(120);
+    let (_, page) = sync.call("GET", &list(), "limit=1", None).await;
     let next = BASE64_URL_SAFE_NO_PAD.decode(page["next"].as_str().unwrap()).unwrap();
     let next: Value = serde_json::from_slice(&next).unwrap();
     for (pointer, value, status) in [
@@ -346,125 +347,125 @@ async fn no_time_and_no_next_makes_a_list_panic() {
         let mut tampered = next.clone();
         *tampered.pointer_mut(pointer).unwrap() = value;
         let query = format!("next={}", BASE64_URL_SAFE_NO_PAD.encode(tampered.to_string()));
-        let (answered, body) = feed.call("GET", &list(), &query, None).await;
+        let (answered, body) = sync.call("GET", &list(), &query, None).await;
         assert_eq!(answered, status, "{pointer}: {body}");
-        feed.advance(5);
+        sync.advance(5);
     }
 }
 
 #[tokio::test]
-async fn what_runs_out_is_said_so_over_http() {
-    let feed = Feed::start(SURFACES[0]).await;
-    feed.put(60);
-    feed.put(120);
-    let (_, page) = feed.call("GET", &list(), "limit=1", None).await;
+async fn limits_of_time_and_budget_are_problem_documents() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    sync.put(60);
+    sync.put(120);
+    let (_, page) = sync.call("GET", &list(), "limit=1", None).await;
     let query = format!("next={}", page["next"].as_str().unwrap());
-    feed.advance(3_601);
-    let (status, problem) = feed.call("GET", &list(), &query, None).await;
+    sync.advance(3_601);
+    let (status, problem) = sync.call("GET", &list(), &query, None).await;
     assert_eq!((status, problem["code"].as_str()), (410, Some("gone")));
-    feed.local.sim.fault(Fault::new(FaultKind::Hang { millis: 10_000 }).on(sim::Host::Graph));
-    let asked = feed.app.handle(request("GET", &list(), "", None), invocation(Duration::from_millis(2_500)));
+    sync.backends.sim.fault(Fault::new(FaultKind::Hang { millis: 10_000 }).on(sim::Host::Graph));
+    let asked = sync.app.handle(request("GET", &list(), "", None), invocation(Duration::from_millis(2_500)));
     let answer = asked.await.unwrap();
     assert_eq!(answer["statusCode"], 504);
     assert!(answer["body"].as_str().unwrap().contains("deadline_exceeded"), "{}", answer["body"]);
 }
 
 #[tokio::test]
-async fn lists_speak_ocsf_too() {
-    for surface in SURFACES {
-        let feed = Feed::start(surface).await;
-        let id = feed.put(60);
-        let (status, page) = feed.call("GET", &list(), "format=ocsf", None).await;
+async fn lists_are_available_as_ocsf() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let id = sync.put(60);
+        let (status, page) = sync.call("GET", &list(), "format=ocsf", None).await;
         let event = &page["incidents"][0];
         assert_eq!((status, event["class_uid"].as_u64()), (200, Some(2005)), "{page}");
-        let last_updated = feed.local.sim.incident(TENANT, &id).unwrap().last_update;
+        let last_updated = sync.backends.sim.incident(TENANT, &id).unwrap().last_update;
         assert_eq!(event["metadata"]["uid"], format!("{TENANT}/{id}/{last_updated}"));
-        assert_eq!(event["metadata"]["tenant_uid"], TENANT);
         assert_eq!(event["time"], last_updated.as_millisecond());
+        crate::snapshots::assert_json(&format!("ocsf-finding-{api}"), event, &[]);
     }
 }
 
 #[tokio::test]
-async fn an_identifier_is_written_in_one_way_only() {
-    let feed = Feed::start(SURFACES[0]).await;
-    let id = feed.put(60);
+async fn incident_ids_have_one_spelling() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let id = sync.put(60);
     for written in [format!("0{id}"), format!("00{id}"), "00".to_owned(), "0".to_owned()] {
         for (method, body) in [("GET", None), ("PATCH", Some(r#"{"status": "active"}"#))] {
-            let (status, problem) = feed.call(method, &format!("{}/{written}", list()), "", body).await;
+            let (status, problem) = sync.call(method, &format!("{}/{written}", list()), "", body).await;
             assert_eq!((status, problem["code"].as_str()), (404, Some("not_found")), "{method} {written}");
         }
     }
 }
 
 #[tokio::test]
-async fn whose_fault_it_is_depends_on_who_was_asked() {
-    let feed = Feed::start(SURFACES[0]).await;
-    let id = feed.put(60);
-    feed.local.sim.grant(TENANT, CLIENT_ID, &["ThreatHunting.Read.All", SURFACES[0].write_role()]);
+async fn problem_status_depends_on_who_failed() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let id = sync.put(60);
+    sync.backends.sim.grant(TENANT, CLIENT_ID, &["ThreatHunting.Read.All", APIS[0].write_role()]);
     let one = format!("{}/{id}", list());
     let (change, hunt) = (r#"{"status": "active"}"#, r#"{"query": "Nothing"}"#);
     // What the token endpoint refuses is not the caller's.
-    feed.local.sim.fault(Fault::new(FaultKind::status(400)).on(sim::Host::Entra));
-    let (status, problem) = feed.call("PATCH", &one, "", Some(change)).await;
+    sync.backends.sim.fault(Fault::new(FaultKind::status(400)).on(sim::Host::Entra));
+    let (status, problem) = sync.call("PATCH", &one, "", Some(change)).await;
     assert_eq!((status, problem["code"].as_str()), (502, Some("upstream_error")), "{problem}");
-    let (status, table) = feed.call("POST", "/hunting", "", Some(hunt)).await;
+    let (status, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
     assert_eq!((status, table["failures"][0]["code"].as_str()), (200, Some("upstream_error")), "{table}");
-    feed.local.sim.clear_faults();
-    let (_, table) = feed.call("POST", "/hunting", "", Some(hunt)).await;
+    sync.backends.sim.clear_faults();
+    let (_, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
     assert_eq!(table["failures"][0]["code"], "invalid_request", "{table}");
-    let (status, _) = feed.call("PATCH", &one, "", Some(r#"{"determination": "nothing_known"}"#)).await;
+    let (status, _) = sync.call("PATCH", &one, "", Some(r#"{"determination": "nothing_known"}"#)).await;
     assert_eq!(status, 400);
     // Nor is an API that is not there an incident that is not there.
-    feed.local.sim.fault(Fault::new(FaultKind::status(404)).on(sim::Host::Graph));
-    let (status, problem) = feed.call("GET", &list(), "", None).await;
+    sync.backends.sim.fault(Fault::new(FaultKind::status(404)).on(sim::Host::Graph));
+    let (status, problem) = sync.call("GET", &list(), "", None).await;
     assert_eq!((status, problem["code"].as_str()), (502, Some("upstream_error")), "{problem}");
-    let (_, table) = feed.call("POST", "/hunting", "", Some(hunt)).await;
+    let (_, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
     assert_eq!(table["failures"][0]["code"], "upstream_error", "{table}");
     for (method, body) in [("GET", None), ("PATCH", Some(change)), ("PATCH", Some(r#"{"comment": "c"}"#))] {
-        let (status, _) = feed.call(method, &one, "", body).await;
+        let (status, _) = sync.call(method, &one, "", body).await;
         assert_eq!(status, 404, "{method} {body:?}");
     }
 }
 
 #[tokio::test]
-async fn a_tenant_that_microsoft_holds_back_is_named_beside_the_others_and_its_lines_name_it() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn fleet_page_and_log_name_a_throttled_tenant() {
+    let sync = SyncHarness::start(APIS[0]).await;
     let held: TenantId = "22222222-2222-4333-8444-000000000001".parse().unwrap();
-    feed.local.customer(&held.to_string(), "fabrikam.example", &["Incident.Read.All"]);
-    feed.registry.create_tenant(&super::feed::active(held, SURFACES[1])).await.unwrap();
-    let id = feed.put(60);
+    sync.backends.customer(&held.to_string(), "fabrikam.example", &["Incident.Read.All"]);
+    sync.registry.create_tenant(&super::harness::active(held, APIS[1])).await.unwrap();
+    let id = sync.put(60);
     let throttle = FaultKind::Throttle { retry_after: RetryAfter::Seconds(30) };
-    feed.local.sim.fault(Fault::new(throttle).on(sim::Host::Defender));
+    sync.backends.sim.fault(Fault::new(throttle).on(sim::Host::Defender));
     let mut invocation = invocation(Duration::from_secs(20));
-    invocation.request_id.clone_from(&feed.local.request_id);
-    let answer = feed.app.handle(request("GET", "/incidents", "", None), invocation).await.unwrap();
+    invocation.request_id.clone_from(&sync.backends.request_id);
+    let answer = sync.app.handle(request("GET", "/incidents", "", None), invocation).await.unwrap();
     let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
     assert_eq!(ids(&page), [&id]);
     assert_eq!(page["failures"], json!([{"tenant_id": held, "code": "throttled", "reason": null}]));
-    let lines = lines_of(&feed.local.request_id);
+    let lines = lines_of(&sync.backends.request_id);
     let named = lines.iter().filter(|line| line["tenant_id"] == held.to_string());
     assert!(named.into_iter().any(|line| line["code"] == "throttled"), "{lines:#?}");
 }
 
 #[tokio::test]
-async fn one_hunt_over_many_tenants_is_one_table() {
-    let feed = Feed::start(SURFACES[0]).await;
+async fn hunt_over_many_tenants_returns_one_table() {
+    let sync = SyncHarness::start(APIS[0]).await;
     let (other, without) = ("22222222-2222-4333-8444-000000000001", "33333333-2222-4333-8444-000000000001");
     let hunting = "ThreatHunting.Read.All";
-    feed.local.sim.grant(TENANT, CLIENT_ID, &[hunting, SURFACES[0].write_role()]);
-    feed.local.customer(other, "fabrikam.example", &[hunting, SURFACES[0].write_role()]);
-    feed.local.customer(without, "northwind.example", &[SURFACES[0].write_role()]);
+    sync.backends.sim.grant(TENANT, CLIENT_ID, &[hunting, APIS[0].write_role()]);
+    sync.backends.customer(other, "fabrikam.example", &[hunting, APIS[0].write_role()]);
+    sync.backends.customer(without, "northwind.example", &[APIS[0].write_role()]);
     for tenant in [other, without] {
-        feed.registry.create_tenant(&super::feed::active(tenant.parse().unwrap(), SURFACES[0])).await.unwrap();
+        sync.registry.create_tenant(&super::harness::active(tenant.parse().unwrap(), APIS[0])).await.unwrap();
     }
     let row = |name: &str| json!({"DeviceName": name, "tenant_id": "theirs"}).as_object().unwrap().clone();
     for (tenant, names) in [(TENANT, vec!["a", "b"]), (other, vec!["c"])] {
         let columns = [("DeviceName", "String"), ("tenant_id", "String")];
         let columns = columns.map(|(name, kind)| sim::HuntingColumn { name: name.into(), kind: kind.into() }).to_vec();
         let rows = names.into_iter().map(row).collect();
-        feed.local.sim.put_hunting_table(tenant, HuntingTable { name: "DeviceInfo".into(), columns, rows });
+        sync.backends.sim.put_hunting_table(tenant, HuntingTable { name: "DeviceInfo".into(), columns, rows });
     }
-    let hunt = async |body: Value| feed.call("POST", "/hunting", "", Some(&body.to_string())).await;
+    let hunt = async |body: Value| sync.call("POST", "/hunting", "", Some(&body.to_string())).await;
     let (status, table) = hunt(json!({"query": "DeviceInfo", "timespan": "P7D"})).await;
     assert_eq!(status, 200, "{table}");
     let names = |table: &Value| {
@@ -492,7 +493,7 @@ async fn one_hunt_over_many_tenants_is_one_table() {
 
     let rows = (0..100).map(|_| row(&"\"".repeat(16_000))).collect();
     let columns = vec![sim::HuntingColumn { name: "DeviceName".into(), kind: "String".into() }];
-    feed.local.sim.put_hunting_table(TENANT, HuntingTable { name: "DeviceInfo".into(), columns, rows });
+    sync.backends.sim.put_hunting_table(TENANT, HuntingTable { name: "DeviceInfo".into(), columns, rows });
     let (status, problem) = hunt(json!({"query": "DeviceInfo", "tenants": [TENANT]})).await;
     assert_eq!((status, problem["code"].as_str()), (400, Some("invalid_request")), "its text would be 6.4 MB");
 }

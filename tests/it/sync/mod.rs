@@ -3,7 +3,7 @@
 
 mod budget;
 mod failures;
-mod feed;
+mod harness;
 mod live;
 mod model;
 mod windows;

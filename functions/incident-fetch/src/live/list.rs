@@ -41,7 +41,7 @@ impl App {
         let read_from = Box::pin(list.read()).await?;
         let mut page = TenantPage { rows: Vec::new(), complete_to: list.page.complete_to(read_from) };
         let mut renderer = Renderer::new(self, tenant, request.format);
-        let (mut bytes, mut last) = (0, None);
+        let (mut bytes, mut last_position) = (0, None);
         for (position, record) in list.page.rows {
             if page.complete_to.as_ref().is_some_and(|complete_to| position > *complete_to) {
                 break;
@@ -49,12 +49,12 @@ impl App {
             if let Some(incident) = renderer.render(record).await? {
                 bytes += escaped_len(incident.get());
                 if bytes > MAX_RESPONSE_BYTES {
-                    page.complete_to = last;
+                    page.complete_to = last_position;
                     break;
                 }
                 page.rows.push(Row { position: position.clone(), incident });
             }
-            last = Some(position);
+            last_position = Some(position);
         }
         Ok(page)
     }

@@ -28,7 +28,7 @@ const MAX_FRUITLESS_REQUESTS: u32 = 8;
 /// The number of disjoint failing windows that count as an outage while nothing could be read.
 const OUTAGE_WINDOWS: usize = 3;
 
-/// After this many failed polls with the tenant still answering, the failing second is treated as a bad record, not as an
+/// After this many failed polls with the tenant still responding, the failing second is treated as a bad record, not as an
 /// outage, and is read incident by incident.
 const FAILED_POLLS_BEFORE_QUARANTINE: u32 = 8;
 

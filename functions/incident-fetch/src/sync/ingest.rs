@@ -12,7 +12,7 @@ use shared::{
         record::{Alerts, Record, Unreadable},
         version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{client::TokenFreshness, odata::MAX_ROW_BYTES, query::IncidentQuery},
+    incident_api::{client::TokenFreshness, list::MAX_ROW_BYTES, query::IncidentQuery},
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 

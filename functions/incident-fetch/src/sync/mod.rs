@@ -81,7 +81,7 @@ pub(crate) struct SyncContext {
     pub(crate) settings: Settings,
 }
 
-/// The deployment's choices.
+/// The settings of the deployment that concern the sync.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     /// The time between two polls of a tenant.
@@ -97,7 +97,7 @@ pub(crate) struct Settings {
 /// The reason why work on a tenant ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Everything was read.
+    /// Nothing is left to do for now.
     Done,
     /// The invocation's time ran out. The next one continues.
     OutOfTime,
@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
             feed.last_success_at = Some(self.sync.clock.now());
             feed.failures = 0;
             if plan.reads_whole_overlap {
-                feed.overlap_begun_at = Some(now);
+                feed.overlap_started_at = Some(now);
             }
             if plan.reads_whole_overlap && !is_first_poll {
                 // An overlap that one response holds is read by every poll.
@@ -303,7 +303,7 @@ impl<'a> Worker<'a> {
         let begin = if reads_whole_overlap {
             // Incidents may have appeared late since the overlap was last read, however long ago that is. After a long
             // outage twice the overlap is enough, because the time before was read just now.
-            let begun_at = feed.overlap_begun_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
+            let begun_at = feed.overlap_started_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
             covered_until.min(begun_at) - settings.overlap
         } else {
             covered_until - settings.overlap.min(SHORT_OVERLAP)

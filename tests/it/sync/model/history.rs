@@ -1,18 +1,19 @@
-//! What happens in one history: made from a seed, all of it before it begins, so that a part of it can be run alone.
+//! The steps of one history. All of them are made from a seed before the history starts, so that a part of it can run
+//! alone.
 
 use shared::microsoft::IncidentApi;
 use sim::{Fault, FaultKind, RetryAfter};
 
 use aws_double::{AwsFault, FaultPosition};
 
-/// What may go wrong.
+/// The failures that a history may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Profile {
-    /// Nothing.
+    /// Nothing fails.
     Calm,
-    /// AWS, and the workers themselves.
+    /// AWS fails, and workers are killed.
     Workers,
-    /// Everything.
+    /// Microsoft fails, too.
     Wild,
 }
 
@@ -20,8 +21,8 @@ pub(super) enum Profile {
 pub(super) struct History {
     pub(super) seed: u64,
     pub(super) profile: Profile,
-    pub(super) surface: IncidentApi,
-    /// Whether the AWS SDK tries a request again.
+    pub(super) api: IncidentApi,
+    /// The number of attempts that the AWS SDK makes for a request.
     pub(super) tries: u32,
     /// Which rows come first, and whether ties come in another order each time.
     pub(super) order: sim::Order,
@@ -46,12 +47,12 @@ pub(super) enum Step {
     CreateFirst,
     Update {
         pick: usize,
-        what: What,
+        change: IncidentChange,
     },
     /// The time of last update stays.
     Silent {
         pick: usize,
-        what: What,
+        change: IncidentChange,
     },
     Merge {
         pick: usize,
@@ -70,7 +71,7 @@ pub(super) enum Step {
     Switch,
     Tick {
         millis: i64,
-        how: How,
+        workers: TickWorkers,
         aws: Vec<(FaultPosition, AwsFault)>,
         dispatch: Option<Vec<(FaultPosition, AwsFault)>>,
     },
@@ -78,26 +79,26 @@ pub(super) enum Step {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum What {
+pub(super) enum IncidentChange {
     Status(&'static str),
     Alert,
     Assign,
 }
 
-/// Who works on what is due.
+/// The workers that take the messages of a tick.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum How {
+pub(super) enum TickWorkers {
     One,
     /// Two workers get the same message at the same time.
     Two,
-    /// One falls asleep at this request until its lease has passed to another.
+    /// One worker sleeps at this request until its lease has passed to the other.
     Overtaken(u32, AwsFault),
 }
 
-/// splitmix64.
-pub(super) struct Chance(u64);
+/// A generator of pseudo-random numbers (splitmix64).
+pub(super) struct SeededRandom(u64);
 
-impl Chance {
+impl SeededRandom {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15)
     }
@@ -137,34 +138,34 @@ impl Chance {
 impl History {
     /// The history of a seed.
     pub(super) fn of(seed: u64, profile: Profile) -> Self {
-        let mut chance = Chance::new(seed);
-        let surface = chance.of(&IncidentApi::ALL);
-        let page = usize::try_from(surface.largest_page()).unwrap();
+        let mut random = SeededRandom::new(seed);
+        let api = random.of(&IncidentApi::ALL);
+        let page = usize::try_from(api.largest_page()).unwrap();
         let mut history = Self {
             seed,
             profile,
-            surface,
-            tries: chance.count(1, 3),
-            order: chance.of(&[
+            api,
+            tries: random.count(1, 3),
+            order: random.of(&[
                 sim::Order::UpdatedDescending,
                 sim::Order::UpdatedAscending,
                 sim::Order::CreatedDescending,
             ]),
-            shuffle_ties: chance.one_in(2),
+            shuffle_ties: random.one_in(2),
             steps: Vec::new(),
         };
-        if chance.one_in(4) {
+        if random.one_in(4) {
             history.steps.push(Step::CreateFirst);
         }
-        for _ in 0..chance.count(1, 3) {
-            let (ago, count) = (chance.seconds(0, 80_000), chance.index(14) + 1);
-            history.steps.push(chance.create(count, ago));
+        for _ in 0..random.count(1, 3) {
+            let (ago, count) = (random.seconds(0, 80_000), random.index(14) + 1);
+            history.steps.push(random.create(count, ago));
         }
-        let busy = chance.one_in(6);
+        let busy = random.one_in(6);
         if busy {
             // More than one answer holds lies within the overlap.
-            let (nanos, apart) = (chance.nanos(), chance.seconds(3, 9));
-            let count = page + chance.index(20);
+            let (nanos, apart) = (random.nanos(), random.seconds(3, 9));
+            let count = page + random.index(20);
             history.steps.push(Step::Create {
                 count,
                 ago: 0,
@@ -175,13 +176,13 @@ impl History {
                 alerts_in: None,
             });
         }
-        if chance.one_in(5) {
-            let (nanos, count) = (chance.nanos(), page + chance.index(20));
-            let (ago, created_apart) = (chance.seconds(10, 2_000), chance.seconds(0, 2));
+        if random.one_in(5) {
+            let (nanos, count) = (random.nanos(), page + random.index(20));
+            let (ago, created_apart) = (random.seconds(10, 2_000), random.seconds(0, 2));
             history.steps.push(Step::Create { count, ago, nanos, apart: 0, created_apart, alerts: 0, alerts_in: None });
         }
-        for _ in 0..chance.count(6, 14) {
-            chance.add_step(&mut history, busy);
+        for _ in 0..random.count(6, 14) {
+            random.add_step(&mut history, busy);
         }
         history
     }
@@ -192,7 +193,7 @@ impl History {
     }
 }
 
-impl Chance {
+impl SeededRandom {
     fn nanos(&mut self) -> i64 {
         if self.one_in(3) { 0 } else { self.seconds(0, 10_000_000) * 100 }
     }
@@ -209,14 +210,14 @@ impl Chance {
         }
     }
 
-    fn what(&mut self) -> What {
+    fn change(&mut self) -> IncidentChange {
         self.of(&[
-            What::Status("resolved"),
-            What::Status("active"),
-            What::Status("inProgress"),
-            What::Status("awaitingAction"),
-            What::Alert,
-            What::Assign,
+            IncidentChange::Status("resolved"),
+            IncidentChange::Status("active"),
+            IncidentChange::Status("inProgress"),
+            IncidentChange::Status("awaitingAction"),
+            IncidentChange::Alert,
+            IncidentChange::Assign,
         ])
     }
 
@@ -233,8 +234,8 @@ impl Chance {
                 let (count, ago) = (self.index(2) + 1, self.seconds(60, ago));
                 Step::Create { count, ago, nanos: self.nanos(), apart: 0, created_apart: 7, alerts: 1, alerts_in: None }
             }
-            5..=7 => Step::Update { pick, what: self.what() },
-            8..=9 => Step::Silent { pick, what: self.what() },
+            5..=7 => Step::Update { pick, change: self.change() },
+            8..=9 => Step::Silent { pick, change: self.change() },
             10 => Step::Merge { pick, into: self.index(1_000) },
             11 => Step::Hide { pick },
             12 if self.one_in(3) => Step::Switch,
@@ -250,26 +251,27 @@ impl Chance {
     fn tick(&mut self, profile: Profile, busy: bool) -> Step {
         let longest = if busy { 70_000 } else { 400_000 };
         let millis = if self.one_in(3) { self.seconds(1_000, longest) } else { 60_000 + self.seconds(0, 900) };
-        let (mut how, mut aws) = (How::One, Vec::new());
+        let (mut workers, mut aws) = (TickWorkers::One, Vec::new());
         let mut dispatch = self.one_in(6).then(Vec::new);
         if self.one_in(6) {
-            how = How::Two;
+            workers = TickWorkers::Two;
         }
         if profile != Profile::Calm {
             if self.one_in(5) {
-                how = How::Overtaken(self.count(2, 16), self.of(&[AwsFault::HeldBefore, AwsFault::HeldAfter]));
+                workers =
+                    TickWorkers::Overtaken(self.count(2, 16), self.of(&[AwsFault::HeldBefore, AwsFault::HeldAfter]));
             }
             while self.one_in(2) && aws.len() < 4 {
-                aws.push((self.spot(), self.strike()));
+                aws.push((self.position(), self.aws_fault()));
             }
             if let Some(dispatch) = dispatch.as_mut().filter(|_| self.one_in(3)) {
-                dispatch.push((FaultPosition::Request(self.count(1, 20)), self.strike()));
+                dispatch.push((FaultPosition::Request(self.count(1, 20)), self.aws_fault()));
             }
         }
-        Step::Tick { millis, how, aws, dispatch }
+        Step::Tick { millis, workers, aws, dispatch }
     }
 
-    fn spot(&mut self) -> FaultPosition {
+    fn position(&mut self) -> FaultPosition {
         if self.one_in(2) {
             FaultPosition::Request(self.count(1, 18))
         } else {
@@ -277,7 +279,7 @@ impl Chance {
         }
     }
 
-    fn strike(&mut self) -> AwsFault {
+    fn aws_fault(&mut self) -> AwsFault {
         self.of(&[
             AwsFault::LostBefore,
             AwsFault::LostAfter,
@@ -339,12 +341,12 @@ impl Chance {
         let fault = if self.one_in(4) {
             Fault::new(entra).on(sim::Host::Entra)
         } else {
-            let surface = self.of(&[sim::Host::Graph, sim::Host::Defender]);
-            Fault::new(api).on(surface)
+            let host = self.of(&[sim::Host::Graph, sim::Host::Defender]);
+            Fault::new(api).on(host)
         };
         fault.after(self.count(0, 3)).times(self.count(1, 5))
     }
 }
 
-/// What Microsoft asks for where it names a pause.
+/// The seconds that Microsoft sends as `Retry-After`.
 pub(super) const PAUSE: u64 = 60;

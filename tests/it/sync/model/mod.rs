@@ -10,36 +10,36 @@ mod relay;
 mod run;
 
 use aws_double::{AwsFault, FaultPosition};
-use history::{History, How, Profile, Step, What};
-use run::{Bench, Planted};
+use history::{History, IncidentChange, Profile, Step, TickWorkers};
+use run::{ModelHarness, PlantedDefect};
 use shared::microsoft::IncidentApi;
 
 /// Histories of each profile in every run of the tests: two hundred and ten in all; and in the long round: 2,100 in all.
 const FEW: u64 = 70;
 const MANY: u64 = 700;
 
-/// How often a history is run again to make it smaller.
+/// The most runs of a history to make it smaller.
 const TRIES: usize = 60;
 
 /// Runs on a thread of its own, without the log that the other tests keep.
-fn apart<T: Send + 'static>(work: impl AsyncFnOnce(Bench) -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+fn apart<T: Send + 'static>(work: impl AsyncFnOnce(ModelHarness) -> T + Send + 'static) -> std::thread::JoinHandle<T> {
     std::thread::spawn(|| {
         let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { work(Bench::start().await).await })
+        runtime.block_on(async { work(ModelHarness::start().await).await })
     })
 }
 
 /// The first history, if any, that goes wrong, made smaller, and what is wrong with it.
 async fn first_failure(
-    bench: &mut Bench,
+    harness: &mut ModelHarness,
     seeds: std::ops::Range<u64>,
     profile: Profile,
-    planted: Option<Planted>,
+    planted: Option<PlantedDefect>,
 ) -> Option<(History, Vec<String>)> {
     for seed in seeds {
         let history = History::of(seed, profile);
-        let wrong = bench.judge(&history, planted).await;
+        let wrong = harness.judge(&history, planted).await;
         if !wrong.is_empty() {
             return Some((history, wrong));
         }
@@ -47,8 +47,8 @@ async fn first_failure(
     None
 }
 
-/// The smallest history found that still goes wrong: without its end, and without single steps and strikes.
-async fn shrunk(bench: &mut Bench, mut history: History, mut wrong: Vec<String>) -> (History, Vec<String>) {
+/// The smallest history found that still goes wrong: without its end, and without single steps and faults.
+async fn shrunk(harness: &mut ModelHarness, mut history: History, mut wrong: Vec<String>) -> (History, Vec<String>) {
     let mut tries = TRIES;
     let mut size = history.steps.len();
     while size > 0 {
@@ -60,7 +60,7 @@ async fn shrunk(bench: &mut Bench, mut history: History, mut wrong: Vec<String>)
             steps.drain(at..end);
             tries -= 1;
             let smaller = history.with(steps);
-            let still = bench.judge(&smaller, None).await;
+            let still = harness.judge(&smaller, None).await;
             if !still.is_empty() {
                 (history, wrong) = (smaller, still);
             }
@@ -69,11 +69,11 @@ async fn shrunk(bench: &mut Bench, mut history: History, mut wrong: Vec<String>)
     }
     for at in 0..history.steps.len() {
         let Step::Tick { aws, .. } = &history.steps[at] else { continue };
-        for strike in (0..aws.len()).rev() {
+        for fault in (0..aws.len()).rev() {
             let mut smaller = history.clone();
             let Step::Tick { aws, .. } = &mut smaller.steps[at] else { continue };
-            aws.remove(strike);
-            let still = bench.judge(&smaller, None).await;
+            aws.remove(fault);
+            let still = harness.judge(&smaller, None).await;
             if !still.is_empty() {
                 (history, wrong) = (smaller, still);
             }
@@ -85,10 +85,10 @@ async fn shrunk(bench: &mut Bench, mut history: History, mut wrong: Vec<String>)
 /// That histories hold, so many on each of some threads.
 fn assert_all_hold(profile: Profile, threads: u64, count: u64) {
     let thread = |number: u64| {
-        apart(async move |mut bench| {
+        apart(async move |mut harness| {
             let seeds = number * count..(number + 1) * count;
-            let (history, wrong) = first_failure(&mut bench, seeds, profile, None).await?;
-            Some((history.seed, shrunk(&mut bench, history, wrong).await))
+            let (history, wrong) = first_failure(&mut harness, seeds, profile, None).await?;
+            Some((history.seed, shrunk(&mut harness, history, wrong).await))
         })
     };
     let threads: Vec<_> = (0..threads).map(thread).collect();
@@ -105,7 +105,7 @@ fn calm_histories_deliver_each_version_once() {
 }
 
 #[test]
-fn histories_with_failing_aws_and_dying_workers_lose_nothing() {
+fn histories_with_failing_aws_and_killed_workers_lose_nothing() {
     assert_all_hold(Profile::Workers, 1, FEW);
 }
 
@@ -123,42 +123,42 @@ fn thousands_of_histories_hold() {
 }
 
 /// That a defect is found within the short round.
-fn assert_found(planted: Planted, profile: Profile) {
-    let found = apart(async move |mut bench| first_failure(&mut bench, 0..FEW, profile, Some(planted)).await);
+fn assert_found(planted: PlantedDefect, profile: Profile) {
+    let found = apart(async move |mut harness| first_failure(&mut harness, 0..FEW, profile, Some(planted)).await);
     assert!(found.join().unwrap().is_some(), "{planted:?} was not found");
 }
 
 #[test]
-fn a_planted_strict_gt_is_found() {
-    assert_found(Planted::StrictGt, Profile::Calm);
+fn model_finds_a_strict_greater_than() {
+    assert_found(PlantedDefect::StrictGt, Profile::Calm);
 }
 
 #[test]
-fn planted_paging_by_skip_is_found() {
-    assert_found(Planted::SkipPaging, Profile::Calm);
+fn model_finds_paging_by_skip() {
+    assert_found(PlantedDefect::SkipPaging, Profile::Calm);
 }
 
 #[test]
-fn a_planted_cursor_before_s3_is_found() {
-    assert_found(Planted::CursorBeforeS3, Profile::Workers);
+fn model_finds_a_cursor_written_before_the_object() {
+    assert_found(PlantedDefect::CursorBeforeS3, Profile::Workers);
 }
 
 #[test]
-fn a_planted_want_of_overlap_is_found() {
-    assert_found(Planted::NoOverlap, Profile::Calm);
+fn model_finds_a_missing_overlap() {
+    assert_found(PlantedDefect::NoOverlap, Profile::Calm);
 }
 
 #[test]
-fn a_planted_want_of_a_fence_is_found() {
-    assert_found(Planted::NoFence, Profile::Workers);
+fn model_finds_a_missing_fence() {
+    assert_found(PlantedDefect::NoFence, Profile::Workers);
 }
 
 /// A history that the model has found, or that was thought of while it was made.
-fn assert_holds(profile: Profile, surfaces: &[IncidentApi], steps: &[Step]) {
-    for surface in surfaces {
-        let history = History { surface: *surface, tries: 1, ..History::of(0, profile).with(steps.to_vec()) };
-        let wrong = apart(async move |mut bench| bench.judge(&history, None).await).join().unwrap();
-        assert!(wrong.is_empty(), "on {surface}: {}", wrong.join("\n"));
+fn assert_holds(profile: Profile, apis: &[IncidentApi], steps: &[Step]) {
+    for api in apis {
+        let history = History { api: *api, tries: 1, ..History::of(0, profile).with(steps.to_vec()) };
+        let wrong = apart(async move |mut harness| harness.judge(&history, None).await).join().unwrap();
+        assert!(wrong.is_empty(), "on {api}: {}", wrong.join("\n"));
     }
 }
 
@@ -169,34 +169,35 @@ fn create(count: usize, ago: i64, apart: i64) -> Step {
 }
 
 fn tick(seconds: i64, aws: &[(FaultPosition, AwsFault)]) -> Step {
-    Step::Tick { millis: seconds * 1_000, how: How::One, aws: aws.to_vec(), dispatch: None }
+    Step::Tick { millis: seconds * 1_000, workers: TickWorkers::One, aws: aws.to_vec(), dispatch: None }
 }
 
 #[test]
-fn an_object_whose_event_was_not_told_does_not_stand_for_another_version() {
-    for strike in [AwsFault::KilledBefore, AwsFault::FailedBefore] {
-        let struck = tick(60, &[(FaultPosition::Delivery(1), strike)]);
-        let steps = vec![create(1, 10, 0), struck, Step::Silent { pick: 0, what: What::Alert }, tick(400, &[])];
+fn object_without_an_event_does_not_hide_a_later_version() {
+    for fault in [AwsFault::KilledBefore, AwsFault::FailedBefore] {
+        let faulty = tick(60, &[(FaultPosition::Delivery(1), fault)]);
+        let steps =
+            vec![create(1, 10, 0), faulty, Step::Silent { pick: 0, change: IncidentChange::Alert }, tick(400, &[])];
         assert_holds(Profile::Workers, &BOTH, &steps);
     }
 }
 
 #[test]
-fn what_was_set_aside_by_a_worker_that_died_is_counted_and_retried() {
+fn quarantine_of_a_killed_worker_is_counted_and_retried() {
     for request in 14..40 {
-        for strike in [AwsFault::KilledAfter, AwsFault::LostAfter] {
+        for fault in [AwsFault::KilledAfter, AwsFault::LostAfter] {
             let poison = Step::Poison { pick: 1, expand: None };
-            let struck = tick(60, &[(FaultPosition::Request(request), strike)]);
-            let steps = vec![create(3, 10, 7), poison, tick(60, &[]), struck, tick(400, &[]), tick(60, &[])];
+            let faulty = tick(60, &[(FaultPosition::Request(request), fault)]);
+            let steps = vec![create(3, 10, 7), poison, tick(60, &[]), faulty, tick(400, &[]), tick(60, &[])];
             assert_holds(Profile::Wild, &BOTH[..1], &steps);
         }
     }
 }
 
 #[test]
-fn what_changes_silently_after_a_change_of_surface_has_a_key_of_its_own() {
-    let silent = || Step::Silent { pick: 0, what: What::Status("resolved") };
-    let again = Step::Silent { pick: 0, what: What::Status("inProgress") };
+fn silent_change_after_an_api_switch_has_its_own_key() {
+    let silent = || Step::Silent { pick: 0, change: IncidentChange::Status("resolved") };
+    let again = Step::Silent { pick: 0, change: IncidentChange::Status("inProgress") };
     let steps = vec![
         create(1, 10, 0),
         tick(60, &[]),
@@ -211,16 +212,16 @@ fn what_changes_silently_after_a_change_of_surface_has_a_key_of_its_own() {
 }
 
 #[test]
-fn late_arrivals_are_found_where_one_answer_does_not_hold_the_overlap() {
+fn late_arrivals_are_found_in_an_overlap_of_many_pages() {
     let mut steps = vec![create(110, 0, 7), tick(60, &[]), tick(60, &[]), tick(60, &[]), create(1, 830, 0)];
     steps.extend((0..7).map(|_| tick(60, &[])));
     assert_holds(Profile::Calm, &BOTH, &steps);
 }
 
 #[test]
-fn late_arrivals_are_found_after_a_poll_that_was_interrupted() {
-    for (surface, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
-        let on = if surface == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
+fn late_arrivals_are_found_after_an_interrupted_poll() {
+    for (api, after) in [(BOTH[0], 1), (BOTH[0], 3), (BOTH[0], 4), (BOTH[1], 1), (BOTH[1], 2)] {
+        let on = if api == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
         let throttle = sim::FaultKind::Throttle { retry_after: sim::RetryAfter::Seconds(60) };
         let fault = sim::Fault::new(throttle).on(on).after(after).times(1);
         let steps = vec![
@@ -234,6 +235,6 @@ fn late_arrivals_are_found_after_a_poll_that_was_interrupted() {
             tick(800, &[]),
             tick(60, &[]),
         ];
-        assert_holds(Profile::Wild, &[surface], &steps);
+        assert_holds(Profile::Wild, &[api], &steps);
     }
 }

@@ -1,4 +1,5 @@
-//! What the interface promises, held against what was delivered. It reads records by itself, not with the product's code.
+//! The interface's promises, compared with what was delivered. The oracle parses records itself, without the product's
+//! code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +43,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What is wrong with an outcome.
+/// Returns all that is wrong with an outcome.
 pub(super) fn judge(outcome: &Outcome) -> Vec<String> {
     let mut wrong = outcome.wrong.clone();
     let lines = lines(outcome, &mut wrong);
@@ -54,7 +55,7 @@ pub(super) fn judge(outcome: &Outcome) -> Vec<String> {
         changes_are_called_right(&lines, &mut wrong);
     }
     if !wrong.is_empty() {
-        wrong.push(format!("struck: {:#?}", outcome.struck));
+        wrong.push(format!("acted out: {:#?}", outcome.acted_faults));
     }
     wrong
 }
@@ -87,7 +88,7 @@ fn lines<'a>(outcome: &'a Outcome, wrong: &mut Vec<String>) -> Vec<Line<'a>> {
     lines
 }
 
-/// Whether records were sent without their alerts because these could not be read.
+/// Returns `true` if records were delivered without their alerts because these could not be read.
 fn alerts_were_unreadable(outcome: &Outcome) -> bool {
     outcome.objects.iter().any(|(object, _)| object.starts_with("quarantine/"))
 }
@@ -147,7 +148,7 @@ fn keys_are_right(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<String>
         keys.entry((&line.incident, &line.version)).or_default().insert(&line.key);
         versions.entry(&line.key).or_default().insert(&line.version);
     }
-    // What was changed under its old time and then changed back, or shown as it was before, is another version again.
+    // An incident that changed under its old time and then changed back is another version again.
     let to_and_fro = outcome.silent || alerts_were_unreadable(outcome);
     for ((incident, version), keys) in keys {
         if keys.len() > 1 && !to_and_fro {

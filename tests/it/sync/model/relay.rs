@@ -10,15 +10,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
-use shared::{
-    clock::Clock,
-    error::Call,
-    http::{Deadline, HttpClient, send},
-};
+use shared::http::{Deadline, HttpClient, send};
 
-/// How a connector asks.
+/// The defect of a connector's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asking {
+pub(super) enum ConnectorDefect {
     /// For what was updated after the last time, not at it.
     StrictlyAfter,
     /// Page by page with `$skip`, while rows move.
@@ -32,14 +28,14 @@ const PAGE: usize = 5;
 struct Relay {
     outbound: HttpClient,
     target: String,
-    asking: Asking,
+    defect: ConnectorDefect,
     /// Called between the first page and the second.
     moves: Arc<dyn Fn(&Value) + Send + Sync>,
 }
 
-/// Where requests for `target` go now.
-pub(super) async fn start(target: String, asking: Asking, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
-    let relay = Relay { outbound: HttpClient::new().unwrap(), target, asking, moves };
+/// Starts a relay to `target` and returns its URL.
+pub(super) async fn start(target: String, defect: ConnectorDefect, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
+    let relay = Relay { outbound: HttpClient::new().unwrap(), target, defect, moves };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| stream.set_nodelay(true).unwrap());
@@ -52,9 +48,13 @@ impl Relay {
     async fn get(&self, path: &str, headers: &HeaderMap) -> (StatusCode, Option<String>, Vec<u8>) {
         let request = self.outbound.get(format!("{}{path}", self.target).parse().unwrap());
         let request = request.header("authorization", &headers["authorization"]);
-        let answer = send(request, Call::ListIncidents, Deadline::within(Duration::from_secs(20), &Clock::system()))
-            .await
-            .unwrap();
+        let answer = send(
+            request,
+            shared::error::Call::ListIncidents,
+            Deadline::within(Duration::from_secs(20), &shared::clock::Clock::system()),
+        )
+        .await
+        .unwrap();
         let date = answer.header(http::header::DATE).map(str::to_owned);
         let (status, mut answer, mut bytes) = (answer.status(), answer, Vec::new());
         while let Some(chunk) = answer.chunk().await.unwrap() {
@@ -68,8 +68,8 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
     let asked = uri.path_and_query().unwrap().as_str();
     let is_list = uri.path().ends_with("/incidents");
     let top = asked.split_once("$top=").and_then(|(_, rest)| rest.split('&').next()?.parse::<usize>().ok());
-    let (status, date, body) = match (relay.asking, top) {
-        (Asking::BySkip, Some(top)) if is_list && top > PAGE && !asked.contains("$skip=") => {
+    let (status, date, body) = match (relay.defect, top) {
+        (ConnectorDefect::BySkip, Some(top)) if is_list && top > PAGE && !asked.contains("$skip=") => {
             let mut rows: Vec<Value> = Vec::new();
             loop {
                 let page = asked.replace(&format!("$top={top}"), &format!("$top={PAGE}&$skip={}", rows.len()));
@@ -89,7 +89,9 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
                 }
             }
         }
-        (Asking::StrictlyAfter, _) if is_list => relay.get(&asked.replace("%20ge%20", "%20gt%20"), &headers).await,
+        (ConnectorDefect::StrictlyAfter, _) if is_list => {
+            relay.get(&asked.replace("%20ge%20", "%20gt%20"), &headers).await
+        }
         _ => relay.get(asked, &headers).await,
     };
     let mut answer = (status, [("content-type", "application/json")], body).into_response();

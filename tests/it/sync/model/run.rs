@@ -19,23 +19,23 @@ use shared::{
 use sim::{App, FaultKind, IncidentSeed, Sim, SimOptions, TenantSeed};
 
 use super::{
-    history::{History, How, PAUSE, Profile, Step, What},
+    history::{History, IncidentChange, PAUSE, Profile, Step, TickWorkers},
     oracle,
-    relay::{self, Asking},
+    relay::{self, ConnectorDefect},
 };
 use crate::{
-    local::{CLIENT_ID, platform},
-    sync::feed::{active, invocation, start_of_test},
+    backends::{CLIENT_ID, platform},
+    sync::harness::{active, invocation, start_of_test},
 };
 
 const SECRET: &str = "canary-client-secret";
 
-/// How far back every poll looks again, by the interface.
+/// The overlap of polls, by the interface.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(900);
 
 /// A defect that the model must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Planted {
+pub(super) enum PlantedDefect {
     StrictGt,
     SkipPaging,
     CursorBeforeS3,
@@ -43,8 +43,8 @@ pub(super) enum Planted {
     NoFence,
 }
 
-/// What histories share; they run one after another.
-pub(super) struct Bench {
+/// The servers that histories share. Histories run one after another.
+pub(super) struct ModelHarness {
     sim: Sim,
     aws: Aws,
     config: SdkConfig,
@@ -62,21 +62,21 @@ pub(super) struct Version {
     pub(super) alerts: BTreeSet<String>,
 }
 
-/// What Microsoft could have shown, by incident, in the order of its making.
+/// The versions that Microsoft could have shown, by incident, in their order.
 pub(super) type Ledger = BTreeMap<String, Vec<Version>>;
 
-/// What the oracle judges.
+/// The end of a history, for the oracle.
 pub(super) struct Outcome {
     pub(super) tenant: String,
     pub(super) history: History,
     pub(super) ledger: Ledger,
-    /// What is shown at the end.
+    /// The incidents that Microsoft shows at the end.
     pub(super) present: BTreeMap<String, Version>,
     pub(super) objects: Vec<(String, Vec<u8>)>,
     pub(super) events: Vec<(String, Value)>,
     /// Found while it ran.
     pub(super) wrong: Vec<String>,
-    pub(super) struck: Vec<String>,
+    pub(super) acted_faults: Vec<String>,
     /// The surface was changed.
     pub(super) switched: bool,
     /// Something was changed under its old time.
@@ -89,12 +89,12 @@ struct Worker {
 }
 
 struct Run<'a> {
-    bench: &'a mut Bench,
+    harness: &'a mut ModelHarness,
     history: History,
     tenant: TenantId,
     id: String,
     clock: Clock,
-    surface: IncidentApi,
+    api: IncidentApi,
     hosts: [String; 2],
     overlap: &'static str,
     workers: Vec<Worker>,
@@ -103,8 +103,8 @@ struct Run<'a> {
     ids: Vec<String>,
     turn: usize,
     wrong: Vec<String>,
-    /// How many versions were shown only after the overlap, so that only a sweep can find them; none: any number, because
-    /// Microsoft's answers were untrue.
+    /// The number of versions that appeared only behind the overlap, so that only a sweep finds them. `None`: any number,
+    /// because Microsoft's responses were untrue.
     for_sweeps: Option<u64>,
     /// Since when a poll waits to go on.
     interrupted_since: Option<Timestamp>,
@@ -112,7 +112,7 @@ struct Run<'a> {
     silent: bool,
 }
 
-impl Bench {
+impl ModelHarness {
     pub(super) async fn start() -> Self {
         let sim = Sim::start(SimOptions::default()).await.unwrap();
         sim.register_app(App {
@@ -121,13 +121,13 @@ impl Bench {
             requested_roles: vec!["SecurityIncident.Read.All".into(), "Incident.Read.All".into()],
             ..App::default()
         });
-        let aws = Aws::start(|| start_of_test()).await.unwrap();
+        let aws = Aws::start(start_of_test).await.unwrap();
         let config = aws_double::base_config().await;
         Self { sim, aws, config, outbound: HttpClient::new().unwrap(), lives: 0, runs: 0 }
     }
 
-    /// Runs a history to its end; what is wrong with it.
-    pub(super) async fn judge(&mut self, history: &History, planted: Option<Planted>) -> Vec<String> {
+    /// Runs a history to its end and returns all that is wrong with it.
+    pub(super) async fn judge(&mut self, history: &History, planted: Option<PlantedDefect>) -> Vec<String> {
         let mut run = Run::start(self, history.clone(), planted).await;
         for step in &history.steps {
             run.step(step).await;
@@ -145,46 +145,46 @@ impl Bench {
 }
 
 impl<'a> Run<'a> {
-    async fn start(bench: &'a mut Bench, history: History, planted: Option<Planted>) -> Self {
-        bench.runs += 1;
-        let digit = bench.runs % 16;
-        let id = format!("{digit:x}1111111-2222-4333-8444-{:012x}", bench.runs);
+    async fn start(harness: &'a mut ModelHarness, history: History, planted: Option<PlantedDefect>) -> Self {
+        harness.runs += 1;
+        let digit = harness.runs % 16;
+        let id = format!("{digit:x}1111111-2222-4333-8444-{:012x}", harness.runs);
         let tenant: TenantId = id.parse().unwrap();
         let clock = Clock::by_hand(start_of_test());
         let defects = Defects {
-            ignores_fence: planted == Some(Planted::NoFence),
-            writes_objects_last: planted == Some(Planted::CursorBeforeS3),
+            ignores_fence: planted == Some(PlantedDefect::NoFence),
+            writes_objects_last: planted == Some(PlantedDefect::CursorBeforeS3),
         };
         let now = clock.clone();
-        bench.aws.reset(move || now.now(), defects);
+        harness.aws.reset(move || now.now(), defects);
         let credential = json!({"client_id": CLIENT_ID, "client_secret": SECRET});
-        bench.aws.account().set_secret("secret", &credential);
-        let sim = &bench.sim;
+        harness.aws.account().set_secret("secret", &credential);
+        let sim = &harness.sim;
         sim.clear_faults();
         sim.clear_calls();
         sim.clock().freeze(start_of_test());
         sim.configure(|behaviour| {
             for list in [&mut behaviour.graph, &mut behaviour.defender] {
                 (list.order, list.shuffle_ties) = (history.order, history.shuffle_ties);
-                if planted == Some(Planted::SkipPaging) {
+                if planted == Some(PlantedDefect::SkipPaging) {
                     (list.order, list.shuffle_ties) = (sim::Order::UpdatedAscending, false);
                 }
             }
         });
         sim.add_tenant(TenantSeed {
             tenant_id: id.clone(),
-            domain: format!("t{}.example", bench.runs),
+            domain: format!("t{}.example", harness.runs),
             ..TenantSeed::default()
         });
         sim.grant(&id, CLIENT_ID, &[IncidentApi::Graph.write_role(), IncidentApi::Defender.write_role()]);
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
-        let asking = match planted {
-            Some(Planted::StrictGt) => Some(Asking::StrictlyAfter),
-            Some(Planted::SkipPaging) => Some(Asking::BySkip),
+        let defect = match planted {
+            Some(PlantedDefect::StrictGt) => Some(ConnectorDefect::StrictlyAfter),
+            Some(PlantedDefect::SkipPaging) => Some(ConnectorDefect::BySkip),
             _ => None,
         };
-        if let Some(asking) = asking {
+        if let Some(defect) = defect {
             for host in &mut hosts {
                 let (sim, ledger, id, left) = (sim.clone(), ledger.clone(), id.clone(), Mutex::new(2));
                 let moves = move |row: &Value| {
@@ -197,24 +197,24 @@ impl<'a> Run<'a> {
                         note(&sim, &id, &incident, &ledger);
                     }
                 };
-                *host = relay::start(host.clone(), asking, Arc::new(moves)).await;
+                *host = relay::start(host.clone(), defect, Arc::new(moves)).await;
             }
         }
-        let surface = history.surface;
-        let (life, config) = bench.life(1);
+        let api = history.api;
+        let (life, config) = harness.life(1);
         let registry = Registry::new(&config, TABLE.into());
-        registry.create_tenant(&active(tenant, surface)).await.unwrap();
+        registry.create_tenant(&active(tenant, api)).await.unwrap();
         registry.open_feed(&tenant, clock.now()).await.unwrap();
         let dispatch = (life, dispatcher(&config, &clock));
         let mut run = Self {
-            bench,
+            harness,
             history,
             tenant,
             id,
             clock,
-            surface,
+            api,
             hosts,
-            overlap: if planted == Some(Planted::NoOverlap) { "0" } else { "900" },
+            overlap: if planted == Some(PlantedDefect::NoOverlap) { "0" } else { "900" },
             workers: Vec::new(),
             dispatch,
             ledger,
@@ -235,10 +235,10 @@ impl<'a> Run<'a> {
 
     /// A worker with nothing in memory.
     fn worker(&mut self) -> Worker {
-        let (life, aws) = self.bench.life(self.history.tries);
+        let (life, aws) = self.harness.life(self.history.tries);
         let fixed = [
             ("APP_CREDENTIAL_SECRET_ID", "secret"),
-            ("ENTRA_AUTHORITY_HOST", self.bench.sim.entra_url()),
+            ("ENTRA_AUTHORITY_HOST", self.harness.sim.entra_url()),
             ("GRAPH_ENDPOINT", &self.hosts[0]),
             ("DEFENDER_ENDPOINT", &self.hosts[1]),
             ("TABLE_NAME", TABLE),
@@ -251,21 +251,21 @@ impl<'a> Run<'a> {
         let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();
         Worker {
             life,
-            app: Fetch::new(config, &Platform { http: self.bench.outbound.clone(), ..platform(&aws, &self.clock) }),
+            app: Fetch::new(config, &Platform { http: self.harness.outbound.clone(), ..platform(&aws, &self.clock) }),
         }
     }
 
     fn advance(&self, millis: i64) {
         self.clock.advance(SignedDuration::from_millis(millis));
-        self.bench.sim.clock().freeze(self.clock.now());
+        self.harness.sim.clock().freeze(self.clock.now());
     }
 
     fn note(&self, incident: &str) {
-        note(&self.bench.sim, &self.id, incident, &self.ledger);
+        note(&self.harness.sim, &self.id, incident, &self.ledger);
     }
 
     fn covered_until(&self) -> Option<Timestamp> {
-        let account = self.bench.aws.account();
+        let account = self.harness.aws.account();
         account.items("FEED").first()?.get("covered_until")?["S"].as_str()?.parse().ok()
     }
 
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
     }
 
     async fn step(&mut self, step: &Step) {
-        let (sim, id) = (self.bench.sim.clone(), self.id.clone());
+        let (sim, id) = (self.harness.sim.clone(), self.id.clone());
         let now = self.clock.now();
         match step {
             Step::Create { count, ago, nanos, apart, created_apart, alerts, alerts_in } => {
@@ -309,15 +309,15 @@ impl<'a> Run<'a> {
                     ..IncidentSeed::default()
                 });
             }
-            Step::Update { pick, what } => {
+            Step::Update { pick, change } => {
                 if let Some(incident) = self.pick(*pick) {
-                    sim.update_incident(&id, &incident, |incident| what.change(incident, now));
+                    sim.update_incident(&id, &incident, |incident| change.change(incident, now));
                     self.note(&incident);
                 }
             }
-            Step::Silent { pick, what } => {
+            Step::Silent { pick, change } => {
                 if let Some(incident) = self.pick(*pick) {
-                    sim.change_incident_silently(&id, &incident, |incident| what.change(incident, now));
+                    sim.change_incident_silently(&id, &incident, |incident| change.change(incident, now));
                     self.note(&incident);
                     self.silent = true;
                     self.shown(sim.incident(&id, &incident).unwrap().last_update, now);
@@ -357,17 +357,17 @@ impl<'a> Run<'a> {
             }
             Step::Heal => sim.clear_faults(),
             Step::Switch => self.switch().await,
-            Step::Tick { millis, how, aws, dispatch } => {
+            Step::Tick { millis, workers, aws, dispatch } => {
                 self.advance(*millis);
-                self.tick("poll", *how, aws, dispatch.as_deref()).await;
+                self.tick("poll", *workers, aws, dispatch.as_deref()).await;
             }
-            Step::Sweep => self.tick("sweep", How::One, &[], None).await,
+            Step::Sweep => self.tick("sweep", TickWorkers::One, &[], None).await,
         }
     }
 
     fn created(&mut self, seed: IncidentSeed) {
         let (last_update, alerts_from) = (seed.last_update.unwrap(), seed.alerts_visible_from);
-        let incident = self.bench.sim.put_incident(&self.id, seed);
+        let incident = self.harness.sim.put_incident(&self.id, seed);
         self.note(&incident);
         self.ids.push(incident);
         self.shown(last_update, self.clock.now());
@@ -378,13 +378,13 @@ impl<'a> Run<'a> {
     }
 
     async fn switch(&mut self) {
-        self.surface = match self.surface {
+        self.api = match self.api {
             IncidentApi::Graph => IncidentApi::Defender,
             IncidentApi::Defender => IncidentApi::Graph,
         };
         self.switched = true;
-        let (_, config) = self.bench.life(1);
-        let api = self.surface;
+        let (_, config) = self.harness.life(1);
+        let api = self.api;
         let change = |tenant: &mut shared::registry::tenants::Tenant| {
             tenant.api = api;
             Ok(())
@@ -397,7 +397,7 @@ impl<'a> Run<'a> {
     async fn tick(
         &mut self,
         kind: &str,
-        mut how: How,
+        mut workers: TickWorkers,
         aws: &[(FaultPosition, AwsFault)],
         dispatch: Option<&[(FaultPosition, AwsFault)]>,
     ) {
@@ -406,25 +406,25 @@ impl<'a> Run<'a> {
             None => self.stand_in_for_dispatch(kind),
         }
         self.turn += 1;
-        self.bench.aws.account().plan(&self.workers[self.turn % 2].life, aws.to_vec());
+        self.harness.aws.account().plan(&self.workers[self.turn % 2].life, aws.to_vec());
         for _ in 0..8 {
             let mut messages: Vec<(String, String)> = {
-                let received = self.bench.aws.account().receive();
+                let received = self.harness.aws.account().receive();
                 received.into_iter().map(|message| (message.id, message.body)).collect()
             };
-            if messages.is_empty() && matches!(how, How::Two | How::Overtaken(..)) {
+            if messages.is_empty() && matches!(workers, TickWorkers::Two | TickWorkers::Overtaken(..)) {
                 messages.push(("extra".into(), self.poll()));
             }
             if messages.is_empty() {
                 break;
             }
             for (id, body) in messages {
-                match std::mem::replace(&mut how, How::One) {
-                    How::One => {
+                match std::mem::replace(&mut workers, TickWorkers::One) {
+                    TickWorkers::One => {
                         let answer = hand_over(&self.workers[self.turn % 2].app, &id, &body).await;
                         self.ended(self.turn % 2, &id, &answer);
                     }
-                    How::Two => {
+                    TickWorkers::Two => {
                         let (one, two) = tokio::join!(
                             hand_over(&self.workers[0].app, &id, &body),
                             hand_over(&self.workers[1].app, &id, &body)
@@ -432,7 +432,7 @@ impl<'a> Run<'a> {
                         self.ended(0, &id, &one);
                         self.ended(1, &id, &two);
                     }
-                    How::Overtaken(request, strike) => self.overtaken(&id, &body, request, strike).await,
+                    TickWorkers::Overtaken(request, fault) => self.overtaken(&id, &body, request, fault).await,
                 }
             }
         }
@@ -442,7 +442,7 @@ impl<'a> Run<'a> {
     /// Does for the tenant what `incident-dispatch` would do.
     fn stand_in_for_dispatch(&self, kind: &str) {
         let now = self.clock.now();
-        let mut account = self.bench.aws.account();
+        let mut account = self.harness.aws.account();
         let feed = account.item_mut(&format!("TENANT#{}", self.id), "FEED").unwrap();
         let due = feed.get("due_at").and_then(|due| due["N"].as_str()?.parse::<i64>().ok());
         let Some(due) = due.filter(|_| feed.contains_key("due_shard")) else { return };
@@ -456,11 +456,11 @@ impl<'a> Run<'a> {
     }
 
     async fn dispatch(&mut self, kind: &str, plan: &[(FaultPosition, AwsFault)]) {
-        self.bench.aws.account().plan(&self.dispatch.0, plan.to_vec());
-        // What fails is made up for at the next tick.
+        self.harness.aws.account().plan(&self.dispatch.0, plan.to_vec());
+        // The next tick makes up for a failure.
         let _ = self.dispatch.1.handle(json!({"kind": kind}), invocation(Duration::from_secs(20))).await;
-        if !self.bench.aws.account().end_invocation(&self.dispatch.0) {
-            let (life, config) = self.bench.life(1);
+        if !self.harness.aws.account().end_invocation(&self.dispatch.0) {
+            let (life, config) = self.harness.life(1);
             self.dispatch = (life, dispatcher(&config, &self.clock));
         }
     }
@@ -470,10 +470,10 @@ impl<'a> Run<'a> {
     }
 
     /// One worker sleeps until its lease has passed to the other, which does all that is to do; then the first goes on.
-    async fn overtaken(&mut self, id: &str, body: &str, request: u32, strike: AwsFault) {
+    async fn overtaken(&mut self, id: &str, body: &str, request: u32, fault: AwsFault) {
         let sleeper = self.turn % 2;
-        let (app, aws) = (self.workers[sleeper].app.clone(), self.bench.aws.clone());
-        aws.account().plan(&self.workers[sleeper].life, vec![(FaultPosition::Request(request), strike)]);
+        let (app, aws) = (self.workers[sleeper].app.clone(), self.harness.aws.clone());
+        aws.account().plan(&self.workers[sleeper].life, vec![(FaultPosition::Request(request), fault)]);
         let mut sleeping = std::pin::pin!(hand_over(&app, id, body));
         let answer = tokio::select! {
             answer = &mut sleeping => answer,
@@ -489,20 +489,20 @@ impl<'a> Run<'a> {
     }
 
     fn ended(&mut self, worker: usize, id: &str, answer: &Value) {
-        if !self.bench.aws.account().end_invocation(&self.workers[worker].life) {
+        if !self.harness.aws.account().end_invocation(&self.workers[worker].life) {
             self.workers[worker] = self.worker();
             return;
         }
         if answer["batchItemFailures"] == json!([]) {
-            self.bench.aws.account().delete_message(id);
+            self.harness.aws.account().delete_message(id);
         } else if self.history.profile == Profile::Calm {
             self.wrong.push(format!("message {id} failed although nothing was wrong"));
         }
     }
 
-    /// What must hold at any time.
+    /// Checks the rules that hold at any time.
     fn look(&mut self) {
-        let account = self.bench.aws.account();
+        let account = self.harness.aws.account();
         let sweep = account.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
         let missing = sweep.and_then(|sweep| sweep["M"]["missing"]["N"].as_str()?.parse::<u64>().ok()).unwrap_or(0);
         let set_aside = account.objects.iter().any(|object| object.key.starts_with("quarantine/"));
@@ -522,25 +522,25 @@ impl<'a> Run<'a> {
 
     /// The faults end, and enough time passes.
     async fn settle(&mut self) {
-        self.bench.sim.clear_faults();
+        self.harness.sim.clear_faults();
         let pauses = [61, 1_000, 1_000, 60, 1_000, 3_700, 7_200, 7_200, 22_000, 22_000];
         for (turn, pause) in pauses.into_iter().chain(std::iter::repeat_n(22_000, 10)).enumerate() {
             self.advance(pause * 1_000);
-            self.tick("poll", How::One, &[], None).await;
+            self.tick("poll", TickWorkers::One, &[], None).await;
             if turn > 0 && self.is_quiet() {
                 break;
             }
         }
-        self.tick("sweep", How::One, &[], None).await;
+        self.tick("sweep", TickWorkers::One, &[], None).await;
         for _ in 0..12 {
             if self.is_quiet() {
                 break;
             }
             self.advance(61_000);
-            self.tick("poll", How::One, &[], None).await;
+            self.tick("poll", TickWorkers::One, &[], None).await;
         }
         if !self.is_quiet() {
-            let account = self.bench.aws.account();
+            let account = self.harness.aws.account();
             let feed = format!("{:?} {:?}", account.items("FEED"), account.items("QUARANTINE"));
             drop(account);
             self.wrong.push(format!("it never comes to rest: {feed}"));
@@ -551,9 +551,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Returns `true` if nothing is left to do.
     fn is_quiet(&self) -> bool {
-        let account = self.bench.aws.account();
+        let account = self.harness.aws.account();
         let feeds = account.items("FEED");
         let [feed] = feeds[..] else { return false };
         let profile = account.items("PROFILE")[0];
@@ -568,7 +568,7 @@ impl<'a> Run<'a> {
 
     fn outcome(mut self) -> Outcome {
         self.ask_in_time();
-        let sim = &self.bench.sim;
+        let sim = &self.harness.sim;
         let mut present = BTreeMap::new();
         for incident in sim.incidents(&self.id) {
             let shown = !incident.hidden && incident.last_update >= start_of_test() - SignedDuration::from_hours(24);
@@ -577,7 +577,7 @@ impl<'a> Run<'a> {
             }
         }
         sim.remove_tenant(&self.id);
-        let mut account = self.bench.aws.account();
+        let mut account = self.harness.aws.account();
         self.wrong.append(&mut account.regressions);
         Outcome {
             tenant: self.id.clone(),
@@ -589,7 +589,7 @@ impl<'a> Run<'a> {
                 .map(|event| (event.detail_type, event.detail))
                 .collect(),
             wrong: self.wrong,
-            struck: std::mem::take(&mut account.acted_faults),
+            acted_faults: std::mem::take(&mut account.acted_faults),
             switched: self.switched,
             silent: self.silent,
             history: self.history,
@@ -598,10 +598,10 @@ impl<'a> Run<'a> {
 
     /// After a 429 nobody asks before the time named. Where AWS fails, that cannot be remembered.
     fn ask_in_time(&mut self) {
-        if self.bench.aws.account().acted_faults.iter().any(|_| true) {
+        if !self.harness.aws.account().acted_faults.is_empty() {
             return;
         }
-        let calls = self.bench.sim.calls();
+        let calls = self.harness.sim.calls();
         for (index, call) in calls.iter().enumerate() {
             let pause = SignedDuration::from_secs(i64::try_from(PAUSE).unwrap());
             let until = call.at + pause;
@@ -614,7 +614,7 @@ impl<'a> Run<'a> {
     }
 }
 
-impl What {
+impl IncidentChange {
     fn change(self, incident: &mut sim::Incident, now: Timestamp) {
         match self {
             Self::Status(_) if incident.redirect_incident_id.is_some() => {}

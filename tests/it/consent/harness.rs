@@ -30,7 +30,7 @@ use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::local::{CLIENT_ID, Local};
+use crate::backends::{Backends, CLIENT_ID};
 
 pub(crate) const BASE: &str = "https://partner.example.com";
 pub(crate) const CONTOSO: &str = "11111111-2222-4333-8444-abcdefabcdef";
@@ -40,9 +40,9 @@ pub(crate) const CLERK: &str = "clerk@contoso.example";
 pub(crate) const READ: &str = "SecurityIncident.Read.All";
 
 /// A deployment and its neighbours.
-pub(crate) struct World {
+pub(crate) struct ConsentHarness {
     pub(crate) app: App,
-    pub(crate) local: Local,
+    pub(crate) backends: Backends,
     pub(crate) sim: Sim,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
@@ -50,7 +50,7 @@ pub(crate) struct World {
     _logging: DefaultGuard,
 }
 
-/// What came back.
+/// A response as a browser sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Reply {
 
 /// A browser: one cookie at most.
 pub(crate) struct Browser<'a> {
-    world: &'a World,
+    harness: &'a ConsentHarness,
     pub(crate) cookie: Option<String>,
 }
 
@@ -80,7 +80,7 @@ fn tenant(tenant_id: &str, domain: &str) -> TenantSeed {
     }
 }
 
-impl World {
+impl ConsentHarness {
     pub(crate) async fn new() -> Self {
         Self::with(&[]).await
     }
@@ -90,8 +90,8 @@ impl World {
         // A time of day without a fraction, far from any real one: what reads another clock is found out.
         let start: Timestamp = "2031-05-05T08:00:00Z".parse().unwrap();
         let clock = Clock::by_hand(start);
-        let local = Local::start(&clock).await;
-        let sim = local.sim.clone();
+        let backends = Backends::start(&clock).await;
+        let sim = backends.sim.clone();
         sim.clock().freeze(start);
         sim.register_app(sim::App {
             client_id: CLIENT_ID.into(),
@@ -108,21 +108,21 @@ impl World {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = JsonLines::new(LevelFilter::DEBUG, clock.clone(), log.clone());
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines));
-        let app = app(&local, &local.aws, &clock, variables);
-        let registry = Registry::new(&local.aws, local.table.clone());
-        Self { app, local, sim, clock, registry, log, _logging: logging }
+        let app = app(&backends, &backends.aws, &clock, variables);
+        let registry = Registry::new(&backends.aws, backends.table.clone());
+        Self { app, backends, sim, clock, registry, log, _logging: logging }
     }
 
     /// The same deployment where AWS does not answer: whatever asks it fails.
     pub(crate) fn without_aws(&self) -> App {
-        let nowhere = self.local.aws.to_builder().endpoint_url("http://127.0.0.1:9").build();
-        app(&self.local, &nowhere, &self.clock, &[])
+        let nowhere = self.backends.aws.to_builder().endpoint_url("http://127.0.0.1:9").build();
+        app(&self.backends, &nowhere, &self.clock, &[])
     }
 
     /// The same deployment where whatever wants randomness panics.
     pub(crate) fn panicking(&self) -> App {
         let random = Arc::new(FixedSliceRandom { bytes: b"no secret has this length" });
-        app_with(&self.local, &self.local.aws, &self.clock, &[], random)
+        app_with(&self.backends, &self.backends.aws, &self.clock, &[], random)
     }
 
     /// Lets time go by for us and for Microsoft.
@@ -165,7 +165,7 @@ impl World {
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {
-        Browser { world: self, cookie: None }
+        Browser { harness: self, cookie: None }
     }
 
     /// Onboards Contoso by its administrator, for a customer.
@@ -177,8 +177,8 @@ impl World {
     }
 
     /// `from` and `to` of each change of status since it was last asked.
-    pub(crate) async fn changes(&self) -> Vec<(Value, Value, Value)> {
-        let events = self.local.events();
+    pub(crate) fn changes(&self) -> Vec<(Value, Value, Value)> {
+        let events = self.backends.events();
         let changes = events.iter().filter(|(kind, _)| kind == "Tenant Status Changed");
         changes.map(|(_, detail)| (detail["from"].clone(), detail["to"].clone(), detail["reason"].clone())).collect()
     }
@@ -195,7 +195,7 @@ impl World {
         String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
     }
 
-    /// How many token requests Contoso had.
+    /// The number of token requests for Contoso.
     pub(crate) fn token_requests(&self) -> usize {
         self.sim.calls().iter().filter(|call| call.path == format!("/{CONTOSO}/oauth2/v2.0/token")).count()
     }
@@ -205,34 +205,34 @@ pub(crate) fn id(tenant: &str) -> TenantId {
     tenant.parse().unwrap()
 }
 
-fn app(local: &Local, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
-    app_with(local, aws, clock, variables, Arc::new(SystemRandom::new()))
+fn app(backends: &Backends, aws: &aws_config::SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    app_with(backends, aws, clock, variables, Arc::new(SystemRandom::new()))
 }
 
 fn app_with(
-    local: &Local,
+    backends: &Backends,
     aws: &aws_config::SdkConfig,
     clock: &Clock,
     variables: &[(&str, &str)],
     random: Arc<dyn SecureRandom + Send + Sync>,
 ) -> App {
-    let microsoft = local.microsoft();
+    let microsoft = backends.microsoft();
     let lookup = |name: &str| {
         let given = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         given.or_else(|| match name {
             "APP_CREDENTIAL_SECRET_ID" => Some(microsoft.app_credential_secret_id.clone()),
-            "TABLE_NAME" => Some(local.table.clone()),
-            "EVENT_BUS_NAME" => Some(local.bus.clone()),
+            "TABLE_NAME" => Some(backends.table.clone()),
+            "EVENT_BUS_NAME" => Some(backends.bus.clone()),
             "PUBLIC_BASE_URL" => Some(BASE.into()),
             "PARTNER_NAME" => Some("Northwind <SOC>".into()),
-            "ENTRA_AUTHORITY_HOST" => Some(local.sim.entra_url().into()),
-            "GRAPH_ENDPOINT" => Some(local.sim.graph_url().into()),
-            "DEFENDER_ENDPOINT" => Some(local.sim.defender_url().into()),
+            "ENTRA_AUTHORITY_HOST" => Some(backends.sim.entra_url().into()),
+            "GRAPH_ENDPOINT" => Some(backends.sim.graph_url().into()),
+            "DEFENDER_ENDPOINT" => Some(backends.sim.defender_url().into()),
             _ => None,
         })
     };
     let read = config::load(&lookup, Config::read).unwrap();
-    App::new(read, &shared::lambda::runtime::Platform { random, ..crate::local::platform(aws, clock) })
+    App::new(read, &shared::lambda::runtime::Platform { random, ..crate::backends::platform(aws, clock) })
 }
 
 /// Hands an app a request as API Gateway does.
@@ -278,7 +278,14 @@ impl Reply {
         assert_eq!((self.status, self.title().contains(title)), (status, true), "{title}: {self:?}");
     }
 
-    /// Where the button leads.
+    /// The text of the page, a line for each element.
+    pub(crate) fn text(&self) -> String {
+        let (_, body) = self.body.split_once("<body").unwrap();
+        let texts = body.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text.trim());
+        texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The URL behind the page's button.
     pub(crate) fn link(&self) -> String {
         let (_, rest) = self.body.split_once("class=\"button\" href=\"").unwrap();
         rest.split_once('"').unwrap().0.replace("&#38;", "&").replace("&amp;", "&")
@@ -295,8 +302,8 @@ impl Browser<'_> {
     }
 
     pub(crate) async fn send(&mut self, method: &str, url: &str, headers: &[(&str, &str)]) -> Reply {
-        let reply = request(&self.world.app, method, url, self.cookie.as_deref(), headers).await;
-        assert!(reply.status < 500, "{}", self.world.logged());
+        let reply = request(&self.harness.app, method, url, self.cookie.as_deref(), headers).await;
+        assert!(reply.status < 500, "{}", self.harness.logged());
         if let Some(cookie) = reply.cookies.first() {
             self.cookie = cookie.split(';').next().map(str::to_owned);
         }
@@ -306,7 +313,7 @@ impl Browser<'_> {
     /// Presses the form's button and signs in at Microsoft: the URL that the browser is sent back to.
     pub(crate) async fn sign_in(&mut self, link: &str, tenant: &str, user: &str) -> String {
         let authorize = self.post(link).await.location().to_owned();
-        self.world.sim.sign_in(&authorize, tenant, user).unwrap()
+        self.harness.sim.sign_in(&authorize, tenant, user).unwrap()
     }
 
     /// Signs in and follows back: the URL of the consent page.
@@ -318,7 +325,7 @@ impl Browser<'_> {
     /// All the way to our callback after consent, as the person decides.
     pub(crate) async fn decide(&mut self, link: &str, tenant: &str, user: &str, decision: Decision) -> String {
         let consent = self.reach_consent(link, tenant, user).await;
-        self.world.sim.consent(&consent, tenant, user, decision).unwrap()
+        self.harness.sim.consent(&consent, tenant, user, decision).unwrap()
     }
 
     /// All the way to the result.

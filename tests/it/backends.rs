@@ -1,4 +1,4 @@
-//! What handlers in this process stand on: an AWS and a Microsoft of their own for each test.
+//! The servers behind handlers in this process: an AWS and a Microsoft for each test.
 
 use std::{
     sync::{
@@ -38,7 +38,7 @@ const CLIENT_SECRET: &str = "canary-client-secret";
 const SECRET: &str = "app";
 
 /// AWS and Microsoft for one test.
-pub(crate) struct Local {
+pub(crate) struct Backends {
     /// The configuration of the clients of the code under test.
     pub(crate) aws: SdkConfig,
     pub(crate) double: Aws,
@@ -51,7 +51,7 @@ pub(crate) struct Local {
     pub(crate) request_id: String,
 }
 
-impl Local {
+impl Backends {
     pub(crate) async fn start(clock: &Clock) -> Self {
         sink();
         let clock = clock.clone();
@@ -77,7 +77,7 @@ impl Local {
         }
     }
 
-    /// What functions are told of Microsoft.
+    /// The functions' configuration of Microsoft.
     pub(crate) fn microsoft(&self) -> Microsoft {
         Microsoft {
             app_credential_secret_id: SECRET.into(),
@@ -172,7 +172,7 @@ pub(crate) fn request(method: &str, path: &str, query: &str, body: Option<&str>)
 }
 
 /// A tenant on Graph that stands like this, of which nothing more is known.
-pub(crate) fn customer_s_tenant(tenant_id: TenantId, status: Status, reason: Option<Reason>) -> Tenant {
+pub(crate) fn tenant_record(tenant_id: TenantId, status: Status, reason: Option<Reason>) -> Tenant {
     Tenant {
         tenant_id,
         customer: "Contoso".into(),

@@ -62,13 +62,13 @@ impl Customer {
 }
 
 /// A deployment, and Microsoft.
-pub(crate) struct World {
+pub(crate) struct StackHarness {
     pub(crate) stack: Stack,
     pub(crate) sim: Sim,
     _turn: SemaphorePermit<'static>,
 }
 
-impl World {
+impl StackHarness {
     /// Deploys with these variables for all functions.
     pub(crate) async fn start(name: &str, variables: &[(&str, &str)]) -> Self {
         // Each brings a dozen processes; more at once would only wait for each other.
@@ -142,7 +142,7 @@ impl World {
         reply.json()
     }
 
-    /// Makes an invitation.
+    /// Creates an invitation through the API.
     pub(crate) async fn invite(&self, customer: &Customer, expected_tenant: Option<&str>) -> Value {
         let mut body = json!({"customer": customer.name});
         if let Some(expected) = expected_tenant {
@@ -279,7 +279,7 @@ pub(crate) fn is_problem(told: &str, status: u64, content_type: &str, body: &str
     problem["instance"].as_str().unwrap().to_owned()
 }
 
-/// The interface's table.
+/// The interface's table of codes and statuses.
 pub(crate) fn status_of(code: &str) -> u64 {
     match code {
         "invalid_request" => 400,

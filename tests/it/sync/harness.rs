@@ -1,4 +1,4 @@
-//! One tenant's feed on one surface, and what was delivered of it.
+//! One tenant that is read by one incident API, and the lines delivered of it.
 
 use std::{collections::BTreeMap, io::Read, time::Duration};
 
@@ -19,20 +19,20 @@ use shared::{
 };
 use sim::IncidentSeed;
 
-use crate::local::{CLIENT_ID, Local, customer_s_tenant, request};
+use crate::backends::{Backends, CLIENT_ID, request, tenant_record};
 
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
 
-/// Both surfaces, for tests that hold on each.
-pub(super) const SURFACES: [IncidentApi; 2] = IncidentApi::ALL;
+/// Both incident APIs, for tests that hold on each.
+pub(super) const APIS: [IncidentApi; 2] = IncidentApi::ALL;
 
 /// A tenant that was active for an hour when the test begins.
-pub(super) struct Feed {
-    pub(super) local: Local,
+pub(super) struct SyncHarness {
+    pub(super) backends: Backends,
     pub(super) clock: Clock,
     pub(super) app: App,
     pub(super) registry: Registry,
-    pub(super) surface: IncidentApi,
+    pub(super) api: IncidentApi,
 }
 
 /// A delivered line with the object that it lies in.
@@ -43,7 +43,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn told(&self) -> (String, String) {
+    pub(super) fn id_and_change(&self) -> (String, String) {
         let text = |name: &str| self.json[name].as_str().unwrap().to_owned();
         (text("incident_id"), text("change"))
     }
@@ -57,32 +57,32 @@ pub(super) fn tenant() -> TenantId {
     TENANT.parse().unwrap()
 }
 
-impl Feed {
-    pub(super) async fn start(surface: IncidentApi) -> Self {
-        Self::start_with(surface, &[]).await
+impl SyncHarness {
+    pub(super) async fn start(api: IncidentApi) -> Self {
+        Self::start_with(api, &[]).await
     }
 
-    pub(super) async fn start_with(surface: IncidentApi, variables: &[(&str, &str)]) -> Self {
+    pub(super) async fn start_with(api: IncidentApi, variables: &[(&str, &str)]) -> Self {
         let clock = Clock::by_hand(start_of_test());
-        let local = Local::start(&clock).await;
-        let role = surface.write_role();
-        local.customer(TENANT, "contoso.example", &[role]);
-        local.sim.clock().freeze(start_of_test());
-        let app = fetch(&local, &clock, variables);
-        let registry = Registry::new(&local.aws, local.table.clone());
-        registry.create_tenant(&active(tenant(), surface)).await.unwrap();
+        let backends = Backends::start(&clock).await;
+        let role = api.write_role();
+        backends.customer(TENANT, "contoso.example", &[role]);
+        backends.sim.clock().freeze(start_of_test());
+        let app = fetch(&backends, &clock, variables);
+        let registry = Registry::new(&backends.aws, backends.table.clone());
+        registry.create_tenant(&active(tenant(), api)).await.unwrap();
         registry.open_feed(&tenant(), clock.now()).await.unwrap();
-        Self { local, clock, app, registry, surface }
+        Self { backends, clock, app, registry, api }
     }
 
     /// Another worker: the same function in another process, with nothing in memory.
     pub(super) fn another(&self) -> App {
-        fetch(&self.local, &self.clock, &[])
+        fetch(&self.backends, &self.clock, &[])
     }
 
     pub(super) fn advance(&self, seconds: i64) {
         self.clock.advance(SignedDuration::from_secs(seconds));
-        self.local.sim.clock().freeze(self.clock.now());
+        self.backends.sim.clock().freeze(self.clock.now());
     }
 
     /// An incident last updated `seconds_ago`.
@@ -96,12 +96,12 @@ impl Feed {
     }
 
     pub(super) fn put_seed(&self, seed: IncidentSeed) -> String {
-        self.local.sim.put_incident(TENANT, seed)
+        self.backends.sim.put_incident(TENANT, seed)
     }
 
     pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut sim::Incident)) {
         let now = self.clock.now();
-        assert!(self.local.sim.update_incident(TENANT, id, |incident| {
+        assert!(self.backends.sim.update_incident(TENANT, id, |incident| {
             incident.last_update = now;
             change(incident);
         }));
@@ -121,7 +121,7 @@ impl Feed {
             for body in waiting {
                 assert_eq!(self.hand_over(&[body.to_string()]).await, json!({"batchItemFailures": []}));
             }
-            waiting = self.local.messages().into_iter().map(|(_, body)| body).collect();
+            waiting = self.backends.messages().into_iter().map(|(_, body)| body).collect();
         }
         panic!("the work goes on and on");
     }
@@ -137,10 +137,10 @@ impl Feed {
         (u16::try_from(answer["statusCode"].as_u64().unwrap()).unwrap(), json)
     }
 
-    pub(super) async fn delivered(&self) -> Vec<Line> {
+    pub(super) fn delivered(&self) -> Vec<Line> {
         let mut lines = Vec::new();
-        for object in self.local.objects("incidents/") {
-            let bytes = self.local.object(&object);
+        for object in self.backends.objects("incidents/") {
+            let bytes = self.backends.object(&object);
             let mut text = String::new();
             GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
             lines.extend(
@@ -150,31 +150,31 @@ impl Feed {
         lines
     }
 
-    /// How often each key was delivered.
-    pub(super) async fn keys(&self) -> BTreeMap<String, usize> {
+    /// The number of deliveries of each key.
+    pub(super) fn keys(&self) -> BTreeMap<String, usize> {
         let mut keys = BTreeMap::new();
-        for line in self.delivered().await {
+        for line in self.delivered() {
             *keys.entry(line.json["key"].as_str().unwrap().to_owned()).or_insert(0) += 1;
         }
         keys
     }
 
-    /// That every incident of the simulator was delivered in its present version, and every version once.
-    pub(super) async fn assert_complete(&self) {
-        let keys = self.keys().await;
-        for incident in self.local.sim.incidents(TENANT) {
+    /// Asserts that each incident's present version was delivered, and no version twice.
+    pub(super) fn assert_complete(&self) {
+        let keys = self.keys();
+        for incident in self.backends.sim.incidents(TENANT) {
             let key = format!("{TENANT}/{}/{}", incident.id, incident.last_update);
-            assert!(keys.contains_key(&key), "{key} was not delivered on {:?}", self.surface);
+            assert!(keys.contains_key(&key), "{key} was not delivered on {:?}", self.api);
         }
         assert!(keys.values().all(|count| *count == 1), "a version was delivered twice: {keys:?}");
     }
 
     pub(super) fn calls(&self) -> usize {
-        let surface = match self.surface {
+        let api = match self.api {
             IncidentApi::Graph => sim::Host::Graph,
             IncidentApi::Defender => sim::Host::Defender,
         };
-        self.local.sim.count(surface, TENANT)
+        self.backends.sim.count(api, TENANT)
     }
 
     pub(super) async fn tenant(&self) -> Tenant {
@@ -191,26 +191,26 @@ pub(super) fn active(tenant_id: TenantId, api: IncidentApi) -> Tenant {
         api,
         roles: vec![api.write_role().into()],
         activated_at: Some(start_of_test()),
-        ..customer_s_tenant(tenant_id, Status::Active, None)
+        ..tenant_record(tenant_id, Status::Active, None)
     }
 }
 
-pub(super) fn fetch(local: &Local, clock: &Clock, variables: &[(&str, &str)]) -> App {
-    let microsoft = local.microsoft();
+pub(super) fn fetch(backends: &Backends, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    let microsoft = backends.microsoft();
     let fixed = [
         ("APP_CREDENTIAL_SECRET_ID", microsoft.app_credential_secret_id.as_str()),
-        ("ENTRA_AUTHORITY_HOST", local.sim.entra_url()),
-        ("GRAPH_ENDPOINT", local.sim.graph_url()),
-        ("DEFENDER_ENDPOINT", local.sim.defender_url()),
-        ("TABLE_NAME", local.table.as_str()),
-        ("SYNC_QUEUE_URL", local.queue_url.as_str()),
-        ("INCIDENT_BUCKET", local.bucket.as_str()),
-        ("EVENT_BUS_NAME", local.bus.as_str()),
+        ("ENTRA_AUTHORITY_HOST", backends.sim.entra_url()),
+        ("GRAPH_ENDPOINT", backends.sim.graph_url()),
+        ("DEFENDER_ENDPOINT", backends.sim.defender_url()),
+        ("TABLE_NAME", backends.table.as_str()),
+        ("SYNC_QUEUE_URL", backends.queue_url.as_str()),
+        ("INCIDENT_BUCKET", backends.bucket.as_str()),
+        ("EVENT_BUS_NAME", backends.bus.as_str()),
     ];
     let lookup =
         |name: &str| variables.iter().chain(&fixed).find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let config = shared::config::load(&lookup, Config::read).unwrap();
-    App::new(config, &crate::local::platform(&local.aws, clock))
+    App::new(config, &crate::backends::platform(&backends.aws, clock))
 }
 
 pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> Value {
@@ -223,10 +223,10 @@ pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> V
 }
 
 pub(super) fn invocation(time: Duration) -> Invocation {
-    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time, &Clock::system()) }
+    Invocation { request_id: "request-1".into(), deadline: Deadline::within(time, &shared::clock::Clock::system()) }
 }
 
 /// Grants again what a test took away.
-pub(super) fn grant(feed: &Feed) {
-    feed.local.sim.grant(TENANT, CLIENT_ID, &[feed.surface.write_role()]);
+pub(super) fn grant(sync: &SyncHarness) {
+    sync.backends.sim.grant(TENANT, CLIENT_ID, &[sync.api.write_role()]);
 }

@@ -1,0 +1,192 @@
+//! The app credential's versions in Secrets Manager, cached.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OnceCell;
+
+use super::credential::AppCredential;
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    http::Deadline,
+    text::Secret,
+};
+
+const CREDENTIAL_TTL: SignedDuration = SignedDuration::from_mins(5);
+
+/// The time for which an expired credential stays in use when it cannot be read again.
+const STALE_CREDENTIAL_TTL: SignedDuration = SignedDuration::from_secs(30);
+
+const SECRETS_MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const CURRENT: &str = "AWSCURRENT";
+const PREVIOUS: &str = "AWSPREVIOUS";
+
+/// The versions of the app credential as of one read. The previous version is read when it is needed.
+pub(super) struct CredentialVersions {
+    pub(super) current: Arc<AppCredential>,
+    previous: OnceCell<Option<Arc<AppCredential>>>,
+    /// True once Entra rejected the current version and accepted the previous one: the rotation has not spread yet.
+    previous_works: AtomicBool,
+    /// The number of this read in the process, from 1.
+    generation: u64,
+}
+
+impl CredentialVersions {
+    /// The version that Entra is more likely to accept.
+    pub(super) fn preferred(&self) -> Arc<AppCredential> {
+        match self.previous.get() {
+            Some(Some(previous)) if self.previous_works.load(Ordering::Relaxed) => previous.clone(),
+            _ => self.current.clone(),
+        }
+    }
+
+    pub(super) fn note_that_previous_works(&self) {
+        self.previous_works.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads the app credential from Secrets Manager and caches it for [`CREDENTIAL_TTL`], or longer while Secrets Manager
+/// fails.
+pub(super) struct CredentialCache {
+    client: aws_sdk_secretsmanager::Client,
+    secret_id: String,
+    clock: Clock,
+    cached: Mutex<Option<Cached>>,
+    read_lock: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    versions: Arc<CredentialVersions>,
+    expires_at: Timestamp,
+}
+
+impl CredentialCache {
+    pub(super) fn new(aws: &aws_config::SdkConfig, secret_id: String, clock: Clock) -> Self {
+        Self {
+            client: aws_sdk_secretsmanager::Client::new(aws),
+            secret_id,
+            clock,
+            cached: Mutex::new(None),
+            read_lock: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The cached versions. Reads them if they have expired; an expired version is returned while another caller reads.
+    pub(super) async fn versions(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
+        if let Some(versions) = self.unexpired() {
+            return Ok(versions);
+        }
+        let _lock = match (self.read_lock.try_lock(), self.cached()) {
+            (Ok(lock), _) => lock,
+            (Err(_), Some(cached)) => return Ok(cached.versions),
+            (Err(_), None) => deadline.run(async { Ok(self.read_lock.lock().await) }).await?,
+        };
+        match self.unexpired() {
+            Some(versions) => Ok(versions),
+            None => self.read(deadline).await,
+        }
+    }
+
+    /// Versions of a later read than `rejected`, after Entra rejected one of those. Reads the secret if no other caller
+    /// has done so since.
+    pub(super) async fn newer_than(
+        &self,
+        rejected: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Result<Arc<CredentialVersions>> {
+        let _lock = deadline.run(async { Ok(self.read_lock.lock().await) }).await?;
+        match self.cached() {
+            Some(cached) if cached.versions.generation > rejected.generation => Ok(cached.versions),
+            _ => self.read(deadline).await,
+        }
+    }
+
+    /// The version before the current one, if there is one of the same application and it can be read.
+    pub(super) async fn previous_of(
+        &self,
+        versions: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Option<Arc<AppCredential>> {
+        let previous = versions.previous.get_or_try_init(|| async {
+            let previous = self.read_stage(PREVIOUS, deadline).await?;
+            // Tenants consent to one application. Another one has other consents.
+            let of_same_app = previous.filter(|previous| previous.client_id() == versions.current.client_id());
+            Ok::<_, Error>(of_same_app.map(Arc::new))
+        });
+        match previous.await {
+            Ok(previous) => previous.clone(),
+            Err(error) => {
+                tracing::warn!(cause = %error, "the previous version of the app credential could not be read");
+                None
+            }
+        }
+    }
+
+    fn cached(&self) -> Option<Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unexpired(&self) -> Option<Arc<CredentialVersions>> {
+        self.cached().filter(|cached| self.clock.now() < cached.expires_at).map(|cached| cached.versions)
+    }
+
+    fn cache(&self, versions: &Arc<CredentialVersions>, ttl: SignedDuration) {
+        let cached = Cached { versions: versions.clone(), expires_at: self.clock.now() + ttl };
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
+    }
+
+    async fn read(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
+        let cached = self.cached().map(|cached| cached.versions);
+        let current = self.read_stage(CURRENT, deadline).await.and_then(|current| {
+            current.ok_or_else(|| Error::Internal("the secret of the app credential has no current version".into()))
+        });
+        match (current, cached) {
+            (Ok(current), cached) => {
+                let versions = Arc::new(CredentialVersions {
+                    current: Arc::new(current),
+                    previous: OnceCell::new(),
+                    previous_works: AtomicBool::new(false),
+                    generation: cached.map_or(0, |cached| cached.generation) + 1,
+                });
+                self.cache(&versions, CREDENTIAL_TTL);
+                Ok(versions)
+            }
+            (Err(error), Some(cached)) => {
+                tracing::error!(cause = %error, "the app credential could not be read again; the cached one stays in use");
+                self.cache(&cached, STALE_CREDENTIAL_TTL);
+                Ok(cached)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The version at a stage of the secret. `None` if the secret has no previous version.
+    async fn read_stage(&self, stage: &str, deadline: Deadline) -> Result<Option<AppCredential>> {
+        let request = Box::pin(self.client.get_secret_value().secret_id(&self.secret_id).version_stage(stage).send());
+        let response = match deadline.at_most(SECRETS_MANAGER_TIMEOUT).run(async { Ok(request.await) }).await? {
+            Ok(response) => response,
+            Err(error)
+                if stage == PREVIOUS
+                    && error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::aws("secretsmanager:GetSecretValue", &error)),
+        };
+        let version = response.version_id.unwrap_or_default();
+        let json = Secret::new(response.secret_string.unwrap_or_default());
+        AppCredential::parse(&json, version).map(Some).map_err(|problem| {
+            Error::Internal(format!("the secret of the app credential ({stage}) is not usable: {problem}").into())
+        })
+    }
+}

@@ -1,4 +1,6 @@
 //! `tenant-admin`, as callers of its routes see it.
+//!
+//! Long, because every route has its cases here, and they share one harness.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -295,7 +297,7 @@ async fn tenants_are_shown_and_listed_by_status() {
     let now = admin.clock.now();
     let until = now + SignedDuration::from_secs(60);
     let Acquired::Lease(mut lease) = admin.registry.acquire_lease(&active, now, until).await.unwrap() else {
-        panic!("the lease is to be had")
+        panic!("the lease is free")
     };
     lease.feed.covered_until = Some(now - SignedDuration::from_secs(90));
     lease.feed.incidents_total = 7;
@@ -325,7 +327,7 @@ async fn incident_api_changes_only_to_one_with_consent() {
     admin.backends.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
     let (status, renamed) = admin.call("PATCH", &path, Some(json!({"customer": "Contoso Ltd", "api": "graph"}))).await;
     assert_eq!((status, renamed["customer"].as_str()), (200, Some("Contoso Ltd")));
-    assert_eq!(admin.backends.sim.calls().len(), 0, "its own surface needs no proof");
+    assert_eq!(admin.backends.sim.calls().len(), 0, "its own API needs no proof");
 
     let (status, problem) = admin.call("PATCH", &path, Some(json!({"api": "defender", "customer": "x"}))).await;
     assert_eq!(

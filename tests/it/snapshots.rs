@@ -1,5 +1,5 @@
 //! Snapshots: files under `tests/it/snapshots` with what came out. `INSTA_UPDATE=always cargo test -p it` writes them
-//! anew; `git diff` then shows the changes.
+//! again; `git diff` then shows the changes.
 
 use serde_json::Value;
 

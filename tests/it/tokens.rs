@@ -1,4 +1,6 @@
 //! The token client and `token-issuance` against a token endpoint on loopback.
+//!
+//! Long, because the token endpoint at the top follows scripts that only these tests have.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -552,7 +554,7 @@ async fn web_identity_token_serves_all_tenants_until_it_expires() {
     tokens.forget(&tenant(A));
     ask(&tokens, A).await.unwrap();
     assert_ne!(harness.entra.last("client_assertion"), first);
-    // One that came too late is made anew at once.
+    // Entra reports that the assertion came too late. A new one is made at once.
     tokens.forget(&tenant(A));
     harness.entra.script(A, refusal(700_024));
     ask(&tokens, A).await.unwrap();

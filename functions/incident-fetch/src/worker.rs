@@ -1,4 +1,6 @@
-//! The queue's side: one message is work on one tenant.
+//! The worker: one message of the queue is work on one tenant.
+//!
+//! Long, because it follows one message from the queue to its follow-up. The lease's owner is here.
 
 use crate::{
     App,

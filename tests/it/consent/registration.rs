@@ -70,7 +70,7 @@ async fn a_dry_run_sends_nothing_and_a_second_run_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_role_gets_a_credential_and_one_that_is_there_is_not_sent_again() {
+async fn each_role_gets_one_credential_also_in_a_second_run() {
     let sim = sim().await;
     let issuer = ["--redirect-uri", REDIRECT, "--federated-issuer", "https://x.tokens.sts.global.api.aws"];
     let first = [&issuer[..], &["--federated-subject", "arn:aws:iam::1:role/r"]].concat();
@@ -108,7 +108,7 @@ async fn permissions_are_not_taken_away_unless_that_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused_with_a_reason() {
+async fn impossible_options_are_refused_with_a_reason() {
     let sim = sim().await;
     for wrong in
         ["http://partner.example.com/consent/callback", "https://*.example.com/consent/callback", "https://h/x"]

@@ -1,5 +1,7 @@
 //! A whole life at the most talkative log level, with everything going wrong on the way; then all that anybody could read
 //! is searched for what nobody may.
+//!
+//! Long, because it is one journey in order: what a step leaves behind is what the next one logs.
 
 use std::collections::BTreeMap;
 

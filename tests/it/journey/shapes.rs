@@ -1,4 +1,6 @@
 //! The interface to the letter, as a caller checks it who knows nothing else.
+//!
+//! Long, because the shapes of all routes, events and objects stand side by side, as in `functions/interface.md`.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,6 @@
 //! Microsoft fails in every way it can; nothing is lost, and nothing gets stuck.
+//!
+//! Long, because every kind of failure has its table here, and a reader looks for a kind in one place.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Reading and changing incidents while somebody waits.
+//!
+//! Long, because every route of the live API has its cases here.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -67,7 +67,7 @@ pub(super) enum Step {
         expand: Option<bool>,
     },
     Heal,
-    /// The operator moves the tenant to the other surface.
+    /// The operator moves the tenant to the other API.
     Switch,
     Tick {
         millis: i64,

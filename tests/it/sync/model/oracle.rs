@@ -66,7 +66,7 @@ fn lines<'a>(outcome: &'a Outcome, wrong: &mut Vec<String>) -> Vec<Line<'a>> {
     for (object, body) in &outcome.objects {
         if object.starts_with(&format!("quarantine{ours}")) {
             if outcome.history.profile != Profile::Wild {
-                wrong.push(format!("{object} was set aside: {}", String::from_utf8_lossy(body)));
+                wrong.push(format!("{object} was quarantined: {}", String::from_utf8_lossy(body)));
             }
             continue;
         }

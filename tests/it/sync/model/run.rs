@@ -1,4 +1,6 @@
 //! Runs a history: Microsoft, AWS, a schedule, a queue and two workers, on a clock that is moved by hand.
+//!
+//! Long, because one history needs all of its parts: the actors, the schedule, the clock and the final comparison.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,7 +79,7 @@ pub(super) struct Outcome {
     /// Found while it ran.
     pub(super) wrong: Vec<String>,
     pub(super) acted_faults: Vec<String>,
-    /// The surface was changed.
+    /// The tenant was moved to the other API.
     pub(super) switched: bool,
     /// Something was changed under its old time.
     pub(super) silent: bool,

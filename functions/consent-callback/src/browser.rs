@@ -1,7 +1,7 @@
 //! The browser's cookie secret, and the states that are derived from it.
 //!
 //! Both states that go to Microsoft are hashes of the secret under different prefixes, and so is the key of the stored
-//! attempt. Without any I/O it is therefore known that a callback belongs to this browser.
+//! attempt. A callback is matched to its browser by these hashes, before any I/O.
 
 use std::{fmt, str::FromStr};
 
@@ -69,7 +69,7 @@ impl BrowserSecret {
         format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax")
     }
 
-    /// The cookie's value: whoever has it is this browser.
+    /// The cookie's value. It identifies the browser and goes nowhere but into the cookie.
     pub fn expose(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.0.as_slice())
     }

@@ -29,7 +29,7 @@ use crate::{
 };
 
 impl ConsentRequest<'_> {
-    /// Takes the next step of an attempt. No call leaves this function before the state has matched the browser's cookie.
+    /// Takes the next step of an attempt. Before the state has matched the browser's cookie, nothing is called.
     pub(crate) async fn callback(&self) -> Result<HttpResponse> {
         let not_this_browser = || self.pages.plain(400, Message::NotThisBrowser);
         let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
@@ -85,7 +85,7 @@ impl ConsentRequest<'_> {
         self.pages.message(status, message, PageExtras { link, ..PageExtras::default() })
     }
 
-    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the admin consent.
+    /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the consent.
     async fn signed_in(
         &self,
         browser: &BrowserSecret,
@@ -141,8 +141,9 @@ impl ConsentRequest<'_> {
         }))
     }
 
-    /// Returns true if the coming consent binds the tenant without the operator: the operator named the tenant, the user
-    /// has a role that may consent, or the tenant has not consented before, so that only an administrator can do it now.
+    /// Returns true if the coming consent binds the tenant without the operator. That needs a tenant that the operator
+    /// named, a user with a role that may consent, or a tenant without an earlier consent. In the last case only an
+    /// administrator can give the coming one.
     async fn is_trusted(&self, invitation: &Invitation, user: &SignedInUser) -> Result<bool> {
         let api = self.app.config.incident_api.preferred();
         if invitation.expected_tenant.is_some() || user.may_consent_to(api) {
@@ -185,8 +186,8 @@ impl ConsentRequest<'_> {
         Ok(redirect(self.result_url()))
     }
 
-    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a page
-    /// only if the consent is rejected.
+    /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a
+    /// page only if the consent is rejected.
     pub(crate) async fn record_consent(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
         let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
         let invitation_id = attempt.invitation_id.clone();

@@ -1,8 +1,8 @@
 //! Consent: the way of a customer's administrator from an invitation to a verified tenant.
 //!
-//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie. Microsoft
-//! first says who the administrator is, and then which permissions they granted. Each callback is compared with the cookie
-//! before anything else. A refusal shows one of our own texts and never text from the request.
+//! The invitation's page changes nothing. Its form starts an attempt and binds it to the browser with a cookie.
+//! Microsoft first says who the administrator is, and then which permissions they granted. Each callback is compared
+//! with the cookie before anything else. A refusal shows one of our own texts and never text from the request.
 
 pub mod browser;
 mod callback;

@@ -1,6 +1,4 @@
 //! The worker: one message of the queue is work on one tenant.
-//!
-//! Long, because it follows one message from the queue to its follow-up. The lease's owner is here.
 
 use crate::{
     App,

@@ -19,9 +19,14 @@ const MAX_ATTEMPTS: u32 = 3;
 /// The event bus. Without `EVENT_BUS_NAME` no event is sent.
 #[derive(Clone, Debug)]
 pub struct Events {
-    client: Client,
-    bus: Option<String>,
+    bus: Option<Bus>,
     clock: Clock,
+}
+
+#[derive(Clone, Debug)]
+struct Bus {
+    client: Client,
+    name: String,
 }
 
 /// An object in the bucket with delivered versions.
@@ -40,9 +45,10 @@ pub struct DeliveredObject {
 }
 
 impl Events {
-    /// The bus named `bus`, if there is one.
+    /// The bus named `bus`, if there is one. Without a bus no client is made: a function that sends no events starts
+    /// without one.
     pub fn new(config: &aws_config::SdkConfig, bus: Option<String>, clock: Clock) -> Self {
-        Self { client: Client::new(config), bus, clock }
+        Self { bus: bus.map(|name| Bus { client: Client::new(config), name }), clock }
     }
 
     /// Sends `Tenant Status Changed`, unless status and reason are as before.
@@ -74,12 +80,12 @@ impl Events {
     }
 
     async fn put(&self, detail_type: &str, details: Vec<Value>) -> Result<()> {
-        let Some(bus) = &self.bus else { return Ok(()) };
+        let Some(Bus { client, name }) = &self.bus else { return Ok(()) };
         let mut waiting = details
             .into_iter()
             .map(|detail| {
                 PutEventsRequestEntry::builder()
-                    .event_bus_name(bus)
+                    .event_bus_name(name)
                     .source(SOURCE)
                     .detail_type(detail_type)
                     .detail(detail.to_string())
@@ -90,8 +96,7 @@ impl Events {
             let mut refused = Vec::new();
             // A call takes at most ten entries.
             for entries in waiting.chunks(10) {
-                let response = self
-                    .client
+                let response = client
                     .put_events()
                     .set_entries(Some(entries.to_vec()))
                     .send()

@@ -68,8 +68,9 @@ pub enum CallBudget<'a> {
 
 /// One tenant's incident API until a deadline.
 ///
-/// Each method takes one call out of the budget before its request leaves, also where a refused token is replaced and
-/// the request repeated. A `Retry-After` is stored for all functions, and in the lease.
+/// Each method takes one call out of the budget before its request leaves. Where Microsoft refuses the token, the request
+/// is repeated once with a fresh token, for the same call of the budget. A `Retry-After` is stored for all functions, and
+/// in the lease.
 ///
 /// # Errors
 /// Each method returns [`Error::Throttled`] without a request when the budget is used up or Microsoft asked to wait.

@@ -20,7 +20,7 @@ pub(crate) const BINARIES: [&str; 6] =
 pub(crate) const UNKNOWN: &str = "99999999-9999-4999-8999-999999999999";
 
 /// Debug builds on a shared machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The poll interval of these deployments, and a little.
 const INTERVAL: Duration = Duration::from_millis(1100);
@@ -192,9 +192,14 @@ impl StackHarness {
     }
 
     /// Asks until it is so.
-    pub(crate) async fn until(&self, what: String, mut holds: impl AsyncFnMut() -> bool) {
-        let asked = tokio::time::timeout(PATIENCE, async { while !holds().await {} }).await;
-        assert!(asked.is_ok(), "not in {} s: {what}", PATIENCE.as_secs());
+    pub(crate) async fn until(&self, what: String, holds: impl AsyncFnMut() -> bool) {
+        self.until_within(PATIENCE, what, holds).await;
+    }
+
+    /// Asks until it is so, for work that the usual patience is too short for.
+    pub(crate) async fn until_within(&self, patience: Duration, what: String, mut holds: impl AsyncFnMut() -> bool) {
+        let asked = tokio::time::timeout(patience, async { while !holds().await {} }).await;
+        assert!(asked.is_ok(), "not in {} s: {what}", patience.as_secs());
     }
 
     /// Everything that all functions printed, with the binary.

@@ -173,18 +173,5 @@ pub(crate) fn request(method: &str, path: &str, query: &str, body: Option<&str>)
 
 /// A tenant on Graph that stands like this, of which nothing more is known.
 pub(crate) fn tenant_record(tenant_id: TenantId, status: Status, reason: Option<Reason>) -> Tenant {
-    Tenant {
-        tenant_id,
-        customer: "Contoso".into(),
-        status,
-        reason,
-        api: IncidentApi::Graph,
-        roles: vec![],
-        consented_at: None,
-        consented_by: None,
-        activated_at: None,
-        offboarded_at: None,
-        verification: None,
-        revision: 0,
-    }
+    Tenant { reason, ..Tenant::new(tenant_id, "Contoso".into(), status, IncidentApi::Graph) }
 }

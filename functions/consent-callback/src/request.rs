@@ -15,7 +15,7 @@ use shared::{
     },
     microsoft::Microsoft,
     registry::{
-        attempts::{ConsentAttempt, ConsentRejection, Stage},
+        attempts::{ConsentAttempt, ConsentRejection, SignedIn, Stage},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
@@ -186,11 +186,11 @@ impl ConsentRequest<'_> {
                 Ok(self.pages.message(200, Message::Unfinished, next))
             }
             Stage::SigningIn => Ok(self.pages.plain(200, Message::StartAgain)),
-            Stage::SignedIn { tenant_id, .. } => {
-                let next = PageExtras::link(self.consent_url(&browser, tenant_id).await?);
+            Stage::SignedIn { signed_in } => {
+                let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))
             }
-            Stage::Consented { tenant_id, .. } | Stage::Settled { tenant_id } => {
+            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
                 if tenant.status == Status::Pending {
                     tenant = self.advance_tenant(tenant_id).await?;

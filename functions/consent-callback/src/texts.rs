@@ -93,7 +93,7 @@ pub(crate) enum Message {
     OtherCustomer,
     PersonalAccount,
     NotVerified,
-    NotTrusted,
+    RoleNotProven,
     Expired,
     Used,
     UsedHere,

@@ -32,10 +32,10 @@ pub(crate) fn platform(aws: &SdkConfig, clock: &Clock) -> Platform {
 
 pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";
 pub(crate) const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/operator/ada";
-const CLIENT_SECRET: &str = "canary-client-secret";
+pub(crate) const CLIENT_SECRET: &str = "canary-client-secret";
 
 /// The name of the app's credential in Secrets Manager.
-const SECRET: &str = "app";
+pub(crate) const SECRET: &str = "app";
 
 /// AWS and Microsoft for one test.
 pub(crate) struct Backends {

@@ -1,6 +1,6 @@
 //! The handling of a request: faults, then the host, then the record of the call.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::SignedDuration;
 
@@ -10,7 +10,7 @@ use crate::{
     defender, entra,
     faults::{FaultKind, Host, RetryAfter},
     graph,
-    http::{Request, Response, SlowBody, TransportFaults, Truncation},
+    http::{Request, Response, SlowBody, TransportFaults, Truncation, decode_pairs},
     world::{Call, NextLinkTweak, Tweaks, World},
 };
 
@@ -53,8 +53,15 @@ pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, Transp
         path: request.path.clone(),
         query: request.query.clone(),
         status: if effects.transport.reset { 0 } else { response.status },
+        form: token_request_form(request),
     });
     (response, effects.transport)
+}
+
+/// The parameters of a token request; none of any other request.
+fn token_request_form(request: &Request) -> BTreeMap<String, String> {
+    let body = request.is_token_request().then(|| std::str::from_utf8(&request.body).ok()).flatten();
+    body.and_then(|body| decode_pairs(body).ok()).unwrap_or_default().into_iter().collect()
 }
 
 /// Another status and further headers for a response whose body stays.

@@ -30,6 +30,9 @@ pub struct Call {
     pub query: String,
     /// Status of the response; 0 for a reset connection.
     pub status: u16,
+    /// The parameters of a token request. They hold secrets, so the JSON of a call leaves them out.
+    #[serde(skip)]
+    pub form: BTreeMap<String, String>,
 }
 
 /// The kind of next link in a page that is not the last.

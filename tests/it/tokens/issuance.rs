@@ -1,0 +1,244 @@
+//! `token-issuance` as a whole handler.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use shared::{
+    lambda::event::Invocation, microsoft::IncidentApiSetting, registry::tenants::Status, telemetry::JsonLines,
+    tenant::Reason, text::hex,
+};
+use sim::{FaultKind, RetryAfter};
+use token_issuance::{App, Config};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use super::harness::{A, B, TokenHarness, claims, refusal, tenant};
+use crate::backends::{CLIENT_SECRET, lines_of, tenant_record, unique_request_id};
+
+struct IssuanceHarness {
+    harness: TokenHarness,
+    app: App,
+    request_id: String,
+}
+
+async fn deployment() -> IssuanceHarness {
+    let harness = TokenHarness::start().await;
+    let backends = &harness.backends;
+    let config = Config {
+        microsoft: backends.microsoft(),
+        table_name: backends.table.clone(),
+        incident_api: IncidentApiSetting::Auto,
+    };
+    let app = App::new(config, &crate::backends::platform(&backends.aws, &harness.clock));
+    for (id, status, reason) in
+        [(A, Status::Active, None), (B, Status::Paused, Some(Reason::Operator)), (GONE, Status::Offboarded, None)]
+    {
+        let tenant = tenant_record(tenant(id), status, reason);
+        harness.registry().create_tenant(&tenant).await.unwrap();
+    }
+    let request_id = unique_request_id();
+    IssuanceHarness { harness, app, request_id }
+}
+
+const GONE: &str = "33333333-2222-4333-8444-abcdefabcdef";
+const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/Soc/anna";
+
+impl IssuanceHarness {
+    fn invocation(&self) -> Invocation {
+        let in_20_s = self.harness.clock.now().as_millisecond() + 20_000;
+        Invocation::new(self.request_id.clone(), u64::try_from(in_20_s).unwrap(), &self.harness.clock)
+    }
+
+    async fn post(&self, path: &str, body: &str) -> (u16, Value, Value) {
+        let event = json!({
+            "version": "2.0", "rawPath": path, "body": body, "isBase64Encoded": false,
+            "requestContext": {"http": {"method": "POST", "path": path}, "stage": "$default",
+                               "authorizer": {"iam": {"userArn": CALLER}}},
+        });
+        self.http(event).await
+    }
+
+    async fn http(&self, event: Value) -> (u16, Value, Value) {
+        let answer = self.app.handle(event, self.invocation()).await.unwrap();
+        let body = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        (answer["statusCode"].as_u64().unwrap().try_into().unwrap(), body, answer["headers"].clone())
+    }
+
+    async fn direct(&self, call: Value) -> Result<Value, &'static str> {
+        self.app.handle(call, self.invocation()).await.map_err(|failure| failure.code)
+    }
+}
+
+/// The SHA-256 of the token's `uti` in hexadecimal.
+fn token_id_hash(token: &str) -> String {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    hex(digest(&SHA256, claims["uti"].as_str().unwrap().as_bytes()).as_ref())
+}
+
+#[tokio::test]
+async fn http_and_direct_calls_return_the_same_token_and_are_audited() {
+    let deployment = deployment().await;
+    lines_of("");
+    let (status, body, headers) = deployment.post(&format!("/tenants/{A}/token"), "").await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (headers["cache-control"].as_str(), headers["content-type"].as_str()),
+        (Some("no-store"), Some("application/json"))
+    );
+    let token = body["access_token"].as_str().unwrap();
+    assert_eq!(
+        body,
+        json!({"token_type": "Bearer", "access_token": token, "expires_in": 3599, "expires_at": "2026-11-22T10:59:59Z",
+               "tenant_id": A, "resource": "graph", "roles": ["SecurityIncident.Read.All"]})
+    );
+    assert_eq!(deployment.direct(json!({"tenant_id": A})).await.unwrap(), body);
+    let defender = deployment.direct(json!({"tenant_id": A, "resource": "defender"})).await.unwrap();
+    assert_eq!(defender["resource"], "defender");
+    let lines = lines_of(&deployment.request_id);
+    let audit: Vec<Value> = lines.iter().filter(|line| line["audit"] == true).cloned().collect();
+    assert_eq!(audit.len(), 3);
+    assert_eq!(
+        audit[0],
+        json!({"timestamp": audit[0]["timestamp"], "level": "INFO", "message": "access token issued", "audit": true,
+               "request_id": deployment.request_id, "caller": CALLER, "tenant_id": A, "resource": "graph",
+               "roles": "SecurityIncident.Read.All", "expires_at": "2026-11-22T10:59:59Z",
+               "token_id_sha256": token_id_hash(token)})
+    );
+    assert_eq!(audit[1]["caller"], "direct");
+    assert_eq!(audit[2]["resource"], "defender");
+    for hidden in [token, defender["access_token"].as_str().unwrap(), CLIENT_SECRET] {
+        assert!(lines.iter().all(|line| !line.to_string().contains(hidden)));
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_returned_if_the_audit_line_is_lost() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let deployment = deployment().await;
+    lines_of("");
+    let full = JsonLines::new(LevelFilter::INFO, deployment.harness.clock.clone(), Arc::new(Mutex::new(Full)));
+    let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(full));
+    let (status, problem, _) = deployment.post(&format!("/tenants/{A}/token"), "").await;
+    assert_eq!((status, problem["code"].as_str()), (500, Some("internal")));
+    assert!(!problem.to_string().contains("access_token"));
+    assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
+    drop(logging);
+    assert_eq!(deployment.post(&format!("/tenants/{A}/token"), "").await.0, 200);
+}
+
+#[tokio::test]
+async fn invalid_token_requests_cost_no_call_to_entra() {
+    let deployment = deployment().await;
+    let path = |segment: &str| format!("/tenants/{segment}/token");
+    let upper = A.to_uppercase();
+    let unknown = "44444444-2222-4333-8444-abcdefabcdef";
+    let encoded = A.replace('-', "%2d");
+    let table = [
+        ("unknown", unknown),
+        ("upper case", &upper),
+        ("percent-encoded", &encoded),
+        ("alias for all accounts", "common"),
+        ("alias for all organizations", "organizations"),
+        ("domain", "contoso.example"),
+        ("empty", ""),
+        ("parent", ".."),
+        ("template", "{x}"),
+    ];
+    for (name, segment) in table {
+        let (status, body, _) = deployment.post(&path(segment), "").await;
+        assert_eq!((status, body["code"].as_str()), (404, Some("not_found")), "{name}");
+    }
+    let table = [
+        ("unknown resource", path(A), r#"{"resource": "mail"}"#, 400, "invalid_request"),
+        ("resource in upper case", path(A), r#"{"resource": "Graph"}"#, 400, "invalid_request"),
+        ("unknown member", path(A), r#"{"scope": "x"}"#, 400, "invalid_request"),
+        ("broken JSON", path(A), "[", 400, "invalid_request"),
+        ("list", path(A), r#"["graph"]"#, 400, "invalid_request"),
+        ("unknown tenant before its resource", path(unknown), r#"{"resource": "mail"}"#, 404, "not_found"),
+        ("alias before its body", path("common"), "[", 404, "not_found"),
+        ("paused tenant before its body", path(B), "[", 409, "tenant_not_active"),
+        ("paused tenant", path(B), "", 409, "tenant_not_active"),
+        ("offboarded tenant", path(GONE), "", 409, "tenant_not_active"),
+        ("tenant without a token", format!("/tenants/{A}"), "", 404, "not_found"),
+        ("slash at the end", format!("/tenants/{A}/token/"), "", 404, "not_found"),
+    ];
+    for (name, path, body, status, code) in table {
+        let (found, problem, headers) = deployment.post(&path, body).await;
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{name}");
+        assert_eq!(headers["content-type"], "application/problem+json");
+    }
+    let (_, problem, _) = deployment.post(&path(B), "").await;
+    assert_eq!(problem["reason"], "operator");
+    let forged = json!({"rawPath": path(A), "requestContext": {"http": {"method": "POST"}, "authorizer": {}}});
+    let (status, problem, _) = deployment.http(forged).await;
+    assert_eq!((status, problem["code"].as_str()), (403, Some("unauthorized_caller")));
+    let table = [
+        ("unknown tenant", json!({"tenant_id": unknown}), "not_found"),
+        ("upper case", json!({"tenant_id": upper}), "not_found"),
+        ("paused tenant", json!({"tenant_id": B}), "tenant_not_active"),
+        ("unknown tenant before its resource", json!({"tenant_id": unknown, "resource": "x"}), "not_found"),
+        ("list", json!([A]), "invalid_request"),
+        ("list of two", json!([A, "graph"]), "invalid_request"),
+        ("unknown resource", json!({"tenant_id": A, "resource": "x"}), "invalid_request"),
+        ("unknown member", json!({"tenant_id": A, "scope": "x"}), "invalid_request"),
+        ("number", json!({"tenant_id": 7}), "invalid_request"),
+        ("empty object", json!({}), "invalid_request"),
+        ("text", json!("x"), "invalid_request"),
+        ("queue's event", json!({"Records": []}), "invalid_request"),
+    ];
+    for (name, call, code) in table {
+        assert_eq!(deployment.direct(call).await, Err(code), "{name}");
+    }
+    let refused = lines_of(&deployment.request_id).into_iter().filter(|line| line["message"] == "call refused");
+    assert!(refused.into_iter().any(|line| line["tenant_id"] == B), "a direct call's lines name the tenant");
+    assert_eq!(deployment.harness.asked(), 0);
+}
+
+#[tokio::test]
+async fn token_errors_are_the_documented_problems() {
+    let snapshot = |name: &str, problem: &Value| {
+        crate::snapshots::assert_json(&format!("problem-{name}"), problem, &["/instance"]);
+    };
+    let deployment = deployment().await;
+    lines_of("");
+    let harness = &deployment.harness;
+    let path = format!("/tenants/{A}/token");
+    harness.script(A, refusal(7_000_112));
+    let (status, problem, _) = deployment.post(&path, "").await;
+    assert_eq!(status, 409);
+    snapshot("disabled-by-customer", &problem);
+    harness.script(A, FaultKind::Throttle { retry_after: RetryAfter::Seconds(7) });
+    let (status, problem, headers) = deployment.post(&path, "").await;
+    assert_eq!((status, headers["retry-after"].as_str()), (503, Some("7")));
+    snapshot("throttled", &problem);
+    assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("throttled"));
+    harness.pass(8);
+    harness.script(A, claims(json!({"roles": []})));
+    let (status, problem, _) = deployment.post(&path, r#"{"resource": "defender"}"#).await;
+    assert_eq!(status, 409);
+    snapshot("role-missing", &problem);
+    harness.forget_secret(CLIENT_SECRET);
+    let (status, problem, _) = deployment.post(&path, "").await;
+    assert_eq!(status, 500);
+    snapshot("credential-rejected", &problem);
+    let asked = harness.asked();
+    assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("internal"));
+    assert_eq!(harness.asked(), asked);
+    let lines = lines_of(&deployment.request_id);
+    let failures = lines.iter().filter(|line| line["InternalFailure"] == 1.0).count();
+    assert_eq!(failures, 2, "what is Microsoft's or the caller's doing is no failure of ours");
+}

@@ -1,0 +1,6 @@
+//! The token client and `token-issuance` against Entra on loopback.
+
+mod cache;
+mod credential;
+mod harness;
+mod issuance;

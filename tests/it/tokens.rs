@@ -620,7 +620,7 @@ mod issuance {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-    use crate::backends::tenant_record;
+    use crate::backends::{CALLER, public_request, request, tenant_record};
 
     struct IssuanceHarness {
         harness: TokenHarness,
@@ -644,7 +644,6 @@ mod issuance {
     }
 
     const GONE: &str = "33333333-2222-4333-8444-abcdefabcdef";
-    const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/Soc/anna";
 
     impl IssuanceHarness {
         fn invocation(&self) -> Invocation {
@@ -653,12 +652,7 @@ mod issuance {
         }
 
         async fn post(&self, path: &str, body: &str) -> (u16, Value, Value) {
-            let event = json!({
-                "version": "2.0", "rawPath": path, "body": body, "isBase64Encoded": false,
-                "requestContext": {"http": {"method": "POST", "path": path}, "stage": "$default",
-                                   "authorizer": {"iam": {"userArn": CALLER}}},
-            });
-            self.http(event).await
+            self.http(request("POST", path, "", Some(body))).await
         }
 
         async fn http(&self, event: Value) -> (u16, Value, Value) {
@@ -737,7 +731,7 @@ mod issuance {
         let path = |segment: &str| format!("/tenants/{segment}/token");
         let upper = A.to_uppercase();
         let unknown = "44444444-2222-4333-8444-abcdefabcdef";
-        let encoded = A.replace('-', "%2d");
+        let encoded = A.replace('-', "%252d");
         for segment in [unknown, &upper, &encoded, "common", "organizations", "contoso.example", "", "..", "{x}"] {
             let (status, body, _) = deployment.post(&path(segment), "").await;
             assert_eq!((status, body["code"].as_str()), (404, Some("not_found")), "{segment}");
@@ -763,8 +757,7 @@ mod issuance {
         }
         let (_, problem, _) = deployment.post(&path(B), "").await;
         assert_eq!(problem["reason"], "operator");
-        let forged = json!({"rawPath": path(A), "requestContext": {"http": {"method": "POST"}, "authorizer": {}}});
-        let (status, problem, _) = deployment.http(forged).await;
+        let (status, problem, _) = deployment.http(public_request("POST", &path(A), "")).await;
         assert_eq!((status, problem["code"].as_str()), (403, Some("unauthorized_caller")));
         for (call, code) in [
             (json!({"tenant_id": unknown}), "not_found"),

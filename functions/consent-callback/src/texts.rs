@@ -100,7 +100,6 @@ pub(crate) enum Message {
     Revoked,
     UnknownInvitation,
     NotFound,
-    MethodNotAllowed,
     NotThisBrowser,
     CrossSite,
     Offboarded,

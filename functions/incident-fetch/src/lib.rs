@@ -164,15 +164,16 @@ impl App {
 
     async fn route(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let deadline = invocation.deadline;
-        match (request.method.as_str(), request.segments().as_slice()) {
-            ("GET", ["incidents"]) => self.list_all_incidents(request, deadline).await,
-            ("POST", ["hunting"]) => self.hunt(request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents"]) => self.list_incidents(tenant.parse()?, request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents", incident]) => {
-                self.get_incident(tenant.parse()?, incident_id(incident)?, request, deadline).await
+        let incident = || incident_id(request.path_parameter("incident_id"));
+        match request.route_key.as_str() {
+            "GET /incidents" => self.list_all_incidents(request, deadline).await,
+            "POST /hunting" => self.hunt(request, deadline).await,
+            "GET /tenants/{tenant_id}/incidents" => self.list_incidents(request.tenant_id()?, request, deadline).await,
+            "GET /tenants/{tenant_id}/incidents/{incident_id}" => {
+                self.get_incident(request.tenant_id()?, incident()?, request, deadline).await
             }
-            ("PATCH", ["tenants", tenant, "incidents", incident]) => {
-                self.change(tenant.parse()?, incident_id(incident)?, request, deadline).await
+            "PATCH /tenants/{tenant_id}/incidents/{incident_id}" => {
+                self.change(request.tenant_id()?, incident()?, request, deadline).await
             }
             _ => Err(Error::NotFound),
         }

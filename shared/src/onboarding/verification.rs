@@ -166,12 +166,10 @@ fn retry_delay(tries: u32) -> SignedDuration {
 /// Returns true for a reason that only the customer can change, however long one waits.
 fn is_final(reason: Reason) -> bool {
     match reason {
-        Reason::DisabledByCustomer
-        | Reason::ResourceAbsent
-        | Reason::BlockedByPolicy
-        | Reason::TenantNotFound
-        | Reason::WrongCloud => true,
-        Reason::ConsentMissing
+        Reason::DisabledByCustomer | Reason::BlockedByPolicy | Reason::TenantNotFound | Reason::WrongCloud => true,
+        // An API forbids calls for some minutes after a consent, too.
+        Reason::ResourceAbsent
+        | Reason::ConsentMissing
         | Reason::RoleMissing
         | Reason::CredentialRejected
         | Reason::Throttled

@@ -56,6 +56,7 @@ ENVIRONMENT = {
     "IncidentFetch": EVERYWHERE
     | CALLS_MICROSOFT
     | {
+        "CONSENT_CHECK_SECONDS",
         "DELIVERY_FORMAT",
         "EVENT_BUS_NAME",
         "FIRST_LOOKBACK_HOURS",

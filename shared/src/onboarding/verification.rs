@@ -167,7 +167,7 @@ fn retry_delay(tries: u32) -> SignedDuration {
 fn is_final(reason: Reason) -> bool {
     match reason {
         Reason::DisabledByCustomer | Reason::BlockedByPolicy | Reason::TenantNotFound | Reason::WrongCloud => true,
-        // A new resource, like a new role, needs time to spread.
+        // A new resource and a new role need time to spread, and an API forbids calls for some minutes after a consent.
         Reason::ConsentMissing
         | Reason::RoleMissing
         | Reason::ResourceAbsent

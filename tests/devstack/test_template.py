@@ -246,7 +246,6 @@ class Template(TemplateCase):
         self.assertEqual(schedule["RotationLambdaARN"], {"Fn::GetAtt": ["SecretRotation", "Arn"]})
         self.assertIs(schedule["RotateImmediatelyOnUpdate"], False)
         function = self.source["Resources"]["SecretRotation"]["Properties"]
-        self.assertEqual(function["ReservedConcurrentExecutions"]["Fn::If"][:2], ["ReservesConcurrency", 1])
         policy = self.resources["SecretRotationRole"]["Properties"]["Policies"][0]
         (change, _, _) = policy["PolicyDocument"]["Statement"]
         (allowed,) = change["Condition"]["StringEquals"].values()

@@ -252,6 +252,32 @@ async fn failure_is_shared_by_all_waiting_callers() {
 }
 
 #[tokio::test]
+async fn days_until_the_credential_ends_are_a_metric() {
+    let harness = TokenHarness::start().await;
+    lines_of("");
+    for (expires_at, days) in [
+        (json!("2026-12-02T22:00:00Z"), Some(10.5)),
+        (json!("2026-11-21T10:00:00+00:00"), Some(-1.0)),
+        (json!("2027-05-01"), None),
+        (json!(1_800_000_000), None),
+        (Value::Null, None),
+    ] {
+        let mut credential = secret("secret-1");
+        credential["expires_at"] = expires_at.clone();
+        harness.set_secret(&credential);
+        let request_id = unique_request_id();
+        let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+        let tokens = harness.process();
+        invocation.in_request_span(async { ask(&tokens, A).await }).await.unwrap();
+        let lines = lines_of(&request_id);
+        let left: Vec<_> = lines.iter().filter_map(|line| line["CredentialDaysLeft"].as_f64()).collect();
+        assert_eq!(left, Vec::from_iter(days), "{expires_at}");
+        let is_malformed = days.is_none() && !expires_at.is_null();
+        assert_eq!(lines.iter().any(|line| line["level"] == "ERROR"), is_malformed, "{expires_at}");
+    }
+}
+
+#[tokio::test]
 async fn token_is_cached_by_tenant_and_api_and_renewed_early() {
     let harness = TokenHarness::start().await;
     let tokens = harness.process();

@@ -824,6 +824,9 @@ mod issuance {
         assert_eq!((status, headers["retry-after"].as_str()), (503, Some("7")));
         snapshot("throttled", &problem);
         assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("throttled"));
+        let stored = (format!("THROTTLING#{A}"), "TOKENS#graph");
+        let account = &deployment.harness.aws;
+        assert!(account.account().item_mut(&stored.0, stored.1).is_some(), "in a partition that it may write");
         deployment.harness.pass(8);
         entra.script(A, Script::Claims(json!({"roles": []})));
         let (status, problem, _) = deployment.post(&path, r#"{"resource": "defender"}"#).await;

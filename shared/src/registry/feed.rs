@@ -10,6 +10,7 @@ use super::{
     Registry,
     budget::Budget,
     due::shard_of,
+    position::{PageSizes, Position},
     table::{from_item, number, string, text, update_if},
     tenant_of, tenant_pk,
 };
@@ -30,12 +31,8 @@ pub struct Feed {
     /// The cursor: every version last updated before this time was delivered, as far as Microsoft showed it. It never
     /// moves back.
     pub covered_until: Option<Timestamp>,
-    /// The time of last update at which an unfinished poll continues.
-    pub resume_at: Option<Timestamp>,
-    /// The width of its next window, in seconds of last update.
-    pub resume_width: Option<i64>,
-    /// The time of creation up to which the second at `resume_at` was read, if that second is too full for one response.
-    pub resume_created: Option<Timestamp>,
+    /// The position at which an unfinished poll continues.
+    pub pass_position: Option<Position>,
     /// The start of the last poll that read the whole overlap. `None` while one response holds the overlap, so that every
     /// poll reads it.
     pub overlap_read_at: Option<Timestamp>,
@@ -66,6 +63,8 @@ pub struct Feed {
     /// The time from which dispatch may queue a poll. Millisecond resolution; `None` while the feed is stopped.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::optional")]
     pub due_at: Option<Timestamp>,
+    graph_pages: PageSizes,
+    defender_pages: PageSizes,
     graph_paid_until: Option<Timestamp>,
     graph_throttled_until: Option<Timestamp>,
     defender_paid_until: Option<Timestamp>,
@@ -100,6 +99,14 @@ impl Feed {
             IncidentApi::Defender => (self.defender_paid_until, self.defender_throttled_until),
         };
         Budget { paid_until, throttled_until }
+    }
+
+    /// The sizes of pages that one API has shown.
+    pub fn page_sizes(&mut self, api: IncidentApi) -> &mut PageSizes {
+        match api {
+            IncidentApi::Graph => &mut self.graph_pages,
+            IncidentApi::Defender => &mut self.defender_pages,
+        }
     }
 
     /// Sets the time before which Microsoft must not be called, unless a later one is set.

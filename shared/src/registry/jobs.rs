@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry, Write,
+    position::Position,
     table::{number, put_if, text, to_item, update_if},
     tenant_pk,
 };
@@ -87,8 +88,9 @@ pub struct Job {
     pub to: Timestamp,
     /// The cursor: everything before this time was read.
     pub covered_until: Timestamp,
-    /// The width of its next window, in seconds of last update. `None` before the first window.
-    pub width: Option<i64>,
+    /// The position of its pass. `None` before the first window.
+    #[serde(default)]
+    pub pass_position: Option<Position>,
     /// The number of versions that were compared with the delivered ones.
     pub checked: u64,
     /// The number of versions that the job delivered.
@@ -109,7 +111,7 @@ impl Job {
             from,
             to,
             covered_until: from,
-            width: None,
+            pass_position: None,
             checked: 0,
             delivered: 0,
             failures: 0,
@@ -173,7 +175,9 @@ impl Registry {
 
     /// Writes a job's progress. [`Write::Conflict`]: the job was cancelled or deleted meanwhile.
     pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<Write> {
-        let status = to_item(job)?.remove("status").ok_or_else(|| Error::Internal("a job without a status".into()))?;
+        let mut item = to_item(job)?;
+        let mut attribute = |name: &str| item.remove(name).ok_or_else(|| Error::Internal("a job is incomplete".into()));
+        let (status, position) = (attribute("status")?, attribute("pass_position")?);
         // DynamoDB ignores a TTL that is not a number: NULL keeps the item.
         let expires =
             if job.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
@@ -181,16 +185,15 @@ impl Registry {
             .update_open_job(&job.tenant_id, &job.job_id)
             .update_expression(
                 "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, \
-                 #width = :width, failures = :failures, expires_at = :expires",
+                 pass_position = :position, failures = :failures, expires_at = :expires",
             )
-            .expression_attribute_names("#width", "width")
             .expression_attribute_values(":status", status)
             .expression_attribute_values(":covered", text(job.covered_until.to_string()))
             .expression_attribute_values(":checked", number(job.checked))
             .expression_attribute_values(":delivered", number(job.delivered))
             .expression_attribute_values(":failures", number(job.failures))
             .expression_attribute_values(":expires", expires)
-            .expression_attribute_values(":width", job.width.map_or(AttributeValue::Null(true), number));
+            .expression_attribute_values(":position", position);
         let write = update_if(update).await?;
         if !job.status.is_open() || write == Write::Conflict {
             self.remove_open_job(&job.tenant_id, &job.job_id).await?;

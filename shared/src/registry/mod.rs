@@ -12,6 +12,7 @@ pub mod feed;
 pub mod invitations;
 pub mod jobs;
 pub mod lease;
+pub mod position;
 pub mod quarantine;
 mod table;
 pub mod tenants;

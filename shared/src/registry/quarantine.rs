@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry, Write,
+    position::Position,
     table::{Item, put_if, query_all, text, to_item},
     tenant_pk,
 };
@@ -40,6 +41,9 @@ pub struct QuarantineEntry {
     pub tries: u32,
     /// The time of the next retry.
     pub next_try_at: Timestamp,
+    /// The position of an unfinished retry.
+    #[serde(default)]
+    pub pass_position: Option<Position>,
     /// True if every response that holds the span fails. Polls leave such a span out.
     pub blocks: bool,
 }
@@ -55,6 +59,7 @@ impl QuarantineEntry {
             to: span.to.unwrap_or(now),
             tries: 0,
             next_try_at: now + retry_delay(0),
+            pass_position: None,
             blocks: false,
         }
     }

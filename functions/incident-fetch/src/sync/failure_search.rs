@@ -46,8 +46,6 @@ pub(super) struct FailureSearch {
     requests: u32,
     /// Failures since the last successful response of the tenant.
     failures_in_a_row: u32,
-    /// The width of windows before the search, in seconds.
-    pub(super) width_before: Option<i64>,
     /// The most recent failure.
     pub(super) last_error: Option<Error>,
     /// The window that is known to fail and begins where the pass stands.
@@ -76,11 +74,6 @@ enum OtherWindow {
 }
 
 impl FailureSearch {
-    /// A search that begins with the first failure of a window.
-    pub(super) fn new(width_before: Option<i64>) -> Self {
-        Self { width_before, ..Self::default() }
-    }
-
     /// Notes a successful response with this many rows.
     pub(super) fn note_response(&mut self, rows: u32) {
         self.anything_read |= rows > 0;

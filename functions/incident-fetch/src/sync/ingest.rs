@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Progress, RECHECK_DELAY, Worker, is_transient};
@@ -10,10 +11,15 @@ use shared::{
     error::{Call, Error, Result},
     incident::{
         record::{Alerts, Record, Unreadable},
+        span::Span,
         version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{list::MAX_ROW_BYTES, query::IncidentQuery},
+    incident_api::{
+        list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
+        query::{IncidentQuery, NextPage},
+    },
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
+    text::hex,
 };
 
 /// The compressed size at which a batch is written before the response ends.
@@ -33,10 +39,14 @@ const AGE_WITHOUT_DATE: SignedDuration = SignedDuration::from_mins(1);
 pub(super) struct PageRead {
     /// The number of rows.
     pub(super) rows: u32,
-    /// Microsoft has further rows.
+    /// The number of rows before the first one, where a next link named it.
+    pub(super) first_row: Option<u32>,
+    /// A key for each row: the incident's identifier, or a hash of what cannot be parsed.
+    pub(super) keys: Vec<String>,
+    /// Microsoft has further rows, or says so.
     pub(super) more: bool,
     /// The `Date` of the response.
-    date: Option<Timestamp>,
+    pub(super) date: Option<Timestamp>,
     /// The rows that could be parsed.
     pub(super) rows_shown: Vec<RowTimes>,
 }
@@ -44,28 +54,58 @@ pub(super) struct PageRead {
 /// The times and the identifier of a row. Windows are split by them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RowTimes {
-    last_updated: Timestamp,
+    pub(super) last_updated: Timestamp,
     pub(super) created: Option<Timestamp>,
     incident_id: String,
 }
 
 impl PageRead {
-    /// The times of last update of the rows.
-    pub(super) fn update_times(&self) -> Vec<Timestamp> {
-        self.rows_shown.iter().map(|row| row.last_updated).collect()
+    /// The times of last update and of creation of the rows.
+    pub(super) fn times(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
+        self.rows_shown.iter().map(|row| (row.last_updated, row.created))
     }
+}
+
+/// Returns false for a record that shows that the filter was not applied. A record may be updated while the response is
+/// made, so one that was updated just now shows nothing.
+fn is_within(record: &Record, query: &IncidentQuery, requested_at: Timestamp) -> bool {
+    let created_within = |created: Span| record.created.is_none_or(|time| created.contains(time));
+    record.last_updated >= requested_at - AGE_WITHOUT_DATE
+        || query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
+}
+
+fn row_key(row: &[u8]) -> String {
+    hex(&digest(&SHA256, row).as_ref()[..8])
 }
 
 impl Worker<'_> {
     /// Sends one query and ingests the rows of its response. Rows that arrive before a failure are ingested, too, and
-    /// counted in `page`.
+    /// counted in `page`. A page without rows but with a next link is followed to the page that has some.
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
+        let mut query = query.clone();
+        for _ in 0..MAX_EMPTY_PAGES {
+            let end = self.read_response(&query, page).await?;
+            page.more = end.more && end.rows > 0;
+            let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
+            if let Some(NextPage::Skip(rows)) = next.next_page {
+                page.first_row = Some(rows);
+            }
+            query = next;
+        }
+        Err(Error::Malformed { call: Call::ListIncidents })
+    }
+
+    async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
+        let requested_at = self.sync.clock.now();
         let mut list = self.list(query).await?;
+        let mut is_filtered = true;
         while let Some(row) = list.next().await? {
             page.rows += 1;
             match Record::parse(&row, &tenant, query.alerts) {
                 Ok(record) => {
+                    is_filtered &= is_within(&record, query, requested_at);
+                    page.keys.push(record.incident_id.clone());
                     page.rows_shown.push(RowTimes {
                         last_updated: record.last_updated,
                         created: record.created,
@@ -73,40 +113,27 @@ impl Worker<'_> {
                     });
                     self.ingest(&record).await?;
                 }
-                Err(why) => self.quarantine_row(&row, why, query).await?,
+                Err(why) => {
+                    page.keys.push(row_key(&row));
+                    self.quarantine_row(&row, why, query).await?;
+                }
             }
             if self.batch.size() > MAX_BATCH_BYTES {
                 self.flush().await?;
             }
         }
         let end = list.end()?;
-        (page.more, page.date) = (end.more, end.date);
+        page.date = end.date;
         if end.partial && !std::mem::replace(&mut self.saw_partial_response, true) {
             // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
             return Err(Error::Partial { call: Call::ListIncidents });
         }
-        if end.more && end.rows < query.top {
-            if self.list_ends_after(query, end.rows).await? {
-                page.more = false;
-            } else {
-                // The API sent fewer rows than requested although it has more. So few may be a full page.
-                self.smallest_truncated_page = self.smallest_truncated_page.min(end.rows.max(1));
-            }
+        if !is_filtered {
+            // The rows are taken, but what such a response does not show says nothing.
+            tracing::warn!("Microsoft did not apply the filter of a list");
+            return Err(Error::Malformed { call: Call::ListIncidents });
         }
-        Ok(())
-    }
-
-    /// Returns true if a list ends after `rows` rows despite its next link. The link itself is never followed, because it
-    /// may lead anywhere.
-    async fn list_ends_after(&mut self, query: &IncidentQuery, rows: u32) -> Result<bool> {
-        let query = IncidentQuery { top: 1, skip: query.skip + rows, alerts: Alerts::Omitted, ..query.clone() };
-        let mut list = self.list(&query).await?;
-        Ok(list.next().await?.is_none())
-    }
-
-    /// Returns true if a response holds everything that the query matches.
-    pub(super) fn is_complete(&self, page: &PageRead, query: &IncidentQuery) -> bool {
-        !page.more && page.rows < query.top.min(self.smallest_truncated_page)
+        Ok(end)
     }
 
     /// Adds a record to the batch if it is a version that was not delivered.

@@ -1,23 +1,25 @@
 //! The sync: every version of every incident of a tenant is delivered, and nothing gets stuck.
 //!
-//! A window of time is done only when one single response holds all of it. Nothing depends on the order of rows, on
-//! `$skip`, or on rows that move while they are read. Versions are delivered: S3 first, then the event, then the
-//! registry, then the cursor. A crash anywhere repeats work and loses nothing.
+//! A window of time is done only when one list holds all of it: one response, or pages that join without a gap. Nothing
+//! depends on the order of rows, or on rows that move while they are read. Versions are delivered: S3 first, then the
+//! event, then the registry, then the cursor. A crash anywhere repeats work and loses nothing.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `windows` | one pass over a span, window by window |
-//! | `window` | the pure rules for the width of windows |
-//! | `crowded_second` | a second that one response does not hold |
+//! | `window` | the pure rules for windows: where they end, and where they are split |
+//! | `paging` | the pure rules for the pages of one list |
+//! | `inseparable` | rows that no split tells apart |
 //! | `failure_search` | the search for what fails |
 //! | `bisect` | a failing second, incident by incident |
 //! | `quarantine` | whatever cannot be read, and its retries |
 //! | `ingest` | records on their way into the bucket |
 
 mod bisect;
-mod crowded_second;
 mod failure_search;
 mod ingest;
+mod inseparable;
+mod paging;
 mod quarantine;
 pub(crate) mod window;
 mod windows;
@@ -47,6 +49,7 @@ use shared::{
         feed::{Feed, LastSweep},
         jobs::{Job, JobKind, JobStatus},
         lease::Lease,
+        position::Position,
         quarantine::QuarantineEntry,
         tenants::Tenant,
         versions::VersionBlock,
@@ -54,6 +57,7 @@ use shared::{
     tenant::TenantId,
 };
 
+use window::floor;
 use windows::Pass;
 
 /// The part of the invocation's time that is kept for the writes at its end.
@@ -152,10 +156,8 @@ pub(crate) struct SyncStats {
 
 /// The plan of a poll.
 struct PollPlan {
-    /// The time of last update at which the poll begins.
-    from: Timestamp,
-    /// The width of the first window, in seconds.
-    width: Option<i64>,
+    /// The position at which the poll begins.
+    position: Position,
     /// The poll reads the whole overlap, not only its latest part.
     reads_whole_overlap: bool,
 }
@@ -173,8 +175,6 @@ pub(crate) struct Worker<'a> {
     batch: Batch,
     /// Different incidents in the batch of which no version was delivered before.
     created_in_batch: u64,
-    /// The fewest rows of a response that was not complete. So few may be a full page.
-    smallest_truncated_page: u32,
     /// A response had status 206.
     saw_partial_response: bool,
     quarantine: Vec<QuarantineEntry>,
@@ -201,7 +201,6 @@ impl<'a> Worker<'a> {
             delivered_versions: HashMap::new(),
             batch: Batch::new(sync.settings.format),
             created_in_batch: 0,
-            smallest_truncated_page: u32::MAX,
             saw_partial_response: false,
             quarantine: Vec::new(),
             quarantine_hits: 0,
@@ -222,10 +221,10 @@ impl<'a> Worker<'a> {
         let is_first_poll = self.lease.feed.covered_until.is_none();
         let plan = self.plan_poll(now);
         self.first_window_was_complete = None;
-        let mut stop = self.pass(Pass::of_poll(&plan)).await?;
+        let mut stop = self.pass(&mut Pass::of_poll(&plan)).await?;
         if stop == Stop::Done {
             let feed = &mut self.lease.feed;
-            (feed.resume_at, feed.resume_width, feed.resume_created) = (None, None, None);
+            feed.pass_position = None;
             feed.last_success_at = Some(self.sync.clock.now());
             feed.failures = 0;
             if plan.reads_whole_overlap {
@@ -272,7 +271,7 @@ impl<'a> Worker<'a> {
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
         }
         self.added_to_job = self.stats.delivered;
-        let stop = if from < to { self.pass(Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
+        let stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
         self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
         match &stop {
@@ -280,7 +279,7 @@ impl<'a> Worker<'a> {
             Err(error) if error.fails_message() => job.failed_once_more(),
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) | Err(_) => {}
         }
-        // The width of the next window is progress, too. Without it each run would begin with the same failing request.
+        // The position is progress, too. Without it each run would begin with the same request.
         // A cancelled job keeps its status, and its next message finds it cancelled.
         let _ = self.sync.registry.commit_job(job, now).await?;
         let stop = stop?;
@@ -301,9 +300,8 @@ impl<'a> Worker<'a> {
         let feed = &mut self.lease.feed;
         let started_at = *feed.started_at.get_or_insert(activated_at - settings.first_lookback);
         let covered_until = *feed.covered_until.get_or_insert(started_at);
-        if let Some(resume_at) = feed.resume_at {
-            let from = resume_at.max(started_at);
-            return PollPlan { from, width: feed.resume_width, reads_whole_overlap: false };
+        if let Some(position) = feed.pass_position.clone() {
+            return PollPlan { position, reads_whole_overlap: false };
         }
         let reads_whole_overlap = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_INTERVAL);
         let begin = if reads_whole_overlap {
@@ -314,7 +312,7 @@ impl<'a> Worker<'a> {
         } else {
             covered_until - settings.overlap.min(SHORT_OVERLAP)
         };
-        PollPlan { from: begin.max(started_at), width: None, reads_whole_overlap }
+        PollPlan { position: Position::at(floor(begin.max(started_at))), reads_whole_overlap }
     }
 
     /// The tenant's incident API, paid for out of the lease's budget.

@@ -3,14 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::{
-    Progress, Worker,
-    bisect::SecondListing,
-    crowded_second::SecondResult,
-    ingest::PageRead,
-    is_transient,
-    window::{next_window, seconds, width_after_incomplete},
-};
+use super::{Progress, Stop, Worker, bisect::SecondListing, is_transient, window::floor, windows::Pass};
 use shared::{
     error::{Error, Result},
     incident::{
@@ -18,7 +11,7 @@ use shared::{
         span::Span,
     },
     incident_api::query::IncidentQuery,
-    registry::{Write, quarantine::QuarantineEntry},
+    registry::{Write, position::Position, quarantine::QuarantineEntry},
     telemetry,
     text::hex,
 };
@@ -30,6 +23,8 @@ const MAX_RETRIES_PER_POLL: usize = 2;
 enum Retry {
     Readable,
     StillFailing,
+    /// Time or budget ran out at this position.
+    Unfinished(Position, Option<Error>),
 }
 
 /// A record, incident or span that cannot be read.
@@ -61,6 +56,12 @@ impl Worker<'_> {
                     self.lease.feed.quarantined = self.quarantine.len() as u64;
                     tracing::info!(name = entry.name, "released from quarantine");
                 }
+                Retry::Unfinished(position, error) => {
+                    entry.pass_position = Some(position);
+                    entry.note_failed_retry(now);
+                    self.sync.registry.update_quarantine_entry(&self.tenant.tenant_id, &entry).await?;
+                    return error.map_or(Ok(Progress::OutOfTime), Err);
+                }
                 Retry::StillFailing => {
                     // The retry may have narrowed the entry's span.
                     let narrowed = self.quarantine.iter_mut().find(|other| other.name == entry.name);
@@ -86,33 +87,17 @@ impl Worker<'_> {
             }
         }
         let hits_before = self.quarantine_hits;
-        let (mut at, mut width) = (entry.from, None);
-        while let Some(span) = next_window(at, width, Some(entry.to), entry.to, &[]) {
-            if self.out_of_time() {
-                return Err(Error::DeadlineExceeded);
-            }
-            let query = IncidentQuery::of(span, self.api);
-            let mut page = PageRead::default();
-            let outcome = self.read(&query, &mut page).await;
-            self.flush().await?;
-            match outcome {
-                Ok(()) if self.is_complete(&page, &query) => {}
-                Ok(()) if seconds(span, entry.to) > 1 => {
-                    width = Some(width_after_incomplete(span, entry.to, &page.update_times(), query.top));
-                    continue;
-                }
-                Ok(()) => match self.read_second(span, &page, None).await? {
-                    SecondResult::Complete => {}
-                    SecondResult::OutOfTime => return Err(Error::DeadlineExceeded),
-                    SecondResult::Failing(_) => return Ok(Retry::StillFailing),
-                },
-                Err(error) if is_transient(&error) => return Ok(Retry::StillFailing),
-                Err(error) => return Err(error),
-            }
-            let Some(to) = span.to else { break };
-            at = to;
+        let position = entry.pass_position.clone().unwrap_or_else(|| Position::at(floor(entry.from)));
+        let mut pass = Pass::of_retry(position, entry.to);
+        match self.pass(&mut pass).await {
+            Ok(Stop::Done) if self.quarantine_hits == hits_before => Ok(Retry::Readable),
+            Ok(Stop::Done) => Ok(Retry::StillFailing),
+            Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) => Ok(Retry::Unfinished(pass.position, None)),
+            Err(error) if is_transient(&error) => Ok(Retry::StillFailing),
+            // What the budget does not hold goes on later, so that other work has its turn.
+            Err(error @ Error::Throttled { .. }) => Ok(Retry::Unfinished(pass.position, Some(error))),
+            Err(error) => Err(error),
         }
-        Ok(if self.quarantine_hits == hits_before { Retry::Readable } else { Retry::StillFailing })
     }
 
     /// Quarantines a row that cannot be parsed. The content of another tenant's row is not stored.

@@ -1,14 +1,14 @@
-//! Windows: spans of last update that are cut so that one response holds all of each. Pure rules.
+//! Windows: spans of last update that are split so that one list holds all of each. Pure rules.
 
 use jiff::{SignedDuration, Timestamp};
 
-use shared::incident::span::Span;
+use shared::{
+    incident::span::Span,
+    registry::position::{Position, SecondPosition},
+};
 
-/// The part of a response that a window should fill. The rest is left for incidents that change meanwhile.
-const TARGET_FULLNESS: f64 = 0.7;
-
-/// Rows that lie within this many seconds count as changed at once, in one burst.
-const BURST_SECONDS: i64 = 2;
+/// The part of what one reading holds that a window should fill. The rest is left for an uneven spread.
+const TARGET_FULLNESS: f64 = 0.8;
 
 /// The time before a response's `Date` for which the response may not show everything yet.
 const VISIBILITY_DELAY: SignedDuration = SignedDuration::from_secs(5);
@@ -24,27 +24,41 @@ pub(super) fn ceil(instant: Timestamp) -> Timestamp {
     if floor == instant { floor } else { floor + SignedDuration::from_secs(1) }
 }
 
-/// The next window from `at`, `width` seconds wide, up to `end`. It has no end where `end` is `None` and the width
-/// reaches into the future. Quarantined spans are left out. `None`: no other time is left before `end`.
+/// A window: a span of last update, or a part of one second of it by time of creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) span: Span,
+    pub(super) created: Option<Span>,
+}
+
+/// The next window of a position, up to `end`. It has no end where `end` is `None` and its own reaches into the future.
+/// Quarantined spans are left out. `None`: no other time is left before `end`.
 pub(super) fn next_window(
-    at: Timestamp,
-    width: Option<i64>,
+    position: &mut Position,
     end: Option<Timestamp>,
     now: Timestamp,
     quarantined: &[Span],
-) -> Option<Span> {
-    let mut at = floor(at);
+) -> Option<Window> {
+    let mut at = floor(position.at);
     // Where quarantined spans touch, one leads into the next.
     while let Some(span) = quarantined.iter().find(|span| span.contains(at)) {
         at = span.to?;
     }
+    if at != position.at {
+        *position = Position { at, ends: std::mem::take(&mut position.ends), ..Position::at(at) };
+    }
+    position.ends.retain(|end| *end > at);
     if end.is_some_and(|end| at >= end) {
         return None;
     }
-    let wide = width.map(|width| at + SignedDuration::from_secs(width.max(1)));
-    let mut to = match (wide, end) {
-        (Some(wide), Some(end)) => Some(wide.min(end)),
-        (Some(wide), None) => (wide < now).then_some(wide),
+    if let Some(SecondPosition { created_from, created_ends }) = &position.second {
+        let span = Span { from: at, to: Some(at + SignedDuration::from_secs(1)) };
+        let created = Span { from: *created_from, to: created_ends.last().copied() };
+        return Some(Window { span, created: Some(created) });
+    }
+    let mut to = match (position.ends.last(), end) {
+        (Some(near), Some(end)) => Some(end.min(*near)),
+        (Some(near), None) => Some(*near).filter(|near| *near < now),
         (None, end) => end,
     };
     let next_quarantined = quarantined.iter().map(|span| span.from).filter(|from| *from > at).min();
@@ -53,45 +67,122 @@ pub(super) fn next_window(
     {
         to = Some(from);
     }
-    Some(Span { from: at, to })
-}
-
-/// The width of the next window, in seconds, after a response of `rows` rows that held all of `window`.
-pub(super) fn width_after_complete(window: Span, now: Timestamp, rows: u32, top: u32) -> i64 {
-    let wanted = f64::from(top) * TARGET_FULLNESS;
-    let factor = (wanted / f64::from(rows.max(1))).clamp(0.5, 8.0);
-    scale(seconds(window, now), factor).max(1)
-}
-
-/// The width of the next window, in seconds, after a response that did not hold all of `window`. `shown` are the times of
-/// last update in it. The result is at least 1, and less than the width of `window` where that is more.
-pub(super) fn width_after_incomplete(window: Span, now: Timestamp, shown: &[Timestamp], top: u32) -> i64 {
-    let seconds = seconds(window, now);
-    let half = (seconds / 2).max(1);
-    let (Some(first), Some(last)) = (shown.iter().min(), shown.iter().max()) else { return half };
-    let shown_seconds = (last.as_second() - first.as_second()).max(1);
-    let before = first.as_second() - window.from.as_second();
-    if shown_seconds <= BURST_SECONDS && before > 0 {
-        // A burst says nothing about the time before it. The window is split right at its beginning.
-        return before.min(seconds - 1).max(1);
+    if position.list.as_ref().is_some_and(|list| list.to != to) {
+        position.list = None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let density = shown.len() as f64 / shown_seconds as f64;
-    #[expect(clippy::cast_possible_truncation, reason = "an estimate, bounded below")]
-    let estimate = (f64::from(top) * TARGET_FULLNESS / density) as i64;
-    estimate.clamp(1, half)
+    Some(Window { span: Span { from: at, to }, created: None })
+}
+
+/// Notes that a window is read completely. Returns true unless other parts of its second are still to read.
+pub(super) fn go_past(position: &mut Position, window: Window) -> bool {
+    position.list = None;
+    if let Some(second) = &mut position.second {
+        if let Some(end) = second.created_ends.pop() {
+            second.created_from = end;
+            return false;
+        }
+        position.second = None;
+    }
+    if let Some(to) = window.span.to {
+        position.at = to;
+        position.ends.retain(|end| *end > to);
+    }
+    true
+}
+
+/// Splits the next window at `at`, or elsewhere inside it where `at` is outside.
+pub(super) fn split_at(position: &mut Position, window: Span, now: Timestamp, at: Timestamp) {
+    let last = window.from + SignedDuration::from_secs((seconds(window, now) - 1).max(1));
+    let first = window.from + SignedDuration::from_secs(1);
+    position.list = None;
+    position.second = None;
+    position.ends.push(floor(at).clamp(first, last.max(first)));
+}
+
+/// Splits the second at the position, or the next part of it, by the times of creation that a response showed. Returns
+/// false if no split tells its rows apart.
+pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>]) -> bool {
+    position.list = None;
+    let second = position
+        .second
+        .get_or_insert_with(|| SecondPosition { created_from: Timestamp::UNIX_EPOCH, created_ends: Vec::new() });
+    let (from, to) = (second.created_from, second.created_ends.last().copied());
+    let is_inside = |time: &Timestamp| *time >= from && to.is_none_or(|to| *time < to);
+    let mut seconds: Vec<Timestamp> = shown.iter().flatten().copied().map(floor).filter(is_inside).collect();
+    seconds.sort_unstable();
+    let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return false };
+    let after_first = *first + SignedDuration::from_secs(1);
+    let split = match seconds[seconds.len() / 2] {
+        middle if middle > *first => middle,
+        _ if last > first => *last,
+        // All rows of the response share one second. Others may not: that second is read alone, and the time around it.
+        _ if *first > from => *first,
+        _ if to.is_none_or(|to| after_first < to) => after_first,
+        _ => return false,
+    };
+    second.created_ends.push(split);
+    true
+}
+
+/// The number of rows in a window by the density of the rows that a response showed of it.
+pub(super) fn estimated_rows(window: Span, now: Timestamp, shown: &[Timestamp]) -> f64 {
+    density(window, now, shown).map_or(0.0, |density| density.rows_per_second * as_f64(seconds(window, now)))
+}
+
+/// The place to split a window, so that the part with the shown rows has about `wanted` rows.
+pub(super) fn split_point(window: Span, now: Timestamp, shown: &[Timestamp], wanted: u32) -> Timestamp {
+    let seconds = seconds(window, now);
+    let Some(Density { rows_per_second, shows_the_end }) = density(window, now, shown) else {
+        return window.from + SignedDuration::from_secs(seconds / 2);
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "an estimate, bounded by the caller")]
+    let width = (f64::from(wanted) * TARGET_FULLNESS / rows_per_second).ceil().min(as_f64(seconds)) as i64;
+    let from_start = if shows_the_end { seconds - width } else { width };
+    window.from + SignedDuration::from_secs(from_start)
+}
+
+/// The time that as many rows lie before as after, of those that a response showed.
+pub(super) fn middle(shown: &[Timestamp]) -> Option<Timestamp> {
+    let mut shown = shown.to_vec();
+    shown.sort_unstable();
+    shown.get(shown.len() / 2).copied()
+}
+
+/// The end of a window before which about `wanted` rows lie, after a complete window with `rows` rows in `seconds`; `None`
+/// if the window is shorter.
+pub(super) fn end_by_pace(window: Span, now: Timestamp, pace: (u32, i64), wanted: u32) -> Option<Timestamp> {
+    let (rows, seconds_read) = pace;
+    let width = f64::from(wanted) * TARGET_FULLNESS * as_f64(seconds_read.max(1)) / f64::from(rows.max(1));
+    let seconds = seconds(window, now);
+    #[expect(clippy::cast_possible_truncation, reason = "an estimate, bounded by the window")]
+    let width = (rows > 0 && width * 1.25 < as_f64(seconds)).then_some(width.max(1.0) as i64);
+    width.map(|width| window.from + SignedDuration::from_secs(width))
+}
+
+struct Density {
+    rows_per_second: f64,
+    /// The rows lie near the end of the window, as where the newest come first.
+    shows_the_end: bool,
+}
+
+fn density(window: Span, now: Timestamp, shown: &[Timestamp]) -> Option<Density> {
+    let (first, last) = (shown.iter().min()?.as_second(), shown.iter().max()?.as_second());
+    let (start, end) = (window.from.as_second(), window.from.as_second() + seconds(window, now));
+    let shows_the_end = first - start >= end - last;
+    // The time without rows beside the shown ones counts: a burst alone says nothing about the density.
+    let spread = if shows_the_end { end - first } else { last + 1 - start };
+    Some(Density { rows_per_second: shown.len() as f64 / as_f64(spread.max(1)), shows_the_end })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "estimates")]
+fn as_f64(seconds: i64) -> f64 {
+    seconds as f64
 }
 
 /// The seconds of a window, up to `now` where it has no end; at least 1.
 pub(super) fn seconds(window: Span, now: Timestamp) -> i64 {
     let to = window.to.unwrap_or(now.max(window.from));
     (to.as_second() - window.from.as_second()).max(1)
-}
-
-fn scale(seconds: i64, factor: f64) -> i64 {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "an estimate")]
-    let scaled = (seconds as f64 * factor) as i64;
-    scaled
 }
 
 /// The time that a completely read window covers: up to its end, but never later than [`VISIBILITY_DELAY`] before the
@@ -115,30 +206,69 @@ mod tests {
         Span { from: at(from), to: to.map(at) }
     }
 
+    fn position(from: i64, ends: &[i64]) -> Position {
+        Position { ends: ends.iter().copied().map(at).collect(), ..Position::at(at(from)) }
+    }
+
+    fn next(mut position: Position, end: Option<i64>, quarantined: &[Span]) -> Option<Span> {
+        next_window(&mut position, end.map(at), at(100), quarantined).map(|window| window.span)
+    }
+
     #[test]
-    fn window_without_a_width_has_no_end() {
-        assert_eq!(next_window(at(0), None, None, at(100), &[]), Some(span(0, None)));
-        assert_eq!(next_window(at(0), Some(10), None, at(100), &[]), Some(span(0, Some(10))));
-        assert_eq!(next_window(at(95), Some(10), None, at(100), &[]), Some(span(95, None)));
-        assert_eq!(next_window(at(0), Some(10), Some(at(5)), at(100), &[]), Some(span(0, Some(5))));
-        assert_eq!(next_window(at(5), Some(10), Some(at(5)), at(100), &[]), None);
+    fn window_ends_at_the_nearest_end_or_is_open() {
+        assert_eq!(next(position(0, &[]), None, &[]), Some(span(0, None)));
+        assert_eq!(next(position(0, &[50, 10]), None, &[]), Some(span(0, Some(10))));
+        assert_eq!(next(position(0, &[50, 10, -5]), None, &[]), Some(span(0, Some(10))), "an end that lies behind");
+        assert_eq!(next(position(95, &[105]), None, &[]), Some(span(95, None)), "an end in the future");
+        assert_eq!(next(position(0, &[10]), Some(5), &[]), Some(span(0, Some(5))));
+        assert_eq!(next(position(5, &[]), Some(5), &[]), None);
     }
 
     #[test]
     fn quarantined_seconds_are_left_out() {
         let quarantined = [span(10, Some(11)), span(11, Some(12))];
-        assert_eq!(next_window(at(0), None, None, at(100), &quarantined), Some(span(0, Some(10))));
-        assert_eq!(next_window(at(10), None, None, at(100), &quarantined), Some(span(12, None)));
-        assert_eq!(next_window(at(10), None, Some(at(12)), at(100), &quarantined), None);
+        assert_eq!(next(position(0, &[]), None, &quarantined), Some(span(0, Some(10))));
+        assert_eq!(next(position(10, &[]), None, &quarantined), Some(span(12, None)));
+        assert_eq!(next(position(10, &[]), Some(12), &quarantined), None);
     }
 
     #[test]
-    fn width_follows_the_density_of_the_rows() {
-        // Fifty rows within the last 100 of 1,000 seconds: 70 seconds hold 35 of them.
-        let shown: Vec<Timestamp> = (0..50).map(|row| at(900 + row * 2)).collect();
-        assert_eq!(width_after_incomplete(span(0, Some(1000)), at(1000), &shown, 50), 68);
-        assert_eq!(width_after_complete(span(0, Some(70)), at(1000), 35, 50), 70);
-        assert_eq!(width_after_complete(span(0, Some(70)), at(1000), 0, 50), 560);
+    fn split_leaves_one_list_of_rows_at_the_shown_side() {
+        // Fifty rows within the last 100 of 10,000 seconds, or within the first.
+        let newest: Vec<Timestamp> = (0..50).map(|row| at(9_900 + row * 2)).collect();
+        assert_eq!(split_point(span(0, Some(10_000)), at(10_000), &newest, 400), at(9_360));
+        let oldest: Vec<Timestamp> = (0..50).map(|row| at(row * 2)).collect();
+        assert_eq!(split_point(span(0, Some(10_000)), at(10_000), &oldest, 400), at(634));
+        assert_eq!(split_point(span(0, Some(10)), at(10_000), &[], 400), at(5));
+    }
+
+    #[test]
+    fn burst_long_ago_is_no_dense_stretch() {
+        let burst = [at(3_600); 50];
+        let estimated = estimated_rows(span(0, Some(7_200)), at(7_200), &burst);
+        assert!((estimated - 100.0).abs() < 1.0, "{estimated}");
+    }
+
+    #[test]
+    fn second_is_split_by_creation_until_one_second_is_left() {
+        let mut position = position(0, &[]);
+        let shown = [Some(at(-10)), Some(at(-5)), Some(at(-5)), None];
+        assert!(split_second(&mut position, &shown));
+        let window = |position: &mut Position| next_window(position, None, at(100), &[]).unwrap();
+        let first = window(&mut position);
+        assert_eq!(first.created, Some(Span { from: Timestamp::UNIX_EPOCH, to: Some(at(-5)) }));
+        assert!(!go_past(&mut position, first));
+        let rest = window(&mut position);
+        assert_eq!(rest.created, Some(span(-5, None)));
+        assert!(split_second(&mut position, &shown), "that second alone, and what was created later");
+        assert_eq!(window(&mut position).created, Some(span(-5, Some(-4))));
+        assert!(!split_second(&mut position, &shown), "no split tells these apart");
+        let inseparable = window(&mut position);
+        assert!(!go_past(&mut position, inseparable));
+        let last = window(&mut position);
+        assert_eq!(last.created, Some(span(-4, None)));
+        assert!(go_past(&mut position, last));
+        assert_eq!(position, Position::at(at(1)));
     }
 
     #[test]
@@ -150,25 +280,40 @@ mod tests {
 
     proptest! {
         #[test]
-        fn narrowing_ends_at_one_second(length in 2_i64..10_000_000, rows in prop::collection::vec(0_i64..10_000_000, 0..60)) {
-            let mut width = length;
+        fn splitting_ends_at_one_second(
+            length in 2_i64..10_000_000,
+            rows in prop::collection::vec(0_i64..10_000_000, 0..60),
+            wanted in 1_u32..500,
+        ) {
             let shown: Vec<Timestamp> = rows.into_iter().map(at).collect();
+            let mut position = position(0, &[]);
             for _ in 0..64 {
-                let inside: Vec<Timestamp> = shown.iter().copied().filter(|row| *row < at(width)).collect();
-                let next = width_after_incomplete(span(0, Some(width)), at(length), &inside, 50);
-                prop_assert!(next >= 1 && (next < width || width == 1));
-                width = next;
+                let window = next_window(&mut position, Some(at(length)), at(length), &[]).unwrap().span;
+                let width = seconds(window, at(length));
+                if width == 1 {
+                    break;
+                }
+                let inside: Vec<Timestamp> = shown.iter().copied().filter(|row| window.contains(*row)).collect();
+                // After a guess that did not help, the rows are halved.
+                let guess = split_point(window, at(length), &inside, wanted).min(window.from + SignedDuration::from_secs(width / 2));
+                split_at(&mut position, window, at(length), guess);
+                let next = next_window(&mut position, Some(at(length)), at(length), &[]).unwrap().span;
+                prop_assert!(seconds(next, at(length)) < width);
             }
-            prop_assert_eq!(width, 1);
+            let last = next_window(&mut position, Some(at(length)), at(length), &[]).unwrap().span;
+            prop_assert_eq!(seconds(last, at(length)), 1);
         }
 
         #[test]
-        fn windows_cover_everything_without_gap(widths in prop::collection::vec(1_i64..500, 1..50), end in 1_i64..5_000) {
+        fn windows_cover_everything_without_gap(ends in prop::collection::vec(1_i64..5_000, 0..50), end in 1_i64..5_000) {
+            let mut sorted = ends;
+            sorted.sort_unstable_by(|left, right| right.cmp(left));
+            let mut position = position(0, &sorted);
             let mut covered_to = at(0);
-            for width in widths.into_iter().cycle().take(5_000) {
-                let Some(next) = next_window(covered_to, Some(width), Some(at(end)), at(10_000), &[]) else { break };
-                prop_assert_eq!(next.from, covered_to);
-                covered_to = next.to.unwrap();
+            while let Some(window) = next_window(&mut position, Some(at(end)), at(10_000), &[]) {
+                prop_assert_eq!(window.span.from, covered_to);
+                prop_assert!(go_past(&mut position, window));
+                covered_to = window.span.to.unwrap();
             }
             prop_assert_eq!(covered_to, at(end));
         }

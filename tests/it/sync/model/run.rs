@@ -508,7 +508,7 @@ impl<'a> Run<'a> {
         let sweep = account.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
         let missing = sweep.and_then(|sweep| sweep["M"]["missing"]["N"].as_str()?.parse::<u64>().ok()).unwrap_or(0);
         let set_aside = account.objects.iter().any(|object| object.key.starts_with("quarantine/"));
-        let interrupted = account.items("FEED").first().is_some_and(|feed| feed.contains_key("resume_at"));
+        let interrupted = account.items("FEED").first().is_some_and(|feed| feed.contains_key("pass_position"));
         drop(account);
         let now = self.clock.now();
         self.interrupted_since = interrupted.then(|| self.interrupted_since.unwrap_or(now));
@@ -559,7 +559,7 @@ impl<'a> Run<'a> {
         let feeds = account.items("FEED");
         let [feed] = feeds[..] else { return false };
         let profile = account.items("PROFILE")[0];
-        !feed.contains_key("resume_at")
+        !feed.contains_key("pass_position")
             && !feed.contains_key("open_jobs")
             && feed["quarantined"]["N"] == "0"
             && account.items("QUARANTINE").is_empty()

@@ -1,0 +1,94 @@
+//! The position of a pass over a span of last update: what is still to read, and how far the next window is read.
+//!
+//! It is one value, stored with the cursor that it belongs to, so that a pass goes on call by call.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The position of a pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Everything last updated before this time was read.
+    pub at: Timestamp,
+    /// The ends of the next windows, the nearest one last. A window that was too full is never asked for again, because it
+    /// is split here.
+    #[serde(default)]
+    pub ends: Vec<Timestamp>,
+    /// The place inside the second at `at`, if it is split by time of creation.
+    #[serde(default)]
+    pub second: Option<SecondPosition>,
+    /// The place inside the list of the next window, if it has several pages.
+    #[serde(default)]
+    pub list: Option<ListPosition>,
+}
+
+/// The place inside a second of last update that is split by time of creation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SecondPosition {
+    /// Everything in the second created before this time was read.
+    pub created_from: Timestamp,
+    /// The ends of the next ranges, the nearest one last. The last range has none.
+    pub created_ends: Vec<Timestamp>,
+}
+
+/// The place inside a list of several pages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListPosition {
+    /// The end of the list's window.
+    pub to: Option<Timestamp>,
+    /// Microsoft's time at the first page. What was updated later may be missing.
+    pub shown_at: Timestamp,
+    /// The number of rows before the last one that was read, in Microsoft's order.
+    pub last_row: u32,
+    /// The keys of the rows of the last page. The next page has to begin with the end of it.
+    pub last_page: Vec<String>,
+    /// The last page did not join the one before it, and is asked for again from further back.
+    #[serde(default)]
+    pub steps_back: bool,
+    /// The last page brought nothing new and yet has a next link. The next one begins after its last row.
+    #[serde(default)]
+    pub is_past_last_row: bool,
+    /// The last page had no next link and fewer rows than asked for. The next one shows whether that was the end.
+    #[serde(default)]
+    pub looked_complete: bool,
+    /// The keys of all rows that this invocation has read from the list.
+    #[serde(skip)]
+    pub seen: HashSet<String>,
+    /// Their times of last update and of creation.
+    #[serde(skip)]
+    pub shown: Vec<(Timestamp, Option<Timestamp>)>,
+}
+
+/// The sizes of pages that an API has shown for a tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageSizes {
+    /// The largest page of which the API has shown that it is not cut.
+    #[serde(default)]
+    pub confirmed: u32,
+    /// The smallest page that was cut although it had no next link.
+    #[serde(default)]
+    pub silent_cap: Option<u32>,
+}
+
+impl PageSizes {
+    /// Returns true if a page of `rows` rows without a next link is the end of its list, as far as this API is known.
+    pub fn believes(&self, rows: u32) -> bool {
+        rows <= self.confirmed && self.silent_cap.is_none_or(|cap| rows < cap)
+    }
+}
+
+impl ListPosition {
+    /// Returns true if none of these rows was seen before.
+    pub fn is_new(&self, keys: &[String]) -> bool {
+        keys.iter().all(|key| !self.seen.contains(key) && !self.last_page.contains(key))
+    }
+}
+
+impl Position {
+    /// The position at the beginning of a span.
+    pub fn at(at: Timestamp) -> Self {
+        Self { at, ends: Vec::new(), second: None, list: None }
+    }
+}

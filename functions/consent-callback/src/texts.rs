@@ -48,6 +48,10 @@ pub(crate) struct Labels {
     pub(crate) granted: String,
     pub(crate) not_granted: String,
     pub(crate) missing: String,
+    /// The end of a page that refuses a callback without a consent.
+    pub(crate) nothing_changed: String,
+    /// The end of a page that refuses a consent.
+    pub(crate) consent_stays: String,
     pub(crate) refresh: String,
 }
 
@@ -83,9 +87,12 @@ pub(crate) enum Message {
     StartAgain,
     ConsentOpen,
     Declined,
+    WrongAccount,
     NotPermitted,
     BlockedByPolicy,
     ResourceAbsent,
+    ResourceDisabled,
+    AppDisabled,
     Misconfigured,
     Unavailable,
     Refused,

@@ -262,7 +262,6 @@ fn with_security_headers(mut response: HttpResponse) -> HttpResponse {
 fn tone(status: u16, message: Message) -> &'static str {
     match message {
         Message::Active => "good",
-        Message::Pending | Message::WaitingForPartner | Message::Unfinished | Message::ConsentOpen => "wait",
         _ if status < 400 => "wait",
         _ => "bad",
     }

@@ -82,6 +82,9 @@ pub(crate) struct MessageTexts {
 pub(crate) enum Message {
     Active,
     Pending,
+    PendingRoleMissing,
+    PendingResourceAbsent,
+    PendingUnavailable,
     WaitingForPartner,
     Unfinished,
     StartAgain,

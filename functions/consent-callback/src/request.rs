@@ -162,8 +162,9 @@ impl ConsentRequest<'_> {
             "consent attempt rejected"
         );
         // After a conflict, the stage of the other request stays. For this request the page is right all the same.
-        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection }).await?;
-        Ok(self.pages.rejection(rejection))
+        let consented = !matches!(attempt.stage, Stage::Begun | Stage::SigningIn);
+        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection, consented }).await?;
+        Ok(self.pages.rejection(rejection, consented))
     }
 
     /// The state of the browser's own attempt.
@@ -195,7 +196,7 @@ impl ConsentRequest<'_> {
                 }
                 Ok(self.pages.tenant(&tenant, self.result_url(), self.app.clock.now()))
             }
-            Stage::Ended { rejection } => Ok(self.pages.rejection(*rejection)),
+            Stage::Ended { rejection, consented } => Ok(self.pages.rejection(*rejection, *consented)),
         }
     }
 }

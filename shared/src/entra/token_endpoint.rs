@@ -267,11 +267,11 @@ impl TokenEndpoint {
                 Err(error) => Err(AttemptError::Final(error)),
             };
         }
-        Err(self.attempt_error(&authority, response).await)
+        Err(self.attempt_error(grant, response).await)
     }
 
-    async fn attempt_error(&self, authority: &str, response: Response) -> AttemptError {
-        let now = self.clock.now();
+    async fn attempt_error(&self, grant: &Grant<'_>, response: Response) -> AttemptError {
+        let (authority, now) = (grant.authority(), self.clock.now());
         let (status, retry_after) = (response.status().as_u16(), response.retry_after(now));
         let unexpected_status = response.unexpected_status();
         let body: ErrorBody =
@@ -286,6 +286,8 @@ impl TokenEndpoint {
             ?action,
             "Entra refused a token request"
         );
+        // A visitor brings the authorization code, and may have made it up. Only a refusal of our credential is ours.
+        let is_about_the_code = matches!(grant, Grant::AuthorizationCode(_)) && (400..500).contains(&status);
         match action {
             TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason)),
             TokenErrorAction::CredentialRejected => AttemptError::Final(Error::CredentialRejected),
@@ -298,6 +300,7 @@ impl TokenEndpoint {
                 let wait = retry_after.unwrap_or(default).clamp(shortest, longest);
                 AttemptError::Final(Error::Throttled { until: now + wait })
             }
+            _ if is_about_the_code => AttemptError::Final(unexpected_status),
             TokenErrorAction::Transient => AttemptError::Retryable(unexpected_status),
             TokenErrorAction::BadRequest => {
                 let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));

@@ -109,6 +109,7 @@ pub(crate) enum Message {
     PausedRoleMissing,
     PausedDisabledByCustomer,
     PausedTenantNotFound,
+    PausedTenantInactive,
     PausedWrongCloud,
     PausedCredentialRejected,
     PausedUnavailable,

@@ -170,6 +170,7 @@ fn is_final(reason: Reason) -> bool {
         | Reason::ResourceAbsent
         | Reason::BlockedByPolicy
         | Reason::TenantNotFound
+        | Reason::TenantInactive
         | Reason::WrongCloud => true,
         Reason::ConsentMissing
         | Reason::RoleMissing

@@ -495,6 +495,38 @@ async fn offboarding_ends_everything_and_says_so() {
 }
 
 #[tokio::test]
+async fn path_that_is_not_the_authorised_route_is_not_found() {
+    let admin = AdminHarness::start().await;
+    let tenant = admin.tenant(TENANT, Status::Active, None).await;
+    let job = format!("/tenants/{TENANT}/sync/job");
+    let event = |sent: &str, change: &[(&str, Value)]| {
+        let mut event = request("DELETE", sent, "", None);
+        for (member, value) in change {
+            event[*member] = value.clone();
+        }
+        event
+    };
+    let raw_path = |path: String| ("rawPath", json!(path));
+    for (what, event) in [
+        ("cut at an encoded question mark", event(&format!("/tenants/{TENANT}%3F/sync/job"), &[])),
+        ("decoded twice", event(&format!("/tenants/{TENANT}/sync/..%252F..%252F{TENANT}"), &[])),
+        ("the path of another route", event(&job, &[raw_path(format!("/tenants/{TENANT}"))])),
+        ("another letter case", event(&job, &[raw_path(job.to_uppercase())])),
+        ("a stage that is not this one", event(&job, &[raw_path(format!("/prod{job}"))])),
+        ("no route", event(&format!("/tenants/{TENANT}"), &[("routeKey", Value::Null)])),
+        ("no parameters", event(&format!("/tenants/{TENANT}"), &[("pathParameters", Value::Null)])),
+    ] {
+        let (status, problem) = admin.send(event).await;
+        assert_eq!((status, problem["code"].as_str()), (404, Some("not_found")), "{what}");
+    }
+    assert_eq!(admin.registry.known_tenant(&tenant).await.unwrap().status, Status::Active);
+    let mut staged = request("GET", &format!("/tenants/{TENANT}"), "", None);
+    staged["rawPath"] = json!(format!("/prod/tenants/{TENANT}"));
+    staged["requestContext"]["stage"] = json!("prod");
+    assert_eq!(admin.send(staged).await.0, 200);
+}
+
+#[tokio::test]
 async fn tenant_is_offboarded_while_microsoft_is_unavailable() {
     let admin = AdminHarness::start().await;
     let tenant = admin.tenant(TENANT, Status::Active, None).await;

@@ -1,8 +1,9 @@
 //! The servers behind handlers in this process: an AWS and a Microsoft for each test.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, LazyLock, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -10,6 +11,7 @@ use std::{
 
 use aws_config::SdkConfig;
 use aws_double::Aws;
+use devstack::{Auth, Route, Routes, raw_path};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
@@ -161,32 +163,46 @@ pub(crate) fn lines_of(request_id: &str) -> Vec<Value> {
     lines.filter(|line| line["request_id"] == request_id).collect()
 }
 
-/// A request as API Gateway hands it over for an IAM caller.
-pub(crate) fn request(method: &str, path: &str, query: &str, body: Option<&str>) -> Value {
+/// The routes of the template.
+fn routes() -> &'static Routes {
+    static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
+        let route = |line: &str| {
+            let (method, rest) = line.split_once("Method: ")?.1.split_once(", Path: \"")?;
+            let path = rest.split_once('"')?.0;
+            Some(Route { method: method.into(), path: path.into(), function: String::new(), auth: Auth::None })
+        };
+        let routes: Vec<_> = include_str!("../../infra/template.yaml").lines().filter_map(route).collect();
+        assert!(routes.len() > 20, "the template's routes are read");
+        Routes::new(routes)
+    });
+    &ROUTES
+}
+
+/// A public request as API Gateway passes it on. A path that no route has gets a route of its own.
+pub(crate) fn public_request(method: &str, path: &str, query: &str) -> Value {
+    let (route_key, parameters) = routes()
+        .find(method, path)
+        .map_or_else(|| (format!("{method} {path}"), BTreeMap::new()), |found| (found.route.key(), found.parameters));
+    let raw_path = raw_path(path).unwrap();
     json!({
-        "version": "2.0", "rawPath": path, "rawQueryString": query, "headers": {"content-type": "application/json"},
+        "version": "2.0", "routeKey": route_key, "pathParameters": parameters, "rawPath": raw_path,
+        "rawQueryString": query, "headers": {"content-type": "application/json"},
         "requestContext": {
-            "http": {"method": method, "path": path}, "stage": "$default", "domainName": "api.example.com",
-            "authorizer": {"iam": {"userArn": CALLER}}
+            "http": {"method": method, "path": raw_path}, "stage": "$default", "domainName": "api.example.com"
         },
-        "body": body, "isBase64Encoded": false
+        "isBase64Encoded": false
     })
+}
+
+/// A request as API Gateway passes it on for an IAM caller.
+pub(crate) fn request(method: &str, path: &str, query: &str, body: Option<&str>) -> Value {
+    let mut event = public_request(method, path, query);
+    event["requestContext"]["authorizer"] = json!({"iam": {"userArn": CALLER}});
+    event["body"] = json!(body);
+    event
 }
 
 /// A tenant on Graph that stands like this, of which nothing more is known.
 pub(crate) fn tenant_record(tenant_id: TenantId, status: Status, reason: Option<Reason>) -> Tenant {
-    Tenant {
-        tenant_id,
-        customer: "Contoso".into(),
-        status,
-        reason,
-        api: IncidentApi::Graph,
-        roles: vec![],
-        consented_at: None,
-        consented_by: None,
-        activated_at: None,
-        offboarded_at: None,
-        verification: None,
-        revision: 0,
-    }
+    Tenant { reason, ..Tenant::new(tenant_id, "Contoso".into(), status, IncidentApi::Graph) }
 }

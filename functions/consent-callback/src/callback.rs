@@ -8,10 +8,10 @@ use shared::{
     },
     error::{Error, Result},
     lambda::{event::HttpResponse, runtime::tenant_span},
-    onboarding::{Consent, Recorded},
+    onboarding::{Binding, Consent, Recorded, may_bind},
     registry::{
         Write,
-        attempts::{ConsentAttempt, ConsentRejection, Stage},
+        attempts::{ConsentAttempt, ConsentRejection, SignedIn, Stage},
         invitations::{Invitation, InvitationStatus},
         tenants::Status,
     },
@@ -53,8 +53,8 @@ impl ConsentRequest<'_> {
             (Step::SignIn, AuthorizationOutcome::Refused(error), Stage::Begun) => {
                 Ok(self.authorization_failed(&attempt, error, self.sign_in_url(&browser, &attempt).await?))
             }
-            (Step::Consent, AuthorizationOutcome::Refused(error), Stage::SignedIn { tenant_id, .. }) => {
-                Ok(self.authorization_failed(&attempt, error, self.consent_url(&browser, &tenant_id).await?))
+            (Step::Consent, AuthorizationOutcome::Refused(error), Stage::SignedIn { signed_in }) => {
+                Ok(self.authorization_failed(&attempt, error, self.consent_url(&browser, &signed_in.tenant_id).await?))
             }
             // A repeated callback, or one whose step is over.
             _ => Ok(redirect(self.result_url())),
@@ -121,36 +121,26 @@ impl ConsentRequest<'_> {
             return self.reject(attempt, ConsentRejection::Closed, Some(tenant_id)).await;
         };
         let tenant = self.app.registry.tenant(&tenant_id).await?;
-        if let Err(rejection) = invitation.may_be_used_for(&tenant_id, tenant.as_ref()) {
+        let role_proven = user.may_consent_to(self.app.config.incident_api.preferred());
+        let signed_in = SignedIn { tenant_id, object_id: user.object_id, name: user.name, role_proven };
+        // The rule is applied again to the consent. Here it spares a person a consent that cannot count.
+        if let Binding::Refused(rejection) = may_bind(&invitation, &signed_in, tenant.as_ref()) {
             return self.reject(attempt, rejection, Some(tenant_id)).await;
         }
-        let trusted = self.is_trusted(&invitation, &user).await?;
         let location = self.consent_url(browser, &tenant_id).await?;
-        let person = user.name.unwrap_or(user.object_id);
         tracing::info!(target: RECORD, audit = true,
             tenant_id = %tenant_id,
             invitation_id = attempt.invitation_id,
-            person,
-            trusted,
+            person = signed_in.person(),
+            object_id = signed_in.object_id,
+            role_proven,
             "signed in for consent"
         );
-        let stage = Stage::SignedIn { tenant_id, person, trusted };
+        let stage = Stage::SignedIn { signed_in };
         Ok(redirect(match self.app.registry.advance_attempt(attempt, stage).await? {
             Write::Done => location,
             Write::Conflict => self.result_url(),
         }))
-    }
-
-    /// Returns true if the coming consent binds the tenant without the operator. That needs a tenant that the operator
-    /// named, a user with a role that may consent, or a tenant without an earlier consent. In the last case only an
-    /// administrator can give the coming one.
-    async fn is_trusted(&self, invitation: &Invitation, user: &SignedInUser) -> Result<bool> {
-        let api = self.app.config.incident_api.preferred();
-        if invitation.expected_tenant.is_some() || user.may_consent_to(api) {
-            return Ok(true);
-        }
-        let had_consent = self.app.onboarding.had_consent(&user.tenant_id, self.deadline);
-        Ok(!had_consent.instrument(tenant_span(&user.tenant_id)).await?)
     }
 
     /// Redeems the authorization code and validates the ID token.
@@ -171,13 +161,13 @@ impl ConsentRequest<'_> {
 
     /// After the admin consent: records it if `tenant`, from the query string, is the tenant of the signed-in user.
     async fn consented(&self, attempt: &mut ConsentAttempt, tenant: TenantId) -> Result<HttpResponse> {
-        let Stage::SignedIn { tenant_id, person, trusted } = attempt.stage.clone() else {
+        let Stage::SignedIn { signed_in } = attempt.stage.clone() else {
             return Ok(redirect(self.result_url()));
         };
-        if tenant != tenant_id {
-            return self.reject(attempt, ConsentRejection::WrongTenant, Some(tenant_id)).await;
+        if tenant != signed_in.tenant_id {
+            return self.reject(attempt, ConsentRejection::WrongTenant, Some(signed_in.tenant_id)).await;
         }
-        let stage = Stage::Consented { tenant_id, person, trusted, at: self.now };
+        let stage = Stage::Consented { signed_in, at: self.now };
         if self.app.registry.advance_attempt(attempt, stage).await? == Write::Done
             && let Some(page) = self.record_consent(attempt).await?
         {
@@ -189,9 +179,9 @@ impl ConsentRequest<'_> {
     /// Records the consent of an attempt in [`Stage::Consented`] and makes a first try to verify the tenant. Returns a
     /// page only if the consent is rejected.
     pub(crate) async fn record_consent(&self, attempt: &mut ConsentAttempt) -> Result<Option<HttpResponse>> {
-        let Stage::Consented { tenant_id, person, trusted, at } = attempt.stage.clone() else { return Ok(None) };
-        let invitation_id = attempt.invitation_id.clone();
-        let consent = Consent { invitation_id, tenant_id, person, at, trusted };
+        let Stage::Consented { signed_in, at } = attempt.stage.clone() else { return Ok(None) };
+        let tenant_id = signed_in.tenant_id;
+        let consent = Consent { invitation_id: attempt.invitation_id.clone(), signed_in, at };
         let record = self.app.onboarding.record(&consent).instrument(tenant_span(&tenant_id));
         match record.await? {
             Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
@@ -201,8 +191,11 @@ impl ConsentRequest<'_> {
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,
                     invitation_id = consent.invitation_id,
-                    person = consent.person,
+                    person = consent.signed_in.person(),
+                    object_id = consent.signed_in.object_id,
+                    role_proven = consent.signed_in.role_proven,
                     status = tenant.status.as_str(),
+                    reason = tenant.reason.map(Reason::as_str),
                     "consent recorded"
                 );
                 if tenant.status == Status::Active {

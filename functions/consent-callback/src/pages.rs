@@ -194,7 +194,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
             ConsentRejection::PersonalAccount => (403, Message::PersonalAccount),
             ConsentRejection::NotVerified => (400, Message::NotVerified),
-            ConsentRejection::NotTrusted => (403, Message::NotTrusted),
+            ConsentRejection::RoleNotProven => (403, Message::RoleNotProven),
             ConsentRejection::Closed => (410, Message::Revoked),
         };
         self.plain(status, message)

@@ -15,7 +15,7 @@ use shared::{
     },
     microsoft::Microsoft,
     registry::{
-        attempts::{ConsentAttempt, ConsentRejection, Stage},
+        attempts::{ConsentAttempt, ConsentRejection, SignedIn, Stage},
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
@@ -30,9 +30,6 @@ use crate::{
     pages::{PageExtras, Pages, redirect},
     texts::Message,
 };
-
-/// Path segments that are routes of their own, in the place of an invitation.
-const RESERVED_SEGMENTS: [&str; 2] = ["callback", "result"];
 
 const CALLBACK_PATH: &str = "/consent/callback";
 const RESULT_PATH: &str = "/consent/result";
@@ -49,19 +46,14 @@ pub(crate) struct ConsentRequest<'a> {
 
 impl ConsentRequest<'_> {
     pub(crate) async fn route(&self) -> Result<HttpResponse> {
-        let segments = self.http.segments();
-        let allowed = match (self.http.method.as_str(), segments.as_slice()) {
-            ("GET", ["consent", "callback"]) => return self.callback().await,
-            ("GET", ["consent", "result"]) => return self.result().await,
-            ("GET", ["consent", token]) if !RESERVED_SEGMENTS.contains(token) => return self.invitation(token).await,
-            ("POST", ["consent", token]) if !RESERVED_SEGMENTS.contains(token) => return self.start(token).await,
-            (_, ["consent", "callback" | "result"]) => "GET",
-            (_, ["consent", _]) => "GET, POST",
-            _ => return Ok(self.pages.plain(404, Message::NotFound)),
-        };
-        let mut response = self.pages.plain(405, Message::MethodNotAllowed);
-        response.headers.insert("allow", allowed.into());
-        Ok(response)
+        let token = self.http.path_parameter("invitation");
+        match self.http.route_key.as_str() {
+            "GET /consent/callback" => self.callback().await,
+            "GET /consent/result" => self.result().await,
+            "GET /consent/{invitation}" => self.invitation(token).await,
+            "POST /consent/{invitation}" => self.start(token).await,
+            _ => Ok(self.pages.plain(404, Message::NotFound)),
+        }
     }
 
     /// The open invitation of a link, or the page that says why the link cannot be used.
@@ -186,11 +178,11 @@ impl ConsentRequest<'_> {
                 Ok(self.pages.message(200, Message::Unfinished, next))
             }
             Stage::SigningIn => Ok(self.pages.plain(200, Message::StartAgain)),
-            Stage::SignedIn { tenant_id, .. } => {
-                let next = PageExtras::link(self.consent_url(&browser, tenant_id).await?);
+            Stage::SignedIn { signed_in } => {
+                let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))
             }
-            Stage::Consented { tenant_id, .. } | Stage::Settled { tenant_id } => {
+            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
                 if tenant.status == Status::Pending {
                     tenant = self.advance_tenant(tenant_id).await?;

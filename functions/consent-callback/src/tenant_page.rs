@@ -122,19 +122,12 @@ mod tests {
     }
 
     fn tenant(status: Status, reason: Option<Reason>, roles: &[&str]) -> Tenant {
+        let tenant_id = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
         Tenant {
-            tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
-            customer: "<script>alert(1)</script>".into(),
-            status,
             reason,
-            api: IncidentApi::Graph,
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-            consented_at: None,
             consented_by: Some("\"><img src=x>".into()),
-            activated_at: None,
-            offboarded_at: None,
-            verification: None,
-            revision: 0,
+            ..Tenant::new(tenant_id, "<script>alert(1)</script>".into(), status, IncidentApi::Graph)
         }
     }
 

@@ -40,6 +40,10 @@ use shared::{
 /// The time for one HTTP request. API Gateway waits for 30 seconds, however long the function itself may run.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(28_500);
 
+/// The time by which a poll may start ahead of its schedule. A token that is so close to the age of
+/// `CONSENT_CHECK_SECONDS` would be too old at the next poll.
+const POLL_JITTER: SignedDuration = SignedDuration::from_secs(5);
+
 /// The settings of the function, from its environment.
 #[derive(Debug)]
 pub struct Config {
@@ -54,6 +58,7 @@ pub struct Config {
     poll_max_interval: SignedDuration,
     overlap: SignedDuration,
     first_lookback: SignedDuration,
+    consent_check: SignedDuration,
     sweep: SignedDuration,
 }
 
@@ -71,6 +76,7 @@ impl Config {
         let poll_max_interval = variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
         let overlap = variables.at_least("POLL_OVERLAP_SECONDS", 900, 0);
         let first_lookback = variables.at_least("FIRST_LOOKBACK_HOURS", 24, 0);
+        let consent_check = variables.at_least("CONSENT_CHECK_SECONDS", 600, 60);
         let sweep = variables.sweep();
         let seconds = |seconds: u32| SignedDuration::from_secs(seconds.into());
         let hours = |hours: u32| SignedDuration::from_hours(hours.into());
@@ -86,6 +92,7 @@ impl Config {
             poll_max_interval: seconds(poll_max_interval),
             overlap: seconds(overlap),
             first_lookback: hours(first_lookback),
+            consent_check: seconds(consent_check),
             sweep,
         })
     }
@@ -121,6 +128,7 @@ impl App {
                 poll_interval: config.poll_interval,
                 overlap: config.overlap,
                 first_lookback: config.first_lookback,
+                max_token_age: config.consent_check - POLL_JITTER,
                 format: config.format,
             },
         };
@@ -164,15 +172,16 @@ impl App {
 
     async fn route(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let deadline = invocation.deadline;
-        match (request.method.as_str(), request.segments().as_slice()) {
-            ("GET", ["incidents"]) => self.list_all_incidents(request, deadline).await,
-            ("POST", ["hunting"]) => self.hunt(request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents"]) => self.list_incidents(tenant.parse()?, request, deadline).await,
-            ("GET", ["tenants", tenant, "incidents", incident]) => {
-                self.get_incident(tenant.parse()?, incident_id(incident)?, request, deadline).await
+        let incident = || incident_id(request.path_parameter("incident_id"));
+        match request.route_key.as_str() {
+            "GET /incidents" => self.list_all_incidents(request, deadline).await,
+            "POST /hunting" => self.hunt(request, deadline).await,
+            "GET /tenants/{tenant_id}/incidents" => self.list_incidents(request.tenant_id()?, request, deadline).await,
+            "GET /tenants/{tenant_id}/incidents/{incident_id}" => {
+                self.get_incident(request.tenant_id()?, incident()?, request, deadline).await
             }
-            ("PATCH", ["tenants", tenant, "incidents", incident]) => {
-                self.change(tenant.parse()?, incident_id(incident)?, request, deadline).await
+            "PATCH /tenants/{tenant_id}/incidents/{incident_id}" => {
+                self.change(request.tenant_id()?, incident()?, request, deadline).await
             }
             _ => Err(Error::NotFound),
         }

@@ -117,19 +117,24 @@ impl App {
 
     async fn route(&self, http: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let request = &AdminRequest { http, invocation, actor: &http.caller()?.user_arn };
-        match (http.method.as_str(), http.segments().as_slice()) {
-            ("POST", ["invitations"]) => self.invite(request).await,
-            ("GET", ["invitations"]) => self.list_invitations(request).await,
-            ("DELETE", ["invitations", invitation]) => self.revoke_invitation(request, invitation).await,
-            ("GET", ["tenants"]) => self.list_tenants(request).await,
-            ("GET", ["tenants", tenant]) => self.show_tenant(request, tenant.parse()?).await,
-            ("PATCH", ["tenants", tenant]) => self.change_tenant(request, tenant.parse()?).await,
-            ("DELETE", ["tenants", tenant]) => self.offboard(request, tenant.parse()?).await,
-            ("POST", ["tenants", tenant, "sync"]) => self.start_job(request, tenant.parse()?).await,
-            ("GET", ["tenants", tenant, "sync", job]) => self.show_job(request, tenant.parse()?, job).await,
-            ("DELETE", ["tenants", tenant, "sync", job]) => self.cancel_job(request, tenant.parse()?, job).await,
-            ("POST", ["tenants", tenant, "pause"]) => self.pause(request, tenant.parse()?).await,
-            ("POST", ["tenants", tenant, "resume"]) => self.resume(request, tenant.parse()?).await,
+        let parameter = |name: &str| http.path_parameter(name);
+        match http.route_key.as_str() {
+            "POST /invitations" => self.invite(request).await,
+            "GET /invitations" => self.list_invitations(request).await,
+            "DELETE /invitations/{invitation_id}" => self.revoke_invitation(request, parameter("invitation_id")).await,
+            "GET /tenants" => self.list_tenants(request).await,
+            "GET /tenants/{tenant_id}" => self.show_tenant(request, http.tenant_id()?).await,
+            "PATCH /tenants/{tenant_id}" => self.change_tenant(request, http.tenant_id()?).await,
+            "DELETE /tenants/{tenant_id}" => self.offboard(request, http.tenant_id()?).await,
+            "POST /tenants/{tenant_id}/sync" => self.start_job(request, http.tenant_id()?).await,
+            "GET /tenants/{tenant_id}/sync/{job_id}" => {
+                self.show_job(request, http.tenant_id()?, parameter("job_id")).await
+            }
+            "DELETE /tenants/{tenant_id}/sync/{job_id}" => {
+                self.cancel_job(request, http.tenant_id()?, parameter("job_id")).await
+            }
+            "POST /tenants/{tenant_id}/pause" => self.pause(request, http.tenant_id()?).await,
+            "POST /tenants/{tenant_id}/resume" => self.resume(request, http.tenant_id()?).await,
             _ => Err(Error::NotFound),
         }
     }

@@ -12,7 +12,7 @@ use shared::{
     onboarding::Onboarding,
     registry::{
         feed::{Feed, LastSweep},
-        tenants::{Status, Tenant, Verification},
+        tenants::{Status, Tenant},
     },
     telemetry::RECORD,
     tenant::{Reason, TenantId},
@@ -40,6 +40,7 @@ struct TenantView<'a> {
     incidents_total: u64,
     quarantined: u64,
     last_sweep: Option<&'a LastSweep>,
+    role_proven: bool,
 }
 
 impl<'a> TenantView<'a> {
@@ -60,6 +61,7 @@ impl<'a> TenantView<'a> {
             incidents_total: feed.map_or(0, |feed| feed.incidents_total),
             quarantined: feed.map_or(0, |feed| feed.quarantined),
             last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
+            role_proven: tenant.role_proven,
         }
     }
 }
@@ -80,8 +82,8 @@ impl Resumption {
     fn of(tenant: &Tenant) -> Result<Self> {
         match (tenant.status, tenant.reason) {
             (Status::Offboarded, _) => Err(Error::TenantNotActive(tenant.reason)),
-            (Status::Active, _) | (Status::Pending, None) => Ok(Self::Nothing),
-            (Status::Pending, Some(_)) => Ok(Self::Onboard),
+            (Status::Pending, Some(Reason::Operator)) => Ok(Self::Onboard),
+            (Status::Active | Status::Pending, _) => Ok(Self::Nothing),
             (Status::Paused, _) if tenant.activated_at.is_none() => Ok(Self::Onboard),
             (Status::Paused, Some(Reason::Operator) | None) => Ok(Self::Restart),
             (Status::Paused, Some(_)) => Ok(Self::Verify),
@@ -92,10 +94,7 @@ impl Resumption {
         match self {
             Self::Nothing | Self::Verify => {}
             Self::Restart => (tenant.status, tenant.reason) = (Status::Active, None),
-            Self::Onboard => {
-                (tenant.status, tenant.reason) = (Status::Pending, None);
-                tenant.verification = Some(Verification::new(now));
-            }
+            Self::Onboard => tenant.start_verification(now),
         }
     }
 }
@@ -229,10 +228,14 @@ impl App {
     pub(crate) async fn pause(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         self.clients.registry.known_tenant(&tenant).await?;
         expect_no_input(request.http)?;
+        let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
             refuse_offboarded(tenant)?;
-            (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::Operator));
-            tenant.verification = None;
+            if !tenant.is_paused_by_operator() {
+                (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::Operator));
+                tenant.verification = None;
+                tenant.operator_paused_at = Some(now);
+            }
             Ok(())
         };
         let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
@@ -312,19 +315,15 @@ mod tests {
     use super::*;
 
     fn tenant(status: Status, reason: Option<Reason>) -> Tenant {
+        let tenant_id = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
         Tenant {
-            tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
-            customer: "Contoso".into(),
-            status,
             reason,
-            api: IncidentApi::Graph,
             roles: vec!["SecurityIncident.Read.All".into()],
             consented_at: Some("2026-11-22T08:00:00Z".parse().unwrap()),
             consented_by: Some("Ada".into()),
+            role_proven: true,
             activated_at: Some("2026-11-22T08:01:00Z".parse().unwrap()),
-            offboarded_at: None,
-            verification: None,
-            revision: 3,
+            ..Tenant::new(tenant_id, "Contoso".into(), status, IncidentApi::Graph)
         }
     }
 
@@ -346,7 +345,7 @@ mod tests {
                 r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
                 r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","#,
                 r#""lag_seconds":60,"incidents_total":7,"quarantined":1,"#,
-                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
+                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2},"role_proven":true}"#
             )
         );
         let never = serde_json::to_value(TenantView::new(&active, None, now)).unwrap();
@@ -365,9 +364,9 @@ mod tests {
         let operator = Some(Reason::Operator);
         assert_eq!(resumed(tenant(Status::Active, None)), (Status::Active, None));
         assert_eq!(resumed(tenant(Status::Paused, operator)), (Status::Active, None));
-        assert_eq!(resumed(tenant(Status::Pending, operator)), (Status::Pending, None));
+        assert_eq!(resumed(tenant(Status::Pending, operator)), (Status::Pending, Some(Reason::ConsentMissing)));
         let never_active = Tenant { activated_at: None, ..tenant(Status::Paused, operator) };
-        assert_eq!(resumed(never_active), (Status::Pending, None));
+        assert_eq!(resumed(never_active), (Status::Pending, Some(Reason::ConsentMissing)));
         let refused = tenant(Status::Paused, Some(Reason::ConsentMissing));
         assert_eq!(resumed(refused.clone()), (Status::Paused, Some(Reason::ConsentMissing)));
         assert!(matches!(Resumption::of(&refused), Ok(Resumption::Verify)));

@@ -117,11 +117,10 @@ impl App {
 
     async fn serve_request(&self, request: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
         let caller = request.caller()?;
-        let segments = request.segments();
-        let ("POST", ["tenants", tenant, "token"]) = (request.method.as_str(), segments.as_slice()) else {
+        if request.route_key != "POST /tenants/{tenant_id}/token" {
             return Err(Error::NotFound);
-        };
-        let tenant = self.registry.active_tenant(&tenant.parse()?).await?;
+        }
+        let tenant = self.registry.active_tenant(&request.tenant_id()?).await?;
         request.parameters(&[])?;
         let body = if request.body.is_empty() {
             RequestBody::default()

@@ -130,20 +130,9 @@ mod tests {
 
     #[test]
     fn only_a_pause_by_microsoft_s_responses_is_counted() {
-        let tenant = |status, reason| Tenant {
-            tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
-            customer: "Contoso".into(),
-            status,
-            reason,
-            api: IncidentApi::Graph,
-            roles: vec![],
-            consented_at: None,
-            consented_by: None,
-            activated_at: None,
-            offboarded_at: None,
-            verification: None,
-            revision: 0,
-        };
+        let tenant_id: TenantId = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
+        let tenant =
+            |status, reason| Tenant { reason, ..Tenant::new(tenant_id, "Contoso".into(), status, IncidentApi::Graph) };
         let (active, missing) = (tenant(Status::Active, None), tenant(Status::Paused, Some(Reason::ConsentMissing)));
         let (disabled, operator) =
             (tenant(Status::Paused, Some(Reason::DisabledByCustomer)), tenant(Status::Paused, Some(Reason::Operator)));

@@ -107,9 +107,9 @@ impl AccessToken {
         now < self.refresh_at
     }
 
-    /// True if Entra issued the token at most `age` ago.
+    /// True if Entra issued the token less than `age` ago.
     pub(super) fn is_younger_than(&self, age: SignedDuration, now: Timestamp) -> bool {
-        now.duration_since(self.issued_at) <= age
+        now.duration_since(self.issued_at) < age
     }
 }
 

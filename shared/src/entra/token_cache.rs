@@ -120,7 +120,7 @@ impl Tokens {
         self.cache.get_or_request(tenant, api, Freshness::Fresh, deadline).boxed().await
     }
 
-    /// A token that Entra issued at most `age` ago. A token outlives the consent that it rests on, so this call detects a
+    /// A token that Entra issued less than `age` ago. A token outlives the consent that it rests on, so this call detects a
     /// withdrawn consent before the token expires. If Entra refuses, the older token is dropped and the refusal returned.
     /// If Entra cannot be reached, the older token is used while it lasts.
     pub async fn access_token_no_older_than(

@@ -35,10 +35,6 @@ const MAX_HUNTING_RESULT_BYTES: usize = 6 << 20;
 /// The longest time for which a worker relies on `throttled_until` as it last read it. Other functions write it, too.
 const THROTTLING_MAX_AGE: SignedDuration = SignedDuration::from_secs(2);
 
-/// The maximum age of a confirmed token. Entra refuses the next one after consent is withdrawn, and the interface
-/// promises to notice that within 30 seconds of polling. A change relies on it, too: consent to writing may be as new.
-pub const MAX_CONFIRMED_TOKEN_AGE: SignedDuration = SignedDuration::from_secs(25);
-
 /// The incident APIs of all tenants. Requests are sent only by the [`TenantClient`] that [`Incidents::of`] returns.
 #[derive(Clone)]
 pub struct Incidents {
@@ -54,8 +50,8 @@ pub struct Incidents {
 pub enum TokenFreshness {
     /// Any cached token that is still usable.
     Cached,
-    /// A token that Entra issued at most [`MAX_CONFIRMED_TOKEN_AGE`] ago.
-    Confirmed,
+    /// A token that Entra issued less than this time ago.
+    YoungerThan(SignedDuration),
 }
 
 /// The budget that a client takes its calls out of.
@@ -73,7 +69,9 @@ pub enum CallBudget<'a> {
 /// in the lease.
 ///
 /// # Errors
-/// Each method returns [`Error::Throttled`] without a request when the budget is used up or Microsoft asked to wait.
+/// Each method returns [`Error::Throttled`] without a request when the budget is used up or Microsoft asked to wait. It
+/// returns [`Error::Refused`] with [`Reason::RoleMissing`] only if a fresh token lacks the role that the call needs, and
+/// with [`Reason::ResourceAbsent`] if the API forbids the call in spite of the role.
 pub struct TenantClient<'a> {
     incidents: &'a Incidents,
     tenant: TenantId,
@@ -109,9 +107,6 @@ impl TenantClient<'_> {
         let query = IncidentQuery { top: 1, alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let request = self.incidents.http.get(self.list_url(&query));
         let response = send_with_token(request, token, Call::ListIncidents, self.deadline).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            return Err(Error::Refused(Reason::RoleMissing));
-        }
         self.successful(response).await?.bytes().await.map(|_| ())
     }
 
@@ -201,19 +196,21 @@ impl TenantClient<'_> {
         let Incidents { tokens, http, .. } = self.incidents;
         let token: Arc<AccessToken> = match freshness {
             TokenFreshness::Cached => tokens.access_token(&self.tenant, self.api, deadline).await?,
-            TokenFreshness::Confirmed => {
-                tokens.access_token_no_older_than(&self.tenant, self.api, MAX_CONFIRMED_TOKEN_AGE, deadline).await?
+            TokenFreshness::YoungerThan(age) => {
+                tokens.access_token_no_older_than(&self.tenant, self.api, age, deadline).await?
             }
         };
         let response = send_with_token(request(http), &token, call, deadline).await?;
         if !refuses_token(&response) {
             return self.successful(response).await;
         }
-        let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await?;
-        let response = send_with_token(request(http), &fresh, call, deadline).await?;
-        if refuses_token(&response) {
-            tokens.forget(&self.tenant);
+        let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await;
+        // Without a fresh token, the refused one must not be used again.
+        let fresh = fresh.inspect_err(|_| tokens.forget(&self.tenant))?;
+        if fresh.roles().is_some_and(|roles| !allows(self.api, roles, call)) {
+            return Err(Error::Refused(Reason::RoleMissing));
         }
+        let response = send_with_token(request(http), &fresh, call, deadline).await?;
         self.successful(response).await
     }
 
@@ -268,6 +265,16 @@ async fn send_with_token(
         // Without it newer members of enumerations are hidden behind `unknownFutureValue`.
         .header("prefer", "include-unknown-enum-members");
     send(request, call, deadline).await
+}
+
+/// Returns true if these app roles allow a call to `api`.
+fn allows(api: IncidentApi, roles: &[String], call: Call) -> bool {
+    let has = |needed: &str| roles.iter().any(|role| role == needed);
+    match call {
+        Call::UpdateIncident | Call::AddComment => has(api.write_role()),
+        Call::Hunt => has(api.hunting_role()),
+        _ => api.readable_with(roles),
+    }
 }
 
 fn refuses_token(response: &Response) -> bool {

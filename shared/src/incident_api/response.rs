@@ -28,11 +28,8 @@ pub(super) async fn classify_response(response: Response, now: Timestamp) -> Res
     let unexpected_status = response.unexpected_status();
     match response.status() {
         status if status.is_success() => ResponseClass::Success(response),
-        StatusCode::FORBIDDEN => {
-            let disabled = error_detail(response).await.is_some_and(|detail| detail.code == "DisabledFeature");
-            let reason = if disabled { Reason::ResourceAbsent } else { Reason::RoleMissing };
-            ResponseClass::Failed(Error::Refused(reason))
-        }
+        // The client compares the token's roles itself. With them, the tenant has nothing that the API could serve.
+        StatusCode::FORBIDDEN => ResponseClass::Failed(Error::Refused(Reason::ResourceAbsent)),
         StatusCode::TOO_MANY_REQUESTS => match response.retry_after(now) {
             Some(wait) => throttled(wait),
             None => throttled(wait_in_body(response).await.unwrap_or(DEFAULT_THROTTLING)),
@@ -52,8 +49,6 @@ struct ErrorBody {
 
 #[derive(Deserialize)]
 struct ErrorDetail {
-    #[serde(default)]
-    code: String,
     #[serde(default)]
     message: String,
 }

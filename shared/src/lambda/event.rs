@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
+    tenant::TenantId,
 };
 
 /// The time between our deadline and Lambda's, in which the response travels.
@@ -84,8 +85,11 @@ pub struct Message {
 pub struct HttpRequest {
     /// The method in upper case.
     pub method: String,
-    /// The path without the stage.
-    pub path: String,
+    /// The key of the route that the gateway authorised, such as `GET /tenants/{tenant_id}`. Empty if the request's path
+    /// is not this route filled in.
+    pub route_key: String,
+    /// The values of the route's parameters by their names.
+    pub path_parameters: BTreeMap<String, String>,
     /// The decoded query parameters in their order. A name may occur twice.
     pub query: Vec<(String, String)>,
     /// The headers, with names in lower case.
@@ -124,6 +128,25 @@ fn text(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+/// The members of an object that are texts.
+fn texts<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (String, String)> + 'a {
+    let members = value.get(key).and_then(Value::as_object).into_iter().flatten();
+    members.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+}
+
+/// Returns true if `path` is the route of `route_key` with `parameters` in their places.
+///
+/// An HTTP API decodes `rawPath` twice and cuts it at an encoded question mark, but decodes each parameter once. So
+/// `rawPath` can be the path of another route than the one that was authorised.
+fn is_filled_in(route_key: &str, parameters: &BTreeMap<String, String>, path: &str) -> bool {
+    let Some((_, route)) = route_key.split_once(' ') else { return false };
+    let filled_in = route.split('/').map(|segment| {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        name.map_or(Some(segment), |name| parameters.get(name).map(String::as_str))
+    });
+    filled_in.eq(path.split('/').map(Some))
+}
+
 impl Message {
     fn from_record(record: &Value) -> Self {
         Self {
@@ -137,19 +160,14 @@ impl HttpRequest {
     fn from_event(event: &Value) -> Self {
         let context = &event["requestContext"];
         let stage = text(context, "stage");
-        let raw_path = event.get("rawPath").or_else(|| context["http"].get("path")).and_then(Value::as_str);
-        let path = raw_path.unwrap_or_default();
-        let path = path
+        let raw_path = text(event, "rawPath");
+        let path = raw_path
             .strip_prefix(&format!("/{stage}"))
             .filter(|rest| rest.starts_with('/') && !stage.is_empty())
-            .unwrap_or(path);
-        let headers = event
-            .get("headers")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), value.as_str()?.to_owned())))
-            .collect();
+            .unwrap_or(&raw_path);
+        let path_parameters = texts(event, "pathParameters").collect();
+        let route_key = Some(text(event, "routeKey")).filter(|key| is_filled_in(key, &path_parameters, path));
+        let headers = texts(event, "headers").map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         let cookies = event.get("cookies").and_then(Value::as_array).into_iter().flatten();
         let user_arn = context.pointer("/authorizer/iam").map(|iam| text(iam, "userArn")).filter(|arn| !arn.is_empty());
         let body = event.get("body").and_then(Value::as_str).unwrap_or_default();
@@ -157,7 +175,8 @@ impl HttpRequest {
         let query = event.get("rawQueryString").and_then(Value::as_str).unwrap_or_default();
         Self {
             method: text(&context["http"], "method").to_ascii_uppercase(),
-            path: path.to_owned(),
+            route_key: route_key.unwrap_or_default(),
+            path_parameters,
             query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
             headers,
             cookies: cookies.filter_map(|cookie| cookie.as_str().map(str::to_owned)).collect(),
@@ -168,9 +187,14 @@ impl HttpRequest {
         }
     }
 
-    /// The segments of the path, not decoded. Our identifiers need no escaping, so an escaped one is unknown.
-    pub fn segments(&self) -> Vec<&str> {
-        self.path.strip_prefix('/').unwrap_or(&self.path).split('/').collect()
+    /// The value of a path parameter, or an empty text if the route has no such parameter.
+    pub fn path_parameter(&self, name: &str) -> &str {
+        self.path_parameters.get(name).map_or("", String::as_str)
+    }
+
+    /// The tenant of the path, or [`Error::NotFound`].
+    pub fn tenant_id(&self) -> Result<TenantId> {
+        Ok(self.path_parameter("tenant_id").parse()?)
     }
 
     /// The IAM caller, or [`Error::UnauthorizedCaller`].
@@ -276,13 +300,16 @@ mod tests {
     #[test]
     fn parses_a_request_of_the_gateway() {
         let request = http(json!({
-            "version": "2.0", "rawPath": "/tenants/x", "rawQueryString": "a=1&a=2&b=x%20y",
+            "version": "2.0", "routeKey": "GET /tenants/{tenant_id}", "rawPath": "/tenants/x",
+            "pathParameters": {"tenant_id": "x"}, "rawQueryString": "a=1&a=2&b=x%20y",
             "headers": {"Content-Type": "text/plain"}, "cookies": ["__Host-mandate=abc", "other=1"],
             "requestContext": {"http": {"method": "get", "path": "/tenants/x"}, "domainName": "h.example.com", "stage": "$default",
                                "authorizer": {"iam": {"userArn": "arn:aws:iam::1:user/u"}}},
             "body": "aGk=", "isBase64Encoded": true
         }));
-        assert_eq!((request.method.as_str(), request.segments()), ("GET", vec!["tenants", "x"]));
+        assert_eq!((request.method.as_str(), request.route_key.as_str()), ("GET", "GET /tenants/{tenant_id}"));
+        assert_eq!(request.path_parameter("tenant_id"), "x");
+        assert_eq!(request.path_parameter("job_id"), "");
         assert_eq!(request.body, b"hi");
         assert_eq!(request.cookie("__Host-mandate"), Some("abc"));
         assert_eq!(request.caller().unwrap().user_arn, "arn:aws:iam::1:user/u");
@@ -307,10 +334,47 @@ mod tests {
 
     #[test]
     fn named_stage_is_not_part_of_the_path() {
-        let event = |stage: &str| json!({"rawPath": "/prod/tenants", "requestContext": {"stage": stage, "http": {"method": "GET"}}});
-        assert_eq!(http(event("prod")).path, "/tenants");
-        assert_eq!(http(event("$default")).path, "/prod/tenants");
-        assert_eq!(http(event("pro")).path, "/prod/tenants");
+        let route = |stage: &str| {
+            let context = json!({"stage": stage, "http": {"method": "GET"}});
+            http(json!({"routeKey": "GET /tenants", "rawPath": "/prod/tenants", "requestContext": context})).route_key
+        };
+        assert_eq!(route("prod"), "GET /tenants");
+        for stage in ["$default", "pro", ""] {
+            assert_eq!(route(stage), "", "{stage}");
+        }
+    }
+
+    #[test]
+    fn raw_path_must_be_the_authorised_route_filled_in() {
+        let job = "DELETE /tenants/{tenant_id}/sync/{job_id}";
+        let is_routed = |key: Value, parameters: Value, path: &str| {
+            let context = json!({"http": {"method": "DELETE"}, "stage": "$default"});
+            let event =
+                json!({"routeKey": key, "pathParameters": parameters, "rawPath": path, "requestContext": context});
+            !http(event).route_key.is_empty()
+        };
+        let both = || json!({"tenant_id": "a", "job_id": "b"});
+        assert!(is_routed(json!(job), both(), "/tenants/a/sync/b"));
+        assert!(is_routed(json!("GET /tenants"), Value::Null, "/tenants"));
+        for (key, parameters, path) in [
+            (json!(job), json!({"tenant_id": "a", "job_id": "?"}), "/tenants/a/sync/"),
+            (json!(job), json!({"tenant_id": "a?", "job_id": "b"}), "/tenants/a"),
+            (json!(job), json!({"tenant_id": "a%2Fb", "job_id": "c"}), "/tenants/a/b/sync/c"),
+            (json!(job), json!({"tenant_id": "a/b", "job_id": "c"}), "/tenants/a/b/sync/c"),
+            (json!(job), json!({"tenant_id": "a%20", "job_id": "b"}), "/tenants/a /sync/b"),
+            (json!(job), both(), "/tenants/a"),
+            (json!(job), both(), "/tenants/A/sync/b"),
+            (json!(job), both(), "/Tenants/a/sync/b"),
+            (json!(job), both(), "/tenants/a/sync/b/"),
+            (json!(job), both(), "/prod/tenants/a/sync/b"),
+            (json!(job), json!({"tenant_id": "a"}), "/tenants/a/sync/{job_id}"),
+            (json!(job), Value::Null, "/tenants/a/sync/b"),
+            (Value::Null, both(), "/tenants/a/sync/b"),
+            (json!("$default"), both(), "/tenants/a/sync/b"),
+            (json!(7), both(), "/tenants/a/sync/b"),
+        ] {
+            assert!(!is_routed(key.clone(), parameters.clone(), path), "{key} {parameters} {path}");
+        }
     }
 
     #[test]
@@ -327,11 +391,11 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_events_are_parsed_as_something(
-            event in damaged(r#"{"requestContext":{"http":{"method":"POST","path":"/x"},"stage":"$default","requestId":"r","authorizer":{"iam":{"userArn":"arn"}}},"rawPath":"/tenants/%C3%BC/token","rawQueryString":"a=1&b=%20","headers":{"Cookie":"a=b"},"cookies":["__Host-a=b"],"body":"eyJhIjoxfQ==","isBase64Encoded":true,"Records":[{"messageId":"m","body":"{}"}]}"#),
+            event in damaged(r#"{"requestContext":{"http":{"method":"POST","path":"/x"},"stage":"$default","requestId":"r","authorizer":{"iam":{"userArn":"arn"}}},"routeKey":"POST /tenants/{tenant_id}/token","pathParameters":{"tenant_id":"%C3%BC"},"rawPath":"/tenants/%C3%BC/token","rawQueryString":"a=1&b=%20","headers":{"Cookie":"a=b"},"cookies":["__Host-a=b"],"body":"eyJhIjoxfQ==","isBase64Encoded":true,"Records":[{"messageId":"m","body":"{}"}]}"#),
         ) {
             let Ok(event) = serde_json::from_slice::<Value>(&event) else { return Ok(()) };
             if let Event::Http(request) = Event::parse(event) {
-                let _ = (request.segments().len(), request.caller().is_ok(), request.cookie("__Host-a").is_some());
+                let _ = (request.tenant_id().is_ok(), request.caller().is_ok(), request.cookie("__Host-a").is_some());
                 let _ = (request.parameters(&["a", "b"]).is_ok(), request.json::<BTreeMap<String, u32>>("x").is_ok());
             }
         }

@@ -10,7 +10,7 @@ use crate::{
         runtime::{catch_panic, tenant_span},
     },
     telemetry,
-    tenant::{Reason, TenantId},
+    tenant::Reason,
 };
 
 /// The size of a page where the caller names none.
@@ -27,10 +27,7 @@ pub async fn json_route(
     request: &HttpRequest,
     work: impl Future<Output = Result<HttpResponse>>,
 ) -> HttpResponse {
-    let tenant = match request.segments().as_slice() {
-        ["tenants", tenant, ..] => tenant.parse::<TenantId>().ok(),
-        _ => None,
-    };
+    let tenant = request.tenant_id().ok();
     let span = tenant.as_ref().map_or_else(Span::none, tenant_span);
     let work = async {
         let started = clock.now();

@@ -4,7 +4,10 @@
 //! pending until a fresh app-only token for it carries a role that may read incidents, and one live read has succeeded.
 //! The result page, the polls and the operator's resume each make the next try when it is due.
 
+mod binding;
 mod verification;
+
+pub use binding::{Binding, may_bind};
 
 use jiff::Timestamp;
 
@@ -18,10 +21,11 @@ use crate::{
     microsoft::{IncidentApi, IncidentApiSetting},
     registry::{
         Registry,
-        attempts::ConsentRejection,
+        attempts::{ConsentRejection, SignedIn},
         invitations::{Invitation, InvitationStatus},
-        tenants::{Status, Tenant, Verification},
+        tenants::{Status, Tenant},
     },
+    telemetry::RECORD,
     tenant::{Reason, TenantId},
 };
 
@@ -41,15 +45,68 @@ pub struct Onboarding {
 pub struct Consent {
     /// The identifier of the invitation that the person opened.
     pub invitation_id: String,
-    /// The directory that the person signed in to and consented for.
-    pub tenant_id: TenantId,
-    /// The person who consented: the name in the directory, or the object id.
-    pub person: String,
+    /// The person, who signed in to the directory that the consent is for.
+    pub signed_in: SignedIn,
     /// The time at which the browser returned with the consent.
     pub at: Timestamp,
-    /// True if the consent may bind the tenant without the operator, as in
-    /// [`Stage::SignedIn`](crate::registry::attempts::Stage::SignedIn).
-    pub trusted: bool,
+}
+
+impl Consent {
+    /// The effect on `tenant`. A consent that another customer's newer one has replaced is not applied again.
+    fn binding(&self, invitation: &Invitation, tenant: Option<&Tenant>) -> Binding {
+        match may_bind(invitation, &self.signed_in, tenant) {
+            Binding::New if tenant.is_some_and(|tenant| self.is_replaced_in(tenant)) => {
+                Binding::Refused(ConsentRejection::OtherCustomer)
+            }
+            binding => binding,
+        }
+    }
+
+    /// True if a newer consent of another customer, which did not need the operator either, has made the record.
+    fn is_replaced_in(&self, tenant: &Tenant) -> bool {
+        tenant.reason != Some(Reason::Operator) && tenant.consented_at.is_some_and(|at| at > self.at)
+    }
+
+    fn has_used(&self, invitation: &Invitation) -> bool {
+        (invitation.used_at, invitation.used_by) == (Some(self.at), Some(self.signed_in.tenant_id))
+    }
+
+    fn is_repeated_or_older(&self, tenant: &Tenant) -> bool {
+        tenant.consented_at.is_some_and(|at| at >= self.at)
+    }
+
+    fn new_tenant(&self, invitation: &Invitation, setting: IncidentApiSetting, waits_for_operator: bool) -> Tenant {
+        let mut tenant = Tenant {
+            reason: Some(Reason::Operator),
+            consented_at: Some(self.at),
+            consented_by: Some(self.signed_in.person().to_owned()),
+            role_proven: self.signed_in.role_proven,
+            ..Tenant::new(self.signed_in.tenant_id, invitation.customer.clone(), Status::Pending, setting.preferred())
+        };
+        if !waits_for_operator {
+            tenant.start_verification(self.at);
+        }
+        tenant
+    }
+
+    /// Changes an existing `tenant` as `binding` says.
+    fn apply(&self, binding: Binding, tenant: &mut Tenant, invitation: &Invitation, setting: IncidentApiSetting) {
+        match binding {
+            Binding::New | Binding::WaitsForOperator => {
+                let new = self.new_tenant(invitation, setting, binding == Binding::WaitsForOperator);
+                *tenant = Tenant { revision: tenant.revision, ..new };
+            }
+            Binding::Renewed if !self.is_repeated_or_older(tenant) => {
+                tenant.consented_at = Some(self.at);
+                tenant.consented_by = Some(self.signed_in.person().to_owned());
+                tenant.role_proven = self.signed_in.role_proven;
+                if tenant.status != Status::Active {
+                    tenant.start_verification(self.at);
+                }
+            }
+            Binding::Renewed | Binding::Unchanged | Binding::Refused(_) => {}
+        }
+    }
 }
 
 /// The outcome of [`Onboarding::record`].
@@ -74,70 +131,56 @@ impl Onboarding {
         Self { setting, tokens, incidents, registry, events, clock }
     }
 
-    /// Returns true if Entra issues an app-only token with roles for `tenant` already, or if Microsoft's response leaves it
-    /// open. A later consent then proves nothing about the person who brings it.
-    ///
-    /// # Errors
-    /// [`Error::CredentialRejected`], [`Error::Internal`], [`Error::DeadlineExceeded`].
-    pub async fn had_consent(&self, tenant: &TenantId, deadline: Deadline) -> Result<bool> {
-        for api in self.setting.candidates() {
-            match self.tokens.fresh_access_token(tenant, *api, deadline).await {
-                Ok(token) if token.roles().is_some_and(<[String]>::is_empty) || !token.has_object_id() => {}
-                Ok(_)
-                | Err(
-                    Error::Throttled { .. }
-                    | Error::Upstream { .. }
-                    | Error::Malformed { .. }
-                    | Error::Partial { .. }
-                    | Error::Unreachable { .. },
-                ) => {
-                    return Ok(true);
-                }
-                Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Applies a consent: its invitation becomes used, and its tenant pending, unless it is active already. Repeating the
-    /// call for the same consent has no further effect.
+    /// Applies a consent by the rule of [`may_bind`]: its invitation becomes used, and its tenant pending, unless it is
+    /// active already. Repeating the call for the same consent has no further effect.
     pub async fn record(&self, consent: &Consent) -> Result<Recorded> {
         let Some(invitation) = self.registry.invitation(&consent.invitation_id).await? else {
             return Ok(Recorded::Refused(ConsentRejection::Closed));
         };
-        let tenant = self.registry.tenant(&consent.tenant_id).await?;
-        if let Err(rejection) = check_consent(&invitation, tenant.as_ref(), consent) {
+        let tenant_id = consent.signed_in.tenant_id;
+        let tenant = self.registry.tenant(&tenant_id).await?;
+        if let Binding::Refused(rejection) = consent.binding(&invitation, tenant.as_ref()) {
             return Ok(Recorded::Refused(rejection));
         }
         if let Err(rejection) = self.use_invitation(consent).await? {
             return Ok(Recorded::Refused(rejection));
         }
         if tenant.is_none() {
-            let tenant = pending_tenant(consent, &invitation, self.setting, 0);
+            let waits_for_operator = may_bind(&invitation, &consent.signed_in, None) == Binding::WaitsForOperator;
+            let tenant = consent.new_tenant(&invitation, self.setting, waits_for_operator);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
                     self.publish(None, &tenant).await?;
                     return Ok(Recorded::Accepted(Box::new(tenant)));
                 }
-                // Another request has created the tenant meanwhile, and it is checked again below.
+                // Another request has created the tenant meanwhile, and the rule is applied again below.
                 Err(Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut rejection = None;
-        let changed = self.registry.change_tenant(&consent.tenant_id, |tenant| {
-            rejection = check_consent(&invitation, Some(tenant), consent).err();
-            if rejection.is_none() {
-                apply_consent(tenant, consent, &invitation, self.setting);
-            }
+        let mut binding = Binding::Unchanged;
+        let changed = self.registry.change_tenant(&tenant_id, |tenant| {
+            binding = consent.binding(&invitation, Some(tenant));
+            consent.apply(binding, tenant, &invitation, self.setting);
             Ok(())
         });
         let (before, after) = changed.await?;
-        if let Some(rejection) = rejection {
+        if let Binding::Refused(rejection) = binding {
+            self.release_invitation(consent).await?;
             return Ok(Recorded::Refused(rejection));
         }
-        self.publish(Some(&before), &after).await?;
+        let is_replaced = before.customer != after.customer && before.status != Status::Offboarded;
+        if is_replaced {
+            tracing::warn!(target: RECORD, audit = true,
+                tenant_id = %tenant_id,
+                invitation_id = consent.invitation_id,
+                replaced_customer = before.customer,
+                customer = after.customer,
+                "record of a tenant that was never active replaced"
+            );
+        }
+        // A replaced record is a new tenant of its customer.
+        self.publish(Some(&before).filter(|_| !is_replaced), &after).await?;
         Ok(Recorded::Accepted(Box::new(after)))
     }
 
@@ -160,6 +203,17 @@ impl Onboarding {
         changed.await.map(|(_, after)| after)
     }
 
+    /// Makes the invitation usable again, because the consent that it was marked for is refused.
+    async fn release_invitation(&self, consent: &Consent) -> Result<()> {
+        let release = |invitation: &mut Invitation| {
+            if consent.has_used(invitation) {
+                (invitation.used_at, invitation.used_by) = (None, None);
+            }
+            Ok(())
+        };
+        self.registry.change_invitation(&consent.invitation_id, release).await.map(drop)
+    }
+
     /// Marks the invitation as used by this consent. The inner error: another consent has used it, or it is revoked. Its
     /// expiry does not matter here, because the attempt started in time.
     async fn use_invitation(&self, consent: &Consent) -> Result<Result<(), ConsentRejection>> {
@@ -168,14 +222,10 @@ impl Onboarding {
             outcome = match invitation.status(consent.at) {
                 InvitationStatus::Open | InvitationStatus::Expired => {
                     invitation.used_at = Some(consent.at);
-                    invitation.used_by = Some(consent.tenant_id);
+                    invitation.used_by = Some(consent.signed_in.tenant_id);
                     Ok(())
                 }
-                InvitationStatus::Used
-                    if (invitation.used_at, invitation.used_by) == (Some(consent.at), Some(consent.tenant_id)) =>
-                {
-                    Ok(())
-                }
+                InvitationStatus::Used if consent.has_used(invitation) => Ok(()),
                 InvitationStatus::Used | InvitationStatus::Revoked => Err(ConsentRejection::Closed),
             };
             Ok(())
@@ -225,50 +275,6 @@ fn merge_roles(roles: &mut Vec<String>, more: &[String]) {
         if !roles.contains(role) {
             roles.push(role.clone());
         }
-    }
-}
-
-/// Checks that `consent` may change `tenant`.
-fn check_consent(invitation: &Invitation, tenant: Option<&Tenant>, consent: &Consent) -> Result<(), ConsentRejection> {
-    invitation.may_be_used_for(&consent.tenant_id, tenant)?;
-    // Only a trusted consent may make a paused tenant pending again.
-    let paused = tenant.is_some_and(|tenant| tenant.status == Status::Paused);
-    if paused && !consent.trusted { Err(ConsentRejection::NotTrusted) } else { Ok(()) }
-}
-
-fn pending_tenant(consent: &Consent, invitation: &Invitation, setting: IncidentApiSetting, revision: u64) -> Tenant {
-    Tenant {
-        tenant_id: consent.tenant_id,
-        customer: invitation.customer.clone(),
-        status: Status::Pending,
-        reason: (!consent.trusted).then_some(Reason::Operator),
-        api: setting.preferred(),
-        roles: Vec::new(),
-        consented_at: Some(consent.at),
-        consented_by: Some(consent.person.clone()),
-        activated_at: None,
-        offboarded_at: None,
-        verification: consent.trusted.then(|| Verification::new(consent.at)),
-        revision,
-    }
-}
-
-/// Applies a consent to a tenant that exists and that it may change.
-fn apply_consent(tenant: &mut Tenant, consent: &Consent, invitation: &Invitation, setting: IncidentApiSetting) {
-    if tenant.status == Status::Offboarded {
-        *tenant = pending_tenant(consent, invitation, setting, tenant.revision);
-        return;
-    }
-    let is_repeated_or_older = tenant.consented_at.is_some_and(|at| at >= consent.at);
-    if is_repeated_or_older || !consent.trusted {
-        return;
-    }
-    tenant.consented_at = Some(consent.at);
-    tenant.consented_by = Some(consent.person.clone());
-    if tenant.status != Status::Active {
-        tenant.status = Status::Pending;
-        tenant.reason = None;
-        tenant.verification = Some(Verification::new(consent.at));
     }
 }
 

@@ -145,8 +145,8 @@ impl Onboarding {
         let now = self.clock.now();
         let changed = self.registry.change_tenant(&claimed.tenant_id, |tenant| {
             // The tenant may have been paused or offboarded meanwhile, or another consent has started a new verification.
-            let same_verification = tenant.verification.as_ref().map(|verification| verification.since)
-                == claimed.verification.as_ref().map(|verification| verification.since);
+            let started = |tenant: &Tenant| tenant.verification.as_ref().map(|verification| verification.since);
+            let same_verification = started(tenant) == started(claimed) && tenant.customer == claimed.customer;
             if tenant.status == Status::Pending && same_verification {
                 apply_result(tenant, &result, now);
             }
@@ -167,13 +167,14 @@ fn retry_delay(tries: u32) -> SignedDuration {
 fn is_final(reason: Reason) -> bool {
     match reason {
         Reason::DisabledByCustomer
-        | Reason::ResourceAbsent
         | Reason::BlockedByPolicy
         | Reason::TenantNotFound
         | Reason::TenantInactive
         | Reason::WrongCloud => true,
+        // A new resource and a new role need time to spread, and an API forbids calls for some minutes after a consent.
         Reason::ConsentMissing
         | Reason::RoleMissing
+        | Reason::ResourceAbsent
         | Reason::CredentialRejected
         | Reason::Throttled
         | Reason::Unavailable
@@ -197,10 +198,13 @@ fn apply_result(tenant: &mut Tenant, result: &VerificationResult, now: Timestamp
             if let Some(throttled_until) = throttled_until {
                 verification.next_try_at = verification.next_try_at.max(*throttled_until);
             }
+            tenant.reason = Some(*reason);
             if is_final(*reason) || now.duration_since(verification.since) >= MAX_CONSENT_PROPAGATION {
                 tenant.status = Status::Paused;
-                tenant.reason = Some(*reason);
                 tenant.verification = None;
+            } else if matches!(reason, Reason::Throttled | Reason::CredentialRejected) {
+                // The wait is not the customer's to end.
+                tenant.reason = Some(Reason::Unavailable);
             }
         }
     }

@@ -34,22 +34,13 @@ pub enum Stage {
     SigningIn,
     /// The ID token is valid, and the browser was sent to the admin consent.
     SignedIn {
-        /// The directory of the signed-in person.
-        tenant_id: TenantId,
-        /// The person's name in the directory, or the object id.
-        person: String,
-        /// True if this attempt may bind the tenant without the operator: the operator named the tenant, or the person holds
-        /// a role that may consent, or the tenant had not consented before.
-        trusted: bool,
+        /// The person who signed in.
+        signed_in: SignedIn,
     },
     /// Microsoft reported the consent, which may not be applied to the tenant yet.
     Consented {
-        /// The directory that consented.
-        tenant_id: TenantId,
-        /// The person who consented, as in [`Stage::SignedIn`].
-        person: String,
-        /// True if this attempt may bind the tenant, as in [`Stage::SignedIn`].
-        trusted: bool,
+        /// The person who signed in before.
+        signed_in: SignedIn,
         /// The time of the consent. Microsecond resolution.
         at: Timestamp,
     },
@@ -65,6 +56,27 @@ pub enum Stage {
     },
 }
 
+/// The person whom the ID token of an attempt names, with what the token proves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// The directory that the person belongs to.
+    pub tenant_id: TenantId,
+    /// The identifier of the person's object in that directory.
+    pub object_id: String,
+    /// The name that the directory shows. It is not unique.
+    pub name: Option<String>,
+    /// True if the signed `wids` hold a role that may consent for the API asked for. `false` may only mean that the token
+    /// has no `wids`.
+    pub role_proven: bool,
+}
+
+impl SignedIn {
+    /// The name in the directory, or else the object id.
+    pub fn person(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.object_id)
+    }
+}
+
 /// The reason for which an attempt ended without a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,9 +89,9 @@ pub enum ConsentRejection {
     PersonalAccount,
     /// The authorization code or the ID token is not valid.
     NotVerified,
-    /// The attempt is not trusted ([`Stage::SignedIn`]), and the tenant is paused.
-    NotTrusted,
-    /// The invitation was used, revoked, or made before the tenant was offboarded.
+    /// The tenant is paused, the operator did not name it, and the ID token proves no role that may consent.
+    RoleNotProven,
+    /// The invitation was used, revoked, or made before the tenant was offboarded or paused by the operator.
     Closed,
 }
 
@@ -91,7 +103,7 @@ impl ConsentRejection {
             Self::OtherCustomer => "other_customer",
             Self::PersonalAccount => "personal_account",
             Self::NotVerified => "not_verified",
-            Self::NotTrusted => "not_trusted",
+            Self::RoleNotProven => "role_not_proven",
             Self::Closed => "invitation_closed",
         }
     }
@@ -234,9 +246,12 @@ mod tests {
     fn stored_attempt_reads_back_and_debug_shows_no_secret() {
         let mut attempt = attempt(SignedDuration::from_hours(1));
         attempt.stage = Stage::Consented {
-            tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
-            person: "a@b.example".into(),
-            trusted: true,
+            signed_in: SignedIn {
+                tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
+                object_id: "o".into(),
+                name: Some("a@b.example".into()),
+                role_proven: true,
+            },
             at: now(),
         };
         let item = to_item(&stored(&attempt)).unwrap();

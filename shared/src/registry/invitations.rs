@@ -14,9 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Page, Registry,
-    attempts::ConsentRejection,
     table::{Item, Order, Versioned, to_item},
-    tenants::{Status, Tenant},
 };
 use crate::{
     error::{Error, Result},
@@ -122,25 +120,6 @@ impl Invitation {
     pub fn revoke(&mut self, now: Timestamp) {
         if self.used_at.is_none() {
             self.revoked_at.get_or_insert(now);
-        }
-    }
-
-    /// Checks that this invitation may be used for `tenant_id`, whose present state is `tenant`.
-    ///
-    /// # Errors
-    /// The reason for which it may not be used.
-    pub fn may_be_used_for(&self, tenant_id: &TenantId, tenant: Option<&Tenant>) -> Result<(), ConsentRejection> {
-        if self.expected_tenant.is_some_and(|expected| expected != *tenant_id) {
-            return Err(ConsentRejection::WrongTenant);
-        }
-        match tenant {
-            // An older invitation must not undo an offboarding.
-            Some(Tenant { status: Status::Offboarded, offboarded_at: Some(at), .. }) if self.created_at <= *at => {
-                Err(ConsentRejection::Closed)
-            }
-            Some(Tenant { status: Status::Offboarded, .. }) | None => Ok(()),
-            Some(tenant) if tenant.customer != self.customer => Err(ConsentRejection::OtherCustomer),
-            Some(_) => Ok(()),
         }
     }
 }
@@ -295,7 +274,8 @@ impl Registry {
     }
 
     /// Revokes the open invitations that only this tenant may use, and returns their identifiers. It finds them by an
-    /// index that is eventually consistent and may miss the newest. [`Invitation::may_be_used_for`] compares times, too.
+    /// index that is eventually consistent and may miss the newest. A consent by one that is missed is refused all the
+    /// same, because the times are compared.
     pub async fn revoke_open_invitations_of(&self, tenant: &TenantId, now: Timestamp) -> Result<Vec<String>> {
         let mut revoked = Vec::new();
         let mut next = None;

@@ -10,7 +10,6 @@ use super::{
     Page, Registry,
     table::{Item, Order, Versioned, string, text, to_item},
     tenant_pk,
-    throttling::is_throttling,
 };
 use crate::{
     error::{Error, Result},
@@ -63,14 +62,59 @@ pub struct Tenant {
     pub consented_at: Option<Timestamp>,
     /// The person who consented: the name in the directory, or the object id.
     pub consented_by: Option<String>,
+    /// True if that person's ID token proved a directory role that may consent.
+    #[serde(default)]
+    pub role_proven: bool,
     /// The time at which it first became active since its onboarding. Its feed starts there.
     pub activated_at: Option<Timestamp>,
+    /// The time at which the operator last paused it. Only a later invitation may undo the pause.
+    #[serde(default)]
+    pub operator_paused_at: Option<Timestamp>,
     /// The time of its offboarding.
     pub offboarded_at: Option<Timestamp>,
     /// The verification of its consent, while it is pending and not waiting for the operator.
     pub verification: Option<Verification>,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
+}
+
+impl Tenant {
+    /// A record that no consent is applied to yet.
+    pub fn new(tenant_id: TenantId, customer: String, status: Status, api: IncidentApi) -> Self {
+        Self {
+            tenant_id,
+            customer,
+            status,
+            reason: None,
+            api,
+            roles: Vec::new(),
+            consented_at: None,
+            consented_by: None,
+            role_proven: false,
+            activated_at: None,
+            operator_paused_at: None,
+            offboarded_at: None,
+            verification: None,
+            revision: 0,
+        }
+    }
+
+    /// Makes it pending, with the first try of its verification due at `now`. Until a try shows more, it waits for Entra to
+    /// know the consent.
+    pub fn start_verification(&mut self, now: Timestamp) {
+        (self.status, self.reason) = (Status::Pending, Some(Reason::ConsentMissing));
+        self.verification = Some(Verification::new(now));
+    }
+
+    /// True if it is active, or was since its onboarding. Such a tenant belongs to its customer.
+    pub fn was_active(&self) -> bool {
+        self.status == Status::Active || self.activated_at.is_some()
+    }
+
+    /// True if only the operator, or a later invitation, makes it active again.
+    pub fn is_paused_by_operator(&self) -> bool {
+        self.status == Status::Paused && self.reason == Some(Reason::Operator)
+    }
 }
 
 /// The state of the verification of a new consent.
@@ -159,8 +203,8 @@ impl Registry {
         self.list(LISTING, Order::Ascending, limit, next, keep).await
     }
 
-    /// Deletes all items of a tenant but its profile and its throttling times, which expire by themselves. Returns the
-    /// number of deleted items by kind.
+    /// Deletes all items of a tenant but its profile. Returns the number of deleted items by kind. The throttling times
+    /// stay and expire by themselves.
     pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
         self.keep_throttling(tenant).await?;
         let pk = tenant_pk(tenant);
@@ -175,11 +219,8 @@ impl Registry {
         let mut purged = BTreeMap::new();
         while let Some(page) = pages.next().await {
             let items = page.map_err(|error| Error::aws("dynamodb:Query", &error))?.items.unwrap_or_default();
-            let doomed: Vec<&str> = items
-                .iter()
-                .filter_map(|item| string(item, "sk"))
-                .filter(|sk| *sk != SORT_KEY && !is_throttling(sk))
-                .collect();
+            let doomed: Vec<&str> =
+                items.iter().filter_map(|item| string(item, "sk")).filter(|sk| *sk != SORT_KEY).collect();
             for sk in &doomed {
                 let kind = sk.split('#').next().unwrap_or_default().to_ascii_lowercase();
                 *purged.entry(kind).or_insert(0) += 1;

@@ -77,17 +77,10 @@ pub async fn make_due(registry: &Registry, tenants: &[TenantId], now: Timestamp)
 
 fn profile(tenant_id: TenantId, now: Timestamp) -> Tenant {
     Tenant {
-        tenant_id,
-        customer: format!("Customer {tenant_id}"),
-        status: Status::Active,
-        reason: None,
-        api: IncidentApi::Graph,
         roles: vec![IncidentApi::Graph.read_role().to_owned()],
         consented_at: Some(now),
         consented_by: Some(format!("admin@{tenant_id}.example")),
         activated_at: Some(now),
-        offboarded_at: None,
-        verification: None,
-        revision: 0,
+        ..Tenant::new(tenant_id, format!("Customer {tenant_id}"), Status::Active, IncidentApi::Graph)
     }
 }

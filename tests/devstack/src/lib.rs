@@ -34,6 +34,7 @@ pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
 pub use error::{Failed, FunctionError, StackError};
 pub use functions::build;
+pub use gateway::{Auth, Route, RouteMatch, Routes, raw_path};
 pub use log_book::LogLine;
 pub use pool::Usage;
 pub use python::interpreter;

@@ -30,7 +30,7 @@ use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::backends::{Backends, CLIENT_ID};
+use crate::backends::{Backends, CLIENT_ID, public_request};
 
 pub(crate) const BASE: &str = "https://partner.example.com";
 pub(crate) const CONTOSO: &str = "11111111-2222-4333-8444-abcdefabcdef";
@@ -246,11 +246,8 @@ pub(crate) async fn request(
     let path_and_query = url.strip_prefix(BASE).unwrap_or(url);
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
     let headers: BTreeMap<_, _> = headers.iter().copied().collect();
-    let mut event = json!({
-        "version": "2.0", "rawPath": path, "rawQueryString": query, "headers": headers,
-        "requestContext": {"http": {"method": method, "path": path}, "domainName": "x.example.com", "stage": "$default"},
-        "body": "", "isBase64Encoded": true,
-    });
+    let mut event = public_request(method, path, query);
+    event["headers"] = json!(headers);
     if let Some(cookie) = cookie {
         event["cookies"] = json!([cookie]);
     }

@@ -1,5 +1,6 @@
 //! Onboarding, by the handler as a browser sees it; each link of the chain is broken once.
 
+mod binding;
 mod chain;
 mod forged;
 mod harness;

@@ -1,9 +1,12 @@
 //! Every page and redirect leaves with the strictest headers, in the reader's language.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{ADMIN, CONTOSO, ConsentHarness, Reply, request};
-use crate::snapshots;
+use crate::{
+    backends::{invocation, public_request},
+    snapshots,
+};
 
 fn is_strict(reply: &Reply) {
     let policy = &reply.headers["content-security-policy"];
@@ -35,16 +38,37 @@ async fn pages_and_redirects_have_strict_headers() {
         ("GET", "/", 404),
         ("GET", "/consent", 404),
         ("GET", "/consent/a/b", 404),
-        ("POST", "/consent/callback", 405),
-        ("POST", "/consent/result", 405),
-        ("DELETE", "/consent/x", 405),
-        ("HEAD", "/consent/callback", 405),
+        ("POST", "/consent/callback", 404),
+        ("POST", "/consent/result", 404),
+        ("DELETE", "/consent/x", 404),
+        ("HEAD", "/consent/callback", 404),
         ("GET", "/consent/callback", 400),
     ] {
         let reply = browser.send(method, path, &[]).await;
         assert_eq!(reply.status, status, "{method} {path}");
         is_strict(&reply);
     }
+}
+
+#[tokio::test]
+async fn path_that_is_not_the_authorised_route_is_the_404_page() {
+    let harness = ConsentHarness::new().await;
+    let path = &harness.invite("Contoso", None).await;
+    let title = async |event| {
+        let page = harness.app.handle(event, invocation("r-1")).await.unwrap();
+        (page["statusCode"].as_u64().unwrap(), page["body"].as_str().unwrap().contains("There is no such page"))
+    };
+    for (route_key, raw_path) in [
+        (json!("GET /consent/{invitation}"), "/consent/callback"),
+        (json!("GET /consent/result"), path.as_str()),
+        (json!("GET /consent/{invitation}"), &path.replace("consent", "CONSENT")),
+        (Value::Null, path),
+    ] {
+        let mut event = public_request("GET", path, "");
+        (event["routeKey"], event["rawPath"]) = (route_key, raw_path.into());
+        assert_eq!(title(event.clone()).await, (404, true), "{event}");
+    }
+    assert_eq!(title(public_request("GET", path, "")).await, (200, false));
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ fn formed(binary: &str) -> Vec<&'static str> {
         names.extend(["POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS"]);
     }
     if binary == "incident-fetch" {
-        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "DELIVERY_FORMAT"]);
+        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "CONSENT_CHECK_SECONDS", "DELIVERY_FORMAT"]);
     }
     names
 }
@@ -129,6 +129,7 @@ async fn each_variable_has_its_own_rule() {
         ("incident-fetch", "POLL_OVERLAP_SECONDS", "-1"),
         ("incident-fetch", "FIRST_LOOKBACK_HOURS", "a day"),
         ("incident-fetch", "SWEEP_DAYS", "0"),
+        ("incident-fetch", "CONSENT_CHECK_SECONDS", "59"),
         ("incident-fetch", "DELIVERY_FORMAT", "parquet"),
         ("incident-dispatch", "POLL_MAX_INTERVAL_SECONDS", "59"),
         ("incident-dispatch", "LOG_LEVEL", "off"),

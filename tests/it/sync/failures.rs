@@ -400,7 +400,7 @@ async fn withdrawn_consent_pauses_and_new_consent_fills_the_gap() {
         sync.put(60);
         sync.poll().await;
         sync.backends.sim.revoke(TENANT, crate::backends::CLIENT_ID);
-        sync.advance(30);
+        sync.advance(600);
         sync.poll().await;
         let paused = sync.tenant().await;
         assert_eq!((paused.status, paused.reason), (Status::Paused, Some(Reason::ConsentMissing)), "{api}");
@@ -454,7 +454,7 @@ async fn withdrawn_roles_pause_a_tenant_as_role_missing() {
         let sync = SyncHarness::start(api).await;
         sync.poll().await;
         sync.backends.sim.revoke_roles(TENANT, crate::backends::CLIENT_ID, &[api.write_role()]);
-        sync.advance(30);
+        sync.advance(600);
         sync.poll().await;
         assert_eq!(sync.tenant().await.reason, Some(Reason::RoleMissing), "{api}");
     }

@@ -1,6 +1,7 @@
 //! The sync, on both surfaces: `incident-fetch` and `incident-dispatch` in this process, against the simulator and a local
 //! AWS, with clocks that are moved by hand.
 
+mod access_tokens;
 mod budget;
 mod failures;
 mod harness;

@@ -18,7 +18,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::harness::{A, B, TokenHarness, claims, refusal, tenant};
-use crate::backends::{CLIENT_SECRET, lines_of, tenant_record, unique_request_id};
+use crate::backends::{CALLER, CLIENT_SECRET, lines_of, public_request, request, tenant_record, unique_request_id};
 
 struct IssuanceHarness {
     harness: TokenHarness,
@@ -46,7 +46,6 @@ async fn deployment() -> IssuanceHarness {
 }
 
 const GONE: &str = "33333333-2222-4333-8444-abcdefabcdef";
-const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/Soc/anna";
 
 impl IssuanceHarness {
     fn invocation(&self) -> Invocation {
@@ -55,12 +54,7 @@ impl IssuanceHarness {
     }
 
     async fn post(&self, path: &str, body: &str) -> (u16, Value, Value) {
-        let event = json!({
-            "version": "2.0", "rawPath": path, "body": body, "isBase64Encoded": false,
-            "requestContext": {"http": {"method": "POST", "path": path}, "stage": "$default",
-                               "authorizer": {"iam": {"userArn": CALLER}}},
-        });
-        self.http(event).await
+        self.http(request("POST", path, "", Some(body))).await
     }
 
     async fn http(&self, event: Value) -> (u16, Value, Value) {
@@ -146,7 +140,7 @@ async fn invalid_token_requests_cost_no_call_to_entra() {
     let path = |segment: &str| format!("/tenants/{segment}/token");
     let upper = A.to_uppercase();
     let unknown = "44444444-2222-4333-8444-abcdefabcdef";
-    let encoded = A.replace('-', "%2d");
+    let encoded = A.replace('-', "%252d");
     let table = [
         ("unknown", unknown),
         ("upper case", &upper),
@@ -183,8 +177,7 @@ async fn invalid_token_requests_cost_no_call_to_entra() {
     }
     let (_, problem, _) = deployment.post(&path(B), "").await;
     assert_eq!(problem["reason"], "operator");
-    let forged = json!({"rawPath": path(A), "requestContext": {"http": {"method": "POST"}, "authorizer": {}}});
-    let (status, problem, _) = deployment.http(forged).await;
+    let (status, problem, _) = deployment.http(public_request("POST", &path(A), "")).await;
     assert_eq!((status, problem["code"].as_str()), (403, Some("unauthorized_caller")));
     let table = [
         ("unknown tenant", json!({"tenant_id": unknown}), "not_found"),
@@ -226,6 +219,8 @@ async fn token_errors_are_the_documented_problems() {
     assert_eq!((status, headers["retry-after"].as_str()), (503, Some("7")));
     snapshot("throttled", &problem);
     assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("throttled"));
+    let stored = harness.backends.double.account().item_mut(&format!("THROTTLING#{A}"), "TOKENS#graph").is_some();
+    assert!(stored, "in a partition that it may write");
     harness.pass(8);
     harness.script(A, claims(json!({"roles": []})));
     let (status, problem, _) = deployment.post(&path, r#"{"resource": "defender"}"#).await;

@@ -7,10 +7,7 @@ use shared::{
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::{
-        client::TokenFreshness,
-        query::{IncidentQuery, MAX_SKIP},
-    },
+    incident_api::query::{IncidentQuery, MAX_SKIP},
     microsoft::IncidentApi,
 };
 
@@ -84,7 +81,7 @@ impl Worker<'_> {
     /// are in `ids`, too. Returns true if the list was complete.
     async fn list_new_ids(&mut self, query: &IncidentQuery, ids: &mut Vec<String>) -> Result<bool> {
         let tenant = self.tenant.tenant_id;
-        let mut list = self.client().list(query, TokenFreshness::Confirmed).await?;
+        let mut list = self.list(query).await?;
         while let Some(row) = list.next().await? {
             match Record::parse(&row, &tenant, Alerts::Omitted) {
                 Ok(record) => {

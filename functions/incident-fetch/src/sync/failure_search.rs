@@ -18,7 +18,7 @@ use shared::{
         span::Span,
         version::{VersionComparison, compare},
     },
-    incident_api::{client::TokenFreshness, query::IncidentQuery},
+    incident_api::query::IncidentQuery,
     microsoft::IncidentApi,
 };
 
@@ -226,7 +226,7 @@ impl Worker<'_> {
         }
         let query = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(window, self.api) };
         let tenant = self.tenant.tenant_id;
-        let mut list = match self.client().list(&query, TokenFreshness::Confirmed).await {
+        let mut list = match self.list(&query).await {
             Ok(list) => list,
             Err(error) if is_transient(&error) => return Ok(None),
             Err(error) => return Err(error),

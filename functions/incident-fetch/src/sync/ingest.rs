@@ -12,7 +12,7 @@ use shared::{
         record::{Alerts, Record, Unreadable},
         version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{client::TokenFreshness, list::MAX_ROW_BYTES, query::IncidentQuery},
+    incident_api::{list::MAX_ROW_BYTES, query::IncidentQuery},
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
@@ -61,7 +61,7 @@ impl Worker<'_> {
     /// counted in `page`.
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let tenant = self.tenant.tenant_id;
-        let mut list = self.client().list(query, TokenFreshness::Confirmed).await?;
+        let mut list = self.list(query).await?;
         while let Some(row) = list.next().await? {
             page.rows += 1;
             match Record::parse(&row, &tenant, query.alerts) {
@@ -100,7 +100,7 @@ impl Worker<'_> {
     /// may lead anywhere.
     async fn list_ends_after(&mut self, query: &IncidentQuery, rows: u32) -> Result<bool> {
         let query = IncidentQuery { top: 1, skip: query.skip + rows, alerts: Alerts::Omitted, ..query.clone() };
-        let mut list = self.client().list(&query, TokenFreshness::Confirmed).await?;
+        let mut list = self.list(&query).await?;
         Ok(list.next().await?.is_none())
     }
 

@@ -35,7 +35,11 @@ use shared::{
     error::{Call, Error, Result},
     http::Deadline,
     incident::{span::Span, version::DeliveredVersion},
-    incident_api::client::{CallBudget, Incidents, TenantClient},
+    incident_api::{
+        client::{CallBudget, Incidents, TenantClient, TokenFreshness},
+        list::IncidentList,
+        query::IncidentQuery,
+    },
     microsoft::IncidentApi,
     queue::SyncKind,
     registry::{
@@ -90,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) overlap: SignedDuration,
     /// The time before the activation of a tenant at which its feed starts.
     pub(crate) first_lookback: SignedDuration,
+    /// The age from which an access token is replaced. A withdrawn consent shows when the next one is requested.
+    pub(crate) max_token_age: SignedDuration,
     /// The schema of delivered incidents.
     pub(crate) format: Format,
 }
@@ -315,6 +321,12 @@ impl<'a> Worker<'a> {
     fn client(&mut self) -> TenantClient<'_> {
         let budget = CallBudget::Lease(self.lease, self.kind);
         self.sync.incidents.of(self.tenant.tenant_id, self.api, budget, self.deadline)
+    }
+
+    /// Requests a list, with a token that is young enough to show a withdrawn consent in time.
+    async fn list(&mut self, query: &IncidentQuery) -> Result<IncidentList> {
+        let freshness = TokenFreshness::YoungerThan(self.sync.settings.max_token_age);
+        self.client().list(query, freshness).await
     }
 
     fn deadline_may_have_caused_failure(&self) -> bool {

@@ -12,7 +12,7 @@ use axum::http::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::route::{Auth, RouteMatch, percent_decode};
+use super::route::{Auth, RouteMatch};
 use crate::{ACCOUNT_ID, ambient};
 
 const API_ID: &str = "local";
@@ -53,10 +53,10 @@ pub(crate) fn build(
     parts: &Parts,
     body: &[u8],
     matched: &RouteMatch<'_>,
+    raw_path: &str,
     caller: Option<&Caller>,
     peer: SocketAddr,
 ) -> Value {
-    let path = percent_decode(parts.uri.path());
     let query = parts.uri.query().unwrap_or_default();
     let route_key = matched.route.key();
     let host = header_text(&parts.headers, &HOST);
@@ -68,7 +68,7 @@ pub(crate) fn build(
         "domainPrefix": host.split(['.', ':']).next(),
         "http": {
             "method": parts.method.as_str(),
-            "path": path,
+            "path": raw_path,
             "protocol": "HTTP/1.1",
             "sourceIp": peer.ip().to_string(),
             "userAgent": header_text(&parts.headers, &USER_AGENT),
@@ -85,7 +85,7 @@ pub(crate) fn build(
     let mut event = Map::new();
     event.insert("version".into(), "2.0".into());
     event.insert("routeKey".into(), route_key.into());
-    event.insert("rawPath".into(), path.into());
+    event.insert("rawPath".into(), raw_path.into());
     event.insert("rawQueryString".into(), query.into());
     let cookies = cookies(&parts.headers);
     if !cookies.is_empty() {
@@ -161,7 +161,7 @@ mod tests {
     use axum::http::Request;
 
     use super::{
-        super::route::{Route, Routes},
+        super::route::{Route, Routes, raw_path},
         *,
     };
 
@@ -171,7 +171,8 @@ mod tests {
         let routes = Routes::new(vec![route]);
         let matched = routes.find(parts.method.as_str(), parts.uri.path()).unwrap();
         let caller = Caller::from_signature(&parts.headers);
-        build(&parts, body, &matched, caller.as_ref(), "127.0.0.1:4711".parse().unwrap())
+        let raw_path = raw_path(parts.uri.path()).unwrap();
+        build(&parts, body, &matched, &raw_path, caller.as_ref(), "127.0.0.1:4711".parse().unwrap())
     }
 
     #[test]

@@ -18,10 +18,10 @@ use axum::{
 };
 use tokio::{net::TcpListener, task::AbortHandle};
 
-use self::{event::Caller, route::Routes};
+use self::event::Caller;
 use crate::pool::Pool;
 
-pub(crate) use self::route::{Auth, Route};
+pub use self::route::{Auth, Route, RouteMatch, Routes, raw_path};
 
 /// The time after which an HTTP API stops waiting for a function.
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,6 +63,9 @@ impl Gateway {
 
 async fn handle(State(api): State<Arc<Api>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let Some(raw_path) = raw_path(parts.uri.path()) else {
+        return response::from_gateway(StatusCode::BAD_REQUEST, "Bad Request");
+    };
     let Some(matched) = api.routes.find(parts.method.as_str(), parts.uri.path()) else {
         return response::from_gateway(StatusCode::NOT_FOUND, "Not Found");
     };
@@ -79,7 +82,7 @@ async fn handle(State(api): State<Arc<Api>>, ConnectInfo(peer): ConnectInfo<Sock
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return response::from_gateway(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
     };
-    let event = event::build(&parts, &body, &matched, caller.as_ref(), peer);
+    let event = event::build(&parts, &body, &matched, &raw_path, caller.as_ref(), peer);
     match tokio::time::timeout(INTEGRATION_TIMEOUT, function.invoke(&event)).await {
         Ok(Ok(response)) => response::from_function(&response),
         Ok(Err(error)) if !error.is_timeout() => {

@@ -6,27 +6,31 @@ use serde::Deserialize;
 
 /// A route of the HTTP API as `deploy.py` reports it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Route {
+pub struct Route {
     /// An HTTP method, or `ANY` for all methods.
-    pub(crate) method: String,
+    pub method: String,
     /// A path such as `/tenants/{tenant_id}`. A last segment `{name+}` matches the rest of the path.
-    pub(crate) path: String,
+    pub path: String,
     /// The name of the function in AWS, not of its binary.
-    pub(crate) function: String,
-    pub(crate) auth: Auth,
+    pub function: String,
+    /// The authorization that the route requires.
+    pub auth: Auth,
 }
 
 /// The authorization that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) enum Auth {
+pub enum Auth {
+    /// A signature of an AWS identity.
     #[serde(rename = "AWS_IAM")]
     AwsIam,
+    /// Nothing: the route is public.
     #[serde(rename = "NONE")]
     None,
 }
 
 impl Route {
-    pub(crate) fn key(&self) -> String {
+    /// The `routeKey` of the events of this route.
+    pub fn key(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
@@ -87,23 +91,26 @@ impl<'a> Segment<'a> {
 
 /// The route of a request, with the values of its path parameters.
 #[derive(Debug)]
-pub(crate) struct RouteMatch<'a> {
-    pub(crate) route: &'a Route,
-    /// Percent-decoded, as in API Gateway.
-    pub(crate) parameters: BTreeMap<String, String>,
+pub struct RouteMatch<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// The values of the path parameters by their names, percent-decoded once.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// All routes in the order of their specificity.
 #[derive(Debug)]
-pub(crate) struct Routes(Vec<Route>);
+pub struct Routes(Vec<Route>);
 
 impl Routes {
-    pub(crate) fn new(mut routes: Vec<Route>) -> Self {
+    /// Orders the routes.
+    pub fn new(mut routes: Vec<Route>) -> Self {
         routes.sort_by_key(Route::rank);
         Self(routes)
     }
 
-    pub(crate) fn find(&self, method: &str, path: &str) -> Option<RouteMatch<'_>> {
+    /// Returns the most specific route for a request. `path` is not decoded.
+    pub fn find(&self, method: &str, path: &str) -> Option<RouteMatch<'_>> {
         self.0
             .iter()
             .filter(|route| route.method == "ANY" || route.method == method)
@@ -111,8 +118,22 @@ impl Routes {
     }
 }
 
+/// Returns the `rawPath` of a request's path: decoded, cut at a question mark, and decoded once more. Returns `None` for a
+/// path that API Gateway refuses, because it cannot be decoded twice.
+///
+/// Seen by live captures of July 2026:
+/// <https://github.com/hotsock/voker/blob/a1c00bf491e026f81917cc2edfdaca03eabc7518/vokerhttp/testdata/ingress-paths.json>
+pub fn raw_path(path: &str) -> Option<String> {
+    let decoded = percent_decode(path);
+    let cut = decoded.split('?').next().unwrap_or_default();
+    let mut escapes = cut.split('%').skip(1);
+    let is_escape =
+        |text: &str| text.get(..2).is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    escapes.all(is_escape).then(|| percent_decode(cut))
+}
+
 /// Decodes percent-encoding. Invalid sequences are kept, and bytes that are not UTF-8 are replaced.
-pub(crate) fn percent_decode(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -172,9 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn path_parameters_are_decoded() {
+    fn raw_path_is_decoded_and_cut_as_in_captures() {
+        for (sent, raw) in [
+            ("/capture/plain", Some("/capture/plain")),
+            ("/capture/space%20value", Some("/capture/space value")),
+            ("/capture/question%3Fvalue", Some("/capture/question")),
+            ("/capture/percent%25done", None),
+            ("/capture/hash%23value", Some("/capture/hash#value")),
+            ("/capture/slash%2Fvalue", Some("/capture/slash/value")),
+            ("/capture/unicode-%CE%BB-%E4%B8%96%E7%95%8C", Some("/capture/unicode-λ-世界")),
+            ("/capture/literal%252Fvalue", Some("/capture/literal/value")),
+            ("/capture/literal%253Fvalue", Some("/capture/literal?value")),
+            ("/capture/literal%2525value", Some("/capture/literal%value")),
+        ] {
+            assert_eq!(raw_path(sent).as_deref(), raw, "{sent}");
+        }
+    }
+
+    #[test]
+    fn path_parameters_are_decoded_once() {
         let routes = routes(&["GET /tenants/{tenant_id}"]);
         let found = routes.find("GET", "/tenants/a%2Fb%20%c3%a9%zz").unwrap();
         assert_eq!(found.parameters["tenant_id"], "a/b é%zz");
+        assert_eq!(routes.find("GET", "/tenants/a%252Fb%3Fc").unwrap().parameters["tenant_id"], "a%2Fb?c");
     }
 }

@@ -1,7 +1,5 @@
 //! The calls of one poll.
 
-use std::time::Duration;
-
 use bench::{
     counts::{Counts, float},
     fleet,
@@ -11,10 +9,6 @@ use devstack::{Console, Failed, Progress as _};
 use shared::{clock::Clock, tenant::TenantId};
 
 use crate::harness::ScaleHarness;
-
-/// The time between two polls. A poll requests a new token if the last one is older than 25 seconds, which it always is
-/// at the deployed interval.
-const POLL_INTERVAL: Duration = Duration::from_secs(26);
 
 /// Polls a sample of tenants four times: for their first incidents, without a change, after one new incident each, and
 /// while this incident is still within the overlap.
@@ -33,14 +27,11 @@ pub(crate) async fn measure(
     fleet::onboard(&registry, &tenants, Clock::system().now()).await?;
     poll_each(harness, &tenants).await?;
 
-    tokio::time::sleep(POLL_INTERVAL).await;
     measured.quiet_poll = poll_each(harness, &tenants).await?;
     for tenant in &tenants {
         harness.sim.put_incident(&tenant.to_string(), fleet::incident(None));
     }
-    tokio::time::sleep(POLL_INTERVAL).await;
     measured.delivering_poll = poll_each(harness, &tenants).await?;
-    tokio::time::sleep(POLL_INTERVAL).await;
     measured.known_poll = poll_each(harness, &tenants).await?;
     harness.check_failures().await?;
     let objects = harness.relay.written_after(0).len();

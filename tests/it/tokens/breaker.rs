@@ -1,11 +1,11 @@
 //! Evidence about the credential: one tenant's refusal is its own, and a repaired credential is soon in use.
 
 use serde_json::{Value, json};
-use shared::{entra::token_cache::Tokens, error::Error, tenant::Reason};
+use shared::{entra::token_cache::Tokens, error::Error, registry::tenants::Status, tenant::Reason};
 
 use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, secret, tenant};
 use crate::{
-    backends::{CLIENT_ID, CLIENT_SECRET},
+    backends::{CLIENT_ID, CLIENT_SECRET, tenant_record},
     cases::Cases,
 };
 
@@ -192,6 +192,35 @@ async fn repaired_credential_is_soon_in_use(repair: Repair, has_home: bool, had_
     ask(&process(), B).await.unwrap();
     ask(&warm, &numbered(1)).await.unwrap();
     assert_eq!(ask(&process(), A).await, refused, "a tenant's own refusal stays its own");
+}
+
+#[tokio::test]
+async fn wrong_home_tenant_does_not_keep_the_breaker_open() {
+    let harness = TokenHarness::start().await;
+    harness.forget_secret(CLIENT_SECRET);
+    // No tenant has the identifier.
+    assert_eq!(ask(&harness.process_with_home(), A).await, Err(Error::CredentialRejected));
+    harness.know(CLIENT_SECRET);
+    harness.pass(61);
+    assert_eq!(ask(&harness.process_with_home(), A).await, Err(Error::CredentialRejected));
+    harness.pass(61);
+    ask(&harness.process_with_home(), A).await.unwrap();
+}
+
+#[tokio::test]
+async fn paused_tenant_leaves_the_probe_to_others() {
+    let harness = TokenHarness::start().await;
+    let paused = tenant_record(tenant(A), Status::Paused, Some(Reason::ConsentMissing));
+    harness.registry().create_tenant(&paused).await.unwrap();
+    harness.forget_secret(CLIENT_SECRET);
+    assert_eq!(ask(&harness.process(), B).await, Err(Error::CredentialRejected));
+    harness.know(CLIENT_SECRET);
+    harness.sim().revoke(A, CLIENT_ID);
+    harness.pass(61);
+    let asked = harness.asked();
+    assert_eq!(ask(&harness.process(), A).await, Err(Error::CredentialRejected));
+    assert_eq!(harness.asked(), asked);
+    ask(&harness.process(), B).await.unwrap();
 }
 
 #[tokio::test]

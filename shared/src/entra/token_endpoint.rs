@@ -311,11 +311,11 @@ impl TokenEndpoint {
                 Err(error) => Err(AttemptError::Final(error.into())),
             };
         }
-        Err(self.attempt_error(&authority, response).await)
+        Err(self.attempt_error(grant, response).await)
     }
 
-    async fn attempt_error(&self, authority: &str, response: Response) -> AttemptError {
-        let now = self.clock.now();
+    async fn attempt_error(&self, grant: &Grant<'_>, response: Response) -> AttemptError {
+        let (authority, now) = (grant.authority(), self.clock.now());
         let (status, retry_after) = (response.status().as_u16(), response.retry_after(now));
         let unexpected_status = response.unexpected_status();
         let body = ErrorBody::read(&response.bytes().await.unwrap_or_default());
@@ -329,6 +329,8 @@ impl TokenEndpoint {
             ?action,
             "Entra refused a token request"
         );
+        // A visitor brings the authorization code, and may have made it up. Only a refusal of our credential is ours.
+        let is_about_the_code = matches!(grant, Grant::AuthorizationCode(_)) && (400..500).contains(&status);
         match action {
             TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason).into()),
             TokenErrorAction::CredentialRejected => AttemptError::Final(Error::CredentialRejected.into()),
@@ -341,6 +343,7 @@ impl TokenEndpoint {
                 let wait = retry_after.unwrap_or(default).clamp(shortest, longest);
                 AttemptError::Final(Error::Throttled { until: now + wait }.into())
             }
+            _ if is_about_the_code => AttemptError::Final(unexpected_status.into()),
             TokenErrorAction::Transient => AttemptError::Retryable(unexpected_status),
             TokenErrorAction::ClientRefused => {
                 let refusal = body.codes.first().map_or(body.error, |code| format!("AADSTS{code}"));

@@ -53,6 +53,9 @@ pub enum Stage {
     Ended {
         /// The reason for the end.
         rejection: ConsentRejection,
+        /// True if Microsoft had reported a consent before. It stays at Microsoft.
+        #[serde(default)]
+        consented: bool,
     },
 }
 

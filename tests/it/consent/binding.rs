@@ -189,7 +189,7 @@ async fn consent_in_the_portal_counts_for_the_named_tenant() {
     let harness = ConsentHarness::new().await;
     let link = harness.invite("Contoso", Some(CONTOSO)).await;
     let mut browser = forge(&harness, &link).await;
-    browser.get("/consent/result").await.says(200, "still spreading");
+    browser.get("/consent/result").await.says(200, "permission has not arrived");
     // The sign-in has made a service principal, which has no role yet.
     let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.reason), (Status::Pending, Some(Reason::RoleMissing)));

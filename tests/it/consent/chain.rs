@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use shared::{
+    microsoft::IncidentApi,
     registry::tenants::Status,
     tenant::{PERSONAL_ACCOUNTS, Reason},
 };
 use sim::{Decision, Fault, FaultKind, Host};
 
-use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, FABRIKAM};
+use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, FABRIKAM, request};
 
 fn query(url: &str, name: &str) -> String {
     let url = url::Url::parse(url).unwrap();
@@ -78,9 +79,11 @@ async fn administrator_turns_the_link_into_an_active_tenant() {
     }
 }
 
-#[tokio::test]
-async fn separate_sign_in_leaves_the_check_to_the_polls() {
-    const SIGN_IN: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ef";
+const SIGN_IN: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ef";
+const SIGN_IN_SECRET: &str = "canary-secret-of-the-sign-in";
+
+/// A deployment whose sign-in has a registration of its own, and no right to the app credential.
+async fn with_separate_sign_in() -> ConsentHarness {
     let variables = [
         ("APP_CREDENTIAL_SECRET_ID", ""),
         ("SIGN_IN_CREDENTIAL_SECRET_ID", "sign-in"),
@@ -89,13 +92,37 @@ async fn separate_sign_in_leaves_the_check_to_the_polls() {
     let harness = ConsentHarness::with(&variables).await;
     harness.sim.register_app(sim::App {
         client_id: SIGN_IN.into(),
-        client_secrets: vec!["of the sign-in".into()],
+        client_secrets: vec![SIGN_IN_SECRET.into()],
         redirect_uris: vec![format!("{BASE}/consent/callback")],
         wids: true,
         ..sim::App::default()
     });
-    let credential = json!({"client_id": SIGN_IN, "client_secret": "of the sign-in"});
+    let credential = json!({"client_id": SIGN_IN, "client_secret": SIGN_IN_SECRET});
     harness.backends.double.account().set_secret("sign-in", &credential);
+    harness
+}
+
+#[tokio::test]
+async fn refused_sign_in_credential_stops_no_polls() {
+    let harness = with_separate_sign_in().await;
+    harness.sim.grant(CONTOSO, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
+    harness.sim.remove_client_secret(SIGN_IN, SIGN_IN_SECRET);
+    let failed = request(&harness.app, "GET", &back, browser.cookie.as_deref(), &[]).await;
+    assert_eq!(failed.status, 500, "{failed:?}");
+    let platform = crate::backends::platform(&harness.backends.aws, &harness.clock);
+    let (microsoft, table) = (harness.backends.microsoft(), harness.backends.table.clone());
+    let clients = shared::clients::Clients::new(&microsoft, table, None, &platform);
+    let deadline = crate::backends::invocation("r-1").deadline;
+    let token = clients.tokens.access_token(&super::harness::id(CONTOSO), IncidentApi::Graph, deadline).await;
+    assert!(token.is_ok(), "the breaker of the app credential stays closed: {token:?}");
+}
+
+#[tokio::test]
+async fn separate_sign_in_leaves_the_check_to_the_polls() {
+    let harness = with_separate_sign_in().await;
     let link = harness.invite("Contoso", None).await;
     let mut browser = harness.browser();
     let authorize = browser.post(&link).await.location().to_owned();

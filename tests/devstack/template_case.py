@@ -112,13 +112,21 @@ RIGHTS = {
     }
     | {("secretsmanager:GetSecretValue", "RotationCredentialSecretArn")},
 }
-LEADING_KEYS = {
-    "ConsentCallback": {"INVITATION#*", "ATTEMPT#*", "TENANT#*", "CREDENTIAL"},
-    "TokenIssuance": {"TENANT#*", "CREDENTIAL"},
-    "IncidentFetch": {"TENANT#*", "CREDENTIAL"},
+# The partitions that each function reads and writes.
+OF_ONE_TENANT = {"TENANT#*", "THROTTLING#*", "CREDENTIAL"}
+READS = {
+    "ConsentCallback": OF_ONE_TENANT | {"INVITATION#*", "ATTEMPT#*"},
+    "TokenIssuance": OF_ONE_TENANT,
+    "IncidentFetch": OF_ONE_TENANT,
+    "IncidentDispatch": set(),
+    "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*"},
+    "SecretRotation": set(),
+}
+WRITES = {
+    **READS,
+    # A function that issues tokens changes no tenant.
+    "TokenIssuance": {"THROTTLING#*", "CREDENTIAL"},
     "IncidentDispatch": {"TENANT#*"},
-    "TenantAdmin": {"TENANT#*", "INVITATION#*", "CREDENTIAL"},
-    "SecretRotation": None,
 }
 # These functions return their failures in a response or in a batch response, which Lambda counts as a success.
 REPORTS_FAILURES_ITSELF = {"ConsentCallback", "TokenIssuance", "IncidentFetch", "TenantAdmin"}

@@ -27,6 +27,8 @@ class Alarms(TemplateCase):
             self.assertLess(alarms[function + "Duration"]["Threshold"], timeout * 1000)
         ours = {name: alarm for name, alarm in alarms.items() if alarm["Namespace"] == "Mandate"}
         of_the_deployment = {
+            "CredentialEndsInAMonth": "CredentialDaysLeft",
+            "CredentialEndsInAWeek": "CredentialDaysLeft",
             "CredentialRejected": "CredentialRejected",
             "ForeignRecord": "ForeignRecord",
             "ForeignToken": "ForeignToken",
@@ -72,6 +74,19 @@ class Alarms(TemplateCase):
         self.assertGreater(alarms["IncidentFetchDuration"]["Threshold"], timeout * 1000 - 1500)
         # A rotation is one burst of calls, without a second period.
         self.assertEqual(alarms["SecretRotationDuration"]["EvaluationPeriods"], 1)
+
+    def test_end_of_the_credential_is_announced_twice(self):
+        alarms = self.properties_of("AWS::CloudWatch::Alarm")
+        for name, days, urgency in (("CredentialEndsInAMonth", 30, "[low]"), ("CredentialEndsInAWeek", 7, "[page]")):
+            alarm = alarms[name]
+            self.assertEqual((alarm["Statistic"], alarm["Threshold"]), ("Minimum", days), name)
+            self.assertEqual(alarm["ComparisonOperator"], "LessThanThreshold", name)
+            # The functions that still cache a replaced credential report for five minutes more.
+            self.assertGreater(alarm["Period"], 300, name)
+            self.assertTrue(alarm["AlarmDescription"].startswith(urgency), name)
+        # A rotation that works must not raise the alarm: a secret lives for 100 days.
+        longest = int(self.source["Parameters"]["RotationDays"]["MaxValue"])
+        self.assertGreater(100 - longest, alarms["CredentialEndsInAMonth"]["Threshold"])
 
     def test_code_writes_every_watched_metric(self):
         root = os.path.join(os.path.dirname(TEMPLATE), "..")

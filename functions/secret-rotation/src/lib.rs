@@ -1,8 +1,9 @@
 //! Replaces the app's client secret in the four steps of Secrets Manager's rotation.
 //!
-//! Entra generates the value, so the step that creates it also registers it. The name of a registered secret holds the
-//! rotation's token, by which the next run finds the secrets of a run that was killed. The previous secret stays valid
-//! while caches may hold it, and is removed in the next rotation. Each step may be repeated at any time.
+//! Entra generates the value, so the step that creates it also registers it. The previous secret stays valid while caches
+//! may hold it. The last step removes older secrets of the rotation, and those that a killed run left. It removes no
+//! secret before its replacement is current, and none that the rotation did not make. Each step may be repeated at any
+//! time, and two runs of a step may overlap.
 
 mod application;
 mod secret_versions;
@@ -21,6 +22,7 @@ use shared::{
     lambda::event::{Invocation, InvocationError},
     lambda::runtime::Platform,
     microsoft::{IncidentApi, Microsoft},
+    registry::Write,
     telemetry,
     tenant::{Reason, TenantId},
     text::{Secret, from_json_object},
@@ -129,6 +131,7 @@ impl App {
         let (step, secret, token) = (rotation.step, rotation.secret_id, rotation.client_request_token);
         let configured = &self.config.microsoft.app_credential_secret_id;
         let done = match self.versions.rotation_state(&secret, configured, &token).await? {
+            RotationState::Finished if matches!(step, Step::Finish) => self.remove_unused(&secret, deadline).await?,
             RotationState::Finished => "nothing: the version is current already",
             RotationState::Pending { current } => match step {
                 Step::Create => self.create(&secret, &token, deadline).await?,
@@ -142,7 +145,7 @@ impl App {
                         ));
                     }
                     self.versions.make_current(&secret, &token, current.as_deref()).await?;
-                    "the new version is current"
+                    self.remove_unused(&secret, deadline).await?
                 }
             },
         };
@@ -155,24 +158,13 @@ impl App {
             return Ok("nothing: the value is there already");
         }
         let current = self.versions.current(secret).await?;
-        let previous_key = self.versions.previous(secret).await?.and_then(|previous| key_id(&previous));
         let mut next = fields(&current)?;
-        let client_id = next.get("client_id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if !next.contains_key("client_secret") || client_id.is_empty() {
+        if !next.contains_key("client_secret") {
             return Err(Error::Internal(
                 "the app credential is not a client secret, so there is nothing to rotate".into(),
             ));
         }
-        let application = self.application(&client_id, deadline).await?;
-        for password in application.passwords(deadline).await? {
-            let is_current = key_id(&current).as_ref() == Some(&password.key_id);
-            let is_previous = previous_key.as_ref() == Some(&password.key_id);
-            let is_ours = password.display_name.is_some_and(|name| name.starts_with(SECRET_NAME_PREFIX));
-            if !is_current && (is_previous || is_ours) {
-                application.remove_password(&password.key_id, deadline).await?;
-                write_audit("client secret removed", &password.key_id);
-            }
-        }
+        let application = self.application(&current, deadline).await?;
         let end: Timestamp = self.clock.now() + SECRET_LIFETIME;
         let added = application.add_password(&format!("{SECRET_NAME_PREFIX}{token}"), end, deadline).await?;
         write_audit("client secret added", &added.key_id);
@@ -180,8 +172,34 @@ impl App {
         next.insert("key_id".into(), json!(added.key_id));
         next.insert("expires_at".into(), json!(end));
         let next = Secret::new(Value::Object(next).to_string());
-        self.versions.put_pending(secret, token, &next).await?;
-        Ok("a new secret was created")
+        match self.versions.put_pending(secret, token, &next).await? {
+            Write::Done => Ok("a new secret was created"),
+            Write::Conflict => {
+                remove_password(&application, &added.key_id, deadline).await?;
+                Ok("nothing: another run of this step stored its value first")
+            }
+        }
+    }
+
+    /// Removes the rotation's secrets that no version holds. Removes nothing if a version does not name its secret by
+    /// `key_id`, because each of them may be that version's.
+    async fn remove_unused(&self, secret: &str, deadline: Deadline) -> Result<&'static str> {
+        let current = self.versions.current(secret).await?;
+        let application = self.application(&current, deadline).await?;
+        // A secret that a later round adds after this list is not in it. One that was added before has its version below.
+        let passwords = application.passwords(deadline).await?;
+        let versions = self.versions.in_use(secret).await?;
+        let Some(used) = versions.values.iter().map(key_id).collect::<Option<Vec<_>>>() else {
+            return Ok("the new version is current; no old secret was removed, because a version has no key_id");
+        };
+        for password in passwords {
+            let token = password.display_name.as_deref().and_then(|name| name.strip_prefix(SECRET_NAME_PREFIX));
+            let is_unused = !used.contains(&password.key_id) && token.map(str::to_owned) != versions.without_value;
+            if token.is_some() && is_unused {
+                remove_password(&application, &password.key_id, deadline).await?;
+            }
+        }
+        Ok("the new version is current, and unused secrets were removed")
     }
 
     async fn test(&self, secret: &str, token: &str, deadline: Deadline) -> Result<&'static str> {
@@ -207,13 +225,17 @@ impl App {
     }
 
     /// The registration of the rotated app, with a token of the rotation's own app.
-    async fn application(&self, client_id: &str, deadline: Deadline) -> Result<Application<'_>> {
+    async fn application(&self, credential: &Secret, deadline: Deadline) -> Result<Application<'_>> {
+        let client_id = member(credential, "client_id").unwrap_or_default();
+        if client_id.is_empty() {
+            return Err(Error::Internal("the app credential has no client_id".into()));
+        }
         let rotator = self.versions.current(&self.config.rotation_credential_secret_id).await?;
         let rotator = parse_credential(&rotator, "")?;
         let home = &self.config.home_tenant;
         let token = self.endpoint.app_token(home, IncidentApi::Graph, &rotator, deadline).await?;
         let graph = &self.config.microsoft.endpoints.graph;
-        Ok(Application::new(&self.http, graph, client_id, token.authorization()))
+        Ok(Application::new(&self.http, graph, &client_id, token.authorization()))
     }
 }
 
@@ -228,7 +250,17 @@ fn fields(credential: &Secret) -> Result<serde_json::Map<String, Value>> {
 }
 
 fn key_id(credential: &Secret) -> Option<String> {
-    fields(credential).ok()?.get("key_id")?.as_str().map(str::to_owned)
+    member(credential, "key_id")
+}
+
+fn member(credential: &Secret, name: &str) -> Option<String> {
+    fields(credential).ok()?.get(name)?.as_str().map(str::to_owned)
+}
+
+async fn remove_password(application: &Application<'_>, key_id: &str, deadline: Deadline) -> Result<()> {
+    application.remove_password(key_id, deadline).await?;
+    write_audit("client secret removed", key_id);
+    Ok(())
 }
 
 fn write_audit(event: &str, key_id: &str) {

@@ -1,9 +1,16 @@
 //! The versions of a secret in Secrets Manager, and their stages.
 
 use aws_config::SdkConfig;
-use aws_sdk_secretsmanager::{Client, operation::get_secret_value::GetSecretValueError};
+use aws_sdk_secretsmanager::{
+    Client,
+    operation::{
+        describe_secret::DescribeSecretOutput, get_secret_value::GetSecretValueError,
+        put_secret_value::PutSecretValueError,
+    },
+};
 use shared::{
     error::{Error, Result},
+    registry::Write,
     text::Secret,
 };
 
@@ -27,6 +34,18 @@ pub(crate) enum RotationState {
     },
 }
 
+/// The versions that functions or a rotation may use.
+pub(crate) struct VersionsInUse {
+    /// The values of the pending, the current and the previous version, as far as they exist.
+    pub(crate) values: Vec<Secret>,
+    /// The id of the pending version, if it has no value yet.
+    pub(crate) without_value: Option<String>,
+}
+
+fn has(stages: &[String], stage: &str) -> bool {
+    stages.iter().any(|other| other == stage)
+}
+
 impl SecretVersions {
     pub(crate) fn new(aws: &SdkConfig) -> Self {
         Self { client: Client::new(aws) }
@@ -37,8 +56,7 @@ impl SecretVersions {
     /// # Errors
     /// [`Error::InvalidRequest`] for an event that Secrets Manager would not send.
     pub(crate) async fn rotation_state(&self, secret: &str, configured: &str, token: &str) -> Result<RotationState> {
-        let description = Box::pin(self.client.describe_secret().secret_id(secret).send()).await;
-        let description = description.map_err(|error| Error::aws("secretsmanager:DescribeSecret", &error))?;
+        let description = self.describe(secret).await?;
         if description.arn() != Some(configured) && description.name() != Some(configured) {
             return Err(Error::InvalidRequest("This is not the secret that this function rotates.".into()));
         }
@@ -46,7 +64,6 @@ impl SecretVersions {
             return Err(Error::InvalidRequest("Rotation is not enabled for this secret.".into()));
         }
         let versions = description.version_ids_to_stages.unwrap_or_default();
-        let has = |stages: &[String], stage: &str| stages.iter().any(|other| other == stage);
         match versions.get(token) {
             Some(stages) if has(stages, CURRENT) => Ok(RotationState::Finished),
             Some(stages) if has(stages, PENDING) => {
@@ -68,13 +85,20 @@ impl SecretVersions {
         current.ok_or_else(|| Error::Internal("a secret has no current version".into()))
     }
 
-    /// The value of the previous version, if there is one.
-    pub(crate) async fn previous(&self, secret: &str) -> Result<Option<Secret>> {
-        self.value(secret, PREVIOUS, None).await
+    /// The versions that are pending, current and previous. A version that moves on meanwhile is read at least once.
+    pub(crate) async fn in_use(&self, secret: &str) -> Result<VersionsInUse> {
+        let versions = self.describe(secret).await?.version_ids_to_stages.unwrap_or_default();
+        let pending = versions.into_iter().find(|(_, stages)| has(stages, PENDING)).map(|(version, _)| version);
+        let mut values = Vec::new();
+        for stage in [PENDING, CURRENT, PREVIOUS] {
+            values.push(self.value(secret, stage, None).await?);
+        }
+        let without_value = pending.filter(|_| values.first().is_some_and(Option::is_none));
+        Ok(VersionsInUse { values: values.into_iter().flatten().collect(), without_value })
     }
 
-    /// Stores the value of the pending version `token`.
-    pub(crate) async fn put_pending(&self, secret: &str, token: &str, value: &Secret) -> Result<()> {
+    /// Stores the value of the pending version `token`. [`Write::Conflict`]: another run has stored its value.
+    pub(crate) async fn put_pending(&self, secret: &str, token: &str, value: &Secret) -> Result<Write> {
         let put = self
             .client
             .put_secret_value()
@@ -82,8 +106,14 @@ impl SecretVersions {
             .client_request_token(token)
             .secret_string(value.expose())
             .version_stages(PENDING);
-        Box::pin(put.send()).await.map_err(|error| Error::aws("secretsmanager:PutSecretValue", &error))?;
-        Ok(())
+        match Box::pin(put.send()).await {
+            Ok(_) => Ok(Write::Done),
+            // Secrets Manager never changes the value of a version.
+            Err(error) if error.as_service_error().is_some_and(PutSecretValueError::is_resource_exists_exception) => {
+                Ok(Write::Conflict)
+            }
+            Err(error) => Err(Error::aws("secretsmanager:PutSecretValue", &error)),
+        }
     }
 
     /// Makes the version `token` current. Secrets Manager makes `current` the previous version.
@@ -97,6 +127,11 @@ impl SecretVersions {
             .set_remove_from_version_id(current.map(str::to_owned));
         Box::pin(update.send()).await.map_err(|error| Error::aws("secretsmanager:UpdateSecretVersionStage", &error))?;
         Ok(())
+    }
+
+    async fn describe(&self, secret: &str) -> Result<DescribeSecretOutput> {
+        let description = Box::pin(self.client.describe_secret().secret_id(secret).send()).await;
+        description.map_err(|error| Error::aws("secretsmanager:DescribeSecret", &error))
     }
 
     async fn value(&self, secret: &str, stage: &str, version: Option<&str>) -> Result<Option<Secret>> {

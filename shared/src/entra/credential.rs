@@ -4,9 +4,11 @@ use std::fmt;
 
 use aws_lc_rs::digest;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
 use jsonwebtoken::EncodingKey;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::text::Secret;
 
@@ -15,6 +17,18 @@ pub struct AppCredential {
     client_id: String,
     version: String,
     kind: CredentialKind,
+    expiry: Expiry,
+}
+
+/// The member `expires_at` of the credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// The credential names no end.
+    Unknown,
+    /// The end of the credential.
+    At(Timestamp),
+    /// The member is not an RFC 3339 time.
+    Malformed,
 }
 
 /// The four kinds of credential.
@@ -42,6 +56,8 @@ struct Body {
     kms_key_id: Option<String>,
     #[serde(default)]
     federated: Option<bool>,
+    #[serde(default)]
+    expires_at: Value,
 }
 
 impl AppCredential {
@@ -85,7 +101,8 @@ impl AppCredential {
                 );
             }
         };
-        Ok(Self { client_id, version, kind })
+        let expiry = Expiry::parse(&body.expires_at);
+        Ok(Self { client_id, version, kind, expiry })
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -99,6 +116,20 @@ impl AppCredential {
 
     pub(super) fn kind(&self) -> &CredentialKind {
         &self.kind
+    }
+
+    pub(super) fn expiry(&self) -> Expiry {
+        self.expiry
+    }
+}
+
+impl Expiry {
+    /// A malformed time refuses no credential, because Entra decides about its validity.
+    fn parse(value: &Value) -> Self {
+        match value {
+            Value::Null => Self::Unknown,
+            other => other.as_str().and_then(|text| text.parse().ok()).map_or(Self::Malformed, Self::At),
+        }
     }
 }
 
@@ -132,7 +163,7 @@ pub(super) mod tests {
         signature::KeyPair as _,
     };
     use base64::prelude::BASE64_STANDARD;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -12,11 +12,12 @@ use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;
 
-use super::credential::AppCredential;
+use super::credential::{AppCredential, Expiry};
 use crate::{
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
+    telemetry,
     text::Secret,
 };
 
@@ -152,6 +153,7 @@ impl CredentialCache {
         });
         match (current, cached) {
             (Ok(current), cached) => {
+                self.report_expiry(current.expiry());
                 let versions = Arc::new(CredentialVersions {
                     current: Arc::new(current),
                     previous: OnceCell::new(),
@@ -167,6 +169,24 @@ impl CredentialCache {
                 Ok(cached)
             }
             (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Reports the days that the current credential is still valid. The metric costs no call, and no further function
+    /// needs the right to read the credential, because it is written wherever the credential is read.
+    fn report_expiry(&self, expiry: Expiry) {
+        match expiry {
+            Expiry::At(end) => {
+                let now = self.clock.now();
+                let days = end.duration_since(now).as_secs_f64() / 86_400.0;
+                telemetry::metrics(now, None, &[("CredentialDaysLeft", "Count", days)]);
+            }
+            Expiry::Malformed => {
+                tracing::error!(
+                    "expires_at of the app credential is not an RFC 3339 time, so no alarm precedes its end"
+                );
+            }
+            Expiry::Unknown => {}
         }
     }
 

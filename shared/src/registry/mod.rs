@@ -1,6 +1,7 @@
 //! The DynamoDB table: tenants, invitations, consent attempts, feeds with their leases and budgets, delivered versions.
 //!
 //! One table, keys `pk` and `sk`. All items of a tenant have `pk` `TENANT#{tenant_id}`, so that offboarding is one query.
+//! Only its throttling times have `THROTTLING#{tenant_id}`.
 //! Two indexes: `due` (the tenants to poll, in shards) and `listing` (tenants and invitations in order).
 
 pub mod attempts;

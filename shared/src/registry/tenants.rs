@@ -10,7 +10,6 @@ use super::{
     Page, Registry,
     table::{Item, Order, Versioned, string, text, to_item},
     tenant_pk,
-    throttling::is_throttling,
 };
 use crate::{
     error::{Error, Result},
@@ -204,8 +203,8 @@ impl Registry {
         self.list(LISTING, Order::Ascending, limit, next, keep).await
     }
 
-    /// Deletes all items of a tenant but its profile and its throttling times, which expire by themselves. Returns the
-    /// number of deleted items by kind.
+    /// Deletes all items of a tenant but its profile. Returns the number of deleted items by kind. The throttling times
+    /// stay and expire by themselves.
     pub async fn purge_tenant(&self, tenant: &TenantId) -> Result<BTreeMap<String, u64>> {
         self.keep_throttling(tenant).await?;
         let pk = tenant_pk(tenant);
@@ -220,11 +219,8 @@ impl Registry {
         let mut purged = BTreeMap::new();
         while let Some(page) = pages.next().await {
             let items = page.map_err(|error| Error::aws("dynamodb:Query", &error))?.items.unwrap_or_default();
-            let doomed: Vec<&str> = items
-                .iter()
-                .filter_map(|item| string(item, "sk"))
-                .filter(|sk| *sk != SORT_KEY && !is_throttling(sk))
-                .collect();
+            let doomed: Vec<&str> =
+                items.iter().filter_map(|item| string(item, "sk")).filter(|sk| *sk != SORT_KEY).collect();
             for sk in &doomed {
                 let kind = sk.split('#').next().unwrap_or_default().to_ascii_lowercase();
                 *purged.entry(kind).or_insert(0) += 1;

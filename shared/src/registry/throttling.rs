@@ -1,7 +1,8 @@
 //! The times before which Microsoft must not be called for a tenant, stored for all functions.
 //!
 //! The time for reads is an attribute of the tenant's feed. A tenant without a feed, and token requests, have items of
-//! their own, which DynamoDB deletes when they no longer apply.
+//! their own, which DynamoDB deletes when they no longer apply. They are in a partition of their own, so that they outlive
+//! an offboarding, and so that a function which may store these times needs no right to change the tenant.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -9,7 +10,6 @@ use serde::Deserialize;
 use super::{
     Registry, Write,
     table::{number, text, update_if},
-    tenant_pk,
 };
 use crate::{error::Result, microsoft::IncidentApi, tenant::TenantId};
 
@@ -32,23 +32,16 @@ struct Throttling {
 }
 
 impl ThrottledCalls {
-    const ALL: [Self; 2] = [Self::Tokens, Self::Reads];
-
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Tokens => "TOKENS_THROTTLED_UNTIL",
-            Self::Reads => "READS_THROTTLED_UNTIL",
-        }
-    }
-
     fn sort_key(self, api: IncidentApi) -> String {
-        format!("{}#{api}", self.kind())
+        match self {
+            Self::Tokens => format!("TOKENS#{api}"),
+            Self::Reads => format!("READS#{api}"),
+        }
     }
 }
 
-/// Returns true for the sort key of an item of this file.
-pub(super) fn is_throttling(sk: &str) -> bool {
-    ThrottledCalls::ALL.iter().any(|calls| sk.split('#').next() == Some(calls.kind()))
+fn throttling_pk(tenant: &TenantId) -> String {
+    format!("THROTTLING#{tenant}")
 }
 
 pub(super) fn throttled_attribute(api: IncidentApi) -> &'static str {
@@ -134,7 +127,7 @@ impl Registry {
         api: IncidentApi,
         now: Timestamp,
     ) -> Result<Option<Timestamp>> {
-        let stored: Option<Throttling> = self.get(&tenant_pk(tenant), &calls.sort_key(api)).await?;
+        let stored: Option<Throttling> = self.get(&throttling_pk(tenant), &calls.sort_key(api)).await?;
         Ok(stored.map(|stored| stored.throttled_until).filter(|until| *until > now))
     }
 
@@ -146,7 +139,7 @@ impl Registry {
         until: Timestamp,
     ) -> Result<()> {
         let update = self
-            .update(tenant_pk(tenant), calls.sort_key(api))
+            .update(throttling_pk(tenant), calls.sort_key(api))
             .update_expression("SET throttled_until = :until, expires_at = :expires")
             .condition_expression("attribute_not_exists(pk) OR throttled_until < :until")
             .expression_attribute_values(":until", number(until.as_millisecond()))

@@ -191,3 +191,29 @@ async fn web_identity_token_serves_all_tenants_until_it_expires() {
     ask(&tokens, A).await.unwrap();
     assert_eq!(harness.aws_calls("GetWebIdentityToken"), 3);
 }
+
+#[tokio::test]
+async fn days_until_the_credential_ends_are_a_metric() {
+    let harness = TokenHarness::start().await;
+    lines_of("");
+    for (expires_at, days) in [
+        (json!("2026-12-02T22:00:00Z"), Some(10.5)),
+        (json!("2026-11-21T10:00:00+00:00"), Some(-1.0)),
+        (json!("2027-05-01"), None),
+        (json!(1_800_000_000), None),
+        (Value::Null, None),
+    ] {
+        let mut credential = secret(CLIENT_SECRET);
+        credential["expires_at"] = expires_at.clone();
+        harness.set_secret(&credential);
+        let request_id = unique_request_id();
+        let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+        let tokens = harness.process();
+        invocation.in_request_span(async { ask(&tokens, A).await }).await.unwrap();
+        let lines = lines_of(&request_id);
+        let left: Vec<_> = lines.iter().filter_map(|line| line["CredentialDaysLeft"].as_f64()).collect();
+        assert_eq!(left, Vec::from_iter(days), "{expires_at}");
+        let is_malformed = days.is_none() && !expires_at.is_null();
+        assert_eq!(lines.iter().any(|line| line["level"] == "ERROR"), is_malformed, "{expires_at}");
+    }
+}

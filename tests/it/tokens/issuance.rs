@@ -219,6 +219,8 @@ async fn token_errors_are_the_documented_problems() {
     assert_eq!((status, headers["retry-after"].as_str()), (503, Some("7")));
     snapshot("throttled", &problem);
     assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("throttled"));
+    let stored = harness.backends.double.account().item_mut(&format!("THROTTLING#{A}"), "TOKENS#graph").is_some();
+    assert!(stored, "in a partition that it may write");
     harness.pass(8);
     harness.script(A, claims(json!({"roles": []})));
     let (status, problem, _) = deployment.post(&path, r#"{"resource": "defender"}"#).await;

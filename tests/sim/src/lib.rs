@@ -170,6 +170,13 @@ impl Sim {
         passwords.iter().map(|password| password.secret.clone()).collect()
     }
 
+    /// The key ID of a registered client secret.
+    pub fn client_secret_key_id(&self, client_id: &str, secret: &str) -> Option<String> {
+        let world = self.shared.world();
+        let mut passwords = world.apps.get(client_id)?.passwords.iter();
+        passwords.find(|password| password.secret == secret).map(|password| password.key_id.clone())
+    }
+
     /// Adds a tenant, or replaces the one with its ID.
     pub fn add_tenant(&self, seed: TenantSeed) {
         self.shared.world().tenants.insert(seed.tenant_id.clone(), store::Tenant::new(seed));

@@ -100,7 +100,7 @@ impl TokenClient {
             return Err(Error::Throttled { until });
         }
         let outcome = self.exchange(&Grant::ClientCredentials { tenant, api }, versions, deadline).await;
-        self.update_probe_tenant(tenant, api, &outcome).await;
+        self.update_probe_tenant(versions.current.client_id(), tenant, api, &outcome).await;
         match outcome {
             Ok(Accepted { response, credential }) => self.endpoint.validate(response, tenant, api, &credential),
             Err(Error::Throttled { until }) => {
@@ -234,7 +234,7 @@ impl TokenClient {
     ) -> Result<Accepted> {
         let target = match self.home_tenant {
             Some(home) if !self.registry.has_refused_probe(key, &home).await? => Some((home, IncidentApi::Graph)),
-            _ => self.registry.probe_tenant().await?,
+            _ => self.registry.probe_tenant(versions.current.client_id()).await?,
         };
         let probe = target.as_ref().map_or(*grant, |(tenant, api)| Grant::ClientCredentials { tenant, api: *api });
         let outcome = self.exchange_with(&versions.current, &probe, Retry::Never, deadline).await;
@@ -253,7 +253,7 @@ impl TokenClient {
                     if self.home_tenant == Some(*tenant) {
                         tracing::error!("Entra refuses the home tenant; is HOME_TENANT_ID right?");
                     }
-                    self.registry.forget_probe_tenant(tenant).await?;
+                    self.registry.forget_probe_tenant(versions.current.client_id(), tenant).await?;
                     self.registry.note_refused_probe(key, tenant).await?;
                 }
             }
@@ -280,7 +280,13 @@ impl TokenClient {
     }
 
     /// Keeps a tenant that Entra accepts, as the one that a probe goes to. The home tenant makes it unnecessary.
-    async fn update_probe_tenant(&self, tenant: &TenantId, api: IncidentApi, outcome: &Result<Accepted>) {
+    async fn update_probe_tenant(
+        &self,
+        client_id: &str,
+        tenant: &TenantId,
+        api: IncidentApi,
+        outcome: &Result<Accepted>,
+    ) {
         if self.home_tenant.is_some() {
             return;
         }
@@ -293,10 +299,10 @@ impl TokenClient {
                     self.probe_tenant_noted_at.store(noted_at, Ordering::Relaxed);
                     return;
                 }
-                self.registry.note_probe_tenant(tenant, api, now).await
+                self.registry.note_probe_tenant(client_id, tenant, api, now).await
             }
             Err(Error::Refused(_) | Error::Upstream { status: 400..=499, .. }) => {
-                self.registry.forget_probe_tenant(tenant).await
+                self.registry.forget_probe_tenant(client_id, tenant).await
             }
             Err(_) => return,
         };

@@ -42,7 +42,6 @@ const PROBE_TENANT_TTL: SignedDuration = SignedDuration::from_hours(1);
 const MAX_EVIDENCE_TRIES: u32 = 3;
 
 const PK: &str = "CREDENTIAL";
-const PROBE_TENANT_SK: &str = "PROBE_TENANT";
 
 /// The credential that a breaker stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,16 +252,22 @@ impl Registry {
         Ok(self.tenant(tenant).await?.is_some_and(|tenant| tenant.status == Status::Paused))
     }
 
-    /// A tenant and API for which Entra issued a token with our credential not long ago.
-    pub(crate) async fn probe_tenant(&self) -> Result<Option<(TenantId, IncidentApi)>> {
-        let stored: Option<ProbeTenant> = self.get(PK, PROBE_TENANT_SK).await?;
+    /// A tenant and API for which Entra issued a token to this app not long ago.
+    pub(crate) async fn probe_tenant(&self, client_id: &str) -> Result<Option<(TenantId, IncidentApi)>> {
+        let stored: Option<ProbeTenant> = self.get(PK, &probe_tenant_sk(client_id)).await?;
         Ok(stored.and_then(|stored| Some((stored.tenant_id?, stored.api?.parse().ok()?))))
     }
 
-    /// Notes that Entra issued a token for `tenant`, unless a tenant was noted within the last hour.
-    pub(crate) async fn note_probe_tenant(&self, tenant: &TenantId, api: IncidentApi, now: Timestamp) -> Result<()> {
+    /// Notes that Entra issued a token for `tenant` to this app, unless a tenant was noted within the last hour.
+    pub(crate) async fn note_probe_tenant(
+        &self,
+        client_id: &str,
+        tenant: &TenantId,
+        api: IncidentApi,
+        now: Timestamp,
+    ) -> Result<()> {
         let note = self
-            .update(PK, PROBE_TENANT_SK)
+            .update(PK, probe_tenant_sk(client_id))
             .update_expression("SET tenant_id = :tenant, api = :api, noted_at = :now")
             .condition_expression("attribute_not_exists(tenant_id) OR noted_at < :old")
             .expression_attribute_values(":tenant", text(tenant.to_string()))
@@ -273,9 +278,9 @@ impl Registry {
     }
 
     /// Forgets the probe tenant if it is `tenant`, which Entra refuses.
-    pub(crate) async fn forget_probe_tenant(&self, tenant: &TenantId) -> Result<()> {
+    pub(crate) async fn forget_probe_tenant(&self, client_id: &str, tenant: &TenantId) -> Result<()> {
         let forget = self
-            .update(PK, PROBE_TENANT_SK)
+            .update(PK, probe_tenant_sk(client_id))
             .update_expression("REMOVE tenant_id")
             .condition_expression("tenant_id = :tenant")
             .expression_attribute_values(":tenant", text(tenant.to_string()));
@@ -286,6 +291,11 @@ impl Registry {
         let expires_at = number((now + ITEM_TTL).as_second());
         self.update(PK, &key.0).expression_attribute_values(":expires", expires_at)
     }
+}
+
+/// Tenants consent to one app. Another one, such as that of the sign-in, has a probe tenant of its own.
+fn probe_tenant_sk(client_id: &str) -> String {
+    format!("PROBE_TENANT#{client_id}")
 }
 
 fn next_probe_after(now: Timestamp) -> AttributeValue {

@@ -13,7 +13,7 @@ use shared::{
     registry::tenants::{Status, Verification},
     tenant::Reason,
 };
-use sim::{Fault, FaultKind, RetryAfter};
+use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
 use super::harness::{APIS, SyncHarness, TENANT, grant, tenant};
 use crate::{backends::lines_of, cases::Cases};
@@ -221,6 +221,37 @@ async fn bad_row_in_a_crowded_second_keeps_no_other_back() {
         sync.poll().await;
         sync.assert_complete();
         assert_eq!(sync.feed().await.quarantined, 0, "{api}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_change_places_are_not_lost_beside_a_bad_one() {
+    for api in APIS {
+        for bad in [0, 25, 50] {
+            let sync = SyncHarness::start(api).await;
+            sync.backends.sim.configure(|behaviour| {
+                (behaviour.graph.shuffle_ties, behaviour.defender.shuffle_ties) = (true, true);
+            });
+            let updated = sync.clock.now() - SignedDuration::from_secs(1_000);
+            let seed = |number: u32| IncidentSeed {
+                last_update: Some(updated),
+                created: Some(updated - SignedDuration::from_secs(number.into())),
+                ..IncidentSeed::default()
+            };
+            let ids: Vec<String> = (0..=api.largest_page()).map(|number| sync.put_seed(seed(number))).collect();
+            sync.backends.sim.fault(Fault::poison(TENANT, &ids[bad]));
+            for _ in 0..8 {
+                sync.poll().await;
+                sync.advance(60);
+            }
+            sync.backends.sim.clear_faults();
+            for _ in 0..2 {
+                sync.advance(7 * 3600);
+                sync.poll().await;
+            }
+            sync.assert_complete();
+            assert_eq!(sync.feed().await.quarantined, 0, "{api} {bad}");
+        }
     }
 }
 

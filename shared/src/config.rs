@@ -120,9 +120,14 @@ impl Variables<'_> {
         parsed
     }
 
-    /// The cloud, its hosts and our credential, for functions that call Microsoft.
+    /// The cloud, its hosts and the app credential, for functions that call Microsoft.
     pub fn microsoft(&mut self) -> Option<Microsoft> {
-        let secret_id = self.required("APP_CREDENTIAL_SECRET_ID");
+        self.microsoft_with("APP_CREDENTIAL_SECRET_ID")
+    }
+
+    /// As [`Self::microsoft`], with the credential in the secret that the variable `secret_id` names.
+    pub fn microsoft_with(&mut self, secret_id: &str) -> Option<Microsoft> {
+        let secret_id = self.required(secret_id);
         let cloud = self.parsed("MICROSOFT_CLOUD", Cloud::Commercial, "must be commercial, gcc, gcc-high or dod");
         let defaults = cloud.endpoints();
         let endpoints = Endpoints {

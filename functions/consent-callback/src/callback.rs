@@ -207,7 +207,8 @@ impl ConsentRequest<'_> {
                     reason = tenant.reason.map(Reason::as_str),
                     "consent recorded"
                 );
-                if tenant.status == Status::Active {
+                // Without the app credential, the next poll reads the new roles.
+                if tenant.status == Status::Active && self.app.config.app_client_id.is_none() {
                     let refresh = self.app.onboarding.refresh_roles(&tenant, self.deadline);
                     refresh.instrument(tenant_span(&tenant_id)).await?;
                 } else {

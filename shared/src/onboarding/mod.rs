@@ -23,7 +23,7 @@ use crate::{
         Registry,
         attempts::{ConsentRejection, SignedIn},
         invitations::{Invitation, InvitationStatus},
-        tenants::{Status, Tenant},
+        tenants::{Status, Tenant, Verification},
     },
     telemetry::RECORD,
     tenant::{Reason, TenantId},
@@ -100,7 +100,9 @@ impl Consent {
                 tenant.consented_at = Some(self.at);
                 tenant.consented_by = Some(self.signed_in.person().to_owned());
                 tenant.role_proven = self.signed_in.role_proven;
-                if tenant.status != Status::Active {
+                if tenant.status == Status::Active {
+                    tenant.verification = Some(Verification::new(self.at));
+                } else {
                     tenant.start_verification(self.at);
                 }
             }
@@ -184,7 +186,8 @@ impl Onboarding {
         Ok(Recorded::Accepted(Box::new(after)))
     }
 
-    /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some.
+    /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some. The verification that
+    /// the consent started ends with it.
     pub async fn refresh_roles(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
         let mut roles = Vec::new();
         for api in self.apis(tenant) {
@@ -197,6 +200,7 @@ impl Onboarding {
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
             if tenant.status == Status::Active {
                 merge_roles(&mut tenant.roles, &roles);
+                tenant.verification = None;
             }
             Ok(())
         });

@@ -72,7 +72,8 @@ pub struct Tenant {
     pub operator_paused_at: Option<Timestamp>,
     /// The time of its offboarding.
     pub offboarded_at: Option<Timestamp>,
-    /// The verification of its consent, while it is pending and not waiting for the operator.
+    /// The verification of its consent, while it is pending and not waiting for the operator. An active tenant has one after
+    /// a further consent, until its roles are read again.
     pub verification: Option<Verification>,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,

@@ -79,6 +79,57 @@ async fn administrator_turns_the_link_into_an_active_tenant() {
 }
 
 #[tokio::test]
+async fn separate_sign_in_leaves_the_check_to_the_polls() {
+    const SIGN_IN: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ef";
+    let variables = [
+        ("APP_CREDENTIAL_SECRET_ID", ""),
+        ("SIGN_IN_CREDENTIAL_SECRET_ID", "sign-in"),
+        ("APP_CLIENT_ID", crate::backends::CLIENT_ID),
+    ];
+    let harness = ConsentHarness::with(&variables).await;
+    harness.sim.register_app(sim::App {
+        client_id: SIGN_IN.into(),
+        client_secrets: vec!["of the sign-in".into()],
+        redirect_uris: vec![format!("{BASE}/consent/callback")],
+        wids: true,
+        ..sim::App::default()
+    });
+    let credential = json!({"client_id": SIGN_IN, "client_secret": "of the sign-in"});
+    harness.backends.double.account().set_secret("sign-in", &credential);
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let authorize = browser.post(&link).await.location().to_owned();
+    assert_eq!(query(&authorize, "client_id"), SIGN_IN);
+    let signed_in = harness.sim.sign_in(&authorize, CONTOSO, ADMIN).unwrap();
+    let consent = browser.get(&signed_in).await.location().to_owned();
+    assert_eq!(query(&consent, "client_id"), crate::backends::CLIENT_ID);
+    let back = harness.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
+    browser.get(&back).await.location();
+    for _ in 0..2 {
+        let page = browser.get("/consent/result").await;
+        assert!(page.headers.contains_key("refresh"), "the page of a pending tenant: {}", page.text());
+        harness.advance(61);
+    }
+    assert_eq!(harness.token_requests(), 0, "no token is requested for the tenant");
+    let tenant = harness.tenant(CONTOSO).await.unwrap();
+    assert_eq!((tenant.status, tenant.verification.map(|check| check.tries)), (Status::Pending, Some(0)));
+    let feed = harness.registry.feed(&tenant.tenant_id).await.unwrap().unwrap();
+    assert!(feed.due_at.is_some_and(|due| due <= harness.clock.now()), "the next poll verifies it");
+
+    // A further consent for an active tenant leaves its roles to the polls, too.
+    harness
+        .change_tenant(CONTOSO, |tenant| {
+            (tenant.status, tenant.reason, tenant.verification) = (Status::Active, None, None);
+            tenant.activated_at = Some(harness.clock.now());
+        })
+        .await;
+    let link = harness.invite("Contoso", None).await;
+    harness.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
+    assert_eq!(harness.token_requests(), 0);
+    assert!(harness.tenant(CONTOSO).await.unwrap().verification.is_some());
+}
+
+#[tokio::test]
 async fn another_browser_cannot_continue_the_attempt() {
     let harness = ConsentHarness::new().await;
     let link = harness.invite("Contoso", None).await;

@@ -7,7 +7,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::{
-    http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status, tenant::Reason,
+    http::Deadline,
+    lambda::event::Invocation,
+    microsoft::IncidentApi,
+    registry::tenants::{Status, Verification},
+    tenant::Reason,
 };
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
@@ -477,6 +481,24 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
     sync.advance(7200);
     let (lag, paused) = poll().await;
     assert!(lag.is_some_and(|lag| lag >= 7200.0) && paused.is_none(), "active, and not read: {lag:?}");
+}
+
+#[tokio::test]
+async fn poll_after_a_further_consent_reads_the_new_roles() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let now = sync.clock.now();
+        let consent = |tenant: &mut shared::registry::tenants::Tenant| {
+            tenant.verification = Some(Verification::new(now));
+            Ok(())
+        };
+        sync.registry.change_tenant(&tenant(), consent).await.unwrap();
+        sync.backends.sim.grant(TENANT, crate::backends::CLIENT_ID, &[api.write_role(), api.hunting_role()]);
+        sync.poll().await;
+        let found = sync.tenant().await;
+        assert!(found.roles.contains(&api.hunting_role().to_owned()), "{:?}", found.roles);
+        assert_eq!((found.status, found.verification), (Status::Active, None));
+    }
 }
 
 #[tokio::test]

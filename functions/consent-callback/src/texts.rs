@@ -118,6 +118,7 @@ pub(crate) enum Message {
     PausedRoleMissing,
     PausedDisabledByCustomer,
     PausedTenantNotFound,
+    PausedTenantInactive,
     PausedWrongCloud,
     PausedCredentialRejected,
     PausedUnavailable,

@@ -166,7 +166,11 @@ fn retry_delay(tries: u32) -> SignedDuration {
 /// Returns true for a reason that only the customer can change, however long one waits.
 fn is_final(reason: Reason) -> bool {
     match reason {
-        Reason::DisabledByCustomer | Reason::BlockedByPolicy | Reason::TenantNotFound | Reason::WrongCloud => true,
+        Reason::DisabledByCustomer
+        | Reason::BlockedByPolicy
+        | Reason::TenantNotFound
+        | Reason::TenantInactive
+        | Reason::WrongCloud => true,
         // A new resource and a new role need time to spread, and an API forbids calls for some minutes after a consent.
         Reason::ConsentMissing
         | Reason::RoleMissing

@@ -7,5 +7,6 @@ mod failures;
 mod harness;
 mod live;
 mod model;
+mod refusals;
 mod windows;
 mod workers;

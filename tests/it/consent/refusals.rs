@@ -48,7 +48,7 @@ async fn refused_code_is_no_failure_of_ours_whatever_the_number() {
     let link = harness.invite("Contoso", None).await;
     // Errors of a request, of a code, of a state at Microsoft, and one of tomorrow.
     for code in [9_002_313, 900_144, 50_001, 70_011, 70_000, 54_005, 70_008, 501_481, 90_033, 7_000_218, 9_999_999] {
-        for error in ["invalid_grant", "invalid_request", "invalid_scope", "x"] {
+        for error in ["invalid_grant", "invalid_client", "invalid_request", "x"] {
             let before = code_requests(&harness);
             harness.sim.fault(refusal(400, error, code));
             make_up_a_code(&mut harness.browser(), &link).await.says(400, "could not be verified");

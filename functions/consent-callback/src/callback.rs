@@ -195,8 +195,9 @@ impl ConsentRequest<'_> {
         match record.await? {
             Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
             Recorded::Accepted(tenant) => {
+                let settled = Stage::Settled { tenant_id, bound_by: tenant.bound_by.clone() };
                 // After a conflict, another request has settled the attempt with the same outcome.
-                let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
+                let _ = self.app.registry.advance_attempt(attempt, settled).await?;
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,
                     invitation_id = consent.invitation_id,

@@ -189,8 +189,14 @@ impl ConsentRequest<'_> {
                 let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))
             }
-            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id } => {
+            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id, .. } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
+                if let Stage::Settled { bound_by, .. } = &attempt.stage
+                    && *bound_by != tenant.bound_by
+                {
+                    // The record that this browser came for is replaced, and the present one is not for its eyes.
+                    return Ok(self.pages.rejection(ConsentRejection::OtherCustomer, true));
+                }
                 if tenant.status == Status::Pending {
                     tenant = self.advance_tenant(tenant_id).await?;
                 }

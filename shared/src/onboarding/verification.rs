@@ -16,7 +16,7 @@ use crate::{
 const RETRY_DELAYS_SECONDS: [i64; 5] = [5, 10, 20, 30, 60];
 
 /// The time that a consent may need to spread. A tenant that fails for longer is paused.
-const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
+pub(super) const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
 
 /// The outcome of one try to read a tenant.
 enum VerificationResult {

@@ -88,6 +88,8 @@ def required_access(graph, options):
 
     The ids are looked up by the roles' names, because a reader can check names.
     """
+    if options.sign_in_only:
+        return [], {}
     api = options.surface
     read, write, hunt = ROLES[api]
     wanted = [read] + [write] * options.with_write + [hunt] * options.with_hunting
@@ -261,6 +263,8 @@ def parse(arguments):
     parser.add_argument("--surface", choices=sorted(RESOURCES), default="graph", help=api)
     parser.add_argument("--with-write", action="store_true", help="request the permission to change incidents, too")
     parser.add_argument("--with-hunting", action="store_true", help="request the permission for hunting, too")
+    signs_in = "request no permission: a registration for the administrator's sign-in alone"
+    parser.add_argument("--sign-in-only", action="store_true", help=signs_in)
     removes = "remove permissions that these options do not request"
     parser.add_argument("--remove-permissions", action="store_true", help=removes)
     parser.add_argument("--client-id", help="client id of the registration to update, if its name is not unique")
@@ -274,6 +278,8 @@ def parse(arguments):
     parser.add_argument("--token-file", help="file with an access token for Graph, instead of the Azure CLI")
     parser.add_argument("--dry-run", action="store_true", help="print the writes and do not send them")
     options = parser.parse_args(arguments)
+    if options.sign_in_only and (options.with_write or options.with_hunting):
+        parser.error("--sign-in-only requests no permission, so neither --with-write nor --with-hunting")
     if bool(options.federated_issuer) != bool(options.federated_subject):
         parser.error("--federated-issuer and --federated-subject must be given together")
     return options

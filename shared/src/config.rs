@@ -80,6 +80,15 @@ impl Variables<'_> {
         parsed
     }
 
+    /// A variable that may be unset, but not malformed. `rule` completes the sentence "NAME …" of the fault.
+    fn optional_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
+        let parsed = self.value(name)?.parse().ok();
+        if parsed.is_none() {
+            self.faults.push(format!("{name} {rule}"));
+        }
+        parsed
+    }
+
     /// A variable that may be unset.
     pub fn optional(&mut self, name: &str) -> Option<String> {
         self.value(name)
@@ -112,17 +121,17 @@ impl Variables<'_> {
 
     /// `PUBLIC_BASE_URL`, if it is set.
     pub fn public_base_url(&mut self) -> Option<PublicBaseUrl> {
-        let value = self.value("PUBLIC_BASE_URL")?;
-        let parsed = value.parse::<PublicBaseUrl>().ok();
-        if parsed.is_none() {
-            self.faults.push("PUBLIC_BASE_URL must be an https URL without query (http only on loopback)".into());
-        }
-        parsed
+        self.optional_parsed("PUBLIC_BASE_URL", "must be an https URL without query (http only on loopback)")
     }
 
-    /// The cloud, its hosts and our credential, for functions that call Microsoft.
+    /// The cloud, its hosts and the app credential, for functions that call Microsoft.
     pub fn microsoft(&mut self) -> Option<Microsoft> {
-        let secret_id = self.required("APP_CREDENTIAL_SECRET_ID");
+        self.microsoft_with("APP_CREDENTIAL_SECRET_ID")
+    }
+
+    /// As [`Self::microsoft`], with the credential in the secret that the variable `secret_id` names.
+    pub fn microsoft_with(&mut self, secret_id: &str) -> Option<Microsoft> {
+        let secret_id = self.required(secret_id);
         let cloud = self.parsed("MICROSOFT_CLOUD", Cloud::Commercial, "must be commercial, gcc, gcc-high or dod");
         let defaults = cloud.endpoints();
         let endpoints = Endpoints {
@@ -130,7 +139,9 @@ impl Variables<'_> {
             graph: self.endpoint("GRAPH_ENDPOINT", defaults.graph),
             defender: self.endpoint("DEFENDER_ENDPOINT", defaults.defender),
         };
-        Some(Microsoft { app_credential_secret_id: secret_id?, cloud, endpoints })
+        let home_tenant = self.optional_parsed("HOME_TENANT_ID", "must be a lower-case GUID");
+        let function_name = self.value("AWS_LAMBDA_FUNCTION_NAME");
+        Some(Microsoft { app_credential_secret_id: secret_id?, cloud, endpoints, home_tenant, function_name })
     }
 
     /// `INCIDENT_API`: `auto` without one.

@@ -284,4 +284,8 @@ pub struct Microsoft {
     pub cloud: Cloud,
     /// The hosts that requests go to.
     pub endpoints: Endpoints,
+    /// The partner's own tenant, where Entra's response to the app credential is evidence about the credential.
+    pub home_tenant: Option<TenantId>,
+    /// The name of this function, which stands for its role where the role is the credential.
+    pub function_name: Option<String>,
 }

@@ -86,6 +86,8 @@ pub enum Reason {
     BlockedByPolicy,
     /// Entra knows no such tenant.
     TenantNotFound,
+    /// Entra has blocked the tenant because nobody used it for long.
+    TenantInactive,
     /// The tenant belongs to another cloud.
     WrongCloud,
     /// Entra refuses our own credential.
@@ -108,6 +110,7 @@ impl Reason {
             Self::ResourceAbsent => "resource_absent",
             Self::BlockedByPolicy => "blocked_by_policy",
             Self::TenantNotFound => "tenant_not_found",
+            Self::TenantInactive => "tenant_inactive",
             Self::WrongCloud => "wrong_cloud",
             Self::CredentialRejected => "credential_rejected",
             Self::Throttled => "throttled",

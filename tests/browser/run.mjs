@@ -156,6 +156,48 @@ async function openBrowser(chrome, journey, settings = {}) {
   return { context, page, check, signIn };
 }
 
+/** The pages of refusals by Microsoft: the error, its number, and the title of its page. */
+const refusalTexts = {
+  en: {
+    code: "could not be verified",
+    unchanged: "Nothing was changed.",
+    stays: "A consent that was given at Microsoft stays there.",
+    foreign: "does not belong together",
+    wrongTenant: "not the tenant that was invited",
+    errors: {
+      declined: ["access_denied", 65004, "You have declined"],
+      account: ["access_denied", 50020, "This account does not belong to the organization"],
+      license: ["access_denied", 65005, "Your tenant has no license"],
+      resource: ["access_denied", 500014, "Defender is switched off in your tenant"],
+      app: ["access_denied", 7000112, "is switched off in your tenant"],
+      role: ["access_denied", 90094, "Your account may not consent"],
+      policy: ["access_denied", 53003, "A policy of your organization forbids it"],
+      registration: ["invalid_request", 50011, "is not set up right"],
+      unavailable: ["server_error", undefined, "Microsoft cannot do this now"],
+      unknown: ["unknown_error", undefined, "Microsoft has not granted it"],
+    },
+  },
+  de: {
+    code: "ließ sich nicht überprüfen",
+    unchanged: "Nichts wurde geändert.",
+    stays: "Eine Zustimmung, die bei Microsoft erteilt wurde, bleibt dort bestehen.",
+    foreign: "Das gehört nicht zusammen",
+    wrongTenant: "nicht der eingeladene Mandant",
+    errors: {
+      declined: ["access_denied", 65004, "Sie haben abgelehnt"],
+      account: ["access_denied", 50020, "Dieses Konto gehört nicht zur Organisation"],
+      license: ["access_denied", 65005, "Ihrem Mandanten fehlt die Lizenz"],
+      resource: ["access_denied", 500014, "Defender ist in Ihrem Mandanten abgeschaltet"],
+      app: ["access_denied", 7000112, "ist in Ihrem Mandanten abgeschaltet"],
+      role: ["access_denied", 90094, "Ihr Konto darf nicht zustimmen"],
+      policy: ["access_denied", 53003, "Eine Richtlinie Ihrer Organisation"],
+      registration: ["invalid_request", 50011, "ist nicht richtig eingerichtet"],
+      unavailable: ["server_error", undefined, "Microsoft kann das gerade nicht"],
+      unknown: ["unknown_error", undefined, "Microsoft hat es nicht erteilt"],
+    },
+  },
+};
+
 const journeys = {
   async accept(chrome) {
     const { id, admin, customer } = await createTenant("tailspin");
@@ -270,6 +312,46 @@ const journeys = {
     await page.waitForFunction(() => document.querySelector("h1").textContent.includes("can read"), null, { timeout: 90_000 });
     await check("can read your incidents", "2-active");
     await context.close();
+  },
+
+  async refusals(chrome) {
+    for (const [locale, texts] of Object.entries(refusalTexts)) {
+      const { admin, customer } = await createTenant("woodgrove");
+      const { consent_url } = await invite(customer);
+      const { context, page, check, signIn } = await openBrowser(chrome, `refused-${locale}`, { locale });
+      const shows = async (text) => {
+        if (!(await page.textContent("main")).includes(text)) throw new Error(`refused-${locale}: "${text}" is missing`);
+      };
+      const stateAt = async (path) => {
+        await page.waitForURL((url) => url.href.startsWith(login) && url.pathname.endsWith(path));
+        return new URL(page.url()).searchParams.get("state");
+      };
+      // A code that Microsoft did not issue.
+      await page.goto(consent_url);
+      await page.click("form button");
+      await page.goto(`${api}/consent/callback?code=made-up&state=${await stateAt("/authorize")}`);
+      await check(texts.code, "code");
+      await shows(texts.unchanged);
+      // The refusals of a consent leave the attempt as it is.
+      await page.goto(consent_url);
+      await signIn(admin);
+      const state = await stateAt("/adminconsent");
+      for (const [step, [error, number, title]] of Object.entries(texts.errors)) {
+        const query = new URLSearchParams({ error, state });
+        if (number) query.set("error_description", `AADSTS${number}: x`);
+        await page.goto(`${api}/consent/callback?${query}`);
+        await check(title, step);
+      }
+      // A consent that is refused stays at Microsoft.
+      const consented = `${api}/consent/callback?admin_consent=True&tenant=${randomUUID()}&state=`;
+      await page.goto(`${consented}x`);
+      await check(texts.foreign, "foreign-consent");
+      await shows(texts.stays);
+      await page.goto(consented + state);
+      await check(texts.wrongTenant, "wrong-tenant");
+      await shows(texts.stays);
+      await context.close();
+    }
   },
 
   async unusableLinks(chrome) {

@@ -46,11 +46,12 @@ ROUTES = {
 WITHOUT_ALIAS = {"SecretRotation"}
 
 # The environment of each function: the variables that it reads and no other.
-CALLS_MICROSOFT = {"APP_CREDENTIAL_SECRET_ID", "MICROSOFT_CLOUD"}
+CALLS_MICROSOFT = {"APP_CREDENTIAL_SECRET_ID", "HOME_TENANT_ID", "MICROSOFT_CLOUD"}
 EVERYWHERE = {"TABLE_NAME", "LOG_LEVEL"}
 ENVIRONMENT = {
     "ConsentCallback": EVERYWHERE
     | CALLS_MICROSOFT
+    | {"APP_CLIENT_ID", "SIGN_IN_CREDENTIAL_SECRET_ID"}
     | {"EVENT_BUS_NAME", "INCIDENT_API", "PARTNER_NAME", "PUBLIC_BASE_URL"},
     "TokenIssuance": EVERYWHERE | CALLS_MICROSOFT | {"INCIDENT_API"},
     "IncidentFetch": EVERYWHERE
@@ -72,7 +73,7 @@ ENVIRONMENT = {
     "TenantAdmin": EVERYWHERE
     | CALLS_MICROSOFT
     | {"EVENT_BUS_NAME", "INCIDENT_BUCKET", "PUBLIC_BASE_URL", "SWEEP_DAYS", "SYNC_QUEUE_URL"},
-    "SecretRotation": EVERYWHERE | CALLS_MICROSOFT | {"HOME_TENANT_ID", "ROTATION_CREDENTIAL_SECRET_ID"},
+    "SecretRotation": EVERYWHERE | CALLS_MICROSOFT | {"ROTATION_CREDENTIAL_SECRET_ID"},
 }
 
 # The rights of each function to our resources: (action, resource).

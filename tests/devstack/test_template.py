@@ -27,6 +27,9 @@ from template_case import (
 )
 
 
+SIGN_IN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:sign-in-AbCdEf"
+
+
 class Template(TemplateCase):
     # ---- HTTP API ----
 
@@ -100,7 +103,9 @@ class Template(TemplateCase):
         intervals = [{"Ref": "PollIntervalSeconds"}, {"Ref": "PollMaxIntervalSeconds"}]
         longest_interval = {"Fn::If": ["HasOnePollInterval", *intervals]}
         wanted = {
+            "APP_CLIENT_ID": {"Ref": "AppClientId"},
             "APP_CREDENTIAL_SECRET_ID": secret,
+            "SIGN_IN_CREDENTIAL_SECRET_ID": {"Ref": "SignInCredentialSecretArn"},
             "TABLE_NAME": {"Ref": "Table"},
             "SYNC_QUEUE_URL": {"Ref": "SyncQueue"},
             "INCIDENT_BUCKET": {"Ref": "IncidentBucket"},
@@ -122,7 +127,11 @@ class Template(TemplateCase):
         }
         for name, function in self.properties_of("AWS::Lambda::Function").items():
             for variable, value in function["Environment"]["Variables"].items():
+                if (name, variable) == ("ConsentCallback", "APP_CREDENTIAL_SECRET_ID"):
+                    value = value["Fn::If"][2]
                 self.assertEqual(value, wanted[variable], f"{name} {variable}")
+        consent = self.resources["ConsentCallback"]["Properties"]["Environment"]["Variables"]
+        self.assertEqual(consent["APP_CREDENTIAL_SECRET_ID"]["Fn::If"][:2], ["HasOwnSignIn", ""])
 
     def test_defaults_are_those_of_the_interface(self):
         defaults = {
@@ -223,9 +232,14 @@ class Template(TemplateCase):
         callers = [f"{name}Role" for name, names in ENVIRONMENT.items() if CALLS_MICROSOFT <= names]
         callers.remove("SecretRotationRole")
         policies = self.properties_of("AWS::IAM::ManagedPolicy")
-        self.assertEqual({name for name, policy in policies.items() if policy.get("Roles")}, CREDENTIAL_POLICIES)
+        attached = {name for name, policy in policies.items() if policy.get("Roles")}
+        self.assertEqual(attached, CREDENTIAL_POLICIES | {"SignInCredentialPolicy"})
+        # A federated token is the role's own. It makes the role the app only where the registration names the role.
+        own = [role for role in callers if role != "ConsentCallbackRole"]
         for name in CREDENTIAL_POLICIES:
-            self.assertCountEqual([role["Ref"] for role in policies[name]["Roles"]], callers, name)
+            for sign_in, wanted in (("", callers), (SIGN_IN, callers if name == "AppFederationPolicy" else own)):
+                values = {**self.values, "SignInCredentialSecretArn": sign_in}
+                self.assertCountEqual(self.roles_of(policies[name], values), wanted, f"{name} {sign_in}")
         for mode, wanted in {
             "secret": set(),
             "certificate": set(),
@@ -241,6 +255,25 @@ class Template(TemplateCase):
                 and sam_template.condition_holds(needs, self.expanded, values)
             }
             self.assertEqual(there, wanted, mode)
+
+    def roles_of(self, policy, values):
+        """Returns the logical ids of the roles that a policy is attached to."""
+        roles = policy["Roles"]
+        if "Fn::If" in roles:
+            condition, yes, no = roles["Fn::If"]
+            roles = yes if sam_template.condition_holds(condition, self.expanded, values) else no
+        return [role["Ref"] for role in roles]
+
+    def test_own_sign_in_has_a_right_to_its_credential_alone(self):
+        policy = self.resources["SignInCredentialPolicy"]
+        self.assertEqual(policy["Condition"], "HasOwnSignIn")
+        self.assertEqual(policy["Properties"]["Roles"], [{"Ref": "ConsentCallbackRole"}])
+        (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+        self.assertEqual(statement["Action"], "secretsmanager:GetSecretValue")
+        self.assertEqual(statement["Resource"], {"Ref": "SignInCredentialSecretArn"})
+        self.assertFalse(sam_template.condition_holds("HasOwnSignIn", self.expanded, self.values))
+        (needs,) = self.source["Rules"]["SignInNeedsTheClientId"]["Assertions"]
+        self.assertIn("AppClientId", json.dumps(needs["Assert"]))
 
     def test_secrets_manager_rotates_only_the_app_credential(self):
         secret = {"Fn::If": ["CreatesAppCredential", {"Ref": "AppCredential"}, {"Ref": "AppCredentialSecretArn"}]}

@@ -89,6 +89,8 @@ impl Backends {
                 graph: self.sim.graph_url().parse().unwrap(),
                 defender: self.sim.defender_url().parse().unwrap(),
             },
+            home_tenant: None,
+            function_name: None,
         }
     }
 

@@ -90,6 +90,8 @@ impl RotationHarness {
                     graph: graph.parse().unwrap(),
                     ..Cloud::Commercial.endpoints()
                 },
+                home_tenant: Some(HOME.parse().unwrap()),
+                function_name: None,
             },
             rotation_credential_secret_id: "rotator".into(),
             home_tenant: HOME.parse().unwrap(),

@@ -2,7 +2,7 @@
 
 use shared::{
     entra::{
-        consent::{AuthorizationError, AuthorizationOutcome, parse_callback},
+        consent::{AuthorizationError, AuthorizationOutcome, claims_consent, parse_callback},
         id_token::{ExpectedIdToken, SignInError, SignedInUser},
         token_endpoint::AuthorizationCode,
     },
@@ -31,7 +31,8 @@ use crate::{
 impl ConsentRequest<'_> {
     /// Takes the next step of an attempt. Before the state has matched the browser's cookie, nothing is called.
     pub(crate) async fn callback(&self) -> Result<HttpResponse> {
-        let not_this_browser = || self.pages.plain(400, Message::NotThisBrowser);
+        let consented = claims_consent(&self.http.query);
+        let not_this_browser = || self.pages.with_consent(400, Message::NotThisBrowser, consented);
         let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
             return Ok(not_this_browser());
         };
@@ -39,7 +40,7 @@ impl ConsentRequest<'_> {
         let attempt = self.app.registry.attempt(&browser.attempt_id()).await?;
         let Some(mut attempt) = attempt else { return Ok(not_this_browser()) };
         if attempt.is_expired(self.now) {
-            return Ok(self.pages.plain(410, Message::Expired));
+            return Ok(self.pages.with_consent(410, Message::Expired, consented));
         }
         match (step, response.outcome, attempt.stage.clone()) {
             (Step::SignIn, AuthorizationOutcome::Consented(_), _)
@@ -73,16 +74,20 @@ impl ConsentRequest<'_> {
             reason = ?error,
             "authorization refused"
         );
-        let (status, message, link) = match error {
-            AuthorizationError::Declined => (403, Message::Declined, Some(retry_url)),
-            AuthorizationError::NotPermitted => (403, Message::NotPermitted, None),
-            AuthorizationError::BlockedByPolicy => (403, Message::BlockedByPolicy, None),
-            AuthorizationError::ResourceAbsent => (403, Message::ResourceAbsent, None),
-            AuthorizationError::Misconfigured => (500, Message::Misconfigured, None),
-            AuthorizationError::Unavailable => (502, Message::Unavailable, None),
-            AuthorizationError::Other => (403, Message::Refused, Some(retry_url)),
+        let (message, link) = match error {
+            AuthorizationError::Declined => (Message::Declined, Some(retry_url)),
+            AuthorizationError::WrongAccount => (Message::WrongAccount, None),
+            AuthorizationError::NotPermitted => (Message::NotPermitted, None),
+            AuthorizationError::BlockedByPolicy => (Message::BlockedByPolicy, None),
+            AuthorizationError::ResourceAbsent => (Message::ResourceAbsent, None),
+            AuthorizationError::ResourceDisabled => (Message::ResourceDisabled, None),
+            AuthorizationError::AppDisabled => (Message::AppDisabled, None),
+            AuthorizationError::Misconfigured => (Message::Misconfigured, None),
+            AuthorizationError::Unavailable => (Message::Unavailable, None),
+            AuthorizationError::Other => (Message::Refused, Some(retry_url)),
         };
-        self.pages.message(status, message, PageExtras { link, ..PageExtras::default() })
+        // Anybody can write a query string. A status of 500 or more would let it raise the alarm for server errors.
+        self.pages.message(403, message, PageExtras { link, ..PageExtras::default() })
     }
 
     /// After the sign-in: validates the ID token, checks the invitation, and redirects the browser to the consent.
@@ -103,6 +108,10 @@ impl ConsentRequest<'_> {
             }
             Err(SignInError::Failed(Error::Refused(Reason::BlockedByPolicy))) => {
                 let error = AuthorizationError::BlockedByPolicy;
+                return Ok(self.authorization_failed(attempt, error, self.result_url()));
+            }
+            Err(SignInError::Failed(Error::Refused(Reason::DisabledByCustomer))) => {
+                let error = AuthorizationError::AppDisabled;
                 return Ok(self.authorization_failed(attempt, error, self.result_url()));
             }
             // Microsoft did not issue the code for this attempt, or the code was redeemed before.
@@ -186,8 +195,9 @@ impl ConsentRequest<'_> {
         match record.await? {
             Recorded::Refused(rejection) => self.reject(attempt, rejection, Some(tenant_id)).await.map(Some),
             Recorded::Accepted(tenant) => {
+                let settled = Stage::Settled { tenant_id, bound_by: tenant.bound_by.clone() };
                 // After a conflict, another request has settled the attempt with the same outcome.
-                let _ = self.app.registry.advance_attempt(attempt, Stage::Settled { tenant_id }).await?;
+                let _ = self.app.registry.advance_attempt(attempt, settled).await?;
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,
                     invitation_id = consent.invitation_id,
@@ -198,7 +208,8 @@ impl ConsentRequest<'_> {
                     reason = tenant.reason.map(Reason::as_str),
                     "consent recorded"
                 );
-                if tenant.status == Status::Active {
+                // Without the app credential, the next poll reads the new roles.
+                if tenant.status == Status::Active && self.app.config.app_client_id.is_none() {
                     let refresh = self.app.onboarding.refresh_roles(&tenant, self.deadline);
                     refresh.instrument(tenant_span(&tenant_id)).await?;
                 } else {

@@ -31,10 +31,16 @@ use shared::{
 
 use crate::{pages::Pages, request::ConsentRequest, texts::Message};
 
+/// The variable that names the secret with the credential of a registration for the sign-in alone.
+const SIGN_IN_CREDENTIAL: &str = "SIGN_IN_CREDENTIAL_SECRET_ID";
+
 /// The function's configuration, from its environment variables.
 #[derive(Clone, Debug)]
 pub struct Config {
     microsoft: Microsoft,
+    /// The client id of the app, if the sign-in has a registration of its own. `microsoft` then has the credential of that
+    /// registration, and `incident-fetch` verifies the tenants.
+    app_client_id: Option<String>,
     incident_api: IncidentApiSetting,
     table_name: String,
     event_bus_name: Option<String>,
@@ -46,7 +52,12 @@ pub struct Config {
 impl Config {
     /// Reads the variables. After `None`, `variables` names what is missing.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
-        let microsoft = variables.microsoft();
+        let has_own_sign_in = variables.optional(SIGN_IN_CREDENTIAL).is_some();
+        let (microsoft, app_client_id) = if has_own_sign_in {
+            (variables.microsoft_with(SIGN_IN_CREDENTIAL), variables.required("APP_CLIENT_ID"))
+        } else {
+            (variables.microsoft(), None)
+        };
         let incident_api = variables.incident_api();
         let table_name = variables.required("TABLE_NAME");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
@@ -54,6 +65,7 @@ impl Config {
         let partner_name = variables.required("PARTNER_NAME");
         Some(Self {
             microsoft: microsoft?,
+            app_client_id,
             incident_api,
             table_name: table_name?,
             event_bus_name,
@@ -128,5 +140,32 @@ impl App {
         }
         tracing::error!(code, status, cause = %error, "page failed");
         pages.plain(status, Message::Failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::config::load;
+
+    use super::*;
+
+    #[test]
+    fn own_sign_in_needs_the_client_id_and_not_the_app_credential() {
+        let with = |names: &'static [&'static str]| {
+            let lookup = |name: &str| {
+                (["TABLE_NAME", "PARTNER_NAME"].contains(&name) || names.contains(&name)).then(|| name.into())
+            };
+            load(&lookup, Config::read).map_err(|error| error.to_string())
+        };
+        let own = with(&[SIGN_IN_CREDENTIAL, "APP_CLIENT_ID"]).unwrap();
+        assert_eq!(own.microsoft.app_credential_secret_id, SIGN_IN_CREDENTIAL);
+        assert_eq!(own.app_client_id.as_deref(), Some("APP_CLIENT_ID"));
+        let shared = with(&["APP_CREDENTIAL_SECRET_ID", "APP_CLIENT_ID"]).unwrap();
+        assert_eq!(
+            (shared.microsoft.app_credential_secret_id.as_str(), shared.app_client_id),
+            ("APP_CREDENTIAL_SECRET_ID", None)
+        );
+        assert!(with(&[SIGN_IN_CREDENTIAL]).unwrap_err().contains("APP_CLIENT_ID is missing"));
+        assert!(with(&["APP_CLIENT_ID"]).unwrap_err().contains("APP_CREDENTIAL_SECRET_ID is missing"));
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct PageExtras {
     /// The URL of the next step.
     pub(crate) link: Option<String>,
     pub(crate) facts: Vec<Fact>,
+    /// A last paragraph.
+    pub(crate) note: Option<&'static str>,
     /// Seconds until the page refreshes itself.
     pub(crate) refresh_seconds: Option<i64>,
 }
@@ -168,7 +170,13 @@ impl<'a> Pages<'a> {
             layout: self.layout(),
             tone: tone(status, message),
             title: interpolate(&texts.title, &values),
-            text: texts.text.iter().map(|line| interpolate(line, &values)).collect(),
+            text: texts
+                .text
+                .iter()
+                .map(String::as_str)
+                .chain(extras.note)
+                .map(|line| interpolate(line, &values))
+                .collect(),
             facts: extras.facts,
             link: extras.link,
             next: interpolate(&texts.next, &values),
@@ -187,8 +195,16 @@ impl<'a> Pages<'a> {
         self.message(status, message, PageExtras::default())
     }
 
-    /// The page of an attempt that ended without a tenant.
-    pub(crate) fn rejection(&self, rejection: ConsentRejection) -> HttpResponse {
+    /// A page of [`Pages::message`] that refuses what came back from Microsoft. With `consented`, that was a consent, which
+    /// stays at Microsoft.
+    pub(crate) fn with_consent(&self, status: u16, message: Message, consented: bool) -> HttpResponse {
+        let labels = &self.texts.labels;
+        let note = if consented { &labels.consent_stays } else { &labels.nothing_changed };
+        self.message(status, message, PageExtras { note: Some(note), ..PageExtras::default() })
+    }
+
+    /// The page of an attempt that ended without a tenant, before a consent or after it.
+    pub(crate) fn rejection(&self, rejection: ConsentRejection, consented: bool) -> HttpResponse {
         let (status, message) = match rejection {
             ConsentRejection::WrongTenant => (403, Message::WrongTenant),
             ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
@@ -197,7 +213,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::RoleNotProven => (403, Message::RoleNotProven),
             ConsentRejection::Closed => (410, Message::Revoked),
         };
-        self.plain(status, message)
+        self.with_consent(status, message, consented)
     }
 
     /// The directory role that may consent.
@@ -246,7 +262,6 @@ fn with_security_headers(mut response: HttpResponse) -> HttpResponse {
 fn tone(status: u16, message: Message) -> &'static str {
     match message {
         Message::Active => "good",
-        Message::Pending | Message::WaitingForPartner | Message::Unfinished | Message::ConsentOpen => "wait",
         _ if status < 400 => "wait",
         _ => "bad",
     }

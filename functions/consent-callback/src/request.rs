@@ -125,7 +125,10 @@ impl ConsentRequest<'_> {
     }
 
     pub(crate) async fn consent_url(&self, browser: &BrowserSecret, tenant: &TenantId) -> Result<String> {
-        let client_id = self.app.tokens.client_id(self.deadline).await?;
+        let client_id = match &self.app.config.app_client_id {
+            Some(client_id) => client_id.clone(),
+            None => self.app.tokens.client_id(self.deadline).await?,
+        };
         let Microsoft { endpoints, cloud, .. } = &self.app.config.microsoft;
         let request = AdminConsentRequest {
             tenant,
@@ -137,8 +140,11 @@ impl ConsentRequest<'_> {
         Ok(admin_consent_url(endpoints, *cloud, &request).into())
     }
 
-    /// Makes one try to move a pending tenant on, if the next try is due.
+    /// Makes one try to move a pending tenant on, if the next try is due. Without the app credential, polls make the tries.
     pub(crate) async fn advance_tenant(&self, tenant: &TenantId) -> Result<Tenant> {
+        if self.app.config.app_client_id.is_some() {
+            return self.app.registry.known_tenant(tenant).await;
+        }
         self.app.onboarding.advance(tenant, self.deadline).instrument(tenant_span(tenant)).await
     }
 
@@ -156,8 +162,9 @@ impl ConsentRequest<'_> {
             "consent attempt rejected"
         );
         // After a conflict, the stage of the other request stays. For this request the page is right all the same.
-        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection }).await?;
-        Ok(self.pages.rejection(rejection))
+        let consented = !matches!(attempt.stage, Stage::Begun | Stage::SigningIn);
+        let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection, consented }).await?;
+        Ok(self.pages.rejection(rejection, consented))
     }
 
     /// The state of the browser's own attempt.
@@ -182,14 +189,20 @@ impl ConsentRequest<'_> {
                 let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))
             }
-            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id } => {
+            Stage::Consented { signed_in: SignedIn { tenant_id, .. }, .. } | Stage::Settled { tenant_id, .. } => {
                 let mut tenant = self.app.registry.known_tenant(tenant_id).await?;
+                if let Stage::Settled { bound_by, .. } = &attempt.stage
+                    && *bound_by != tenant.bound_by
+                {
+                    // The record that this browser came for is replaced, and the present one is not for its eyes.
+                    return Ok(self.pages.rejection(ConsentRejection::OtherCustomer, true));
+                }
                 if tenant.status == Status::Pending {
                     tenant = self.advance_tenant(tenant_id).await?;
                 }
                 Ok(self.pages.tenant(&tenant, self.result_url(), self.app.clock.now()))
             }
-            Stage::Ended { rejection } => Ok(self.pages.rejection(*rejection)),
+            Stage::Ended { rejection, consented } => Ok(self.pages.rejection(*rejection, *consented)),
         }
     }
 }

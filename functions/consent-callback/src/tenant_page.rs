@@ -39,11 +39,10 @@ impl Pages<'_> {
         let message = match tenant.status {
             Status::Active => Message::Active,
             Status::Offboarded => Message::Offboarded,
-            Status::Pending if tenant.reason == Some(Reason::Operator) => Message::WaitingForPartner,
-            Status::Pending => Message::Pending,
+            Status::Pending => tenant.reason.map_or(Message::Pending, pending_message),
             Status::Paused => tenant.reason.map_or(Message::PausedUnavailable, paused_message),
         };
-        if matches!(message, Message::Active | Message::PausedRoleMissing) {
+        if matches!(message, Message::Active | Message::PendingRoleMissing | Message::PausedRoleMissing) {
             let PermissionLists { granted, missing, not_granted } = self.permissions(tenant);
             let lists = [(&labels.granted, granted), (&labels.missing, missing), (&labels.not_granted, not_granted)];
             let shown = lists.into_iter().filter(|(_, list)| !list.is_empty());
@@ -52,13 +51,13 @@ impl Pages<'_> {
         let mut extras = PageExtras { facts, ..PageExtras::default() };
         match message {
             Message::Offboarded => extras.facts.clear(),
-            Message::Pending => {
+            Message::WaitingForPartner => extras.refresh_seconds = Some(OPERATOR_REFRESH_SECONDS),
+            _ if tenant.status == Status::Pending => {
                 let next = tenant.verification.as_ref().map_or(now, |check| check.next_try_at);
                 // One second later than the next try, so that the refresh never comes too early for it.
                 extras.refresh_seconds = Some((next.duration_since(now).as_secs() + 1).clamp(2, 61));
                 extras.link = Some(own_url);
             }
-            Message::WaitingForPartner => extras.refresh_seconds = Some(OPERATOR_REFRESH_SECONDS),
             _ => {}
         }
         self.message(200, message, extras)
@@ -97,6 +96,17 @@ impl Pages<'_> {
     }
 }
 
+/// The message that says what a pending tenant waits for.
+fn pending_message(reason: Reason) -> Message {
+    match reason {
+        Reason::Operator => Message::WaitingForPartner,
+        Reason::RoleMissing => Message::PendingRoleMissing,
+        Reason::ResourceAbsent => Message::PendingResourceAbsent,
+        Reason::Unavailable | Reason::Throttled | Reason::CredentialRejected => Message::PendingUnavailable,
+        _ => Message::Pending,
+    }
+}
+
 fn paused_message(reason: Reason) -> Message {
     match reason {
         Reason::ConsentMissing => Message::PausedConsentMissing,
@@ -105,6 +115,7 @@ fn paused_message(reason: Reason) -> Message {
         Reason::ResourceAbsent => Message::ResourceAbsent,
         Reason::BlockedByPolicy => Message::BlockedByPolicy,
         Reason::TenantNotFound => Message::PausedTenantNotFound,
+        Reason::TenantInactive => Message::PausedTenantInactive,
         Reason::WrongCloud => Message::PausedWrongCloud,
         Reason::CredentialRejected => Message::PausedCredentialRejected,
         Reason::Throttled | Reason::Unavailable => Message::PausedUnavailable,
@@ -155,6 +166,47 @@ mod tests {
     }
 
     #[test]
+    fn pending_page_says_what_the_tenant_waits_for() {
+        for (language, titles) in [
+            (
+                "en",
+                [
+                    "still spreading",
+                    "has to confirm",
+                    "permission has not arrived",
+                    "gives no incidents",
+                    "does not respond",
+                ],
+            ),
+            (
+                "de",
+                [
+                    "dauert es noch",
+                    "muss Ihren Mandanten",
+                    "Berechtigung ist noch nicht",
+                    "noch keine Vorfälle",
+                    "antwortet gerade nicht",
+                ],
+            ),
+        ] {
+            let reasons = [
+                Reason::ConsentMissing,
+                Reason::Operator,
+                Reason::RoleMissing,
+                Reason::ResourceAbsent,
+                Reason::Unavailable,
+            ];
+            for (reason, title) in reasons.into_iter().zip(titles) {
+                let pages = Pages::new(Some(language), "<Partner & Co>", IncidentApi::Graph, "r-1").unwrap();
+                let page = pages.tenant(&tenant(Status::Pending, Some(reason), &[]), "/x".into(), now());
+                let heading = page.body.split_once("<h1>").unwrap().1.split_once("</h1>").unwrap().0;
+                assert!(heading.contains(title), "{language} {reason}: {heading}");
+                assert!(page.headers.contains_key("refresh"), "{language} {reason}");
+            }
+        }
+    }
+
+    #[test]
     fn every_reason_has_a_page_with_one_next_step() {
         for reason in [
             Reason::ConsentMissing,
@@ -163,6 +215,7 @@ mod tests {
             Reason::ResourceAbsent,
             Reason::BlockedByPolicy,
             Reason::TenantNotFound,
+            Reason::TenantInactive,
             Reason::WrongCloud,
             Reason::CredentialRejected,
             Reason::Throttled,

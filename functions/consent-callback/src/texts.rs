@@ -48,6 +48,10 @@ pub(crate) struct Labels {
     pub(crate) granted: String,
     pub(crate) not_granted: String,
     pub(crate) missing: String,
+    /// The end of a page that refuses a callback without a consent.
+    pub(crate) nothing_changed: String,
+    /// The end of a page that refuses a consent.
+    pub(crate) consent_stays: String,
     pub(crate) refresh: String,
 }
 
@@ -78,14 +82,20 @@ pub(crate) struct MessageTexts {
 pub(crate) enum Message {
     Active,
     Pending,
+    PendingRoleMissing,
+    PendingResourceAbsent,
+    PendingUnavailable,
     WaitingForPartner,
     Unfinished,
     StartAgain,
     ConsentOpen,
     Declined,
+    WrongAccount,
     NotPermitted,
     BlockedByPolicy,
     ResourceAbsent,
+    ResourceDisabled,
+    AppDisabled,
     Misconfigured,
     Unavailable,
     Refused,
@@ -108,6 +118,7 @@ pub(crate) enum Message {
     PausedRoleMissing,
     PausedDisabledByCustomer,
     PausedTenantNotFound,
+    PausedTenantInactive,
     PausedWrongCloud,
     PausedCredentialRejected,
     PausedUnavailable,

@@ -17,6 +17,9 @@ impl App {
             return Ok(None);
         };
         match (tenant.status, tenant.reason) {
+            (Status::Active, _) if tenant.verification.is_some() => {
+                self.onboarding.refresh_roles(&tenant, deadline).await.map(Some)
+            }
             (Status::Active, _) => Ok(Some(tenant)),
             (Status::Pending, _) => {
                 let tenant = self.onboarding.advance(tenant_id, deadline).await?;

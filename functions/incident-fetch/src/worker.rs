@@ -7,7 +7,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     lambda::event::Message,
     queue::{SyncKind, SyncMessage},
@@ -19,6 +19,7 @@ use shared::{
         tenants::{Status, Tenant},
     },
     telemetry,
+    tenant::Reason,
 };
 use tracing::Instrument;
 
@@ -30,6 +31,12 @@ pub(crate) const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
 
 /// The longest time between two polls of a tenant that fails.
 const MAX_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
+
+/// The longest time between two polls of a tenant that Microsoft refuses for a reason that nothing explains.
+const MAX_REFUSAL_BACKOFF: SignedDuration = SignedDuration::from_hours(1);
+
+/// The number of unexplained refusals in a row that pause a tenant. At the default pace the last one comes after an hour.
+const REFUSALS_BEFORE_PAUSE: u32 = 7;
 
 /// The delay of a job's message that found another worker on its tenant.
 const BUSY_DELAY: SignedDuration = SignedDuration::from_secs(5);
@@ -239,6 +246,19 @@ impl App {
             Err(Error::DeadlineExceeded) => {
                 FollowUp { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" }
             }
+            Err(error @ Error::Upstream { status: 400..=499, call })
+                if call == Call::RequestToken || !stats.narrowed =>
+            {
+                lease.feed.failures = lease.feed.failures.saturating_add(1);
+                let failures = lease.feed.failures;
+                tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft refuses the tenant");
+                if active && failures >= REFUSALS_BEFORE_PAUSE {
+                    self.pause_tenant(tenant, Reason::Unavailable).await?;
+                    active = false;
+                }
+                let due_at = now + self.backoff(failures, MAX_REFUSAL_BACKOFF);
+                FollowUp { stop: None, due_at: Some(due_at), outcome: "refused" }
+            }
             Err(error) if is_transient(&error) => {
                 // A search that makes progress continues at the usual pace. An outage is polled less and less often.
                 if !stats.narrowed {
@@ -246,7 +266,11 @@ impl App {
                 }
                 let failures = lease.feed.failures;
                 tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft could not be read");
-                FollowUp { stop: None, due_at: Some(now + self.backoff(failures)), outcome: "upstream_failed" }
+                FollowUp {
+                    stop: None,
+                    due_at: Some(now + self.backoff(failures, MAX_BACKOFF)),
+                    outcome: "upstream_failed",
+                }
             }
             Err(error) => {
                 // Everything committed before stays. SQS delivers the message again.
@@ -306,9 +330,9 @@ impl App {
         (stretched > interval).then(|| now + stretched)
     }
 
-    fn backoff(&self, failures: u32) -> SignedDuration {
+    fn backoff(&self, failures: u32, longest: SignedDuration) -> SignedDuration {
         let factor = 1_i32 << failures.saturating_sub(1).min(10);
-        self.sync.settings.poll_interval.saturating_mul(factor).min(MAX_BACKOFF)
+        self.sync.settings.poll_interval.saturating_mul(factor).min(longest)
     }
 }
 

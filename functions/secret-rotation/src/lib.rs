@@ -56,7 +56,9 @@ impl Config {
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let rotation_credential_secret_id = variables.required("ROTATION_CREDENTIAL_SECRET_ID");
-        let home_tenant = variables.required_parsed("HOME_TENANT_ID", "must be a lower-case GUID");
+        // `microsoft` has read it, and names it if it is malformed.
+        variables.required("HOME_TENANT_ID");
+        let home_tenant = microsoft.as_ref().and_then(|microsoft| microsoft.home_tenant);
         // The table itself is not used, but metrics need its name as a dimension.
         variables.required("TABLE_NAME")?;
         Some(Self {

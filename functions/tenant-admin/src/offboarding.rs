@@ -111,6 +111,7 @@ fn ends_access(reason: Reason) -> bool {
         Reason::RoleMissing
         | Reason::ResourceAbsent
         | Reason::BlockedByPolicy
+        | Reason::TenantInactive
         | Reason::WrongCloud
         | Reason::CredentialRejected
         | Reason::Throttled

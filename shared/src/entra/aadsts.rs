@@ -2,9 +2,15 @@
 //!
 //! Microsoft wants callers to react to the OAuth `error` and warns that AADSTS numbers may change. But one `error` covers
 //! failures that the customer, the operator or nobody can repair. So known numbers decide, and everything else falls back
-//! on `error` and the HTTP status. See "Microsoft identity platform and OAuth 2.0: error codes".
+//! on `error` and the HTTP status. A refusal that neither explains is that tenant's own.
+//!
+//! Sources: "Microsoft Entra authentication and authorization error codes"
+//! (<https://learn.microsoft.com/entra/identity-platform/reference-error-codes>), named "reference" below, and public
+//! reports where the reference lacks a number.
 
 use jiff::SignedDuration;
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::tenant::Reason;
 
@@ -21,10 +27,10 @@ pub(super) enum TokenErrorAction {
     Throttled(SignedDuration),
     /// A failure at Microsoft. A second request may succeed.
     Transient,
-    /// The request itself is wrong: an error of this program or of the app registration.
-    BadRequest,
-    /// Neither number nor `error` is known.
-    Unknown,
+    /// Entra refuses the client by a number that is not known. It may refuse our credential, or only this tenant.
+    ClientRefused,
+    /// A refusal that nothing here explains.
+    Unexplained,
 }
 
 /// The wait after throttling if the response names none.
@@ -33,31 +39,103 @@ const DEFAULT_RETRY_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// The wait after Entra's loop detection (AADSTS50196).
 const LOOP_DETECTED_RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// Classifies an error by HTTP status, OAuth `error` and `error_codes`. The first known code decides.
+/// The OAuth `error` of a grant that Entra refuses (RFC 6749, section 5.2). It never speaks of the client's credential.
+const INVALID_GRANT: &str = "invalid_grant";
+
+/// An error response. Each member is read on its own: an unexpected JSON type of one hides no other.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct ErrorBody {
+    /// The OAuth `error`; empty if there is none.
+    pub(super) error: String,
+    /// The AADSTS numbers, from `error_codes` or else from `error_description`.
+    pub(super) codes: Vec<u64>,
+    pub(super) trace_id: Option<Uuid>,
+    pub(super) correlation_id: Option<Uuid>,
+}
+
+impl ErrorBody {
+    /// Reads what can be read of a response's body.
+    pub(super) fn read(body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
+        let id = |name: &str| text(name)?.parse().ok();
+        let codes = match body.get("error_codes") {
+            Some(Value::Array(codes)) => codes.iter().filter_map(number).collect(),
+            Some(code) => number(code).into_iter().collect(),
+            None => Vec::new(),
+        };
+        let described = || text("error_description").and_then(number_in_description).into_iter().collect();
+        Self {
+            error: text("error").unwrap_or_default().to_owned(),
+            codes: if codes.is_empty() { described() } else { codes },
+            trace_id: id("trace_id"),
+            correlation_id: id("correlation_id"),
+        }
+    }
+}
+
+/// An AADSTS number, as a number or as a text with or without `AADSTS` before it.
+fn number(code: &Value) -> Option<u64> {
+    code.as_u64().or_else(|| code.as_str()?.trim().trim_start_matches("AADSTS").parse().ok())
+}
+
+/// The number at the beginning of a description (`AADSTS7000215: Invalid client secret provided. …`).
+fn number_in_description(description: &str) -> Option<u64> {
+    let rest = description.strip_prefix("AADSTS")?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Classifies an error by HTTP status, OAuth `error` and AADSTS numbers. The first known number decides.
 pub(super) fn classify(status: u16, error: &str, codes: &[u64]) -> TokenErrorAction {
     if matches!(status, 429 | 503) {
         return TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER);
     }
-    codes.iter().find_map(|code| by_code(*code)).unwrap_or_else(|| by_error(status, error))
+    let of_app = |code: u64| if error == INVALID_GRANT { None } else { of_app(code) };
+    let known = codes.iter().find_map(|code| of_tenant_or_microsoft(*code).or_else(|| of_app(*code)));
+    known.unwrap_or_else(|| by_error(status, error))
 }
 
-fn by_code(code: u64) -> Option<TokenErrorAction> {
+/// The numbers that speak of the app: of its credential, or of its registration. Every tenant would be refused.
+fn of_app(code: u64) -> Option<TokenErrorAction> {
+    Some(match code {
+        // Reference: the client secret is wrong (7000215) or has expired (7000222); the client's credentials are wrong
+        // (70002); authentication of the client failed (50012).
+        7_000_215 | 7_000_222 | 70_002 | 50_012
+        // Reference: the certificate or its signature is not that of the registration (700027), or not valid (700030).
+        | 700_027 | 700_030
+        // "Workload identity federation: error codes": no federated credential has the assertion's issuer (700211),
+        // audience (700212), subject (700213), or any of them (70021); its claims differ (7002121, 7002131).
+        | 70_021 | 700_211 | 700_212 | 700_213 | 7_002_121 | 7_002_131
+        // Public reports: the registration is a public client, which may have no credential.
+        | 700_025 => TokenErrorAction::CredentialRejected,
+        // Reference: the client assertion is outside its valid time (700024, 500133), was replayed or is malformed
+        // (50013, 50027).
+        700_024 | 50_013 | 500_133 | 50_027 => TokenErrorAction::AssertionRejected,
+        _ => return None,
+    })
+}
+
+/// The numbers that speak of one tenant, or of Microsoft's own state.
+fn of_tenant_or_microsoft(code: u64) -> Option<TokenErrorAction> {
     Some(match code {
         700_016 | 7_000_229 | 700_011 | 65_001 => TokenErrorAction::Refused(Reason::ConsentMissing),
         501_051 => TokenErrorAction::Refused(Reason::RoleMissing),
         7_000_112 | 70_001 => TokenErrorAction::Refused(Reason::DisabledByCustomer),
-        500_011 | 650_052 => TokenErrorAction::Refused(Reason::ResourceAbsent),
-        1_000_031 | 53_003 | 530_032 | 500_021 | 500_022 => TokenErrorAction::Refused(Reason::BlockedByPolicy),
+        // Reference: the resource is not in the tenant (500011, 650052), is disabled there (500014), or is disabled or
+        // does not exist (50001). Public reports: the organization has not subscribed to it (65005).
+        500_011 | 650_052 | 500_014 | 50_001 | 65_005 => TokenErrorAction::Refused(Reason::ResourceAbsent),
+        // Reference: Conditional Access (53003, 530032, 53011 for risk), tenant restrictions (500021, 500022). Public
+        // reports: 530084, token protection. 50020: the account is not one of the tenant, which only a sign-in meets.
+        1_000_031 | 53_003 | 53_011 | 530_032 | 530_084 | 500_021 | 500_022 | 50_020 => {
+            TokenErrorAction::Refused(Reason::BlockedByPolicy)
+        }
         90_002 => TokenErrorAction::Refused(Reason::TenantNotFound),
+        // Public reports of 2026: Entra has blocked the tenant for inactivity.
+        5_000_225 => TokenErrorAction::Refused(Reason::TenantInactive),
         90_038 | 900_382 | 900_432 => TokenErrorAction::Refused(Reason::WrongCloud),
-        7_000_215 | 7_000_222 | 70_002 | 50_012 | 700_027 | 700_030 | 70_021 | 700_211 | 700_212 | 700_213
-        | 7_002_121 | 7_002_131 => TokenErrorAction::CredentialRejected,
-        700_024 | 50_013 | 500_133 | 50_027 => TokenErrorAction::AssertionRejected,
         50_196 => TokenErrorAction::Throttled(LOOP_DETECTED_RETRY_AFTER),
         90_055 => TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER),
         90_033 | 90_006 | 90_012 | 90_024 | 50_033 | 90_090 | 90_091 | 50_000 | 51_005 => TokenErrorAction::Transient,
-        50_001 | 70_011 | 28_002 | 700_022 | 900_144 | 90_014 | 9_002_313 | 901_002 | 650_057 | 7_000_218 | 700_222
-        | 700_229 => TokenErrorAction::BadRequest,
         _ => return None,
     })
 }
@@ -66,40 +144,45 @@ fn by_error(status: u16, error: &str) -> TokenErrorAction {
     match error {
         "temporarily_unavailable" | "server_error" => TokenErrorAction::Transient,
         _ if status >= 500 => TokenErrorAction::Transient,
-        "invalid_client" => TokenErrorAction::CredentialRejected,
+        "invalid_client" => TokenErrorAction::ClientRefused,
         "unauthorized_client" => TokenErrorAction::Refused(Reason::ConsentMissing),
         "invalid_resource" => TokenErrorAction::Refused(Reason::ResourceAbsent),
         "interaction_required" | "access_denied" => TokenErrorAction::Refused(Reason::BlockedByPolicy),
-        "invalid_request" | "invalid_scope" | "unsupported_grant_type" => TokenErrorAction::BadRequest,
-        _ => TokenErrorAction::Unknown,
+        _ => TokenErrorAction::Unexplained,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn known_codes_take_precedence_over_the_error() {
         use Reason::{
-            BlockedByPolicy, ConsentMissing, DisabledByCustomer, ResourceAbsent, RoleMissing, TenantNotFound,
-            WrongCloud,
+            BlockedByPolicy, ConsentMissing, DisabledByCustomer, ResourceAbsent, RoleMissing, TenantInactive,
+            TenantNotFound, WrongCloud,
         };
         let table: [(&[u64], TokenErrorAction); 11] = [
             (&[700_016, 7_000_229, 700_011, 65_001], TokenErrorAction::Refused(ConsentMissing)),
             (&[7_000_112, 70_001], TokenErrorAction::Refused(DisabledByCustomer)),
             (&[501_051], TokenErrorAction::Refused(RoleMissing)),
-            (&[500_011, 650_052], TokenErrorAction::Refused(ResourceAbsent)),
-            (&[1_000_031, 53_003, 530_032, 500_021, 500_022], TokenErrorAction::Refused(BlockedByPolicy)),
+            (&[500_011, 650_052, 500_014, 50_001, 65_005], TokenErrorAction::Refused(ResourceAbsent)),
+            (
+                &[1_000_031, 53_003, 530_032, 530_084, 53_011, 500_021, 500_022, 50_020],
+                TokenErrorAction::Refused(BlockedByPolicy),
+            ),
             (&[90_002], TokenErrorAction::Refused(TenantNotFound)),
+            (&[5_000_225], TokenErrorAction::Refused(TenantInactive)),
             (&[90_038, 900_382, 900_432], TokenErrorAction::Refused(WrongCloud)),
             (
-                &[7_000_215, 7_000_222, 70_002, 50_012, 700_027, 70_021, 700_211, 700_213],
+                &[7_000_215, 7_000_222, 70_002, 50_012, 700_027, 70_021, 700_211, 700_213, 700_025],
                 TokenErrorAction::CredentialRejected,
             ),
             (&[700_024, 50_013, 500_133, 50_027], TokenErrorAction::AssertionRejected),
             (&[90_033, 90_006, 90_012, 90_024, 50_033, 90_090, 90_091, 50_000], TokenErrorAction::Transient),
-            (&[650_057, 50_001, 70_011, 7_000_218, 700_222, 700_229], TokenErrorAction::BadRequest),
         ];
         for (codes, action) in table {
             for code in codes {
@@ -113,19 +196,20 @@ mod tests {
             TokenErrorAction::Throttled(SignedDuration::from_mins(5))
         );
         assert_eq!(classify(400, "invalid_client", &[1, 7_000_229]), TokenErrorAction::Refused(ConsentMissing));
+        assert_eq!(classify(400, "access_denied", &[65_005]), TokenErrorAction::Refused(ResourceAbsent));
     }
 
     #[test]
     fn unknown_codes_fall_back_on_error_and_status() {
         let table = [
-            (401, "invalid_client", TokenErrorAction::CredentialRejected),
+            (401, "invalid_client", TokenErrorAction::ClientRefused),
             (400, "unauthorized_client", TokenErrorAction::Refused(Reason::ConsentMissing)),
             (400, "invalid_resource", TokenErrorAction::Refused(Reason::ResourceAbsent)),
             (400, "interaction_required", TokenErrorAction::Refused(Reason::BlockedByPolicy)),
             (400, "temporarily_unavailable", TokenErrorAction::Transient),
-            (400, "invalid_scope", TokenErrorAction::BadRequest),
-            (400, "invalid_grant", TokenErrorAction::Unknown),
-            (404, "", TokenErrorAction::Unknown),
+            (400, "invalid_scope", TokenErrorAction::Unexplained),
+            (400, "invalid_grant", TokenErrorAction::Unexplained),
+            (404, "", TokenErrorAction::Unexplained),
             (502, "", TokenErrorAction::Transient),
             (500, "invalid_client", TokenErrorAction::Transient),
             (429, "invalid_client", TokenErrorAction::Throttled(DEFAULT_RETRY_AFTER)),
@@ -134,6 +218,76 @@ mod tests {
         for (status, error, action) in table {
             for codes in [&[][..], &[42]] {
                 assert_eq!(classify(status, error, codes), action, "{status} {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn refused_grant_never_speaks_of_the_credential() {
+        for codes in [&[7_000_215][..], &[70_002, 54_005], &[700_024], &[50_012], &[]] {
+            assert_eq!(classify(400, INVALID_GRANT, codes), TokenErrorAction::Unexplained, "{codes:?}");
+        }
+        let refused = TokenErrorAction::Refused(Reason::TenantInactive);
+        assert_eq!(classify(400, INVALID_GRANT, &[70_002, 5_000_225]), refused);
+    }
+
+    #[test]
+    fn odd_member_of_an_error_body_hides_no_other() {
+        let table = [
+            ("numbers", json!({"error": "e", "error_codes": [1, 2]}), "e", vec![1, 2]),
+            ("texts", json!({"error": "e", "error_codes": ["1", " AADSTS2"]}), "e", vec![1, 2]),
+            ("odd elements", json!({"error": "e", "error_codes": [null, {}, "x", [3], -1, 4]}), "e", vec![4]),
+            ("one number", json!({"error": "e", "error_codes": 7}), "e", vec![7]),
+            ("one text", json!({"error": "e", "error_codes": "7"}), "e", vec![7]),
+            ("null", json!({"error": "e", "error_codes": null}), "e", vec![]),
+            ("object", json!({"error": "e", "error_codes": {"0": 7}}), "e", vec![]),
+            ("error as object", json!({"error": {"code": "x"}, "error_codes": [7]}), "", vec![7]),
+            ("error as number", json!({"error": 400, "error_codes": [7], "trace_id": {}}), "", vec![7]),
+            ("described", json!({"error": "e", "error_description": "AADSTS7000229: x"}), "e", vec![7_000_229]),
+            ("described late", json!({"error": "e", "error_description": "x AADSTS7"}), "e", vec![]),
+            ("list", json!(["error"]), "", vec![]),
+            ("text", json!("error"), "", vec![]),
+        ];
+        for (name, body, error, codes) in table {
+            let found = ErrorBody::read(body.to_string().as_bytes());
+            assert_eq!((found.error.as_str(), found.codes), (error, codes), "{name}");
+        }
+        assert_eq!(ErrorBody::read(b"<html>"), ErrorBody::default());
+    }
+
+    /// Any JSON that may stand in a place of an error body.
+    fn json_with(number: u64) -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(json!(number)),
+            Just(json!(number.to_string())),
+            Just(json!([number])),
+            Just(json!([number.to_string(), null, {}])),
+            Just(json!({"0": number})),
+            Just(Value::Null),
+            Just(json!(true)),
+            Just(json!([])),
+        ]
+    }
+
+    proptest! {
+        /// Only a number of the table speaks of the app, whatever else a response says, in whatever JSON type.
+        #[test]
+        fn unknown_number_never_speaks_of_the_app(
+            status in 400_u16..500,
+            error in prop_oneof![
+                Just(json!("invalid_client")), Just(json!("invalid_grant")), Just(json!("invalid_request")),
+                Just(json!("unauthorized_client")), "[a-z_]{0,12}".prop_map(Value::from), json_with(7),
+            ],
+            codes in any::<u64>().prop_flat_map(json_with),
+        ) {
+            let body = json!({"error": error, "error_codes": codes}).to_string();
+            let ErrorBody { error, codes, .. } = ErrorBody::read(body.as_bytes());
+            let action = classify(status, &error, &codes);
+            if codes.iter().all(|code| of_app(*code).is_none()) || error == INVALID_GRANT {
+                prop_assert!(
+                    !matches!(action, TokenErrorAction::CredentialRejected | TokenErrorAction::AssertionRejected),
+                    "{body}: {action:?}"
+                );
             }
         }
     }

@@ -70,9 +70,9 @@ impl AccessToken {
         self.authorization.clone()
     }
 
-    /// The app roles of the token; `None` if it cannot be decoded.
+    /// The app roles of the token; `None` if they cannot be read.
     pub fn roles(&self) -> Option<&[String]> {
-        self.claims.as_ref().map(|claims| claims.roles.as_slice())
+        self.claims.as_ref()?.roles.as_deref()
     }
 
     /// The end of the lifetime that Entra gave.
@@ -88,7 +88,7 @@ impl AccessToken {
     /// True if the token names our service principal in the tenant (`oid`); without one it is no proof of consent. A token
     /// that cannot be decoded counts as having one.
     pub fn has_object_id(&self) -> bool {
-        self.claims.as_ref().is_none_or(|claims| claims.oid.is_some())
+        self.claims.as_ref().is_none_or(Claims::has_object_id)
     }
 
     /// The SHA-256 of the token's identifier (`uti`, or else `jti`) in hexadecimal; `None` if it cannot be decoded.

@@ -2,42 +2,73 @@
 //!
 //! Microsoft calls access tokens opaque to the client, so nothing here verifies a signature. These are sanity checks of a
 //! response that came over TLS. A token that cannot be decoded is accepted. Claims that are there must match the request:
-//! a token of another tenant would carry one customer's data to another.
+//! a token of another tenant would carry one customer's data to another. Each claim is read on its own, so that an
+//! unexpected JSON type of one skips the check of no other.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::MAX_CLOCK_SKEW;
 use crate::{
     microsoft::{Cloud, IncidentApi},
     tenant::TenantId,
+    text::from_json_object,
 };
 
 /// The claims of an access token, v1.0 or v2.0, without the ones that nothing here reads.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// Null stands for an absent claim.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Claims {
-    tid: Option<String>,
-    /// The application, in v1.0 tokens.
-    appid: Option<String>,
-    /// The application, in v2.0 tokens.
-    azp: Option<String>,
-    aud: Option<String>,
-    iss: Option<String>,
-    /// The app roles that the customer granted.
     #[serde(default)]
-    pub(super) roles: Vec<String>,
+    tid: Value,
+    /// The application, in v1.0 tokens.
+    #[serde(default)]
+    appid: Value,
+    /// The application, in v2.0 tokens.
+    #[serde(default)]
+    azp: Value,
+    #[serde(default)]
+    aud: Value,
+    #[serde(default)]
+    iss: Value,
+    /// The app roles that the customer granted; `None` if they cannot be read.
+    #[serde(default = "no_roles", deserialize_with = "roles")]
+    pub(super) roles: Option<Vec<String>>,
     /// Delegated scopes. An app-only token has none.
-    scp: Option<String>,
+    #[serde(default)]
+    scp: Value,
     /// `app` in an app-only token. The claim is optional.
-    idtyp: Option<String>,
+    #[serde(default)]
+    idtyp: Value,
     /// Our service principal in the tenant.
-    pub(super) oid: Option<String>,
-    nbf: Option<i64>,
-    exp: Option<i64>,
+    #[serde(default)]
+    oid: Value,
+    #[serde(default)]
+    nbf: Value,
+    #[serde(default)]
+    exp: Value,
     /// Microsoft's own identifier of the token, which its logs have.
-    uti: Option<String>,
-    jti: Option<String>,
+    #[serde(default)]
+    uti: Value,
+    #[serde(default)]
+    jti: Value,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional member")]
+fn no_roles() -> Option<Vec<String>> {
+    Some(Vec::new())
+}
+
+/// Reads roles: a list, of which the texts count, or one text.
+fn roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => no_roles(),
+        Value::String(role) => Some(vec![role]),
+        Value::Array(roles) => Some(roles.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+    })
 }
 
 /// The request that an access token must match.
@@ -66,31 +97,34 @@ impl Claims {
     pub(super) fn decode_unverified(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
-        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+        // Through a value: of a claim that is there twice, the last one counts.
+        from_json_object(serde_json::from_slice(&payload).ok()?)
     }
 
     /// Compares the claims with the request. An absent claim is no mismatch.
     pub(super) fn check(&self, expected: &ExpectedAccessToken<'_>, now: Timestamp) -> Result<(), ClaimMismatch> {
         let same_tenant = |text: &str| TenantId::from_guid(text).as_ref() == Ok(expected.tenant);
-        let issuing_tenant = self.iss.as_deref().and_then(tenant_in_issuer);
-        if !self.tid.as_deref().is_none_or(same_tenant)
-            || issuing_tenant.is_some_and(|tenant| tenant != *expected.tenant)
-        {
+        let issuing_tenant = self.iss.as_str().and_then(tenant_in_issuer);
+        if !is_absent_or(&self.tid, same_tenant) || issuing_tenant.is_some_and(|tenant| tenant != *expected.tenant) {
             return Err(ClaimMismatch::Tenant);
         }
-        let application = self.appid.as_deref().or(self.azp.as_deref());
-        if !application.is_none_or(|id| id.eq_ignore_ascii_case(expected.client_id)) {
+        let is_ours = |id: &str| id.eq_ignore_ascii_case(expected.client_id);
+        if !is_absent_or(&self.appid, is_ours) || !is_absent_or(&self.azp, is_ours) {
             return Err(ClaimMismatch::Application);
         }
-        if !self.aud.as_deref().is_none_or(|audience| is_audience(audience, expected)) {
+        let is_audience = |audience: &str| is_audience(audience, expected);
+        // A JWT may have several audiences (RFC 7519, section 4.1.3).
+        let one_of_them = |list: &Vec<Value>| list.iter().filter_map(Value::as_str).any(is_audience);
+        if !self.aud.as_array().map_or_else(|| is_absent_or(&self.aud, is_audience), one_of_them) {
             return Err(ClaimMismatch::Audience);
         }
-        if self.scp.is_some() || self.idtyp.as_deref().is_some_and(|kind| kind != "app") {
+        if !self.scp.is_null() || !is_absent_or(&self.idtyp, |kind| kind == "app") {
             return Err(ClaimMismatch::NotAppOnly);
         }
         let (now, skew) = (now.as_second(), MAX_CLOCK_SKEW.as_secs());
-        if self.exp.is_some_and(|exp| exp.saturating_add(skew) < now)
-            || self.nbf.is_some_and(|nbf| nbf.saturating_sub(skew) > now)
+        if seconds(&self.exp).is_some_and(|exp| exp.saturating_add(skew) < now)
+            || seconds(&self.nbf).is_some_and(|nbf| nbf.saturating_sub(skew) > now)
         {
             return Err(ClaimMismatch::Time);
         }
@@ -99,8 +133,23 @@ impl Claims {
 
     /// The identifier of this one token: `uti`, or else `jti`.
     pub(super) fn token_id(&self) -> Option<&str> {
-        self.uti.as_deref().or(self.jti.as_deref())
+        self.uti.as_str().or(self.jti.as_str())
     }
+
+    /// True if the token names our service principal in the tenant.
+    pub(super) fn has_object_id(&self) -> bool {
+        !self.oid.is_null()
+    }
+}
+
+/// True for an absent claim, and for a text that `accept` accepts. A claim of another type is never accepted.
+fn is_absent_or(claim: &Value, accept: impl Fn(&str) -> bool) -> bool {
+    claim.is_null() || claim.as_str().is_some_and(accept)
+}
+
+/// A time in seconds, as a number or as its text.
+fn seconds(claim: &Value) -> Option<i64> {
+    claim.as_i64().or_else(|| claim.as_str()?.parse().ok())
 }
 
 /// The first path segment of an issuer if it is a tenant: `https://sts.windows.net/{tid}/`,
@@ -172,6 +221,68 @@ mod tests {
     }
 
     #[test]
+    fn odd_type_of_one_claim_skips_no_other_check() {
+        let odd = [
+            ("exp as text", json!({"exp": "1900000000"})),
+            ("exp as object", json!({"exp": {}})),
+            ("roles as text", json!({"roles": "SecurityIncident.Read.All"})),
+            ("roles null", json!({"roles": null})),
+            ("roles as object", json!({"roles": {"a": 1}})),
+            ("aud as list", json!({"aud": ["https://graph.microsoft.com"]})),
+            ("oid as number", json!({"oid": 7})),
+            ("iss as list", json!({"iss": ["x"]})),
+            ("uti null", json!({"uti": null, "jti": 7})),
+        ];
+        for (name, mut claims) in odd {
+            assert_eq!(check(IncidentApi::Graph, &claims), Ok(()), "{name}");
+            claims["tid"] = json!(OTHER);
+            assert_eq!(check(IncidentApi::Graph, &claims), Err(ClaimMismatch::Tenant), "{name}");
+            claims["tid"] = json!(TENANT);
+            claims["appid"] = json!(OTHER);
+            assert_eq!(check(IncidentApi::Graph, &claims), Err(ClaimMismatch::Application), "{name}");
+        }
+    }
+
+    #[test]
+    fn foreign_value_is_refused_in_any_json_type() {
+        let types = |foreign: &str| [json!([foreign]), json!({"tid": foreign}), json!(7), json!(true), json!("")];
+        let table = [
+            ("tid", ClaimMismatch::Tenant),
+            ("appid", ClaimMismatch::Application),
+            ("azp", ClaimMismatch::Application),
+            ("aud", ClaimMismatch::Audience),
+            ("idtyp", ClaimMismatch::NotAppOnly),
+            ("scp", ClaimMismatch::NotAppOnly),
+        ];
+        for (name, mismatch) in table {
+            for value in types(OTHER) {
+                assert_eq!(check(IncidentApi::Graph, &json!({name: value})), Err(mismatch), "{name}: {value}");
+            }
+            assert_eq!(check(IncidentApi::Graph, &json!({name: null})), Ok(()), "{name}");
+        }
+        // Of two, the last one counts, as for every reader of JSON that keeps one.
+        let twice = format!(r#"{{"tid":"{TENANT}","tid":"{OTHER}"}}"#);
+        let claims = Claims::decode_unverified(&format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(twice)));
+        assert_eq!(claims.unwrap().tid, json!(OTHER));
+    }
+
+    #[test]
+    fn roles_are_read_or_said_to_be_unreadable() {
+        let table = [
+            (json!({}), Some(vec![])),
+            (json!({"roles": null}), Some(vec![])),
+            (json!({"roles": "a"}), Some(vec!["a"])),
+            (json!({"roles": ["a", 7, null, "b"]}), Some(vec!["a", "b"])),
+            (json!({"roles": {"a": "b"}}), None),
+            (json!({"roles": 7}), None),
+        ];
+        for (claims, roles) in table {
+            let found = Claims::decode_unverified(&token(&claims)).unwrap().roles;
+            assert_eq!(found.as_ref().map(|roles| roles.iter().map(String::as_str).collect()), roles, "{claims}");
+        }
+    }
+
+    #[test]
     fn undecodable_token_has_no_claims() {
         for token in ["opaque", "a.b", "a.b.c", "a.b.c.d.e", "", "e30.W10.c2ln"] {
             assert_eq!(Claims::decode_unverified(token), None, "{token}");
@@ -189,7 +300,7 @@ mod tests {
                 let expected =
                     ExpectedAccessToken { tenant: &tenant, client_id: CLIENT, cloud: Cloud::Commercial, api: IncidentApi::Graph };
                 let matches = claims.check(&expected, "2026-11-22T10:00:00Z".parse().unwrap()).is_ok();
-                prop_assert!(!matches || claims.tid.is_none_or(|tid| tid == OTHER));
+                prop_assert!(!matches || is_absent_or(&claims.tid, |tid| tid == OTHER));
             }
         }
     }

@@ -59,14 +59,20 @@ pub enum AuthorizationOutcome {
 /// The reason why a sign-in or a consent failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorizationError {
-    /// The user declined, cancelled or left.
+    /// The user declined or cancelled.
     Declined,
+    /// The account that signed in does not belong to the tenant.
+    WrongAccount,
     /// The user may not consent, or sent a request to an administrator.
     NotPermitted,
     /// A policy of the customer forbids it: Conditional Access, for example, or the risk-based step-up.
     BlockedByPolicy,
-    /// The tenant has no service principal of the API, which means no licence for it.
+    /// The tenant has no licence for the API.
     ResourceAbsent,
+    /// The API's service principal is disabled in the tenant.
+    ResourceDisabled,
+    /// Our own service principal is disabled in the tenant.
+    AppDisabled,
     /// The app registration does not fit the request. Its operator must correct it.
     Misconfigured,
     /// Microsoft had a temporary failure.
@@ -77,6 +83,12 @@ pub enum AuthorizationError {
 
 const PARAMETERS: [&str; 7] =
     ["state", "code", "admin_consent", "tenant", "error", "error_description", "error_subcode"];
+
+/// Returns true if a callback's query string claims that an administrator consented, whatever else it holds.
+pub fn claims_consent(query: &[(String, String)]) -> bool {
+    let claimed = query.iter().any(|(name, value)| name == "admin_consent" && value.eq_ignore_ascii_case("true"));
+    claimed && query.iter().all(|(name, _)| name != "error")
+}
 
 /// Parses the callback's query string. An error takes precedence, because errors come with `admin_consent=True`, too.
 ///
@@ -110,21 +122,55 @@ pub fn parse_callback(query: &[(String, String)]) -> Option<AuthorizationRespons
 }
 
 impl AuthorizationError {
-    /// Classifies by the AADSTS number first, because it is more exact than OAuth's `error`. Nothing else is read from the
-    /// description.
+    /// Classifies by the first AADSTS number that is known, because it is more exact than OAuth's `error`. Nothing else is
+    /// read from the description.
     fn classify(error: &str, description: &str, subcode: &str) -> Self {
-        match aadsts_number(description) {
-            Some(65004) => return Self::Declined,
-            Some(65001 | 90094 | 90095 | 90099) => return Self::NotPermitted,
-            Some(53000..=53011 | 500_021 | 500_022 | 530_032 | 900_941 | 1_000_031 | 50105) => {
-                return Self::BlockedByPolicy;
+        aadsts_numbers(description)
+            .find_map(|number| Self::of_number(number, error))
+            .unwrap_or_else(|| Self::of_error(error, subcode))
+    }
+
+    /// The numbers of "Microsoft Entra authentication and authorization error codes" that a sign-in or a consent meets.
+    fn of_number(number: u32, error: &str) -> Option<Self> {
+        Some(match number {
+            65_004 => Self::Declined,
+            65_001 | 90_093 | 90_094 | 90_095 | 90_099 => Self::NotPermitted,
+            16_000 | 50_014 | 50_020 | 50_034 | 51_004 | 90_072 | 500_208 => Self::WrongAccount,
+            50_002
+            | 50_005
+            | 50_105
+            | 50_131
+            | 53_000..=53_011
+            | 500_021
+            | 500_022
+            | 500_212
+            | 500_213
+            | 530_003
+            | 530_021
+            | 530_032
+            | 530_034
+            | 530_084
+            | 900_941
+            | 1_000_031 => Self::BlockedByPolicy,
+            // Microsoft lists 65005 as an error of the registration. With this word it means that the organization has not
+            // subscribed to the API.
+            65_005 if error == "access_denied" => Self::ResourceAbsent,
+            50_001 | 500_011 | 650_052 => Self::ResourceAbsent,
+            500_014 => Self::ResourceDisabled,
+            70_001 | 7_000_112 => Self::AppDisabled,
+            50_011 | 50_194 | 65_005 | 70_011 | 650_056 | 650_057 | 700_016 | 900_971 => Self::Misconfigured,
+            50_000 | 50_033 | 50_196 | 90_006 | 90_012 | 90_024 | 90_033 | 90_055 | 90_090 | 90_091 => {
+                Self::Unavailable
             }
-            Some(500_011 | 650_052) => return Self::ResourceAbsent,
-            Some(50011 | 50194 | 70011 | 650_056 | 650_057 | 700_016 | 900_971) => return Self::Misconfigured,
-            Some(_) | None => {}
-        }
+            // A disabled account, an unknown tenant, and one that is blocked for inactivity. Nobody declined.
+            50_057 | 90_002 | 5_000_225 => Self::Other,
+            _ => return None,
+        })
+    }
+
+    fn of_error(error: &str, subcode: &str) -> Self {
         match (error, subcode) {
-            ("access_denied" | "permission_denied" | "consent_required", _) | (_, "cancel") => Self::Declined,
+            ("access_denied" | "permission_denied", _) | (_, "cancel") => Self::Declined,
             ("temporarily_unavailable" | "server_error", _) => Self::Unavailable,
             ("unauthorized_client" | "invalid_client" | "invalid_scope" | "invalid_resource", _) => Self::Misconfigured,
             _ => Self::Other,
@@ -132,10 +178,11 @@ impl AuthorizationError {
     }
 }
 
-fn aadsts_number(description: &str) -> Option<u32> {
-    let (_, rest) = description.split_once("AADSTS")?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    rest[..digits].parse().ok()
+fn aadsts_numbers(description: &str) -> impl Iterator<Item = u32> {
+    description.split("AADSTS").skip(1).filter_map(|rest| {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        rest[..digits].parse().ok()
+    })
 }
 
 #[cfg(test)]
@@ -184,6 +231,9 @@ mod tests {
             ("error=permission_denied&error_description=The+admin+canceled+the+request", AuthorizationError::Declined),
             ("error=access_denied&error_subcode=cancel", AuthorizationError::Declined),
             ("error=whatever&error_subcode=cancel", AuthorizationError::Declined),
+            ("error=consent_required&error_description=AADSTS65004: x", AuthorizationError::Declined),
+            ("error=access_denied&error_description=AADSTS7000999: x", AuthorizationError::Declined),
+            ("error=consent_required", AuthorizationError::Other),
             ("error=access_denied&error_description=AADSTS90094%3A+x", AuthorizationError::NotPermitted),
             ("error=access_denied&error_description=AADSTS90095", AuthorizationError::NotPermitted),
             ("error=access_denied&error_description=AADSTS900941", AuthorizationError::BlockedByPolicy),
@@ -197,6 +247,58 @@ mod tests {
         ] {
             assert_eq!(error(&format!("{query}&state=s")), expected, "{query}");
         }
+    }
+
+    #[test]
+    fn known_number_takes_precedence_over_every_word() {
+        use AuthorizationError::{
+            AppDisabled, BlockedByPolicy, Declined, Misconfigured, NotPermitted, Other, ResourceAbsent,
+            ResourceDisabled, Unavailable, WrongAccount,
+        };
+        for (numbers, expected) in [
+            (&[65_004][..], Declined),
+            (&[65_001, 90_094], NotPermitted),
+            (&[50_020, 50_034, 51_004, 90_072, 16_000, 500_208], WrongAccount),
+            (&[53_003, 53_011, 530_084], BlockedByPolicy),
+            (&[500_011, 650_052], ResourceAbsent),
+            (&[500_014], ResourceDisabled),
+            (&[7_000_112, 70_001], AppDisabled),
+            (&[50_011, 700_016], Misconfigured),
+            (&[90_033], Unavailable),
+            (&[5_000_225, 90_002], Other),
+        ] {
+            for number in numbers {
+                for word in ["access_denied", "invalid_client", "server_error", "interaction_required", "", "x"] {
+                    for description in [format!("AADSTS{number}: x"), format!("AADSTS7000999: AADSTS{number}.")] {
+                        let query = format!("error={word}&error_description={description}&state=s");
+                        assert_eq!(error(&query), expected, "{query}");
+                    }
+                }
+            }
+        }
+        let with = |word: &str| error(&format!("error={word}&error_description=AADSTS65005: x&state=s"));
+        assert_eq!([with("access_denied"), with("invalid_client")], [ResourceAbsent, Misconfigured]);
+    }
+
+    #[test]
+    fn any_description_is_read_without_panic() {
+        for description in
+            ["AADSTS", "AADSTSx", "AADSTS99999999999999999999", "AADSTSAADSTS", "%C3%BC AADSTS65004%C3%BC"]
+        {
+            for word in ["access_denied", ""] {
+                let _ = error(&format!("error={word}&error_description={description}&state=s"));
+            }
+        }
+    }
+
+    #[test]
+    fn query_claims_consent_without_an_error_only() {
+        let claims = |query: &str| {
+            let query: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            claims_consent(&query)
+        };
+        assert!(claims("admin_consent=True&tenant=x") && claims("admin_consent=true"));
+        assert!(!claims("admin_consent=True&error=consent_required") && !claims("admin_consent=False") && !claims(""));
     }
 
     #[test]

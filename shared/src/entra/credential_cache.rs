@@ -68,6 +68,7 @@ pub(super) struct CredentialCache {
 #[derive(Clone)]
 struct Cached {
     versions: Arc<CredentialVersions>,
+    read_at: Timestamp,
     expires_at: Timestamp,
 }
 
@@ -133,6 +134,19 @@ impl CredentialCache {
         }
     }
 
+    /// The cached versions if they were read at most `age` ago. Otherwise the secret is read again.
+    pub(super) async fn no_older_than(
+        &self,
+        age: SignedDuration,
+        deadline: Deadline,
+    ) -> Result<Arc<CredentialVersions>> {
+        let _lock = deadline.run(async { Ok(self.read_lock.lock().await) }).await?;
+        match self.cached() {
+            Some(cached) if self.clock.now().duration_since(cached.read_at) < age => Ok(cached.versions),
+            _ => self.read(deadline).await,
+        }
+    }
+
     fn cached(&self) -> Option<Cached> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -142,7 +156,8 @@ impl CredentialCache {
     }
 
     fn cache(&self, versions: &Arc<CredentialVersions>, ttl: SignedDuration) {
-        let cached = Cached { versions: versions.clone(), expires_at: self.clock.now() + ttl };
+        let now = self.clock.now();
+        let cached = Cached { versions: versions.clone(), read_at: now, expires_at: now + ttl };
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
     }
 

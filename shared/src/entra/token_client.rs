@@ -1,14 +1,18 @@
 //! Token requests behind the shared circuit breaker, with the credential version that Entra accepts.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
+use jiff::SignedDuration;
 use tokio::sync::Mutex;
 
 use super::{
     access_token::AccessToken,
-    credential::AppCredential,
+    credential::{AppCredential, CredentialKind},
     credential_cache::{CredentialCache, CredentialVersions},
-    token_endpoint::{AuthorizationCode, Grant, Retry, TokenEndpoint, TokenResponse},
+    token_endpoint::{AuthorizationCode, Grant, Retry, TokenEndpoint, TokenFailure, TokenResponse},
 };
 use crate::{
     clock::Clock,
@@ -16,11 +20,20 @@ use crate::{
     http::{Deadline, HttpClient},
     microsoft::{IncidentApi, Microsoft},
     random::Random,
-    registry::{Registry, Write, breaker::BreakerDecision},
+    registry::{
+        Registry, Write,
+        breaker::{BreakerDecision, BreakerKey},
+    },
     telemetry,
     tenant::TenantId,
     text::Secret,
 };
+
+/// The age at which a credential that the breaker stands for is read again. A repaired one is in use this soon.
+const REJECTED_CREDENTIAL_MAX_AGE: SignedDuration = SignedDuration::from_mins(1);
+
+/// The time between two notes of the probe tenant by one process.
+const PROBE_TENANT_NOTE_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// Requests tokens. It caches none.
 pub(super) struct TokenClient {
@@ -30,6 +43,10 @@ pub(super) struct TokenClient {
     clock: Clock,
     /// Held by the one request that searches for the credential version that Entra accepts.
     credential_probe_lock: Mutex<()>,
+    home_tenant: Option<TenantId>,
+    function_name: Option<String>,
+    /// The second at which this process noted the probe tenant last.
+    probe_tenant_noted_at: AtomicI64,
 }
 
 /// A successful response, and the credential version that Entra accepted.
@@ -60,6 +77,9 @@ impl TokenClient {
             registry,
             clock,
             credential_probe_lock: Mutex::new(()),
+            home_tenant: microsoft.home_tenant,
+            function_name: microsoft.function_name.clone(),
+            probe_tenant_noted_at: AtomicI64::new(i64::MIN),
         }
     }
 
@@ -79,7 +99,9 @@ impl TokenClient {
         if let Some(until) = self.registry.tokens_throttled_until(tenant, api, self.clock.now()).await? {
             return Err(Error::Throttled { until });
         }
-        match self.exchange(&Grant::ClientCredentials { tenant, api }, versions, deadline).await {
+        let outcome = self.exchange(&Grant::ClientCredentials { tenant, api }, versions, deadline).await;
+        self.update_probe_tenant(versions.current.client_id(), tenant, api, &outcome).await;
+        match outcome {
             Ok(Accepted { response, credential }) => self.endpoint.validate(response, tenant, api, &credential),
             Err(Error::Throttled { until }) => {
                 self.registry.set_tokens_throttled_until(tenant, api, until).await?;
@@ -96,20 +118,44 @@ impl TokenClient {
         accepted.response.into_id_token()
     }
 
-    /// Exchanges a grant for tokens, as the breaker allows.
+    /// Exchanges a grant for tokens, as the breaker of the current version allows. Another version of the credential has
+    /// another breaker, so the secret is read again while the breaker is open.
     async fn exchange(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
-        match self.registry.breaker_decision(self.clock.now()).await? {
-            BreakerDecision::Reject => Err(Error::CredentialRejected),
-            BreakerDecision::Probe => self.probe(grant, versions, deadline).await,
-            BreakerDecision::Allow => {
-                let preferred = versions.preferred();
-                match self.exchange_with(&preferred, grant, Retry::Once, deadline).await {
-                    Err(Error::CredentialRejected) => {
-                        self.retry_with_other_versions(grant, versions, preferred, deadline).await
-                    }
-                    outcome => outcome,
+        let key = self.breaker_key(&versions.current);
+        // The home tenant is probed, whoever asks.
+        let probed = grant.tenant().filter(|_| self.home_tenant.is_none());
+        let newer = match self.registry.breaker_decision(&key, probed, self.clock.now()).await? {
+            BreakerDecision::Allow => return self.exchange_unguarded(grant, versions, deadline).await,
+            BreakerDecision::Reject => self.credentials.no_older_than(REJECTED_CREDENTIAL_MAX_AGE, deadline).await?,
+            BreakerDecision::Probe => {
+                let newer = self.credentials.newer_than(versions, deadline).await?;
+                if newer.current.version() == versions.current.version() {
+                    return self.probe(&key, grant, &newer, deadline).await;
                 }
+                newer
             }
+        };
+        if newer.current.version() == versions.current.version() {
+            return Err(Error::CredentialRejected);
+        }
+        Box::pin(self.exchange(grant, &newer, deadline)).await
+    }
+
+    async fn exchange_unguarded(
+        &self,
+        grant: &Grant<'_>,
+        versions: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Result<Accepted> {
+        let preferred = versions.preferred();
+        match self.exchange_with(&preferred, grant, Retry::Once, deadline).await {
+            Err(TokenFailure::Other(Error::CredentialRejected)) => {
+                self.retry_with_other_versions(grant, versions, preferred, deadline).await
+            }
+            Err(TokenFailure::ClientRefused { refusal, error }) => {
+                Err(self.judge_client_refusal(&refusal, error, grant, versions, deadline).await?)
+            }
+            outcome => Ok(outcome?),
         }
     }
 
@@ -119,29 +165,150 @@ impl TokenClient {
         grant: &Grant<'_>,
         retry: Retry,
         deadline: Deadline,
-    ) -> Result<Accepted> {
+    ) -> Result<Accepted, TokenFailure> {
         let response = self.endpoint.send_with_retry(grant, credential, retry, deadline).await?;
         Ok(Accepted { response, credential: credential.clone() })
     }
 
-    /// Sends the one request that an open breaker allows, with the current credential. Success closes the breaker.
-    async fn probe(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
-        let current = self.credentials.newer_than(versions, deadline).await?.current.clone();
-        let outcome = self.exchange_with(&current, grant, Retry::Never, deadline).await;
-        if matches!(outcome, Err(Error::CredentialRejected)) {
-            // Each probe counts, so that the alarm lasts as long as the outage.
-            telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
+    /// The breaker's key: each version of the credential has its own, and without a secret each function's role has.
+    fn breaker_key(&self, credential: &AppCredential) -> BreakerKey {
+        let function = match credential.kind() {
+            CredentialKind::Federated => self.function_name.as_deref(),
+            CredentialKind::ClientSecret(_) | CredentialKind::Certificate { .. } | CredentialKind::Kms { .. } => None,
+        };
+        BreakerKey::new(credential.version(), function)
+    }
+
+    /// Returns the error that an unknown refusal of the client stands for: the tenant's own, or the credential's if Entra
+    /// refuses the home tenant alike, or a second tenant where no home tenant is configured. Authorization codes are no
+    /// evidence: anybody may make one up.
+    async fn judge_client_refusal(
+        &self,
+        refusal: &str,
+        own: Error,
+        grant: &Grant<'_>,
+        versions: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Result<Error> {
+        let Some(tenant) = grant.tenant() else { return Ok(own) };
+        let (key, now) = (self.breaker_key(&versions.current), self.clock.now());
+        let is_rejected = match &self.home_tenant {
+            Some(home) if home == tenant => true,
+            Some(home) => {
+                self.registry.claim_home_check(&key, now).await? == Write::Done
+                    && self.home_refuses_alike(home, refusal, &versions.preferred(), deadline).await
+            }
+            None => self.registry.note_client_refusal(&key, tenant, refusal, now).await?,
+        };
+        if !is_rejected {
+            return Ok(own);
         }
-        let accepted = outcome?;
-        match self.registry.close_breaker().await {
+        self.open_breaker(&versions.current, Some(refusal)).await?;
+        Ok(Error::CredentialRejected)
+    }
+
+    async fn home_refuses_alike(
+        &self,
+        home: &TenantId,
+        refusal: &str,
+        credential: &Arc<AppCredential>,
+        deadline: Deadline,
+    ) -> bool {
+        let grant = Grant::ClientCredentials { tenant: home, api: IncidentApi::Graph };
+        match self.exchange_with(credential, &grant, Retry::Never, deadline).await {
+            Err(TokenFailure::ClientRefused { refusal: at_home, .. }) => at_home == refusal,
+            Err(TokenFailure::Other(Error::CredentialRejected)) => true,
+            Ok(_) | Err(TokenFailure::Other(_)) => false,
+        }
+    }
+
+    /// Sends the one request that an open breaker allows, with the current credential, and closes the breaker if Entra
+    /// accepts it. The request is for the home tenant, or else for a tenant that had a token not long ago, or else for the
+    /// caller's own.
+    async fn probe(
+        &self,
+        key: &BreakerKey,
+        grant: &Grant<'_>,
+        versions: &CredentialVersions,
+        deadline: Deadline,
+    ) -> Result<Accepted> {
+        let target = match self.home_tenant {
+            Some(home) if !self.registry.has_refused_probe(key, &home).await? => Some((home, IncidentApi::Graph)),
+            _ => self.registry.probe_tenant(versions.current.client_id()).await?,
+        };
+        let probe = target.as_ref().map_or(*grant, |(tenant, api)| Grant::ClientCredentials { tenant, api: *api });
+        let outcome = self.exchange_with(&versions.current, &probe, Retry::Never, deadline).await;
+        match &outcome {
+            Ok(_) => self.close_breaker(key).await,
+            // Each probe counts, so that the alarm lasts as long as the outage.
+            Err(TokenFailure::Other(Error::CredentialRejected)) => {
+                telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
+            }
+            Err(
+                TokenFailure::ClientRefused { .. }
+                | TokenFailure::Other(Error::Refused(_) | Error::Upstream { status: 400..=499, .. }),
+            ) => {
+                // The tenant's own answer says nothing about the credential. The next probe goes to another one.
+                if let Some(tenant) = probe.tenant() {
+                    if self.home_tenant == Some(*tenant) {
+                        tracing::error!("Entra refuses the home tenant; is HOME_TENANT_ID right?");
+                    }
+                    self.registry.forget_probe_tenant(versions.current.client_id(), tenant).await?;
+                    self.registry.note_refused_probe(key, tenant).await?;
+                }
+            }
+            Err(TokenFailure::Other(_)) => {}
+        }
+        match outcome {
+            Ok(_) if target.is_some() => self.exchange_unguarded(grant, versions, deadline).await,
+            Err(TokenFailure::Other(error)) if target.is_none() => Err(error),
+            Ok(accepted) => Ok(accepted),
+            Err(_) => Err(Error::CredentialRejected),
+        }
+    }
+
+    async fn close_breaker(&self, key: &BreakerKey) {
+        let now = self.clock.now();
+        match self.registry.close_breaker(key, now).await {
             Ok(Write::Done) => {
                 tracing::info!("Entra accepts the app credential again");
-                telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 0.0)]);
+                telemetry::metrics(now, None, &[("CredentialRejected", "Count", 0.0)]);
             }
             Ok(Write::Conflict) => {}
             Err(error) => tracing::warn!(cause = %error, "the breaker could not be closed"),
         }
-        Ok(accepted)
+    }
+
+    /// Keeps a tenant that Entra accepts, as the one that a probe goes to. The home tenant makes it unnecessary.
+    async fn update_probe_tenant(
+        &self,
+        client_id: &str,
+        tenant: &TenantId,
+        api: IncidentApi,
+        outcome: &Result<Accepted>,
+    ) {
+        if self.home_tenant.is_some() {
+            return;
+        }
+        let now = self.clock.now();
+        let updated = match outcome {
+            Ok(_) => {
+                let second = now.as_second();
+                let noted_at = self.probe_tenant_noted_at.swap(second, Ordering::Relaxed);
+                if noted_at.saturating_add(PROBE_TENANT_NOTE_INTERVAL.as_secs()) > second {
+                    self.probe_tenant_noted_at.store(noted_at, Ordering::Relaxed);
+                    return;
+                }
+                self.registry.note_probe_tenant(client_id, tenant, api, now).await
+            }
+            Err(Error::Refused(_) | Error::Upstream { status: 400..=499, .. }) => {
+                self.registry.forget_probe_tenant(client_id, tenant).await
+            }
+            Err(_) => return,
+        };
+        if let Err(error) = updated {
+            tracing::warn!(cause = %error, "the tenant for probes could not be stored");
+        }
     }
 
     /// Tries the other versions of the credential after Entra rejected one: the current version as the secret has it now,
@@ -161,8 +328,8 @@ impl TokenClient {
                 Search::Found(accepted) => return Ok(accepted),
                 Search::Untried(credential) => {
                     match self.exchange_with(&credential, grant, Retry::Once, deadline).await {
-                        Err(Error::CredentialRejected) => rejected.push(credential),
-                        outcome => return outcome,
+                        Err(TokenFailure::Other(Error::CredentialRejected)) => rejected.push(credential),
+                        outcome => return Ok(outcome?),
                     }
                 }
             }
@@ -178,7 +345,7 @@ impl TokenClient {
         deadline: Deadline,
     ) -> Result<Search> {
         let _lock = deadline.run(async { Ok(self.credential_probe_lock.lock().await) }).await?;
-        self.registry.require_closed_breaker().await?;
+        self.registry.require_closed_breaker(&self.breaker_key(&versions.current)).await?;
         let versions = self.credentials.newer_than(versions, deadline).await?;
         let is_untried = |credential: &&Arc<AppCredential>| {
             rejected.iter().all(|rejected| rejected.version() != credential.version())
@@ -192,7 +359,7 @@ impl TokenClient {
         let previous = previous.filter(|previous| previous.version() != versions.current.version());
         for credential in [Some(&versions.current), previous.as_ref()].into_iter().flatten().filter(is_untried) {
             match self.exchange_with(credential, grant, Retry::Once, deadline).await {
-                Err(Error::CredentialRejected) => {}
+                Err(TokenFailure::Other(Error::CredentialRejected)) => {}
                 Ok(accepted) => {
                     if previous.as_ref().is_some_and(|previous| previous.version() == credential.version()) {
                         versions.note_that_previous_works();
@@ -202,18 +369,19 @@ impl TokenClient {
                     }
                     return Ok(Search::Found(accepted));
                 }
-                Err(error) => return Err(error),
+                Err(failure) => return Err(failure.into()),
             }
         }
-        self.open_breaker(&versions.current).await?;
+        self.open_breaker(&versions.current, None).await?;
         Err(Error::CredentialRejected)
     }
 
-    async fn open_breaker(&self, current: &AppCredential) -> Result<()> {
-        let now = self.clock.now();
-        if self.registry.open_breaker(now).await? == Write::Done {
+    async fn open_breaker(&self, credential: &AppCredential, unknown_refusal: Option<&str>) -> Result<()> {
+        let (key, now) = (self.breaker_key(credential), self.clock.now());
+        if self.registry.open_breaker(&key, unknown_refusal, now).await? == Write::Done {
             tracing::error!(
-                client_id = current.client_id(),
+                client_id = credential.client_id(),
+                unknown_refusal,
                 "Entra refuses the app credential; no tenant can be read until it is renewed"
             );
             telemetry::metrics(now, None, &[("CredentialRejected", "Count", 1.0)]);

@@ -6,10 +6,9 @@ use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{
-    aadsts::{self, TokenErrorAction},
+    aadsts::{self, ErrorBody, TokenErrorAction},
     access_token::{AccessToken, TokenError},
     claims::ExpectedAccessToken,
     client_assertion::ClientAssertions,
@@ -75,6 +74,14 @@ impl<'a> Grant<'a> {
         }
     }
 
+    /// The tenant that an app-only token is for. A sign-in may be for any.
+    pub(super) fn tenant(&self) -> Option<&'a TenantId> {
+        match self {
+            Self::ClientCredentials { tenant, .. } => Some(tenant),
+            Self::AuthorizationCode(_) => None,
+        }
+    }
+
     fn scope(&self, cloud: Cloud) -> String {
         match self {
             Self::ClientCredentials { api, .. } => format!("{}/.default", cloud.resource(*api)),
@@ -117,22 +124,28 @@ impl TokenResponse {
 
 #[derive(Deserialize)]
 struct TokenBody {
+    #[serde(default, deserialize_with = "text")]
     token_type: Option<String>,
     #[serde(default, deserialize_with = "seconds")]
     expires_in: Option<SignedDuration>,
     #[serde(default, deserialize_with = "seconds")]
     refresh_in: Option<SignedDuration>,
+    #[serde(default, deserialize_with = "secret")]
     access_token: Option<Secret>,
+    #[serde(default, deserialize_with = "secret")]
     id_token: Option<Secret>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorBody {
-    error: String,
-    error_codes: Vec<u64>,
-    trace_id: Option<Uuid>,
-    correlation_id: Option<Uuid>,
+/// Parses a text. `None` for any other JSON type.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    })
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Secret>, D::Error> {
+    Ok(text(deserializer)?.map(Secret::new))
 }
 
 /// Parses seconds: v2.0 sends a number, v1.0 a text. `None` for anything else.
@@ -145,10 +158,37 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Op
     Ok(seconds.and_then(|seconds| u32::try_from(seconds).ok()).map(|seconds| SignedDuration::from_secs(seconds.into())))
 }
 
+/// The failure of a token request.
+#[derive(Debug)]
+pub(super) enum TokenFailure {
+    /// Entra refuses the client by an unknown number: it may refuse our credential, or only this tenant.
+    ClientRefused {
+        /// The AADSTS number, or without one the OAuth `error`. Two refusals are alike if their texts are.
+        refusal: String,
+        /// The error as long as it counts as the tenant's own.
+        error: Error,
+    },
+    /// Any other failure.
+    Other(Error),
+}
+
+impl From<Error> for TokenFailure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<TokenFailure> for Error {
+    fn from(failure: TokenFailure) -> Self {
+        let (TokenFailure::ClientRefused { error, .. } | TokenFailure::Other(error)) = failure;
+        error
+    }
+}
+
 /// The failure of one request.
 enum AttemptError {
     /// A second request would fail the same way.
-    Final(Error),
+    Final(TokenFailure),
     /// A second request may succeed.
     Retryable(Error),
 }
@@ -175,6 +215,7 @@ impl TokenEndpoint {
     ///
     /// # Errors
     /// [`Error::CredentialRejected`] when Entra refuses the credential; else the error that the response stands for.
+    /// [`Error::Upstream`] with a 4xx status is a refusal that no known number explains.
     pub async fn app_token(
         &self,
         tenant: &TenantId,
@@ -221,7 +262,7 @@ impl TokenEndpoint {
         credential: &AppCredential,
         retry: Retry,
         deadline: Deadline,
-    ) -> Result<TokenResponse> {
+    ) -> Result<TokenResponse, TokenFailure> {
         let mut outcome = Box::pin(self.attempt(grant, credential, deadline)).await;
         let delay = retry_delay(&grant.authority());
         let in_time = || deadline.left() >= delay + MIN_TIME_FOR_RETRY;
@@ -229,9 +270,12 @@ impl TokenEndpoint {
             tokio::time::sleep(delay).await;
             outcome = Box::pin(self.attempt(grant, credential, deadline)).await;
         }
-        outcome.map_err(|(AttemptError::Final(error) | AttemptError::Retryable(error))| match error {
-            Error::Unreachable { .. } if deadline.left().is_zero() => Error::DeadlineExceeded,
-            error => error,
+        outcome.map_err(|failure| match failure {
+            AttemptError::Final(failure) => failure,
+            AttemptError::Retryable(Error::Unreachable { .. }) if deadline.left().is_zero() => {
+                Error::DeadlineExceeded.into()
+            }
+            AttemptError::Retryable(error) => error.into(),
         })
     }
 
@@ -245,7 +289,7 @@ impl TokenEndpoint {
         let (authority, scope) = (grant.authority(), grant.scope(self.cloud));
         let requested_at = self.clock.now();
         let assertion = self.assertions.assertion(&authority, credential, deadline).await;
-        let assertion = assertion.map_err(AttemptError::Final)?;
+        let assertion = assertion.map_err(|error| AttemptError::Final(error.into()))?;
         let mut form = grant.parameters();
         form.push(("scope", &scope));
         form.push(("client_id", credential.client_id()));
@@ -264,31 +308,32 @@ impl TokenEndpoint {
             return match response.json().await {
                 Ok(body) => Ok(TokenResponse { body, requested_at }),
                 Err(error @ Error::Unreachable { .. }) => Err(AttemptError::Retryable(error)),
-                Err(error) => Err(AttemptError::Final(error)),
+                Err(error) => Err(AttemptError::Final(error.into())),
             };
         }
-        Err(self.attempt_error(&authority, response).await)
+        Err(self.attempt_error(grant, response).await)
     }
 
-    async fn attempt_error(&self, authority: &str, response: Response) -> AttemptError {
-        let now = self.clock.now();
+    async fn attempt_error(&self, grant: &Grant<'_>, response: Response) -> AttemptError {
+        let (authority, now) = (grant.authority(), self.clock.now());
         let (status, retry_after) = (response.status().as_u16(), response.retry_after(now));
         let unexpected_status = response.unexpected_status();
-        let body: ErrorBody =
-            response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-        let action = aadsts::classify(status, &body.error, &body.error_codes);
+        let body = ErrorBody::read(&response.bytes().await.unwrap_or_default());
+        let action = aadsts::classify(status, &body.error, &body.codes);
         tracing::warn!(
             authority,
             status,
-            aadsts = body.error_codes.first(),
+            aadsts = body.codes.first(),
             trace_id = body.trace_id.map(|id| id.to_string()),
             correlation_id = body.correlation_id.map(|id| id.to_string()),
             ?action,
             "Entra refused a token request"
         );
+        // A visitor brings the authorization code, and may have made it up. Only a refusal of our credential is ours.
+        let is_about_the_code = matches!(grant, Grant::AuthorizationCode(_)) && (400..500).contains(&status);
         match action {
-            TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason)),
-            TokenErrorAction::CredentialRejected => AttemptError::Final(Error::CredentialRejected),
+            TokenErrorAction::Refused(reason) => AttemptError::Final(Error::Refused(reason).into()),
+            TokenErrorAction::CredentialRejected => AttemptError::Final(Error::CredentialRejected.into()),
             TokenErrorAction::AssertionRejected => {
                 self.assertions.forget().await;
                 AttemptError::Retryable(Error::CredentialRejected)
@@ -296,15 +341,15 @@ impl TokenEndpoint {
             TokenErrorAction::Throttled(default) => {
                 let (shortest, longest) = RETRY_AFTER_LIMITS;
                 let wait = retry_after.unwrap_or(default).clamp(shortest, longest);
-                AttemptError::Final(Error::Throttled { until: now + wait })
+                AttemptError::Final(Error::Throttled { until: now + wait }.into())
             }
+            _ if is_about_the_code => AttemptError::Final(unexpected_status.into()),
             TokenErrorAction::Transient => AttemptError::Retryable(unexpected_status),
-            TokenErrorAction::BadRequest => {
-                let code = body.error_codes.first().map_or_else(String::new, |code| format!(" (AADSTS{code})"));
-                let detail = format!("Entra calls the token request itself invalid{code}");
-                AttemptError::Final(Error::Internal(detail.into()))
+            TokenErrorAction::ClientRefused => {
+                let refusal = body.codes.first().map_or(body.error, |code| format!("AADSTS{code}"));
+                AttemptError::Final(TokenFailure::ClientRefused { refusal, error: unexpected_status })
             }
-            TokenErrorAction::Unknown => AttemptError::Final(unexpected_status),
+            TokenErrorAction::Unexplained => AttemptError::Final(unexpected_status.into()),
         }
     }
 }
@@ -328,5 +373,6 @@ mod tests {
         assert_eq!(parse(r#"{"expires_in": -1}"#), None);
         assert_eq!(parse(r#"{"expires_in": "soon", "access_token": "x"}"#), None);
         assert_eq!(parse("{}"), None);
+        assert_eq!(parse(r#"{"expires_in": 7, "token_type": 1, "access_token": [], "id_token": {}}"#), Some(7));
     }
 }

@@ -10,6 +10,7 @@ mod verification;
 pub use binding::{Binding, may_bind};
 
 use jiff::Timestamp;
+use verification::MAX_CONSENT_PROPAGATION;
 
 use crate::{
     clock::Clock,
@@ -23,7 +24,7 @@ use crate::{
         Registry,
         attempts::{ConsentRejection, SignedIn},
         invitations::{Invitation, InvitationStatus},
-        tenants::{Status, Tenant},
+        tenants::{Status, Tenant, Verification},
     },
     telemetry::RECORD,
     tenant::{Reason, TenantId},
@@ -64,7 +65,7 @@ impl Consent {
 
     /// True if a newer consent of another customer, which did not need the operator either, has made the record.
     fn is_replaced_in(&self, tenant: &Tenant) -> bool {
-        tenant.reason != Some(Reason::Operator) && tenant.consented_at.is_some_and(|at| at > self.at)
+        !tenant.waits_for_operator() && tenant.consented_at.is_some_and(|at| at > self.at)
     }
 
     fn has_used(&self, invitation: &Invitation) -> bool {
@@ -81,6 +82,7 @@ impl Consent {
             consented_at: Some(self.at),
             consented_by: Some(self.signed_in.person().to_owned()),
             role_proven: self.signed_in.role_proven,
+            bound_by: Some(self.invitation_id.clone()),
             ..Tenant::new(self.signed_in.tenant_id, invitation.customer.clone(), Status::Pending, setting.preferred())
         };
         if !waits_for_operator {
@@ -96,11 +98,14 @@ impl Consent {
                 let new = self.new_tenant(invitation, setting, binding == Binding::WaitsForOperator);
                 *tenant = Tenant { revision: tenant.revision, ..new };
             }
-            Binding::Renewed if !self.is_repeated_or_older(tenant) => {
+            // An older consent still counts where the newer one only waits for the operator.
+            Binding::Renewed if tenant.waits_for_operator() || !self.is_repeated_or_older(tenant) => {
                 tenant.consented_at = Some(self.at);
                 tenant.consented_by = Some(self.signed_in.person().to_owned());
                 tenant.role_proven = self.signed_in.role_proven;
-                if tenant.status != Status::Active {
+                if tenant.status == Status::Active {
+                    tenant.verification = Some(Verification::new(self.at));
+                } else {
                     tenant.start_verification(self.at);
                 }
             }
@@ -184,19 +189,30 @@ impl Onboarding {
         Ok(Recorded::Accepted(Box::new(after)))
     }
 
-    /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some.
+    /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some. The verification that
+    /// the consent started ends with it.
     pub async fn refresh_roles(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
-        let mut roles = Vec::new();
+        let (mut roles, mut is_answered) = (Vec::new(), true);
         for api in self.apis(tenant) {
-            if let Ok(token) = self.tokens.fresh_access_token(&tenant.tenant_id, api, deadline).await {
-                let granted = token.roles().unwrap_or_default();
-                warn_of_unexpected_roles(&tenant.tenant_id, granted);
-                merge_roles(&mut roles, granted);
+            match self.tokens.fresh_access_token(&tenant.tenant_id, api, deadline).await {
+                Ok(token) => {
+                    let granted = token.roles().unwrap_or_default();
+                    warn_of_unexpected_roles(&tenant.tenant_id, granted);
+                    merge_roles(&mut roles, granted);
+                }
+                Err(Error::Refused(_)) => {}
+                // The next poll asks again, for as long as a consent may need to spread.
+                Err(_) => is_answered = false,
             }
         }
+        let now = self.clock.now();
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
             if tenant.status == Status::Active {
                 merge_roles(&mut tenant.roles, &roles);
+                let is_open = |verification: &Verification| {
+                    !is_answered && now.duration_since(verification.since) < MAX_CONSENT_PROPAGATION
+                };
+                tenant.verification = tenant.verification.take().filter(is_open);
             }
             Ok(())
         });
@@ -243,9 +259,9 @@ impl Onboarding {
 
     /// Opens the feed of a tenant that may be polled, and sends an event if the status has changed.
     async fn publish(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
-        let waits_for_operator = after.reason == Some(Reason::Operator);
+        let is_the_operators = after.reason == Some(Reason::Operator);
         // An unchanged tenant, too: a worker that died before this step leaves a tenant without a feed.
-        if after.status != Status::Offboarded && !waits_for_operator {
+        if after.status != Status::Offboarded && !is_the_operators {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
         self.events.tenant_status_changed(before, after).await

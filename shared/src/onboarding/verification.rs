@@ -16,7 +16,7 @@ use crate::{
 const RETRY_DELAYS_SECONDS: [i64; 5] = [5, 10, 20, 30, 60];
 
 /// The time that a consent may need to spread. A tenant that fails for longer is paused.
-const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
+pub(super) const MAX_CONSENT_PROPAGATION: SignedDuration = SignedDuration::from_mins(30);
 
 /// The outcome of one try to read a tenant.
 enum VerificationResult {
@@ -166,7 +166,11 @@ fn retry_delay(tries: u32) -> SignedDuration {
 /// Returns true for a reason that only the customer can change, however long one waits.
 fn is_final(reason: Reason) -> bool {
     match reason {
-        Reason::DisabledByCustomer | Reason::BlockedByPolicy | Reason::TenantNotFound | Reason::WrongCloud => true,
+        Reason::DisabledByCustomer
+        | Reason::BlockedByPolicy
+        | Reason::TenantNotFound
+        | Reason::TenantInactive
+        | Reason::WrongCloud => true,
         // A new resource and a new role need time to spread, and an API forbids calls for some minutes after a consent.
         Reason::ConsentMissing
         | Reason::RoleMissing

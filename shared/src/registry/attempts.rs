@@ -48,11 +48,17 @@ pub enum Stage {
     Settled {
         /// The tenant that the consent is applied to.
         tenant_id: TenantId,
+        /// The record of the tenant that it is applied to, by [`Tenant::bound_by`](super::tenants::Tenant::bound_by). A
+        /// later record may be another customer's.
+        bound_by: Option<String>,
     },
     /// The attempt ended without a tenant.
     Ended {
         /// The reason for the end.
         rejection: ConsentRejection,
+        /// True if Microsoft had reported a consent before. It stays at Microsoft.
+        #[serde(default)]
+        consented: bool,
     },
 }
 

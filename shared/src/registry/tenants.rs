@@ -65,6 +65,9 @@ pub struct Tenant {
     /// True if that person's ID token proved a directory role that may consent.
     #[serde(default)]
     pub role_proven: bool,
+    /// The invitation that made this record for its customer. One that only renews it is not kept.
+    #[serde(default)]
+    pub bound_by: Option<String>,
     /// The time at which it first became active since its onboarding. Its feed starts there.
     pub activated_at: Option<Timestamp>,
     /// The time at which the operator last paused it. Only a later invitation may undo the pause.
@@ -72,7 +75,8 @@ pub struct Tenant {
     pub operator_paused_at: Option<Timestamp>,
     /// The time of its offboarding.
     pub offboarded_at: Option<Timestamp>,
-    /// The verification of its consent, while it is pending and not waiting for the operator.
+    /// The verification of its consent, while it is pending and not waiting for the operator. An active tenant has one after
+    /// a further consent, until its roles are read again.
     pub verification: Option<Verification>,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
@@ -91,6 +95,7 @@ impl Tenant {
             consented_at: None,
             consented_by: None,
             role_proven: false,
+            bound_by: None,
             activated_at: None,
             operator_paused_at: None,
             offboarded_at: None,
@@ -109,6 +114,11 @@ impl Tenant {
     /// True if it is active, or was since its onboarding. Such a tenant belongs to its customer.
     pub fn was_active(&self) -> bool {
         self.status == Status::Active || self.activated_at.is_some()
+    }
+
+    /// True if it is pending until the operator confirms its customer.
+    pub fn waits_for_operator(&self) -> bool {
+        self.status == Status::Pending && self.reason == Some(Reason::Operator)
     }
 
     /// True if only the operator, or a later invitation, makes it active again.

@@ -87,6 +87,21 @@ impl Microsoft {
         sim.grant(HOME_TENANT_ID, rotator.client_id, &[ROTATION_ROLE]);
     }
 
+    /// Registers the app of a separate sign-in as `infra/entra/register.py --sign-in-only` does. Does nothing at the real
+    /// Microsoft.
+    pub(crate) fn register_sign_in(&self, app: &SimulatedApp, redirect_uri: &str) {
+        let Some(sim) = self.sim() else { return };
+        sim.register_app(App {
+            client_id: app.client_id.to_owned(),
+            display_name: "Litware Security Sign-in".to_owned(),
+            home_tenant_id: HOME_TENANT_ID.to_owned(),
+            wids: true,
+            client_secrets: vec![app.client_secret.to_owned()],
+            redirect_uris: vec![redirect_uri.to_owned()],
+            ..App::default()
+        });
+    }
+
     /// The variables that direct a function to the simulator's hosts; none for the real Microsoft.
     pub(crate) fn function_environment(&self) -> Vec<(String, String)> {
         let Some(sim) = self.sim() else {

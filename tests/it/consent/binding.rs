@@ -3,8 +3,12 @@
 //! Microsoft's side forges nothing here by itself: a person who has signed in can open the callback of the consent with
 //! any text, and whether a token works depends on what others consented to.
 
+use consent_callback::browser::BrowserSecret;
 use serde_json::json;
-use shared::{registry::tenants::Status, tenant::Reason};
+use shared::{
+    registry::{Write, attempts::Stage, tenants::Status},
+    tenant::Reason,
+};
 use sim::{Decision, Fault, FaultKind, Host, Propagation};
 
 use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, READ};
@@ -89,8 +93,10 @@ async fn rightful_administrator_replaces_a_record_of_nobody() {
         let lines = harness.audit();
         let replaced = lines.iter().find(|line| !line["replaced_customer"].is_null()).unwrap();
         assert_eq!((&replaced["replaced_customer"], &replaced["customer"]), (&json!("Mallory"), &json!("Contoso")));
-        // The squatter's attempt is over: it neither takes the tenant back nor learns more than its state.
-        mallory.get("/consent/result").await;
+        // The squatter's attempt neither takes the tenant back nor shows whose it is.
+        let page = mallory.get("/consent/result").await;
+        page.says(403, "another customer");
+        assert!(!page.body.contains("Contoso") && !page.body.contains(ADMIN), "{}", page.body);
         assert_eq!(harness.tenant(CONTOSO).await.unwrap(), tenant);
         let again = harness.invite("Mallory", None).await;
         let back = mallory.sign_in(&again, CONTOSO, CLERK).await;
@@ -112,8 +118,26 @@ async fn forged_return_does_not_win_a_race_for_a_named_tenant() {
     administrator.get("/consent/result").await.says(200, "can read your incidents");
     let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.customer.as_str()), (Status::Active, "Contoso"));
-    member.get("/consent/result").await;
+    member.get("/consent/result").await.says(403, "another customer");
     assert_eq!(harness.tenant(CONTOSO).await.unwrap(), tenant);
+}
+
+#[tokio::test]
+async fn consent_that_counts_survives_a_later_one_that_waits() {
+    let harness = ConsentHarness::new().await;
+    let (first, second) = (harness.invite("Contoso", None).await, harness.invite("Contoso", None).await);
+    let mut administrator = harness.browser();
+    administrator.decide(&first, CONTOSO, ADMIN, Decision::Accept).await;
+    // The function dies after it has noted the consent and before it applies it.
+    let secret: BrowserSecret = administrator.cookie.as_deref().unwrap().split_once('=').unwrap().1.parse().unwrap();
+    let mut attempt = harness.registry.attempt(&secret.attempt_id()).await.unwrap().unwrap();
+    let Stage::SignedIn { signed_in } = attempt.stage.clone() else { panic!("{attempt:?}") };
+    let stage = Stage::Consented { signed_in, at: harness.clock.now() };
+    assert_eq!(harness.registry.advance_attempt(&mut attempt, stage).await.unwrap(), Write::Done);
+    harness.advance(1);
+    let _clerk = forge(&harness, &second).await;
+    assert_waits_for_operator(&harness, "Contoso").await;
+    administrator.get("/consent/result").await.says(200, "can read your incidents");
 }
 
 #[tokio::test]
@@ -189,7 +213,7 @@ async fn consent_in_the_portal_counts_for_the_named_tenant() {
     let harness = ConsentHarness::new().await;
     let link = harness.invite("Contoso", Some(CONTOSO)).await;
     let mut browser = forge(&harness, &link).await;
-    browser.get("/consent/result").await.says(200, "still spreading");
+    browser.get("/consent/result").await.says(200, "permission has not arrived");
     // The sign-in has made a service principal, which has no role yet.
     let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.reason), (Status::Pending, Some(Reason::RoleMissing)));

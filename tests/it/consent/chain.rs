@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use shared::{
+    microsoft::IncidentApi,
     registry::tenants::Status,
     tenant::{PERSONAL_ACCOUNTS, Reason},
 };
 use sim::{Decision, Fault, FaultKind, Host};
 
-use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, FABRIKAM};
+use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, FABRIKAM, request};
 
 fn query(url: &str, name: &str) -> String {
     let url = url::Url::parse(url).unwrap();
@@ -76,6 +77,83 @@ async fn administrator_turns_the_link_into_an_active_tenant() {
     {
         assert!(!logged.contains(hidden), "{hidden} is in the log");
     }
+}
+
+const SIGN_IN: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ef";
+const SIGN_IN_SECRET: &str = "canary-secret-of-the-sign-in";
+
+/// A deployment whose sign-in has a registration of its own, and no right to the app credential.
+async fn with_separate_sign_in() -> ConsentHarness {
+    let variables = [
+        ("APP_CREDENTIAL_SECRET_ID", ""),
+        ("SIGN_IN_CREDENTIAL_SECRET_ID", "sign-in"),
+        ("APP_CLIENT_ID", crate::backends::CLIENT_ID),
+    ];
+    let harness = ConsentHarness::with(&variables).await;
+    harness.sim.register_app(sim::App {
+        client_id: SIGN_IN.into(),
+        client_secrets: vec![SIGN_IN_SECRET.into()],
+        redirect_uris: vec![format!("{BASE}/consent/callback")],
+        wids: true,
+        ..sim::App::default()
+    });
+    let credential = json!({"client_id": SIGN_IN, "client_secret": SIGN_IN_SECRET});
+    harness.backends.double.account().set_secret("sign-in", &credential);
+    harness
+}
+
+#[tokio::test]
+async fn refused_sign_in_credential_stops_no_polls() {
+    let harness = with_separate_sign_in().await;
+    harness.sim.grant(CONTOSO, crate::backends::CLIENT_ID, &[super::harness::READ]);
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let back = browser.sign_in(&link, CONTOSO, ADMIN).await;
+    harness.sim.remove_client_secret(SIGN_IN, SIGN_IN_SECRET);
+    let failed = request(&harness.app, "GET", &back, browser.cookie.as_deref(), &[]).await;
+    assert_eq!(failed.status, 500, "{failed:?}");
+    let platform = crate::backends::platform(&harness.backends.aws, &harness.clock);
+    let (microsoft, table) = (harness.backends.microsoft(), harness.backends.table.clone());
+    let clients = shared::clients::Clients::new(&microsoft, table, None, &platform);
+    let deadline = crate::backends::invocation("r-1").deadline;
+    let token = clients.tokens.access_token(&super::harness::id(CONTOSO), IncidentApi::Graph, deadline).await;
+    assert!(token.is_ok(), "the breaker of the app credential stays closed: {token:?}");
+}
+
+#[tokio::test]
+async fn separate_sign_in_leaves_the_check_to_the_polls() {
+    let harness = with_separate_sign_in().await;
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let authorize = browser.post(&link).await.location().to_owned();
+    assert_eq!(query(&authorize, "client_id"), SIGN_IN);
+    let signed_in = harness.sim.sign_in(&authorize, CONTOSO, ADMIN).unwrap();
+    let consent = browser.get(&signed_in).await.location().to_owned();
+    assert_eq!(query(&consent, "client_id"), crate::backends::CLIENT_ID);
+    let back = harness.sim.consent(&consent, CONTOSO, ADMIN, Decision::Accept).unwrap();
+    browser.get(&back).await.location();
+    for _ in 0..2 {
+        let page = browser.get("/consent/result").await;
+        assert!(page.headers.contains_key("refresh"), "the page of a pending tenant: {}", page.text());
+        harness.advance(61);
+    }
+    assert_eq!(harness.token_requests(), 0, "no token is requested for the tenant");
+    let tenant = harness.tenant(CONTOSO).await.unwrap();
+    assert_eq!((tenant.status, tenant.verification.map(|check| check.tries)), (Status::Pending, Some(0)));
+    let feed = harness.registry.feed(&tenant.tenant_id).await.unwrap().unwrap();
+    assert!(feed.due_at.is_some_and(|due| due <= harness.clock.now()), "the next poll verifies it");
+
+    // A further consent for an active tenant leaves its roles to the polls, too.
+    harness
+        .change_tenant(CONTOSO, |tenant| {
+            (tenant.status, tenant.reason, tenant.verification) = (Status::Active, None, None);
+            tenant.activated_at = Some(harness.clock.now());
+        })
+        .await;
+    let link = harness.invite("Contoso", None).await;
+    harness.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
+    assert_eq!(harness.token_requests(), 0);
+    assert!(harness.tenant(CONTOSO).await.unwrap().verification.is_some());
 }
 
 #[tokio::test]

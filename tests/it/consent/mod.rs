@@ -6,4 +6,5 @@ mod forged;
 mod harness;
 mod onboarding;
 mod pages;
+mod refusals;
 mod registration;

@@ -22,6 +22,7 @@ async fn slow_consent_is_retried_at_stored_times_only() {
     page.says(200, "still spreading");
     let mut waits = vec![page.headers["refresh"].parse::<i64>().unwrap()];
     let mut waited = 0;
+    let mut titles = vec![page.title().to_owned()];
     loop {
         let before = harness.token_requests();
         for _ in 0..3 {
@@ -36,11 +37,14 @@ async fn slow_consent_is_retried_at_stored_times_only() {
         if page.title().contains("can read your incidents") {
             break;
         }
-        page.says(200, "still spreading");
+        assert_eq!(page.status, 200);
+        titles.push(page.title().to_owned());
         waits.push(page.headers["refresh"].parse().unwrap());
         assert!(waited < 1800, "{waits:?}");
     }
     assert_eq!(waits[..2], [6, 11]);
+    let shown = |part: &str| titles.iter().filter(|title| title.contains(part)).count();
+    assert_eq!((shown("still spreading"), shown("permission has not arrived")), (1, 1), "{titles:?}");
     let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!((tenant.status, tenant.verification), (Status::Active, None));
 }

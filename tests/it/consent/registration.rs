@@ -70,6 +70,20 @@ async fn a_dry_run_sends_nothing_and_a_second_run_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn registration_for_the_sign_in_has_no_permission() {
+    let sim = sim().await;
+    let options = ["--redirect-uri", REDIRECT, "--sign-in-only"];
+    let (done, _, said) = run(&sim, &[&options[..], &["--dry-run"]].concat()).await;
+    assert!(done && said.contains(r#""requiredResourceAccess": []"#) && said.contains("DirectoryRole"), "{said}");
+    let (done, outcome, said) = run(&sim, &options).await;
+    assert!(done && outcome["changed"] == serde_json::json!(["created"]), "{said}");
+    let (done, outcome, said) = run(&sim, &options).await;
+    assert!(done && outcome["changed"] == serde_json::json!([]), "{said}");
+    let (done, _, said) = run(&sim, &[&options[..], &["--with-write"]].concat()).await;
+    assert!(!done && said.contains("--sign-in-only requests no permission"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_role_gets_one_credential_also_in_a_second_run() {
     let sim = sim().await;
     let issuer = ["--redirect-uri", REDIRECT, "--federated-issuer", "https://x.tokens.sts.global.api.aws"];

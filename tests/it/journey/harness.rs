@@ -71,6 +71,11 @@ pub(crate) struct StackHarness {
 impl StackHarness {
     /// Deploys with these variables for all functions.
     pub(crate) async fn start(name: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start_with(name, variables, StackOptions::default()).await
+    }
+
+    /// Deploys with further options.
+    pub(crate) async fn start_with(name: &str, variables: &[(&str, &str)], options: StackOptions) -> Self {
         // Each brings a dozen processes; more at once would only wait for each other.
         static TURNS: Semaphore = Semaphore::const_new(2);
         let turn = TURNS.acquire().await.unwrap();
@@ -80,7 +85,7 @@ impl StackHarness {
             environment: BTreeMap::from([("*".to_owned(), variables)]),
             logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("journey").join(name)),
             fresh_logs: true,
-            ..StackOptions::default()
+            ..options
         };
         let stack = Stack::start(options, &mut Quiet).await.unwrap();
         let sim = stack.sim().unwrap().clone();

@@ -31,6 +31,7 @@ fn formed(binary: &str) -> Vec<&'static str> {
     let mut names = vec!["LOG_LEVEL"];
     if binary != "incident-dispatch" {
         names.extend(["MICROSOFT_CLOUD", "ENTRA_AUTHORITY_HOST", "GRAPH_ENDPOINT", "DEFENDER_ENDPOINT"]);
+        names.push("HOME_TENANT_ID");
     }
     if ["consent-callback", "incident-fetch", "token-issuance"].contains(&binary) {
         names.push("INCIDENT_API");
@@ -46,9 +47,6 @@ fn formed(binary: &str) -> Vec<&'static str> {
     }
     if binary == "incident-fetch" {
         names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "CONSENT_CHECK_SECONDS", "DELIVERY_FORMAT"]);
-    }
-    if binary == "secret-rotation" {
-        names.push("HOME_TENANT_ID");
     }
     names
 }

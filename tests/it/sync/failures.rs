@@ -7,9 +7,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::{
-    http::Deadline, lambda::event::Invocation, microsoft::IncidentApi, registry::tenants::Status, tenant::Reason,
+    http::Deadline,
+    lambda::event::Invocation,
+    microsoft::IncidentApi,
+    registry::tenants::{Status, Verification},
+    tenant::Reason,
 };
-use sim::{Fault, FaultKind, RetryAfter};
+use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
 use super::harness::{APIS, SyncHarness, TENANT, grant, tenant};
 use crate::{backends::lines_of, cases::Cases};
@@ -217,6 +221,37 @@ async fn bad_row_in_a_crowded_second_keeps_no_other_back() {
         sync.poll().await;
         sync.assert_complete();
         assert_eq!(sync.feed().await.quarantined, 0, "{api}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_change_places_are_not_lost_beside_a_bad_one() {
+    for api in APIS {
+        for bad in [0, 25, 50] {
+            let sync = SyncHarness::start(api).await;
+            sync.backends.sim.configure(|behaviour| {
+                (behaviour.graph.shuffle_ties, behaviour.defender.shuffle_ties) = (true, true);
+            });
+            let updated = sync.clock.now() - SignedDuration::from_secs(1_000);
+            let seed = |number: u32| IncidentSeed {
+                last_update: Some(updated),
+                created: Some(updated - SignedDuration::from_secs(number.into())),
+                ..IncidentSeed::default()
+            };
+            let ids: Vec<String> = (0..=api.largest_page()).map(|number| sync.put_seed(seed(number))).collect();
+            sync.backends.sim.fault(Fault::poison(TENANT, &ids[bad]));
+            for _ in 0..8 {
+                sync.poll().await;
+                sync.advance(60);
+            }
+            sync.backends.sim.clear_faults();
+            for _ in 0..2 {
+                sync.advance(7 * 3600);
+                sync.poll().await;
+            }
+            sync.assert_complete();
+            assert_eq!(sync.feed().await.quarantined, 0, "{api} {bad}");
+        }
     }
 }
 
@@ -449,6 +484,24 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
 }
 
 #[tokio::test]
+async fn poll_after_a_further_consent_reads_the_new_roles() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let now = sync.clock.now();
+        let consent = |tenant: &mut shared::registry::tenants::Tenant| {
+            tenant.verification = Some(Verification::new(now));
+            Ok(())
+        };
+        sync.registry.change_tenant(&tenant(), consent).await.unwrap();
+        sync.backends.sim.grant(TENANT, crate::backends::CLIENT_ID, &[api.write_role(), api.hunting_role()]);
+        sync.poll().await;
+        let found = sync.tenant().await;
+        assert!(found.roles.contains(&api.hunting_role().to_owned()), "{:?}", found.roles);
+        assert_eq!((found.status, found.verification), (Status::Active, None));
+    }
+}
+
+#[tokio::test]
 async fn withdrawn_roles_pause_a_tenant_as_role_missing() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
@@ -481,6 +534,20 @@ async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
         }
         let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(on(api));
         cap.times = Some(1);
+        sync.backends.sim.fault(cap.clone());
+        sync.poll().await;
+        // The API was not seen to give ten rows before.
+        sync.assert_complete();
+
+        let sync = SyncHarness::start(api).await;
+        for number in 0..30 {
+            sync.put(1200 + number * 60);
+        }
+        sync.poll().await;
+        sync.advance(7200);
+        for number in 0..30 {
+            sync.put(1200 + number * 60);
+        }
         sync.backends.sim.fault(cap);
         sync.poll().await;
         sync.advance(3600);
@@ -497,7 +564,7 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
     let partial = FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] };
     let mut cases = Cases::default();
     for api in APIS {
-        for kind in [&foreign, &FaultKind::LoopingNextLink, &partial] {
+        for kind in [&foreign, &FaultKind::LoopingNextLink, &FaultKind::EmptyPage, &partial] {
             let fault = Fault::new(kind.clone()).on(on(api));
             cases.add(format!("{api}, {kind:?}"), async move {
                 let sync = SyncHarness::start(api).await;

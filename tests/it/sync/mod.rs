@@ -3,9 +3,11 @@
 
 mod access_tokens;
 mod budget;
+mod calls;
 mod failures;
 mod harness;
 mod live;
 mod model;
+mod refusals;
 mod windows;
 mod workers;

@@ -5,8 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::{
-    clock::Clock, entra::token_endpoint::AuthorizationCode, error::Error, http::Deadline, microsoft::IncidentApi,
-    tenant::Reason, text::Secret,
+    clock::Clock,
+    entra::{token_cache::Tokens, token_endpoint::AuthorizationCode},
+    error::Error,
+    http::Deadline,
+    microsoft::IncidentApi,
+    tenant::Reason,
+    text::Secret,
 };
 use sim::{FaultKind, RetryAfter};
 
@@ -196,10 +201,8 @@ async fn hanging_token_endpoint_costs_only_the_deadline() {
     assert!(ask(&tokens, A).await.is_ok());
 }
 
-#[tokio::test]
-async fn authorization_code_is_redeemed_at_its_authority() {
-    let harness = TokenHarness::start().await;
-    let tokens = harness.process();
+/// Redeems an authorization code.
+pub(super) async fn redeem(tokens: &Tokens) -> Result<Secret, Error> {
     let (code, verifier) = (Secret::new("code".into()), Secret::new("verifier".into()));
     let code = AuthorizationCode {
         authority: "organizations",
@@ -207,12 +210,18 @@ async fn authorization_code_is_redeemed_at_its_authority() {
         redirect_uri: "https://x/consent/callback",
         code_verifier: &verifier,
     };
-    let redeem = || tokens.redeem_code(code, soon());
+    tokens.redeem_code(code, soon()).await
+}
+
+#[tokio::test]
+async fn authorization_code_is_redeemed_at_its_authority() {
+    let harness = TokenHarness::start().await;
+    let tokens = harness.process();
     harness.script("organizations", error(200, &json!({"token_type": "Bearer", "id_token": "an.id.token"})));
-    assert_eq!(redeem().await.unwrap().expose(), "an.id.token");
+    assert_eq!(redeem(&tokens).await.unwrap().expose(), "an.id.token");
     assert_eq!(harness.sim().calls()[0].path, "/organizations/oauth2/v2.0/token");
     assert_eq!((harness.last("code"), harness.last("code_verifier")), ("code".into(), "verifier".into()));
     assert_eq!(tokens.client_id(soon()).await.unwrap(), CLIENT_ID);
     harness.script("organizations", error(400, &json!({"error": "invalid_grant", "error_codes": [54_005]})));
-    assert!(matches!(redeem().await, Err(Error::Upstream { status: 400, .. })));
+    assert!(matches!(redeem(&tokens).await, Err(Error::Upstream { status: 400, .. })));
 }

@@ -9,7 +9,7 @@ use shared::{
     entra::token_cache::Tokens,
     error::Error,
     http::{Deadline, HttpClient},
-    microsoft::IncidentApi,
+    microsoft::{IncidentApi, Microsoft},
     registry::Registry,
     tenant::TenantId,
 };
@@ -63,9 +63,15 @@ impl TokenHarness {
     }
 
     pub(super) fn process(&self) -> Tokens {
+        self.process_with(|_| {})
+    }
+
+    /// A process with another configuration.
+    pub(super) fn process_with(&self, change: impl FnOnce(&mut Microsoft)) -> Tokens {
         let outbound = HttpClient::new().unwrap();
         let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
-        let (microsoft, aws) = (self.backends.microsoft(), &self.backends.aws);
+        let (mut microsoft, aws) = (self.backends.microsoft(), &self.backends.aws);
+        change(&mut microsoft);
         Tokens::new(&microsoft, outbound, aws, self.registry(), self.clock.clone(), random)
     }
 
@@ -83,6 +89,16 @@ impl TokenHarness {
     /// The effect on the next token request of a tenant, after the ones that were scripted before.
     pub(super) fn script(&self, tenant: &str, kind: FaultKind) {
         self.sim().fault(token_fault(tenant, kind).times(1));
+    }
+
+    /// The effect on every token request of a tenant from now on.
+    pub(super) fn always(&self, tenant: &str, kind: FaultKind) {
+        self.sim().fault(token_fault(tenant, kind));
+    }
+
+    /// The number of token requests so far for a tenant.
+    pub(super) fn asked_for(&self, tenant: &str) -> usize {
+        self.sim().count(Host::Entra, tenant)
     }
 
     /// The number of token requests so far.

@@ -1,5 +1,6 @@
 //! The token client and `token-issuance` against Entra on loopback.
 
+mod breaker;
 mod cache;
 mod credential;
 mod harness;

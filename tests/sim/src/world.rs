@@ -59,6 +59,8 @@ pub enum Order {
     UpdatedAscending,
     /// By time of creation, newest first.
     CreatedDescending,
+    /// A fixed order that has nothing to do with times.
+    Shuffled,
 }
 
 /// The choices that Microsoft's documents leave open for the lists of one API.
@@ -69,6 +71,8 @@ pub struct ListBehaviour {
     pub max_top: usize,
     /// Rows of a page without `$top`.
     pub default_top: usize,
+    /// The most rows of a page, whatever `$top` says; the rest follows by next links.
+    pub page_size: Option<usize>,
     /// The largest `$skip`; a larger one is refused with 400.
     pub max_skip: Option<usize>,
     /// The next link of a page that is not the last.
@@ -88,6 +92,7 @@ impl Default for ListBehaviour {
         Self {
             max_top: 50,
             default_top: 50,
+            page_size: None,
             max_skip: Some(500),
             next_link: NextLink::Skip,
             next_link_first: false,
@@ -172,6 +177,7 @@ pub(crate) struct Tweaks {
 pub(crate) enum NextLinkTweak {
     Foreign(String),
     Loop,
+    EmptyPage,
 }
 
 /// The state of Microsoft's services.

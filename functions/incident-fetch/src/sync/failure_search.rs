@@ -46,6 +46,8 @@ pub(super) struct FailureSearch {
     requests: u32,
     /// Failures since the last successful response of the tenant.
     failures_in_a_row: u32,
+    /// The ends of windows before the search. It adds others, which mean nothing once it is over.
+    ends_before: Vec<Timestamp>,
     /// The most recent failure.
     pub(super) last_error: Option<Error>,
     /// The window that is known to fail and begins where the pass stands.
@@ -74,6 +76,16 @@ enum OtherWindow {
 }
 
 impl FailureSearch {
+    /// A search that begins with the first failure of a window.
+    pub(super) fn new(ends_before: Vec<Timestamp>) -> Self {
+        Self { ends_before, ..Self::default() }
+    }
+
+    /// The ends of the windows after `at`, without those that the search has added.
+    pub(super) fn ends_after(&self, at: Timestamp) -> Vec<Timestamp> {
+        self.ends_before.iter().copied().filter(|end| *end > at).collect()
+    }
+
     /// Notes a successful response with this many rows.
     pub(super) fn note_response(&mut self, rows: u32) {
         self.anything_read |= rows > 0;

@@ -84,7 +84,7 @@ impl Worker<'_> {
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let mut query = query.clone();
         for _ in 0..MAX_EMPTY_PAGES {
-            let end = self.read_response(&query, page).await?;
+            let end = Box::pin(self.read_response(&query, page)).await?;
             page.more = end.more && end.rows > 0;
             let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
             if let Some(NextPage::Skip(rows)) = next.next_page {

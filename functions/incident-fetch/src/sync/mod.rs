@@ -34,7 +34,7 @@ use shared::{
         bucket::{Batch, Bucket, Format},
         events::Events,
     },
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     incident::{span::Span, version::DeliveredVersion},
     incident_api::{
@@ -368,7 +368,9 @@ impl<'a> Worker<'a> {
 /// Returns true for an error of Microsoft at this moment. A later or a smaller request may succeed.
 pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
-        Error::Upstream { .. } | Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
+        // Where Entra refuses the tenant, a smaller request changes nothing.
+        Error::Upstream { status, call } => !(*call == Call::RequestToken && (400..=499).contains(status)),
+        Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound

@@ -103,6 +103,8 @@ pub(super) fn note_page(
             return (PageStep::NextPage, 0);
         }
         sizes.confirmed = sizes.confirmed.max(size_before);
+        // A larger page that is not cut shows that the cap was a passing one.
+        sizes.silent_cap = sizes.silent_cap.filter(|cap| size_before <= *cap);
         return (PageStep::Complete, 0);
     }
     if known.looked_complete {

@@ -24,7 +24,7 @@ enum Retry {
     Readable,
     StillFailing,
     /// Time or budget ran out at this position.
-    Unfinished(Position, Option<Error>),
+    Unfinished(Box<Position>, Option<Error>),
 }
 
 /// A record, incident or span that cannot be read.
@@ -57,7 +57,7 @@ impl Worker<'_> {
                     tracing::info!(name = entry.name, "released from quarantine");
                 }
                 Retry::Unfinished(position, error) => {
-                    entry.pass_position = Some(position);
+                    entry.pass_position = Some(*position);
                     entry.note_failed_retry(now);
                     self.sync.registry.update_quarantine_entry(&self.tenant.tenant_id, &entry).await?;
                     return error.map_or(Ok(Progress::OutOfTime), Err);
@@ -92,10 +92,12 @@ impl Worker<'_> {
         match self.pass(&mut pass).await {
             Ok(Stop::Done) if self.quarantine_hits == hits_before => Ok(Retry::Readable),
             Ok(Stop::Done) => Ok(Retry::StillFailing),
-            Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) => Ok(Retry::Unfinished(pass.position, None)),
+            Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) => {
+                Ok(Retry::Unfinished(Box::new(pass.position), None))
+            }
             Err(error) if is_transient(&error) => Ok(Retry::StillFailing),
             // What the budget does not hold goes on later, so that other work has its turn.
-            Err(error @ Error::Throttled { .. }) => Ok(Retry::Unfinished(pass.position, Some(error))),
+            Err(error @ Error::Throttled { .. }) => Ok(Retry::Unfinished(Box::new(pass.position), Some(error))),
             Err(error) => Err(error),
         }
     }

@@ -171,7 +171,8 @@ fn density(window: Span, now: Timestamp, shown: &[Timestamp]) -> Option<Density>
     let shows_the_end = first - start >= end - last;
     // The time without rows beside the shown ones counts: a burst alone says nothing about the density.
     let spread = if shows_the_end { end - first } else { last + 1 - start };
-    Some(Density { rows_per_second: shown.len() as f64 / as_f64(spread.max(1)), shows_the_end })
+    let rows = f64::from(u32::try_from(shown.len()).unwrap_or(u32::MAX));
+    Some(Density { rows_per_second: rows / as_f64(spread.max(1)), shows_the_end })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "estimates")]

@@ -117,7 +117,7 @@ impl<'a> Pass<'a> {
 impl Worker<'_> {
     /// Reads and delivers everything in a span. However the pass ends, its position is stored in its owner.
     pub(super) async fn pass(&mut self, pass: &mut Pass<'_>) -> Result<Stop> {
-        let outcome = self.read_windows(pass).await;
+        let outcome = Box::pin(self.read_windows(pass)).await;
         match &mut pass.owner {
             PassOwner::Feed => self.lease.feed.pass_position = Some(pass.position.clone()),
             PassOwner::Job(job) => job.pass_position = Some(pass.position.clone()),
@@ -278,6 +278,7 @@ impl Worker<'_> {
         };
         if let Some(search) = &mut pass.search {
             search.shrink_failing_window_to(to);
+            pass.position.ends = search.ends_after(to);
             if let Some(width) = search.next_width() {
                 let at = to + SignedDuration::from_secs(width);
                 if pass.position.ends.last().is_none_or(|end| at < *end) {
@@ -323,7 +324,7 @@ impl Worker<'_> {
         if pass.position.second.is_some() {
             return self.on_failure_in_second(pass, asked, error).await;
         }
-        let search = pass.search.get_or_insert_with(FailureSearch::default);
+        let search = pass.search.get_or_insert_with(|| FailureSearch::new(pass.position.ends.clone()));
         search.last_error = Some(error.clone());
         let width_end = |width: i64| window.from + SignedDuration::from_secs(width);
         match self.next_step_after_failure(window, asked.requested_at, search).await? {
@@ -334,12 +335,12 @@ impl Worker<'_> {
             }
             NextStep::ContinueAt(at) => {
                 pass.rows = 0;
-                let ends = std::mem::take(&mut pass.position.ends);
-                pass.position = Position { ends, ..Position::at(at) };
+                pass.position = Position { ends: search.ends_after(at), ..Position::at(at) };
             }
             NextStep::GiveUp { next_width } => {
                 self.stats.narrowed = next_width.is_some_and(|width| asked.seconds() > width);
-                if let Some(width) = next_width.filter(|_| self.stats.narrowed) {
+                pass.position.ends = search.ends_after(window.from);
+                if let Some(width) = next_width.filter(|width| seconds(window, asked.requested_at) > *width) {
                     split_at(&mut pass.position, window, asked.requested_at, width_end(width));
                 }
                 return Err(error);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sim::Sim;
 use tokio::{sync::broadcast, task::JoinSet};
 
-pub use self::start::{Ports, StackOptions};
+pub use self::start::{Ports, SignIn, StackOptions};
 use crate::{
     aws::{Aws, Resources},
     console::Progress,

@@ -32,6 +32,11 @@ const ROTATOR: SimulatedApp = SimulatedApp {
     client_id: "5b1c7d0e-0a0b-4c0d-8e0f-0123456789cd",
     client_secret: "local~client-secret~of-the-rotation",
 };
+/// The app of [`SignIn::OwnRegistration`].
+const SIGN_IN_APP: SimulatedApp = SimulatedApp {
+    client_id: "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ef",
+    client_secret: "local~client-secret~of-the-sign-in",
+};
 /// The largest number of processes of one function. Further events wait.
 const MAX_PROCESSES: usize = 10;
 
@@ -48,6 +53,16 @@ pub struct Ports {
     pub defender: u16,
 }
 
+/// The app registration that administrators sign in with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SignIn {
+    /// The partner's app, whose credential `consent-callback` then has.
+    #[default]
+    App,
+    /// A second registration in the simulator, without permissions.
+    OwnRegistration,
+}
+
 /// The options of a stack. The default is what tests need: ephemeral ports, a simulator, and triggers by hand.
 #[derive(Debug, Default)]
 pub struct StackOptions {
@@ -62,6 +77,8 @@ pub struct StackOptions {
     /// The app credential as JSON. Without it, the stack registers an app in the simulator and uses that app's secret,
     /// which it can also rotate.
     pub credential: Option<Value>,
+    /// The app registration that administrators sign in with.
+    pub sign_in: SignIn,
     /// Run the schedules and deliver the queue's messages automatically. Otherwise [`Stack::tick`] and
     /// [`Stack::drain_queue`] do so.
     pub automatic_triggers: bool,
@@ -100,7 +117,14 @@ pub(super) async fn start(options: StackOptions, progress: &mut dyn Progress) ->
     let credential = if let Some(credential) = options.credential {
         credential
     } else {
-        microsoft.register_apps(&APP, &ROTATOR, &format!("{api_url}/consent/callback"));
+        let redirect_uri = format!("{api_url}/consent/callback");
+        microsoft.register_apps(&APP, &ROTATOR, &redirect_uri);
+        if options.sign_in == SignIn::OwnRegistration {
+            microsoft.register_sign_in(&SIGN_IN_APP, &redirect_uri);
+            let secret = aws.create_secret("mandate-sign-in", &SIGN_IN_APP.credential()).await?;
+            parameters.insert("SignInCredentialSecretArn".to_owned(), secret);
+            parameters.insert("AppClientId".to_owned(), CLIENT_ID.to_owned());
+        }
         let rotator = aws.create_secret("mandate-rotation", &ROTATOR.credential()).await?;
         parameters.entry("RotationCredentialSecretArn".to_owned()).or_insert(rotator);
         parameters.entry("HomeTenantId".to_owned()).or_insert_with(|| HOME_TENANT_ID.to_owned());

@@ -276,20 +276,25 @@ async fn all_are_rejected(harness: &StackHarness) {
 
 /// The next try is due, as far as the registry knows.
 async fn a_minute_passes(harness: &StackHarness) {
-    let update = aws_sdk_dynamodb::Client::new(harness.stack.aws().config()).update_item();
-    let update = update.table_name(&harness.stack.resources().table);
-    let key = [("pk", "CREDENTIAL"), ("sk", "BREAKER")];
-    let update =
-        key.into_iter().fold(update, |update, (name, value)| update.key(name, AttributeValue::S(value.into())));
-    let update = update.update_expression("SET next_probe_at = next_probe_at - :minute");
-    let update = update.expression_attribute_values(":minute", AttributeValue::N("60000".into()));
-    update
-        .condition_expression("#open = :true")
+    let client = aws_sdk_dynamodb::Client::new(harness.stack.aws().config());
+    let table = &harness.stack.resources().table;
+    let breakers = client
+        .query()
+        .table_name(table)
+        .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+        .filter_expression("#open = :true")
         .expression_attribute_names("#open", "open")
-        .expression_attribute_values(":true", AttributeValue::Bool(true))
-        .send()
-        .await
-        .unwrap();
+        .expression_attribute_values(":pk", AttributeValue::S("CREDENTIAL".into()))
+        .expression_attribute_values(":prefix", AttributeValue::S("BREAKER#".into()))
+        .expression_attribute_values(":true", AttributeValue::Bool(true));
+    let open = breakers.send().await.unwrap().items.unwrap_or_default();
+    assert!(!open.is_empty(), "no breaker is open");
+    for breaker in open {
+        let update = client.update_item().table_name(table);
+        let update = ["pk", "sk"].into_iter().fold(update, |update, name| update.key(name, breaker[name].clone()));
+        let update = update.update_expression("SET next_probe_at = next_probe_at - :minute");
+        update.expression_attribute_values(":minute", AttributeValue::N("60000".into())).send().await.unwrap();
+    }
 }
 
 fn token_requests(harness: &StackHarness, tenant_id: &str) -> Vec<Call> {

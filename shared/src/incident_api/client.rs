@@ -115,7 +115,7 @@ impl TenantClient<'_> {
         let url = self.list_url(query);
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
         let response = self.request(Call::ListIncidents, freshness, deadline, |http| http.get(url.clone())).await;
-        response.map(IncidentList::new)
+        response.map(|response| IncidentList::new(url.clone(), response))
     }
 
     /// Returns one incident exactly as Microsoft sent it.

@@ -2,13 +2,20 @@
 
 use http::StatusCode;
 use jiff::Timestamp;
+use url::Url;
 
 pub use super::odata::MAX_ROW_BYTES;
-use super::odata::{ODataEnvelope, ODataReader};
+/// The number of pages without rows that are followed in a row. A list with more of them does not end.
+pub const MAX_EMPTY_PAGES: u32 = 5;
+use super::{
+    odata::{ODataEnvelope, ODataReader},
+    query::{IncidentQuery, NextPage},
+};
 use crate::{error::Result, http::Response};
 
 /// A list whose rows are still arriving.
 pub struct IncidentList {
+    url: Url,
     response: Response,
     rows: ODataReader,
     count: u32,
@@ -19,17 +26,35 @@ pub struct IncidentList {
 pub struct ListEnd {
     /// The number of rows in the response.
     pub rows: u32,
-    /// The response had a next link: Microsoft has further rows.
+    /// The response had a next link: Microsoft has further rows, or says so.
     pub more: bool,
+    /// The page that the next link names, if it leads to this list.
+    pub next_page: Option<NextPage>,
     /// Status 206: Microsoft could not read a part of the list.
     pub partial: bool,
     /// The `Date` header: Microsoft's time at the start of the response.
     pub date: Option<Timestamp>,
 }
 
+impl ListEnd {
+    /// The query for the next page, if this one had no rows and yet a next link. Such a page says nothing about the end of
+    /// the list ("Paging Microsoft Graph data in your app": a page may hold no rows, and only the absence of a next link
+    /// ends a list). A link that leads elsewhere is not followed: the rows at this place are asked for by `$skip`. `None`
+    /// also for a link to what was just asked for, behind which nothing can be.
+    pub fn after_empty_page(&self, query: &IncidentQuery) -> Option<IncidentQuery> {
+        if self.rows > 0 || !self.more {
+            return None;
+        }
+        let here = query.next_page.clone().unwrap_or(NextPage::Skip(query.skip));
+        let next_page = self.next_page.clone().unwrap_or(here);
+        let is_new = query.next_page.as_ref() != Some(&next_page);
+        is_new.then(|| IncidentQuery { next_page: Some(next_page), ..query.clone() })
+    }
+}
+
 impl IncidentList {
-    pub(super) fn new(response: Response) -> Self {
-        Self { response, rows: ODataReader::default(), count: 0 }
+    pub(super) fn new(url: Url, response: Response) -> Self {
+        Self { url, response, rows: ODataReader::default(), count: 0 }
     }
 
     /// Returns the next row exactly as Microsoft sent it, and `None` after the last one.
@@ -59,6 +84,7 @@ impl IncidentList {
         let partial = self.response.status() == StatusCode::PARTIAL_CONTENT;
         let date = self.response.date();
         let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| malformed)?;
-        Ok(ListEnd { rows: self.count, more: next_link.is_some(), partial, date })
+        let next_page = next_link.as_deref().and_then(|link| NextPage::of(link, &self.url));
+        Ok(ListEnd { rows: self.count, more: next_link.is_some(), next_page, partial, date })
     }
 }

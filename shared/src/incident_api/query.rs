@@ -25,14 +25,49 @@ pub struct IncidentQuery {
     pub top: u32,
     /// The number of rows to leave out at the beginning (`$skip`).
     pub skip: u32,
+    /// The page that a next link names; it takes the place of `skip`.
+    pub next_page: Option<NextPage>,
     /// The alerts of each incident.
     pub alerts: Alerts,
+}
+
+/// The page that a next link names. Of a link only this is used, and only if the link leads to the list itself: it may
+/// lead anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextPage {
+    /// The page after this many rows (`$skip`).
+    Skip(u32),
+    /// The page of an opaque token (`$skiptoken`).
+    SkipToken(String),
+}
+
+impl NextPage {
+    /// The page that `link` names, if the link leads to the list at `list` and names one.
+    pub(super) fn of(link: &str, list: &Url) -> Option<Self> {
+        let link = Url::parse(link).ok()?;
+        if (link.origin(), link.path()) != (list.origin(), list.path()) {
+            return None;
+        }
+        link.query_pairs().find_map(|(name, value)| match &*name {
+            "$skip" => value.parse().ok().map(Self::Skip),
+            "$skiptoken" => Some(Self::SkipToken(value.into_owned())),
+            _ => None,
+        })
+    }
 }
 
 impl IncidentQuery {
     /// A query for all incidents last updated in a span, with their alerts, as many as one response may hold.
     pub fn of(updated: Span, api: IncidentApi) -> Self {
-        Self { updated, created: None, equal: Vec::new(), top: api.largest_page(), skip: 0, alerts: Alerts::Included }
+        Self {
+            updated,
+            created: None,
+            equal: Vec::new(),
+            top: api.largest_page(),
+            skip: 0,
+            next_page: None,
+            alerts: Alerts::Included,
+        }
     }
 
     /// The URL of the query at an API's host.
@@ -45,8 +80,11 @@ impl IncidentQuery {
         conditions
             .extend(self.equal.iter().map(|(member, value)| format!("{member} eq '{}'", value.replace('\'', "''"))));
         let mut parameters = vec![("$filter", conditions.join(" and ")), ("$top", self.top.to_string())];
-        if self.skip > 0 {
-            parameters.push(("$skip", self.skip.to_string()));
+        match &self.next_page {
+            Some(NextPage::Skip(rows)) => parameters.push(("$skip", rows.to_string())),
+            Some(NextPage::SkipToken(token)) => parameters.push(("$skiptoken", token.clone())),
+            None if self.skip > 0 => parameters.push(("$skip", self.skip.to_string())),
+            None => {}
         }
         if self.alerts == Alerts::Included && api == IncidentApi::Graph {
             parameters.push(("$expand", "alerts".into()));
@@ -77,6 +115,26 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn next_link_counts_only_where_it_leads_to_the_list() {
+        let list: Url = "https://graph.microsoft.com/v1.0/security/incidents?$top=50".parse().unwrap();
+        let named = |link: &str| NextPage::of(link, &list);
+        let path = "https://graph.microsoft.com/v1.0/security/incidents";
+        assert_eq!(named(&format!("{path}?$top=50&$skip=0")), Some(NextPage::Skip(0)));
+        assert_eq!(named(&format!("{path}?%24skiptoken=a%26b")), Some(NextPage::SkipToken("a&b".into())));
+        for elsewhere in [
+            "https://graph.microsoft.com.example/v1.0/security/incidents?$skip=1",
+            "http://graph.microsoft.com/v1.0/security/incidents?$skip=1",
+            "https://graph.microsoft.com/v1.0/security/alerts?$skip=1",
+            "https://graph.microsoft.com/v1.0/security/incidents?$skip=-1",
+            "https://graph.microsoft.com/v1.0/security/incidents",
+            "?$skip=1",
+            "",
+        ] {
+            assert_eq!(named(elsewhere), None, "{elsewhere}");
+        }
+    }
 
     #[test]
     fn query_is_written_in_odata() {

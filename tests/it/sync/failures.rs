@@ -550,7 +550,7 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
     let partial = FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] };
     let mut cases = Cases::default();
     for api in APIS {
-        for kind in [&foreign, &FaultKind::LoopingNextLink, &partial] {
+        for kind in [&foreign, &FaultKind::LoopingNextLink, &FaultKind::EmptyPage, &partial] {
             let fault = Fault::new(kind.clone()).on(on(api));
             cases.add(format!("{api}, {kind:?}"), async move {
                 let sync = SyncHarness::start(api).await;

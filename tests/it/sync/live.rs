@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::tenant::TenantId;
+use shared::{microsoft::IncidentApi, tenant::TenantId};
 use sim::{Fault, FaultKind, Giant, HuntingTable, IncidentSeed, RetryAfter};
 
 use super::harness::{APIS, SyncHarness, TENANT, invocation};
@@ -323,6 +323,19 @@ async fn list_goes_past_a_second_with_too_many_incidents() {
     let told: Vec<&str> = pages.iter().flat_map(ids).collect();
     assert_eq!((told[0], *told.last().unwrap()), (new.as_str(), old.as_str()));
     assert_eq!(told.len(), 552, "the first 550 of the second");
+}
+
+#[tokio::test]
+async fn page_without_rows_does_not_end_a_list() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let put: BTreeSet<String> = (0..5).map(|number| sync.put(60 + number * 60)).collect();
+        let host = if api == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
+        sync.backends.sim.fault(Fault::new(FaultKind::EmptyPage).on(host));
+        let listed = pages(&sync, &list(), "limit=2").await;
+        let listed: BTreeSet<String> = listed.iter().flat_map(ids).map(str::to_owned).collect();
+        assert_eq!(listed, put, "{api}");
+    }
 }
 
 #[tokio::test]

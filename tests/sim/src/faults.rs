@@ -257,6 +257,8 @@ pub enum FaultKind {
     },
     /// A list whose next link leads to the same page.
     LoopingNextLink,
+    /// A list without rows whose next link leads to them, for requests that name no page.
+    EmptyPage,
     /// A 400 for a request with `$skip` or `$skiptoken`: the skip token has expired.
     ExpiredSkiptoken,
     /// A list that omits rows and has no next link.
@@ -313,7 +315,9 @@ impl FaultKind {
             | Self::MissingRoles
             | Self::Claims { .. } => request.is_token_request(),
             Self::Aadsts { .. } => request.host == Host::Entra && request.method == "POST",
-            Self::ForeignNextLink { .. } | Self::LoopingNextLink | Self::SilentCap { .. } => request.is_incident_list(),
+            Self::ForeignNextLink { .. } | Self::LoopingNextLink | Self::EmptyPage | Self::SilentCap { .. } => {
+                request.is_incident_list()
+            }
             Self::Stale { .. } => request.host != Host::Entra && request.method == "GET",
             Self::ExpiredSkiptoken => {
                 request.is_incident_list() && request.decoded_query().split('&').any(|pair| pair.starts_with("$skip"))

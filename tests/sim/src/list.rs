@@ -152,14 +152,21 @@ pub(crate) fn select_page(
         if times == Ordering::Equal { tie(left).cmp(&tie(right)) } else { times }
     });
     let total = rows.len();
+    let is_empty = matches!(tweaks.next_link, Some(NextLinkTweak::EmptyPage)) && !request.query.contains("skip");
     let page_size = tweaks.row_cap.unwrap_or(usize::MAX).min(list_query.top);
+    let page_size = if is_empty { 0 } else { page_size };
     let rows: Vec<Incident> = rows.into_iter().skip(list_query.skip).take(page_size).cloned().collect();
     let has_more = tweaks.row_cap.is_none() && list_query.skip + rows.len() < total;
     let next_link = match &tweaks.next_link {
         Some(NextLinkTweak::Foreign(url)) => Some(url.clone()),
         Some(NextLinkTweak::Loop) => Some(absolute_url(world, request, &request.query)),
-        None if has_more => self::next_link(world, request, &behaviour, list_query.skip + rows.len()),
-        None => None,
+        Some(NextLinkTweak::EmptyPage) if is_empty => {
+            self::next_link(world, request, &ListBehaviour { next_link: NextLink::Skip, ..behaviour }, 0)
+        }
+        None | Some(NextLinkTweak::EmptyPage) if has_more => {
+            self::next_link(world, request, &behaviour, list_query.skip + rows.len())
+        }
+        None | Some(NextLinkTweak::EmptyPage) => None,
     };
     Page { rows, count: list_query.count.then_some(total), next_link, next_link_first: behaviour.next_link_first }
 }

@@ -133,6 +133,7 @@ impl FaultEffects {
                 self.date_skew = self.date_skew.saturating_add(SignedDuration::from_secs(seconds));
             }
             FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
+            FaultKind::EmptyPage => self.tweaks.next_link = Some(NextLinkTweak::EmptyPage),
             FaultKind::LoopingNextLink => self.tweaks.next_link = Some(NextLinkTweak::Loop),
             FaultKind::SilentCap { rows } => self.tweaks.row_cap = Some(rows),
             FaultKind::Stale { versions } => self.tweaks.versions_behind = versions,

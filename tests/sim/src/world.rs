@@ -172,6 +172,7 @@ pub(crate) struct Tweaks {
 pub(crate) enum NextLinkTweak {
     Foreign(String),
     Loop,
+    EmptyPage,
 }
 
 /// The state of Microsoft's services.

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    error::{Error, Result},
+    error::{Call, Error, Result},
     http::Deadline,
     incident::{
         record::{Alerts, Record},
@@ -10,6 +10,7 @@ use shared::{
     },
     incident_api::{
         client::TokenFreshness,
+        list::{ListEnd, MAX_EMPTY_PAGES},
         query::{IncidentQuery, MAX_SKIP},
     },
     registry::tenants::Tenant,
@@ -75,6 +76,8 @@ struct LiveList<'a> {
 struct WindowRead {
     /// The response held the whole window.
     complete: bool,
+    /// The number of rows in the response.
+    rows: u32,
     /// The oldest last update in the response.
     oldest: Option<Timestamp>,
 }
@@ -101,10 +104,11 @@ impl LiveList<'_> {
             let mut outcome = self.read_window(&query).await;
             let crowded = outcome.as_ref().is_ok_and(|read| !read.complete) && present.duration_since(from) <= SECOND;
             if crowded {
-                let second = self.read_crowded_second(&query).await;
-                outcome = second.map(|()| WindowRead { complete: true, oldest: None });
+                let first_page = outcome.as_ref().map_or(0, |read| read.rows);
+                let second = self.read_crowded_second(&query, first_page).await;
+                outcome = second.map(|()| WindowRead { complete: true, rows: 0, oldest: None });
             }
-            let WindowRead { complete, oldest } = match outcome {
+            let WindowRead { complete, oldest, .. } = match outcome {
                 Ok(read) => read,
                 Err(Error::Throttled { .. } | Error::DeadlineExceeded) if read_from.is_some() => return Ok(read_from),
                 Err(error) => return Err(error),
@@ -146,6 +150,19 @@ impl LiveList<'_> {
     }
 
     async fn read_rows(&mut self, query: &IncidentQuery) -> Result<WindowRead> {
+        let mut query = query.clone();
+        for _ in 0..MAX_EMPTY_PAGES {
+            let (end, oldest) = self.read_response(&query).await?;
+            let Some(next) = end.after_empty_page(&query) else {
+                let complete = end.rows == 0 || !end.more && end.rows < query.top;
+                return Ok(WindowRead { complete, rows: end.rows, oldest });
+            };
+            query = next;
+        }
+        Err(Error::Malformed { call: Call::ListIncidents })
+    }
+
+    async fn read_response(&mut self, query: &IncidentQuery) -> Result<(ListEnd, Option<Timestamp>)> {
         let tenant = self.tenant.tenant_id;
         let mut rows = self.app.client(self.tenant, self.deadline).list(query, TokenFreshness::Cached).await?;
         let mut oldest: Option<Timestamp> = None;
@@ -162,19 +179,20 @@ impl LiveList<'_> {
                 None => warn_too_large(&position),
             }
         }
-        let end = rows.end()?;
-        Ok(WindowRead { complete: !end.more && end.rows < query.top, oldest })
+        Ok((rows.end()?, oldest))
     }
 
     /// Pages through a second that one response does not hold. Where it has more incidents than Graph lets a client
     /// skip, the list shows those that can be read and continues before that second. The sync splits such a second by
     /// time of creation and delivers all of it.
-    async fn read_crowded_second(&mut self, query: &IncidentQuery) -> Result<()> {
-        for page in 1..=MAX_SKIP / query.top {
-            let query = IncidentQuery { skip: page * query.top, ..query.clone() };
-            if self.read_window(&query).await?.complete {
+    async fn read_crowded_second(&mut self, query: &IncidentQuery, first_page: u32) -> Result<()> {
+        let mut skip = first_page;
+        while skip <= MAX_SKIP {
+            let read = self.read_window(&IncidentQuery { skip, ..query.clone() }).await?;
+            if read.complete || read.rows == 0 {
                 return Ok(());
             }
+            skip += read.rows;
         }
         tracing::warn!(second = %query.updated.from, "a second holds more incidents than a list can show");
         Ok(())

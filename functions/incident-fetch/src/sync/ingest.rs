@@ -12,7 +12,10 @@ use shared::{
         record::{Alerts, Record, Unreadable},
         version::{Change, DeliveredVersion, Version, VersionComparison, compare},
     },
-    incident_api::{list::MAX_ROW_BYTES, query::IncidentQuery},
+    incident_api::{
+        list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
+        query::{IncidentQuery, NextPage},
+    },
     registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
 };
 
@@ -58,8 +61,28 @@ impl PageRead {
 
 impl Worker<'_> {
     /// Sends one query and ingests the rows of its response. Rows that arrive before a failure are ingested, too, and
-    /// counted in `page`.
+    /// counted in `page`. A page without rows but with a next link is followed to the page that has some.
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
+        let mut query = query.clone();
+        for _ in 0..MAX_EMPTY_PAGES {
+            let end = Box::pin(self.read_response(&query, page)).await?;
+            if end.rows > 0 && end.more && end.rows < query.top && self.list_ends_after(&query, end.rows).await? {
+                return Ok(());
+            }
+            page.more = end.more && end.rows > 0;
+            let Some(next) = end.after_empty_page(&query) else {
+                if page.more && end.rows < query.top {
+                    // The API sent fewer rows than requested although it has more. So few may be a full page.
+                    self.smallest_truncated_page = self.smallest_truncated_page.min(end.rows);
+                }
+                return Ok(());
+            };
+            query = next;
+        }
+        Err(Error::Malformed { call: Call::ListIncidents })
+    }
+
+    async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
         while let Some(row) = list.next().await? {
@@ -80,28 +103,27 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        (page.more, page.date) = (end.more, end.date);
+        page.date = end.date;
         if end.partial && !std::mem::replace(&mut self.saw_partial_response, true) {
             // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
             return Err(Error::Partial { call: Call::ListIncidents });
         }
-        if end.more && end.rows < query.top {
-            if self.list_ends_after(query, end.rows).await? {
-                page.more = false;
-            } else {
-                // The API sent fewer rows than requested although it has more. So few may be a full page.
-                self.smallest_truncated_page = self.smallest_truncated_page.min(end.rows.max(1));
-            }
-        }
-        Ok(())
+        Ok(end)
     }
 
-    /// Returns true if a list ends after `rows` rows despite its next link. The link itself is never followed, because it
-    /// may lead anywhere.
+    /// Returns true if a list ends after `rows` rows despite its next link. The link itself is not followed, because it may
+    /// lead anywhere.
     async fn list_ends_after(&mut self, query: &IncidentQuery, rows: u32) -> Result<bool> {
-        let query = IncidentQuery { top: 1, skip: query.skip + rows, alerts: Alerts::Omitted, ..query.clone() };
+        let skip = match query.next_page {
+            Some(NextPage::Skip(before)) => before + rows,
+            Some(NextPage::SkipToken(_)) => return Ok(false),
+            None => query.skip + rows,
+        };
+        let next_page = Some(NextPage::Skip(skip));
+        let query = IncidentQuery { top: 1, next_page, alerts: Alerts::Omitted, ..query.clone() };
         let mut list = self.list(&query).await?;
-        Ok(list.next().await?.is_none())
+        // A page without rows that names a next page is not the end.
+        Ok(list.next().await?.is_none() && list.end()?.after_empty_page(&query).is_none())
     }
 
     /// Returns true if a response holds everything that the query matches.

@@ -124,9 +124,13 @@ async fn no_refusal_fails_a_message_or_touches_another_tenant() {
             bodies.push(json!({"error": word, "error_codes": codes}));
         }
     }
+    // Numbers of the table that speak of a tenant or of Microsoft, and numbers beside those that speak of the app.
+    for code in [700_016, 500_011, 90_002, 90_033, 7_000_214, 7_000_216, 700_026, 70_003] {
+        bodies.push(json!({"error": "invalid_client", "error_codes": [code]}));
+    }
     bodies.extend([json!([]), json!("refused"), json!({"error_description": {"AADSTS": 1}})]);
-    for body in bodies {
-        refuse(&sync, 400, &body);
+    for (status, body) in [400, 401, 403].into_iter().cycle().zip(bodies) {
+        refuse(&sync, status, &body);
         sync.advance(600);
         let incident = sync.backends.sim.put_incident(OTHER, IncidentSeed::default());
         // A new process, which has no token.

@@ -7,7 +7,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
-    error::{Call, Error, Result},
+    error::{Error, Result},
     http::Deadline,
     lambda::event::Message,
     queue::{SyncKind, SyncMessage},
@@ -246,9 +246,7 @@ impl App {
             Err(Error::DeadlineExceeded) => {
                 FollowUp { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" }
             }
-            Err(error @ Error::Upstream { status: 400..=499, call })
-                if call == Call::RequestToken || !stats.narrowed =>
-            {
+            Err(error @ Error::Upstream { status: 400..=499, .. }) if !is_transient(&error) || !stats.narrowed => {
                 lease.feed.failures = lease.feed.failures.saturating_add(1);
                 let failures = lease.feed.failures;
                 tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft refuses the tenant");

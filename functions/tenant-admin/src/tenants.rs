@@ -40,7 +40,9 @@ struct TenantView<'a> {
     incidents_total: u64,
     quarantined: u64,
     last_sweep: Option<&'a LastSweep>,
-    role_proven: bool,
+    /// Only while the tenant is pending, when the operator may have to decide on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role_proven: Option<bool>,
 }
 
 impl<'a> TenantView<'a> {
@@ -61,7 +63,7 @@ impl<'a> TenantView<'a> {
             incidents_total: feed.map_or(0, |feed| feed.incidents_total),
             quarantined: feed.map_or(0, |feed| feed.quarantined),
             last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
-            role_proven: tenant.role_proven,
+            role_proven: (tenant.status == Status::Pending).then_some(tenant.role_proven),
         }
     }
 }
@@ -345,9 +347,12 @@ mod tests {
                 r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
                 r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","#,
                 r#""lag_seconds":60,"incidents_total":7,"quarantined":1,"#,
-                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2},"role_proven":true}"#
+                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
             )
         );
+        let pending = tenant(Status::Pending, Some(Reason::Operator));
+        let pending = serde_json::to_value(TenantView::new(&pending, None, now)).unwrap();
+        assert_eq!(pending["role_proven"], serde_json::Value::Bool(true));
         let never = serde_json::to_value(TenantView::new(&active, None, now)).unwrap();
         assert_eq!(never["lag_seconds"], serde_json::Value::Null);
         assert_eq!(never["last_sweep"], serde_json::Value::Null);

@@ -121,8 +121,9 @@ impl Tokens {
     }
 
     /// A token that Entra issued less than `age` ago. A token outlives the consent that it rests on, so this call detects a
-    /// withdrawn consent before the token expires. If Entra refuses, the older token is dropped and the refusal returned.
-    /// If Entra cannot be reached, the older token is used while it lasts.
+    /// withdrawn consent before the token expires. If Entra refuses the tenant, whether or not the reason is known, the older
+    /// token is dropped and the refusal returned. If Entra cannot be reached, throttles or refuses the app credential, the
+    /// older token is used while it lasts.
     pub async fn access_token_no_older_than(
         &self,
         tenant: &TenantId,
@@ -182,7 +183,7 @@ impl Cache {
         let allowed = if usable.is_some() { deadline.at_most(RENEWAL_TIMEOUT) } else { deadline };
         let outcome = self.client.request_token(tenant, api, &versions, allowed).await.map(Arc::new);
         match (outcome, usable) {
-            (Err(error), Some(token)) if !matches!(error, Error::Refused(_)) => {
+            (Err(error), Some(token)) if serves_after(&error, freshness.accepts(&token, now)) => {
                 slot.delay_renewal(&error, now);
                 let tenant_id = tenant.to_string();
                 tracing::warn!(tenant_id, cause = %error, "a token could not be renewed; the old one stays in use");
@@ -227,6 +228,16 @@ impl Cache {
     }
 }
 
+/// Returns true if a token stays in use although its renewal failed. Entra's refusal of the tenant ends it, one that
+/// nothing explains only once the token is too old for its caller.
+fn serves_after(error: &Error, is_young_enough: bool) -> bool {
+    match error {
+        Error::Refused(_) => false,
+        Error::Upstream { status: 400..=499, .. } => is_young_enough,
+        _ => true,
+    }
+}
+
 impl State {
     fn delays_renewal(&self, now: Timestamp) -> bool {
         self.no_renewal_before.is_some_and(|time| now < time)
@@ -250,7 +261,7 @@ impl Slot {
         let mut state = self.state();
         match outcome {
             Ok(token) => state.token = Some(token.clone()),
-            Err(Error::Refused(_)) => state.token = None,
+            Err(error) if !serves_after(error, false) => state.token = None,
             Err(_) => {}
         }
         // `DeadlineExceeded` belongs to this caller only. Every other error is shared: a second request would fail the

@@ -1,5 +1,7 @@
 //! Token requests behind the shared circuit breaker, with the credential version that Entra accepts.
 
+mod evidence;
+
 use std::sync::{
     Arc,
     atomic::{AtomicI64, Ordering},
@@ -122,9 +124,8 @@ impl TokenClient {
     /// another breaker, so the secret is read again while the breaker is open.
     async fn exchange(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
         let key = self.breaker_key(&versions.current);
-        // The home tenant is probed, whoever asks.
-        let probed = grant.tenant().filter(|_| self.home_tenant.is_none());
-        let newer = match self.registry.breaker_decision(&key, probed, self.clock.now()).await? {
+        let (home, now) = (self.home_tenant.as_ref(), self.clock.now());
+        let newer = match self.registry.breaker_decision(&key, grant.tenant(), home, now).await? {
             BreakerDecision::Allow => return self.exchange_unguarded(grant, versions, deadline).await,
             BreakerDecision::Reject => self.credentials.no_older_than(REJECTED_CREDENTIAL_MAX_AGE, deadline).await?,
             BreakerDecision::Probe => {
@@ -179,107 +180,7 @@ impl TokenClient {
         BreakerKey::new(credential.version(), function)
     }
 
-    /// Returns the error that an unknown refusal of the client stands for: the tenant's own, or the credential's if Entra
-    /// refuses the home tenant alike, or a second tenant where no home tenant is configured. Authorization codes are no
-    /// evidence: anybody may make one up.
-    async fn judge_client_refusal(
-        &self,
-        refusal: &str,
-        own: Error,
-        grant: &Grant<'_>,
-        versions: &CredentialVersions,
-        deadline: Deadline,
-    ) -> Result<Error> {
-        let Some(tenant) = grant.tenant() else { return Ok(own) };
-        let (key, now) = (self.breaker_key(&versions.current), self.clock.now());
-        let is_rejected = match &self.home_tenant {
-            Some(home) if home == tenant => true,
-            Some(home) => {
-                self.registry.claim_home_check(&key, now).await? == Write::Done
-                    && self.home_refuses_alike(home, refusal, &versions.preferred(), deadline).await
-            }
-            None => self.registry.note_client_refusal(&key, tenant, refusal, now).await?,
-        };
-        if !is_rejected {
-            return Ok(own);
-        }
-        self.open_breaker(&versions.current, Some(refusal)).await?;
-        Ok(Error::CredentialRejected)
-    }
-
-    async fn home_refuses_alike(
-        &self,
-        home: &TenantId,
-        refusal: &str,
-        credential: &Arc<AppCredential>,
-        deadline: Deadline,
-    ) -> bool {
-        let grant = Grant::ClientCredentials { tenant: home, api: IncidentApi::Graph };
-        match self.exchange_with(credential, &grant, Retry::Never, deadline).await {
-            Err(TokenFailure::ClientRefused { refusal: at_home, .. }) => at_home == refusal,
-            Err(TokenFailure::Other(Error::CredentialRejected)) => true,
-            Ok(_) | Err(TokenFailure::Other(_)) => false,
-        }
-    }
-
-    /// Sends the one request that an open breaker allows, with the current credential, and closes the breaker if Entra
-    /// accepts it. The request is for the home tenant, or else for a tenant that had a token not long ago, or else for the
-    /// caller's own.
-    async fn probe(
-        &self,
-        key: &BreakerKey,
-        grant: &Grant<'_>,
-        versions: &CredentialVersions,
-        deadline: Deadline,
-    ) -> Result<Accepted> {
-        let target = match self.home_tenant {
-            Some(home) if !self.registry.has_refused_probe(key, &home).await? => Some((home, IncidentApi::Graph)),
-            _ => self.registry.probe_tenant(versions.current.client_id()).await?,
-        };
-        let probe = target.as_ref().map_or(*grant, |(tenant, api)| Grant::ClientCredentials { tenant, api: *api });
-        let outcome = self.exchange_with(&versions.current, &probe, Retry::Never, deadline).await;
-        match &outcome {
-            Ok(_) => self.close_breaker(key).await,
-            // Each probe counts, so that the alarm lasts as long as the outage.
-            Err(TokenFailure::Other(Error::CredentialRejected)) => {
-                telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
-            }
-            Err(
-                TokenFailure::ClientRefused { .. }
-                | TokenFailure::Other(Error::Refused(_) | Error::Upstream { status: 400..=499, .. }),
-            ) => {
-                // The tenant's own answer says nothing about the credential. The next probe goes to another one.
-                if let Some(tenant) = probe.tenant() {
-                    if self.home_tenant == Some(*tenant) {
-                        tracing::error!("Entra refuses the home tenant; is HOME_TENANT_ID right?");
-                    }
-                    self.registry.forget_probe_tenant(versions.current.client_id(), tenant).await?;
-                    self.registry.note_refused_probe(key, tenant).await?;
-                }
-            }
-            Err(TokenFailure::Other(_)) => {}
-        }
-        match outcome {
-            Ok(_) if target.is_some() => self.exchange_unguarded(grant, versions, deadline).await,
-            Err(TokenFailure::Other(error)) if target.is_none() => Err(error),
-            Ok(accepted) => Ok(accepted),
-            Err(_) => Err(Error::CredentialRejected),
-        }
-    }
-
-    async fn close_breaker(&self, key: &BreakerKey) {
-        let now = self.clock.now();
-        match self.registry.close_breaker(key, now).await {
-            Ok(Write::Done) => {
-                tracing::info!("Entra accepts the app credential again");
-                telemetry::metrics(now, None, &[("CredentialRejected", "Count", 0.0)]);
-            }
-            Ok(Write::Conflict) => {}
-            Err(error) => tracing::warn!(cause = %error, "the breaker could not be closed"),
-        }
-    }
-
-    /// Keeps a tenant that Entra accepts, as the one that a probe goes to. The home tenant makes it unnecessary.
+    /// Keeps a tenant that Entra accepts, as the one that a probe goes to where no home tenant shows anything.
     async fn update_probe_tenant(
         &self,
         client_id: &str,
@@ -287,9 +188,6 @@ impl TokenClient {
         api: IncidentApi,
         outcome: &Result<Accepted>,
     ) {
-        if self.home_tenant.is_some() {
-            return;
-        }
         let now = self.clock.now();
         let updated = match outcome {
             Ok(_) => {
@@ -376,12 +274,12 @@ impl TokenClient {
         Err(Error::CredentialRejected)
     }
 
-    async fn open_breaker(&self, credential: &AppCredential, unknown_refusal: Option<&str>) -> Result<()> {
+    async fn open_breaker(&self, credential: &AppCredential, unknown: Option<(&str, [TenantId; 2])>) -> Result<()> {
         let (key, now) = (self.breaker_key(credential), self.clock.now());
-        if self.registry.open_breaker(&key, unknown_refusal, now).await? == Write::Done {
+        if self.registry.open_breaker(&key, unknown, now).await? == Write::Done {
             tracing::error!(
                 client_id = credential.client_id(),
-                unknown_refusal,
+                unknown_refusal = unknown.map(|(refusal, _)| refusal),
                 "Entra refuses the app credential; no tenant can be read until it is renewed"
             );
             telemetry::metrics(now, None, &[("CredentialRejected", "Count", 1.0)]);

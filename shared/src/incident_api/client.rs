@@ -184,7 +184,7 @@ impl TenantClient<'_> {
     }
 
     /// Takes a call out of the budget and sends a request with a token of the tenant. A refused token is dropped, and a
-    /// fresh one tried once.
+    /// fresh one tried once; after a 401, once in all work under one lease.
     async fn request(
         &mut self,
         call: Call,
@@ -201,7 +201,7 @@ impl TenantClient<'_> {
             }
         };
         let response = send_with_token(request(http), &token, call, deadline).await?;
-        if !refuses_token(&response) {
+        if !refuses_token(&response) || response.status() == StatusCode::UNAUTHORIZED && !self.may_replace_token() {
             return self.successful(response).await;
         }
         let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await;
@@ -212,6 +212,14 @@ impl TenantClient<'_> {
         }
         let response = send_with_token(request(http), &fresh, call, deadline).await?;
         self.successful(response).await
+    }
+
+    /// Returns true if a fresh token may show that a 401 was the token's fault: once in all work under one lease.
+    fn may_replace_token(&mut self) -> bool {
+        match &mut self.budget {
+            CallBudget::Table => true,
+            CallBudget::Lease(lease, _) => !std::mem::replace(&mut lease.token_was_replaced, true),
+        }
     }
 
     async fn take_call(&mut self, now: Timestamp) -> Result<()> {

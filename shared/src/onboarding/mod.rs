@@ -144,15 +144,15 @@ impl Onboarding {
         };
         let tenant_id = consent.signed_in.tenant_id;
         let tenant = self.registry.tenant(&tenant_id).await?;
-        if let Binding::Refused(rejection) = consent.binding(&invitation, tenant.as_ref()) {
+        let mut binding = consent.binding(&invitation, tenant.as_ref());
+        if let Binding::Refused(rejection) = binding {
             return Ok(Recorded::Refused(rejection));
         }
         if let Err(rejection) = self.use_invitation(consent).await? {
             return Ok(Recorded::Refused(rejection));
         }
         if tenant.is_none() {
-            let waits_for_operator = may_bind(&invitation, &consent.signed_in, None) == Binding::WaitsForOperator;
-            let tenant = consent.new_tenant(&invitation, self.setting, waits_for_operator);
+            let tenant = consent.new_tenant(&invitation, self.setting, binding == Binding::WaitsForOperator);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
                     self.publish(None, &tenant).await?;
@@ -163,7 +163,6 @@ impl Onboarding {
                 Err(error) => return Err(error),
             }
         }
-        let mut binding = Binding::Unchanged;
         let changed = self.registry.change_tenant(&tenant_id, |tenant| {
             binding = consent.binding(&invitation, Some(tenant));
             consent.apply(binding, tenant, &invitation, self.setting);

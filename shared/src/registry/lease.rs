@@ -42,6 +42,8 @@ pub struct Lease {
     pub feed: Feed,
     /// The time at which `throttled_until` was last read. Other functions write it, too.
     pub(crate) throttling_read_at: Timestamp,
+    /// The API refused a token under this lease, and a fresh one took its place.
+    pub(crate) token_was_replaced: bool,
     /// The number of calls taken out of budgets under this lease.
     pub calls: u32,
     uncommitted: Option<UncommittedCalls>,
@@ -93,7 +95,14 @@ impl Registry {
         match update_and_read(update).await? {
             Some(item) => {
                 let (tenant, feed) = (*tenant, from_item(item)?);
-                let lease = Lease { tenant, feed, throttling_read_at: now, calls: 0, uncommitted: None };
+                let lease = Lease {
+                    tenant,
+                    feed,
+                    throttling_read_at: now,
+                    token_was_replaced: false,
+                    calls: 0,
+                    uncommitted: None,
+                };
                 Ok(Acquired::Lease(Box::new(lease)))
             }
             None if self.feed(tenant).await?.is_some() => Ok(Acquired::Busy),

@@ -111,7 +111,7 @@ async fn log_lines_of_a_request_name_its_tenant() {
     harness.sim.update_tenant(CONTOSO, |tenant| tenant.propagation.refused = 5);
     let link = harness.invite("Contoso", None).await;
     let mut browser = harness.browser();
-    // Whether it had consented before, the first try, and one by the page.
+    // The first try, and one by the page.
     browser.walk(&link, CONTOSO, ADMIN).await.says(200, "still spreading");
     harness.advance(60);
     browser.get("/consent/result").await.says(200, "still spreading");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use shared::{microsoft::IncidentApi, registry::tenants::Status, tenant::Reason};
-use sim::{Fault, FaultKind, Host};
+use sim::{Fault, FaultKind, Host, IncidentSeed};
 
 use super::harness::{APIS, SyncHarness, TENANT};
 use crate::backends::CLIENT_ID;
@@ -97,6 +97,59 @@ async fn refusal_of_a_fresh_token_too_becomes_the_tenants_state() {
             assert_eq!((tenant.status, tenant.reason), (Status::Paused, Some(reason)), "{api}");
             assert_eq!((token_requests(&sync), sync.calls() - calls), (2, requests), "{api} {reason}");
         }
+    }
+}
+
+#[tokio::test]
+async fn lasting_401_costs_one_fresh_token_a_poll_and_pauses() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        sync.put(60);
+        sync.poll().await;
+        sync.backends.sim.fault(Fault::new(FaultKind::status(401)).on(host(api)));
+        let calls = sync.calls();
+        sync.advance(60);
+        sync.poll().await;
+        assert_eq!((token_requests(&sync), sync.calls() - calls), (2, 2), "{api}: no search for what fails");
+        assert_eq!((sync.tenant().await.status, sync.feed().await.failures), (Status::Active, 1), "{api}");
+        let mut polls = 1;
+        for _ in 0..75 {
+            sync.advance(60);
+            if sync.feed().await.due_at.is_none_or(|due_at| due_at <= sync.clock.now()) {
+                let before = sync.calls();
+                sync.poll().await;
+                polls += 1;
+                assert_eq!(sync.calls() - before, 2, "{api}");
+            }
+        }
+        let tenant = sync.tenant().await;
+        assert_eq!((tenant.status, tenant.reason), (Status::Paused, Some(Reason::Unavailable)), "{api}");
+        assert!(polls <= 8, "{api}: less and less often: {polls}");
+        sync.backends.sim.clear_faults();
+        sync.advance(3_600);
+        sync.poll().await;
+        assert_eq!(sync.tenant().await.status, Status::Active, "{api}");
+    }
+}
+
+#[tokio::test]
+async fn incidents_refused_by_401_cost_one_fresh_token_a_poll() {
+    for (api, path) in APIS.into_iter().zip(["/v1.0/security/incidents/", "/api/incidents/"]) {
+        let sync = SyncHarness::start(api).await;
+        for _ in 0..3 {
+            sync.put_seed(IncidentSeed { alerts: 0, ..IncidentSeed::default() });
+        }
+        sync.poll().await;
+        // Each is read once more after a quarter of an hour, because it had no alerts.
+        sync.advance(800);
+        sync.poll().await;
+        sync.backends.sim.fault(Fault::new(FaultKind::status(401)).on(host(api)).path(path));
+        sync.advance(150);
+        let (tokens, calls) = (token_requests(&sync), sync.calls());
+        sync.poll().await;
+        assert!(sync.calls() - calls > 3, "{api}: several incidents are read: {}", sync.calls() - calls);
+        assert_eq!(token_requests(&sync) - tokens, 1, "{api}");
+        assert_eq!(sync.tenant().await.status, Status::Active, "{api}");
     }
 }
 

@@ -1,11 +1,13 @@
 //! Evidence about the credential: one tenant's refusal is its own, and a repaired credential is soon in use.
 
 use serde_json::{Value, json};
-use shared::{entra::token_cache::Tokens, error::Error, registry::tenants::Status, tenant::Reason};
+use shared::{
+    entra::token_cache::Tokens, error::Error, lambda::event::Invocation, registry::tenants::Status, tenant::Reason,
+};
 
-use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, secret, tenant};
+use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, response, secret, soon, tenant};
 use crate::{
-    backends::{CLIENT_ID, CLIENT_SECRET, tenant_record},
+    backends::{CLIENT_ID, CLIENT_SECRET, lines_of, tenant_record, unique_request_id},
     cases::Cases,
 };
 
@@ -98,6 +100,84 @@ async fn refusal_that_was_no_evidence_opens_the_breaker_once() {
 }
 
 #[tokio::test]
+async fn two_refused_tenants_do_not_take_every_probe() {
+    let harness = TokenHarness::start().await;
+    harness.customer(HOME);
+    harness.always(A, refusal(UNKNOWN));
+    harness.always(B, refusal(UNKNOWN));
+    // No tenant is known that had a token.
+    assert!(ask(&harness.process(), A).await.is_err());
+    assert_eq!(ask(&harness.process(), B).await, Err(Error::CredentialRejected));
+    for _ in 0..2 {
+        harness.pass(61);
+        for of in [A, B, HOME] {
+            assert_eq!(ask(&harness.process(), of).await, Err(Error::CredentialRejected));
+        }
+    }
+    harness.pass(61);
+    for of in [A, B] {
+        assert_eq!(ask(&harness.process(), of).await, Err(Error::CredentialRejected));
+    }
+    ask(&harness.process(), HOME).await.unwrap();
+    for of in [A, B] {
+        assert!(matches!(ask(&harness.process(), of).await, Err(Error::Upstream { .. })));
+    }
+}
+
+#[tokio::test]
+async fn second_outage_of_a_day_opens_the_breaker_again() {
+    let mut cases = Cases::default();
+    for (name, tenants) in [("two tenants", vec![A, B]), ("three tenants", vec![A, B, HOME])] {
+        cases.add(name.into(), async move {
+            let harness = TokenHarness::start().await;
+            harness.customer(HOME);
+            for outage in 0..2 {
+                for of in &tenants {
+                    harness.always(of, refusal(UNKNOWN));
+                }
+                assert!(ask(&harness.process(), A).await.is_err());
+                assert_eq!(ask(&harness.process(), B).await, Err(Error::CredentialRejected), "outage {outage}");
+                for _ in 0..4 {
+                    harness.pass(61);
+                    for of in &tenants {
+                        assert_eq!(ask(&harness.process(), of).await, Err(Error::CredentialRejected));
+                    }
+                }
+                harness.sim().clear_faults();
+                harness.pass(91);
+                ask(&harness.process(), A).await.unwrap();
+                harness.pass(3_600);
+            }
+        });
+    }
+    cases.run().await;
+}
+
+#[tokio::test]
+async fn home_is_probed_as_long_as_it_is_refused_alike() {
+    let harness = TokenHarness::start().await;
+    harness.customer(HOME);
+    for of in [A, B, HOME] {
+        harness.always(of, refusal(UNKNOWN));
+    }
+    lines_of("");
+    let request_id = unique_request_id();
+    for minute in 1..=4 {
+        let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+        let (warm, cold) = (harness.process_with_home(), harness.process_with_home());
+        let outcome = invocation.in_request_span(async { (ask(&warm, A).await, ask(&cold, B).await) }).await;
+        assert_eq!(outcome, (Err(Error::CredentialRejected), Err(Error::CredentialRejected)));
+        assert_eq!(harness.asked_for(HOME), minute);
+        harness.pass(61);
+    }
+    let lines = lines_of(&request_id);
+    let counted: Vec<_> = lines.iter().filter_map(|line| line["CredentialRejected"].as_f64()).collect();
+    assert_eq!(counted, [1.0; 4], "the alarm lasts as long as the outage");
+    harness.sim().clear_faults();
+    ask(&harness.process_with_home(), A).await.unwrap();
+}
+
+#[tokio::test]
 async fn home_tenant_judges_an_unknown_refusal() {
     let harness = TokenHarness::start().await;
     harness.customer(HOME);
@@ -129,6 +209,22 @@ async fn breaker_of_one_role_stops_no_other_role() {
     ask(&process("incident-fetch"), B).await.unwrap();
 }
 
+/// The refusal of a credential, by which every tenant is refused.
+#[derive(Clone, Copy, PartialEq)]
+enum Outage {
+    KnownNumber,
+    UnknownNumber,
+}
+
+/// The home tenant of the processes.
+#[derive(Clone, Copy, PartialEq)]
+enum Home {
+    None,
+    Right,
+    /// No tenant has the identifier.
+    Wrong,
+}
+
 /// The repair of a refused credential.
 #[derive(Clone, Copy)]
 enum Repair {
@@ -139,12 +235,18 @@ enum Repair {
 #[tokio::test]
 async fn repaired_credential_is_in_use_within_two_minutes() {
     let mut cases = Cases::default();
-    for (how, repair) in [("at Entra", Repair::AtEntra), ("by a new secret", Repair::NewSecret)] {
-        for (probes, has_home, had_tokens) in
-            [("home tenant", true, false), ("tenant that had a token", false, true), ("no tenant known", false, false)]
-        {
-            let name = format!("repaired {how}, {probes}");
-            cases.add(name, repaired_credential_is_soon_in_use(repair, has_home, had_tokens));
+    for (why, outage) in [("known number", Outage::KnownNumber), ("unknown number", Outage::UnknownNumber)] {
+        for (how, repair) in [("at Entra", Repair::AtEntra), ("by a new secret", Repair::NewSecret)] {
+            for (probes, home, had_tokens) in [
+                ("home tenant", Home::Right, false),
+                ("tenant that had a token", Home::None, true),
+                ("no tenant known", Home::None, false),
+                ("wrong home tenant", Home::Wrong, false),
+                ("wrong home tenant, tenant that had a token", Home::Wrong, true),
+            ] {
+                let name = format!("{why}, repaired {how}, {probes}");
+                cases.add(name, repaired_credential_is_soon_in_use(outage, repair, home, had_tokens));
+            }
         }
     }
     cases.run().await;
@@ -152,12 +254,16 @@ async fn repaired_credential_is_in_use_within_two_minutes() {
 
 /// One tenant refuses us and asks first each time, beside healthy ones. Every process is new, as after a cold start, but
 /// one, which holds the credential that was refused.
-async fn repaired_credential_is_soon_in_use(repair: Repair, has_home: bool, had_tokens: bool) {
+async fn repaired_credential_is_soon_in_use(outage: Outage, repair: Repair, home: Home, had_tokens: bool) {
     let harness = TokenHarness::start().await;
-    for other in [HOME, &numbered(1), &numbered(2)] {
+    let others = [numbered(1), numbered(2)];
+    for other in &others {
         harness.customer(other);
     }
-    let process = || if has_home { harness.process_with_home() } else { harness.process() };
+    if home == Home::Right {
+        harness.customer(HOME);
+    }
+    let process = || if home == Home::None { harness.process() } else { harness.process_with_home() };
     let refused = Err(Error::Refused(Reason::ConsentMissing));
     harness.sim().revoke(A, CLIENT_ID);
     let warm = process();
@@ -165,7 +271,17 @@ async fn repaired_credential_is_soon_in_use(repair: Repair, has_home: bool, had_
         ask(&warm, B).await.unwrap();
         assert_eq!(ask(&warm, A).await, refused);
     }
-    harness.forget_secret(CLIENT_SECRET);
+    match outage {
+        Outage::KnownNumber => harness.forget_secret(CLIENT_SECRET),
+        Outage::UnknownNumber => {
+            for of in [A, B, &others[0], &others[1]].into_iter().chain((home == Home::Right).then_some(HOME)) {
+                harness.always(of, refusal(UNKNOWN));
+            }
+            // The refusal of one tenant alone is no evidence.
+            assert_ne!(ask(&process(), A).await.unwrap_err(), refused.clone().unwrap_err());
+            let _ = ask(&process(), B).await;
+        }
+    }
     for round in 0..3 {
         let before = harness.asked();
         for of in [A, numbered(1).as_str(), B] {
@@ -177,6 +293,7 @@ async fn repaired_credential_is_soon_in_use(repair: Repair, has_home: bool, had_
     }
     // The probe of this minute has just been made.
     assert_eq!(ask(&process(), B).await, Err(Error::CredentialRejected));
+    harness.sim().clear_faults();
     match repair {
         Repair::AtEntra => harness.know(CLIENT_SECRET),
         Repair::NewSecret => {
@@ -186,8 +303,9 @@ async fn repaired_credential_is_soon_in_use(repair: Repair, has_home: bool, had_
     }
     for _ in 0..8 {
         harness.pass(15);
-        let _ = ask(&process(), A).await;
-        let _ = ask(&process(), B).await;
+        for of in [A, B, &others[0]] {
+            let _ = ask(&process(), of).await;
+        }
     }
     ask(&process(), B).await.unwrap();
     ask(&warm, &numbered(1)).await.unwrap();
@@ -205,6 +323,41 @@ async fn wrong_home_tenant_does_not_keep_the_breaker_open() {
     assert_eq!(ask(&harness.process_with_home(), A).await, Err(Error::CredentialRejected));
     harness.pass(61);
     ask(&harness.process_with_home(), A).await.unwrap();
+}
+
+#[tokio::test]
+async fn second_tenant_is_evidence_where_home_gives_no_verdict() {
+    let answers = [
+        ("no service principal", Some(refusal(7_000_229))),
+        ("no such tenant", None),
+        ("another number", Some(refusal(UNKNOWN + 1))),
+        ("failing", Some(response(500, ""))),
+        ("throttled", Some(response(429, ""))),
+        ("unreachable", Some(sim::FaultKind::Reset)),
+    ];
+    let mut cases = Cases::default();
+    for (name, answer) in answers {
+        cases.add(name.into(), async move {
+            let harness = TokenHarness::start().await;
+            if let Some(answer) = answer {
+                harness.customer(HOME);
+                harness.always(HOME, answer);
+            }
+            harness.customer(&numbered(1));
+            for of in [A, B] {
+                harness.always(of, refusal(UNKNOWN));
+            }
+            let tokens = harness.process_with_home();
+            for of in [A, A] {
+                let own = ask(&tokens, of).await;
+                assert!(matches!(own, Err(Error::Upstream { status: 401, .. })), "{own:?}");
+            }
+            assert_eq!(ask(&tokens, B).await, Err(Error::CredentialRejected));
+            let asked_for_others = harness.asked() - harness.asked_for(A) - harness.asked_for(B);
+            assert_eq!(asked_for_others, 1, "the home tenant is asked once a minute");
+        });
+    }
+    cases.run().await;
 }
 
 #[tokio::test]

@@ -124,6 +124,37 @@ async fn confirmed_tokens_notice_a_withdrawn_consent() {
 }
 
 #[tokio::test]
+async fn unexplained_refusal_ends_a_token_that_is_too_old() {
+    let harness = TokenHarness::start().await;
+    let tokens = harness.process();
+    let age = SignedDuration::from_mins(10);
+    let confirmed = || async { tokens.access_token_no_older_than(&tenant(A), IncidentApi::Graph, age, soon()).await };
+    let refused = |outcome: &Result<_, Error>| matches!(outcome, Err(Error::Upstream { status: 400..=401, .. }));
+    let refusals = [
+        error(401, &json!({"error": "invalid_client", "error_codes": [7_000_999]})),
+        error(400, &json!({"error": "invalid_grant", "error_codes": [5_399_999]})),
+    ];
+    for refusal in refusals {
+        let first = confirmed().await.unwrap();
+        harness.pass(601);
+        for (kind, name) in [(FaultKind::Reset, "unreachable"), (response(500, ""), "failing")] {
+            harness.script(A, kind.clone());
+            harness.script(A, kind);
+            assert_eq!(confirmed().await.unwrap().expose(), first.expose(), "Entra is {name}");
+            harness.pass(31);
+        }
+        harness.script(A, refusal);
+        assert!(refused(&confirmed().await.map(drop)));
+        assert_ne!(ask(&tokens, A).await.unwrap(), first.expose(), "the old token was dropped");
+    }
+    // A token near its end is young enough for a caller who names no age.
+    let first = ask(&tokens, A).await.unwrap();
+    harness.pass(3_300);
+    harness.script(A, refusal(7_000_999));
+    assert_eq!(ask(&tokens, A).await.unwrap(), first);
+}
+
+#[tokio::test]
 async fn fresh_token_replaces_the_cached_one() {
     let harness = TokenHarness::start().await;
     let tokens = harness.process();

@@ -35,7 +35,7 @@ async fn rotation_under_load_fails_no_caller() {
     }
     assert_eq!(harness.aws_calls("GetSecretValue"), 2, "read again once for all");
     let key = BreakerKey::new("version-2", None);
-    let decision = harness.registry().breaker_decision(&key, None, harness.clock.now()).await;
+    let decision = harness.registry().breaker_decision(&key, None, None, harness.clock.now()).await;
     assert_eq!(decision, Ok(BreakerDecision::Allow));
 }
 

@@ -368,8 +368,10 @@ impl<'a> Worker<'a> {
 /// Returns true for an error of Microsoft at this moment. A later or a smaller request may succeed.
 pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
-        // Where Entra refuses the tenant, a smaller request changes nothing.
-        Error::Upstream { status, call } => !(*call == Call::RequestToken && (400..=499).contains(status)),
+        // Where Entra refuses the tenant, or the API each token, a smaller request changes nothing.
+        Error::Upstream { status, call } => {
+            !matches!((call, status), (Call::RequestToken, 400..=499) | (Call::ListIncidents, 401))
+        }
         Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         Error::InvalidRequest(_)
         | Error::UnauthorizedCaller

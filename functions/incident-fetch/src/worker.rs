@@ -246,7 +246,9 @@ impl App {
             Err(Error::DeadlineExceeded) => {
                 FollowUp { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" }
             }
-            Err(error @ Error::Upstream { status: 400..=499, .. }) if !is_transient(&error) || !stats.narrowed => {
+            Err(error @ (Error::Upstream { status: 400..=499, .. } | Error::FilterNotApplied { .. }))
+                if !is_transient(&error) || !stats.narrowed =>
+            {
                 lease.feed.failures = lease.feed.failures.saturating_add(1);
                 let failures = lease.feed.failures;
                 tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft refuses the tenant");

@@ -102,6 +102,7 @@ impl Onboarding {
                 Err(
                     Error::Upstream { .. }
                     | Error::Malformed { .. }
+                    | Error::FilterNotApplied { .. }
                     | Error::Partial { .. }
                     | Error::Unreachable { .. },
                 ) => (Reason::Unavailable, None),

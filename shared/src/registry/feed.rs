@@ -39,6 +39,8 @@ pub struct Feed {
     /// The start of the last poll that read the whole overlap, also where one response holds it. Versions that appear late
     /// since then may have a time of last update that is earlier by as much as the overlap.
     pub overlap_started_at: Option<Timestamp>,
+    /// The time until which windows are read without alerts, because Graph lists them only so.
+    pub without_alerts_until: Option<Timestamp>,
     /// The end of the last complete poll.
     pub last_success_at: Option<Timestamp>,
     /// The time at which a new version was last delivered.

@@ -137,7 +137,7 @@ async fn search_that_reads_nothing_gives_up_after_few_requests() {
         // The search cuts away windows without a row, again and again, before it reaches this one.
         let id = sync.put(3_000);
         sync.backends.sim.fault(Fault::poison(TENANT, &id));
-        for poll in 0..6 {
+        for poll in 0..7 {
             let before = sync.calls();
             sync.poll().await;
             let calls = sync.calls() - before;

@@ -11,7 +11,7 @@ use shared::{
     microsoft::IncidentApi,
 };
 
-use super::{Worker, ingest::PageRead, is_transient};
+use super::{Worker, ingest::PageRead, is_transient, quarantine::UNREADABLE_ALERTS};
 
 /// The number of calls after which a larger budget would not help, because it was nearly full before.
 const CALLS_OF_A_FULL_BUDGET: u32 = 16;
@@ -66,7 +66,7 @@ impl Worker<'_> {
             self.probe_tenant().await?;
             // An incident without its alerts is delivered rather than none. The alerts follow when they can be read.
             let reason = match self.read_one(&id, Alerts::Omitted).await {
-                Ok(()) => "unreadable_alerts",
+                Ok(()) => UNREADABLE_ALERTS,
                 Err(error) if is_transient(&error) => "unreadable",
                 Err(Error::NotFound) => continue,
                 Err(error) => return Err(error),

@@ -18,7 +18,7 @@ use shared::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
         query::{IncidentQuery, NextPage},
     },
-    registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
+    registry::{feed::Recheck, position::RowTimes, tenants::Status, versions::VersionBlock},
     text::hex,
 };
 
@@ -48,12 +48,12 @@ pub(super) struct PageRead {
     /// The `Date` of the response.
     pub(super) date: Option<Timestamp>,
     /// The rows that could be parsed.
-    pub(super) rows_shown: Vec<RowTimes>,
+    pub(super) rows_shown: Vec<RowShown>,
 }
 
-/// The times and the identifier of a row. Windows are split by them.
+/// The times and the identifier of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RowTimes {
+pub(super) struct RowShown {
     pub(super) last_updated: Timestamp,
     pub(super) created: Option<Timestamp>,
     incident_id: String,
@@ -61,17 +61,15 @@ pub(super) struct RowTimes {
 
 impl PageRead {
     /// The times of last update and of creation of the rows.
-    pub(super) fn times(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
-        self.rows_shown.iter().map(|row| (row.last_updated, row.created))
+    pub(super) fn times(&self) -> impl Iterator<Item = RowTimes> {
+        self.rows_shown.iter().map(|row| RowTimes { updated: row.last_updated, created: row.created })
     }
 }
 
-/// Returns false for a record that shows that the filter was not applied. A record may be updated while the response is
-/// made, so one that was updated just now shows nothing.
-fn is_within(record: &Record, query: &IncidentQuery, requested_at: Timestamp) -> bool {
+/// Returns false for a record outside of what was asked for.
+fn is_within(record: &Record, query: &IncidentQuery) -> bool {
     let created_within = |created: Span| record.created.is_none_or(|time| created.contains(time));
-    record.last_updated >= requested_at - AGE_WITHOUT_DATE
-        || query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
+    query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
 }
 
 fn row_key(row: &[u8]) -> String {
@@ -84,7 +82,12 @@ impl Worker<'_> {
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let mut query = query.clone();
         for _ in 0..MAX_EMPTY_PAGES {
-            let end = Box::pin(self.read_response(&query, page)).await?;
+            let versions_before = self.versions_found;
+            let end = Box::pin(self.read_response(&query, page)).await;
+            if query.alerts == Alerts::Omitted && self.versions_found > versions_before {
+                self.quarantine_alerts(query.updated).await?;
+            }
+            let end = end?;
             page.more = end.more && end.rows > 0;
             let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
             if let Some(NextPage::Skip(rows)) = next.next_page {
@@ -97,16 +100,17 @@ impl Worker<'_> {
 
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
-        let requested_at = self.sync.clock.now();
         let mut list = self.list(query).await?;
-        let mut is_filtered = true;
+        let mut outside: Option<Timestamp> = None;
         while let Some(row) = list.next().await? {
             page.rows += 1;
             match Record::parse(&row, &tenant, query.alerts) {
                 Ok(record) => {
-                    is_filtered &= is_within(&record, query, requested_at);
+                    if !is_within(&record, query) {
+                        outside = Some(outside.map_or(record.last_updated, |time| time.min(record.last_updated)));
+                    }
                     page.keys.push(record.incident_id.clone());
-                    page.rows_shown.push(RowTimes {
+                    page.rows_shown.push(RowShown {
                         last_updated: record.last_updated,
                         created: record.created,
                         incident_id: record.incident_id.clone(),
@@ -128,10 +132,11 @@ impl Worker<'_> {
             // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
             return Err(Error::Partial { call: Call::ListIncidents });
         }
-        if !is_filtered {
+        // A record may be updated while the response is made, so one that was updated just now shows nothing.
+        if outside.is_some_and(|updated| updated < self.response_time(page) - AGE_WITHOUT_DATE) {
             // The rows are taken, but what such a response does not show says nothing.
             tracing::warn!("Microsoft did not apply the filter of a list");
-            return Err(Error::Malformed { call: Call::ListIncidents });
+            return Err(Error::FilterNotApplied { call: Call::ListIncidents });
         }
         Ok(end)
     }
@@ -150,6 +155,7 @@ impl Worker<'_> {
                 let fetched_at = self.sync.clock.now();
                 let tenant_id = self.tenant.tenant_id;
                 self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
+                self.versions_found += 1;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);

@@ -36,7 +36,7 @@ use shared::{
     },
     error::{Call, Error, Result},
     http::Deadline,
-    incident::{span::Span, version::DeliveredVersion},
+    incident::{record::Alerts, span::Span, version::DeliveredVersion},
     incident_api::{
         client::{CallBudget, Incidents, TenantClient, TokenFreshness},
         list::IncidentList,
@@ -74,6 +74,9 @@ const WHOLE_OVERLAP_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
 /// The overlap of the polls in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
+
+/// The time for which windows are read without alerts, once the API has shown that it lists them only so.
+const TIME_WITHOUT_ALERTS: SignedDuration = SignedDuration::from_mins(15);
 
 /// The time after which an incident is read again that had no alerts.
 const RECHECK_DELAY: SignedDuration = SignedDuration::from_mins(15);
@@ -175,6 +178,8 @@ pub(crate) struct Worker<'a> {
     batch: Batch,
     /// Different incidents in the batch of which no version was delivered before.
     created_in_batch: u64,
+    /// New versions that were found, whether or not they are delivered yet.
+    versions_found: u64,
     /// A response had status 206.
     saw_partial_response: bool,
     quarantine: Vec<QuarantineEntry>,
@@ -201,6 +206,7 @@ impl<'a> Worker<'a> {
             delivered_versions: HashMap::new(),
             batch: Batch::new(sync.settings.format),
             created_in_batch: 0,
+            versions_found: 0,
             saw_partial_response: false,
             quarantine: Vec::new(),
             quarantine_hits: 0,
@@ -327,6 +333,13 @@ impl<'a> Worker<'a> {
         self.client().list(query, freshness).await
     }
 
+    /// The alerts that windows are read with at this time.
+    fn alerts_of_windows(&self, now: Timestamp) -> Alerts {
+        let without_until = self.lease.feed.without_alerts_until;
+        let omits = self.api == IncidentApi::Graph && without_until.is_some_and(|until| now < until);
+        if omits { Alerts::Omitted } else { Alerts::Included }
+    }
+
     fn deadline_may_have_caused_failure(&self) -> bool {
         self.deadline.left() < MIN_TIME_TO_BLAME_MICROSOFT
     }
@@ -373,7 +386,9 @@ pub(crate) fn is_transient(error: &Error) -> bool {
             !matches!((call, status), (Call::RequestToken, 400..=499) | (Call::ListIncidents, 401))
         }
         Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
-        Error::InvalidRequest(_)
+        // Nor does one where the filter does not hold.
+        Error::FilterNotApplied { .. }
+        | Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound
         | Error::Conflict { .. }

@@ -104,7 +104,9 @@ class Data(TemplateCase):
     def test_batches_fail_by_message_and_are_not_filtered(self):
         (mapping,) = self.properties_of("AWS::Lambda::EventSourceMapping").values()
         self.assertEqual(mapping["FunctionResponseTypes"], ["ReportBatchItemFailures"])
-        self.assertEqual(mapping["BatchSize"], 10)
+        self.assertEqual(mapping["BatchSize"], 50)
+        # Lambda waits for a batch of more than ten messages only with a window.
+        self.assertGreaterEqual(mapping["MaximumBatchingWindowInSeconds"], 1)
         self.assertNotIn("FilterCriteria", mapping)
         self.assertEqual(mapping["ScalingConfig"]["MaximumConcurrency"], {"Ref": "FetchMaximumConcurrency"})
 

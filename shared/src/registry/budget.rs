@@ -52,9 +52,7 @@ impl Budget {
     /// # Errors
     /// The time from which the call may be made, if it may not be made now.
     pub(super) fn take(&mut self, kind: SyncKind, now: Timestamp) -> Result<(), Timestamp> {
-        if let Some(throttled_until) = self.throttled_until.filter(|throttled_until| *throttled_until > now) {
-            return Err(throttled_until);
-        }
+        self.require_no_throttling(now)?;
         let paid_until = self.paid_until.map_or(now, |paid| paid.max(now)) + CALL_INTERVAL;
         let max_ahead = CALL_INTERVAL * (BURST_CALLS - reserved_for_others(kind));
         let ahead = paid_until.duration_since(now);
@@ -63,6 +61,12 @@ impl Budget {
         }
         self.paid_until = Some(paid_until);
         Ok(())
+    }
+
+    /// # Errors
+    /// The time before which Microsoft must not be called.
+    pub(super) fn require_no_throttling(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.throttled_until.filter(|throttled_until| *throttled_until > now).map_or(Ok(()), Err)
     }
 
     /// Adds `calls` to a budget that others have meanwhile used up to `others_paid_until`. The result is exact for calls

@@ -20,7 +20,7 @@ use crate::{
     tenant::TenantId,
 };
 
-const SORT_KEY: &str = "FEED";
+pub(super) const SORT_KEY: &str = "FEED";
 
 /// The state of a tenant's feed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,15 @@ impl Feed {
             IncidentApi::Defender => (self.defender_paid_until, self.defender_throttled_until),
         };
         Budget { paid_until, throttled_until }
+    }
+
+    /// Returns true if this feed differs from `other` at most in how far and when it was read.
+    pub(super) fn is_like_but_for_how_far_it_read(&self, other: &Self) -> bool {
+        let mut feed = self.clone();
+        feed.covered_until = other.covered_until;
+        feed.last_success_at = other.last_success_at;
+        feed.overlap_started_at = other.overlap_started_at;
+        feed == *other
     }
 
     /// The sizes of pages that one API has shown.

@@ -4,10 +4,12 @@
 mod access_tokens;
 mod budget;
 mod calls;
+mod dispatch;
 mod failures;
 mod harness;
 mod live;
 mod model;
+mod quiet;
 mod refusals;
 mod windows;
 mod workers;

@@ -189,7 +189,7 @@ pub(crate) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `tenant`, whose lease it has. It ends before `deadline`.
+    /// A worker on `tenant`, with its lease, taken or not. It ends before `deadline`.
     pub(crate) fn new(sync: &'a SyncContext, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
         Self {
             sync,
@@ -236,7 +236,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_due_retries(now) {
                 // The poll's own work is committed before anything else is tried.
-                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+                if self.commit_feed().await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if self.recheck().await? == Progress::OutOfTime
@@ -249,6 +249,22 @@ impl<'a> Worker<'a> {
         Ok(stop)
     }
 
+    /// Takes the lease before the first write. What was read before is still true then.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another worker had it since. Nothing that this worker read may be written then.
+    async fn take_lease(&mut self) -> Result<()> {
+        if self.sync.registry.take_lease(self.lease, self.sync.clock.now()).await? == Write::Done {
+            return Ok(());
+        }
+        self.batch = Batch::new(self.sync.settings.format);
+        Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
+    }
+
+    async fn commit_feed(&mut self) -> Result<Write> {
+        self.sync.registry.commit_feed(self.lease, self.sync.clock.now()).await
+    }
+
     fn has_due_retries(&self, now: Timestamp) -> bool {
         self.lease.feed.rechecks.iter().any(|recheck| recheck.at <= now)
             || self.quarantine.iter().any(|entry| entry.next_try_at <= now)
@@ -259,6 +275,7 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// The error that stopped the job. Everything read before it is delivered.
     pub(crate) async fn run_job(&mut self, job: &mut Job) -> Result<Stop> {
+        self.take_lease().await?;
         self.kind = job.kind.into();
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_quarantine().await?;

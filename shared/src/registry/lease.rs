@@ -28,7 +28,7 @@ use crate::{
 const MAX_COMMIT_TRIES: u32 = 6;
 
 /// The attributes of a feed that a commit does not write: others write them, or they have conditions of their own.
-const NOT_COMMITTED: [&str; 7] = [
+const NOT_COMMITTED: [&str; 9] = [
     "open_jobs",
     "fence",
     "due_at",
@@ -36,6 +36,8 @@ const NOT_COMMITTED: [&str; 7] = [
     "graph_throttled_until",
     "defender_paid_until",
     "defender_throttled_until",
+    "hunting_paid_until",
+    "hunting_throttled_until",
 ];
 
 /// The longest time for which the progress of a quiet tenant stays unwritten.
@@ -129,9 +131,10 @@ impl Lease {
             self.calls += 1;
             return Ok(());
         }
-        budget.take(kind, now).map_err(|until| Error::Throttled { until })?;
+        let cost = budget.take(kind, now).map_err(|until| Error::Throttled { until })?;
         self.feed.set_paid_until(api, budget.paid_until);
-        self.uncommitted.get_or_insert(UncommittedCalls { api, stored_paid_until, calls: 0 }).calls += 1;
+        let none = UncommittedCalls { api, stored_paid_until, cost: SignedDuration::ZERO };
+        self.uncommitted.get_or_insert(none).cost += cost;
         self.calls += 1;
         Ok(())
     }
@@ -263,7 +266,7 @@ impl Registry {
             self.update_feed(&lease.tenant).expression_attribute_values(":fence", number(lease.feed.fence));
         let mut condition = "fence = :fence".to_owned();
         if let Some(UncommittedCalls { api, stored_paid_until, .. }) = lease.uncommitted {
-            let paid = paid_attribute(api);
+            let paid = paid_attribute(api.into());
             match stored_paid_until {
                 Some(stored) => {
                     condition = format!("{condition} AND {paid} = :stored");
@@ -323,15 +326,15 @@ async fn update_and_read(update: UpdateItemFluentBuilder) -> Result<Option<Item>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::throttling::throttled_attribute;
+    use crate::registry::{budget::BudgetOf, throttling::throttled_attribute};
 
     #[test]
     fn attributes_written_alone_are_fields_of_the_feed() {
         let mut feed = Feed::default();
         feed.open_jobs.insert("job".to_owned());
         let fields = to_item(&feed).unwrap();
-        let of_apis = IncidentApi::ALL.iter().flat_map(|api| [paid_attribute(*api), throttled_attribute(*api)]);
-        for name in of_apis.chain(NOT_COMMITTED) {
+        let of_budgets = BudgetOf::ALL.into_iter().flat_map(|of| [paid_attribute(of), throttled_attribute(of)]);
+        for name in of_budgets.chain(NOT_COMMITTED) {
             assert!(fields.contains_key(name), "{name}");
             assert!(NOT_COMMITTED.contains(&name), "{name}");
         }

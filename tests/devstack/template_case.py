@@ -126,7 +126,7 @@ WRITES = {
     **READS,
     # A function that issues tokens changes no tenant.
     "TokenIssuance": {"THROTTLING#*", "CREDENTIAL"},
-    "IncidentDispatch": {"TENANT#*"},
+    "IncidentDispatch": set(),
 }
 # These functions return their failures in a response or in a batch response, which Lambda counts as a success.
 REPORTS_FAILURES_ITSELF = {"ConsentCallback", "TokenIssuance", "IncidentFetch", "TenantAdmin"}

@@ -14,12 +14,12 @@ use shared::{
     registry::{
         Write,
         feed::Feed,
-        jobs::{Job, JobKind, MAX_JOB_SPAN},
+        jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
         lease::{Acquired, Lease, QUIET_WRITE_INTERVAL},
         tenants::{Status, Tenant},
     },
     telemetry,
-    tenant::Reason,
+    tenant::{Reason, TenantId},
 };
 
 /// The shortest interval of polls whose calls the budget's reserve holds.
@@ -173,12 +173,7 @@ impl App {
         let tenant_id = message.tenant_id;
         let job_id = match &message.job_id {
             Some(job_id) => job_id.clone(),
-            // One scheduled sweep at a time: an open one covers everything that the next would.
-            None if kind == JobKind::Sweep => {
-                let open = self.registry.feed(&tenant_id).await?.map(|feed| feed.open_jobs).unwrap_or_default();
-                let scheduled = open.into_iter().find(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX));
-                scheduled.unwrap_or_else(|| format!("{SCHEDULED_SWEEP_PREFIX}{message_id}"))
-            }
+            None if kind == JobKind::Sweep => self.scheduled_sweep(&tenant_id, message_id).await?,
             // A message that SQS delivers twice starts one job.
             None => message_id.to_owned(),
         };
@@ -193,6 +188,24 @@ impl App {
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
         }
         Ok(job_id)
+    }
+
+    /// The id of the sweep that a schedule starts, or of the one that is under way, which covers everything that the new one
+    /// would.
+    async fn scheduled_sweep(&self, tenant_id: &TenantId, message_id: &str) -> Result<String> {
+        let now = self.clock.now();
+        let feed = self.registry.feed(tenant_id).await?.unwrap_or_default();
+        if let Some(since) = feed.last_sweep.map(|sweep| sweep.at).or(feed.started_at) {
+            #[expect(clippy::cast_precision_loss, reason = "a metric")]
+            let age = now.duration_since(since).as_secs() as f64;
+            telemetry::metrics(now, Some(tenant_id), &[("SweepAgeSeconds", "Seconds", age)]);
+        }
+        for job_id in feed.open_jobs.iter().filter(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX)) {
+            if self.registry.job(tenant_id, job_id).await?.is_some_and(|job| !job.stands_still(now)) {
+                return Ok(job_id.clone());
+            }
+        }
+        Ok(format!("{SCHEDULED_SWEEP_PREFIX}{message_id}"))
     }
 
     /// Polls if the message asks for it or a poll is due, and then runs the job.
@@ -234,7 +247,7 @@ impl App {
                     }
                 }
                 stop => {
-                    if stop == Stop::Done {
+                    if stop == Stop::Done && job.status == JobStatus::Done {
                         let fraction = job.fraction();
                         tracing::info!(job_id, kind = ?job.kind, checked = job.checked, delivered = job.delivered, fraction, "job done");
                         if job.kind == JobKind::Sweep {

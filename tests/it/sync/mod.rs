@@ -11,5 +11,6 @@ mod live;
 mod model;
 mod quiet;
 mod refusals;
+mod sweeps;
 mod windows;
 mod workers;

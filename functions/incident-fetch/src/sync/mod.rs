@@ -286,11 +286,20 @@ impl<'a> Worker<'a> {
             let feed = &self.lease.feed;
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
+            if self.fails_sweep(job, from < to) {
+                job.status = JobStatus::Failed;
+                let _ = self.sync.registry.commit_job(job, self.sync.clock.now()).await?;
+                return Ok(Stop::Done);
+            }
         }
+        let before = (job.covered_until, job.pass_position.clone());
         self.added_to_job = self.stats.delivered;
         let stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
         self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
+        if job.progressed_at.is_none() || before != (job.covered_until, job.pass_position.clone()) {
+            job.progressed_at = Some(now);
+        }
         match &stop {
             Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
             Err(error) if error.fails_message() => job.failed_once_more(),
@@ -304,6 +313,18 @@ impl<'a> Worker<'a> {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
         }
         Ok(stop)
+    }
+
+    /// Returns true for a sweep that came no further for a day, and for one that has nothing to compare because the feed has
+    /// not come so far. Its end must not read like health.
+    fn fails_sweep(&self, job: &Job, has_span: bool) -> bool {
+        let covered_until = self.lease.feed.covered_until;
+        let lags = covered_until.is_none_or(|covered| covered + self.sync.settings.overlap < job.to);
+        let (stands_still, compares_nothing) = (job.stands_still(self.sync.clock.now()), lags && !has_span);
+        if stands_still || compares_nothing {
+            tracing::error!(job_id = job.job_id, stands_still, compares_nothing, "a sweep failed");
+        }
+        stands_still || compares_nothing
     }
 
     fn add_delivered_to_job(&mut self, job: &mut Job) {

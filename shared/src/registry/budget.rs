@@ -232,8 +232,8 @@ mod tests {
         let mut cost = SignedDuration::ZERO;
         for number in 0..6 {
             let taker = if number < 2 { &mut one } else { &mut other };
-            let taken = taker.take(SyncKind::Poll, at(0)).unwrap();
-            cost += if number < 2 { taken } else { SignedDuration::ZERO };
+            let interval = taker.take(SyncKind::Poll, at(0)).unwrap();
+            cost += if number < 2 { interval } else { SignedDuration::ZERO };
             together.take(SyncKind::Poll, at(0)).unwrap();
         }
         one.add_to(other.paid_until, cost);

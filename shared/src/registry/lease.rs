@@ -277,10 +277,10 @@ impl Registry {
             let paid_until = lease.feed.budget(api).paid_until.map(|paid_until| text(paid_until.to_string()));
             attributes.insert(paid.to_owned(), paid_until.unwrap_or(AttributeValue::Null(true)));
         }
-        let mut add = String::new();
+        let mut add = "";
         if let Hold::NotTaken { until } = lease.hold {
             condition = format!("{condition} AND {LEASE_IS_FREE}");
-            add = " ADD fence :one".to_owned();
+            add = " ADD fence :one";
             update = update
                 .expression_attribute_values(":now", number(now.as_millisecond()))
                 .expression_attribute_values(":one", number(1));

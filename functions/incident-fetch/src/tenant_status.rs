@@ -11,8 +11,13 @@ use crate::{App, worker::PROBE_INTERVAL};
 
 impl App {
     /// Returns the tenant if its incidents are to be read now. A pending or paused tenant is tried first.
-    pub(crate) async fn syncable_tenant(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Option<Tenant>> {
-        let Some(tenant) = self.registry.tenant(tenant_id).await? else {
+    pub(crate) async fn syncable_tenant(
+        &self,
+        tenant_id: &TenantId,
+        stored: Option<Tenant>,
+        deadline: Deadline,
+    ) -> Result<Option<Tenant>> {
+        let Some(tenant) = stored else {
             tracing::warn!(outcome = "unknown_tenant", "message dropped");
             return Ok(None);
         };

@@ -22,7 +22,7 @@ use crate::{
     incident::{record::Alerts, span::Span},
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
-    registry::{Registry, lease::Lease},
+    registry::{Registry, budget::BudgetOf, lease::Lease},
     tenant::{Reason, TenantId},
 };
 
@@ -102,12 +102,12 @@ impl TenantClient<'_> {
     /// Shows by one small read with a given token that the tenant's incidents are readable.
     pub async fn probe(&mut self, token: &AccessToken) -> Result<()> {
         let now = self.incidents.clock.now();
-        self.take_call(now).await?;
+        self.take_call(Call::ListIncidents, now).await?;
         let span = Span { from: now, to: None };
         let query = IncidentQuery { top: 1, alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let request = self.incidents.http.get(self.list_url(&query));
         let response = send_with_token(request, token, Call::ListIncidents, self.deadline).await?;
-        self.successful(response).await?.bytes().await.map(|_| ())
+        self.successful(Call::ListIncidents, response).await?.bytes().await.map(|_| ())
     }
 
     /// Requests a list. Its rows are still to be read.
@@ -192,7 +192,7 @@ impl TenantClient<'_> {
         deadline: Deadline,
         request: impl Fn(&HttpClient) -> RequestBuilder,
     ) -> Result<Response> {
-        self.take_call(self.incidents.clock.now()).await?;
+        self.take_call(call, self.incidents.clock.now()).await?;
         let Incidents { tokens, http, .. } = self.incidents;
         let token: Arc<AccessToken> = match freshness {
             TokenFreshness::Cached => tokens.access_token(&self.tenant, self.api, deadline).await?,
@@ -202,7 +202,7 @@ impl TenantClient<'_> {
         };
         let response = send_with_token(request(http), &token, call, deadline).await?;
         if !refuses_token(&response) || response.status() == StatusCode::UNAUTHORIZED && !self.may_replace_token() {
-            return self.successful(response).await;
+            return self.successful(call, response).await;
         }
         let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await;
         // Without a fresh token, the refused one must not be used again.
@@ -211,7 +211,7 @@ impl TenantClient<'_> {
             return Err(Error::Refused(Reason::RoleMissing));
         }
         let response = send_with_token(request(http), &fresh, call, deadline).await?;
-        self.successful(response).await
+        self.successful(call, response).await
     }
 
     /// Returns true if a fresh token may show that a 401 was the token's fault: once in all work under one lease.
@@ -222,10 +222,16 @@ impl TenantClient<'_> {
         }
     }
 
-    async fn take_call(&mut self, now: Timestamp) -> Result<()> {
+    /// The budget of a call. Hunting has its own.
+    fn budget_of(&self, call: Call) -> BudgetOf {
+        if call == Call::Hunt { BudgetOf::Hunting } else { BudgetOf::Incidents(self.api) }
+    }
+
+    async fn take_call(&mut self, call: Call, now: Timestamp) -> Result<()> {
         let registry = &self.incidents.registry;
+        let of = self.budget_of(call);
         match &mut self.budget {
-            CallBudget::Table => registry.take_call(&self.tenant, self.api, now).await,
+            CallBudget::Table => registry.take_call(&self.tenant, of, now).await,
             CallBudget::Lease(lease, kind) => {
                 if now >= lease.throttling_read_at + THROTTLING_MAX_AGE {
                     let stored = registry.feed(&self.tenant).await?;
@@ -240,20 +246,21 @@ impl TenantClient<'_> {
     }
 
     /// Returns a successful response, or the error that it stands for.
-    async fn successful(&mut self, response: Response) -> Result<Response> {
+    async fn successful(&mut self, call: Call, response: Response) -> Result<Response> {
         match classify_response(response, self.incidents.clock.now()).await {
             ResponseClass::Success(response) => Ok(response),
-            ResponseClass::Throttled { until } => Err(self.throttled(until).await),
+            ResponseClass::Throttled { until } => Err(self.throttled(call, until).await),
             ResponseClass::Failed(error) => Err(error),
         }
     }
 
     /// Stores a wait that Microsoft asks for: in the table for all functions, in the lease for the rest of its work.
-    async fn throttled(&mut self, until: Timestamp) -> Error {
+    async fn throttled(&mut self, call: Call, until: Timestamp) -> Error {
+        let of = self.budget_of(call);
         if let CallBudget::Lease(lease, _) = &mut self.budget {
             lease.feed.set_throttled_until(self.api, until);
         }
-        match self.incidents.registry.set_throttled_until(&self.tenant, self.api, until).await {
+        match self.incidents.registry.set_throttled_until(&self.tenant, of, until).await {
             Ok(()) => Error::Throttled { until },
             Err(error) => error,
         }

@@ -145,7 +145,7 @@ impl Verification {
     }
 }
 
-const SORT_KEY: &str = "PROFILE";
+pub(super) const SORT_KEY: &str = "PROFILE";
 const LISTING: &str = "tenants";
 
 /// The number of items that are deleted at the same time.

@@ -4,10 +4,13 @@
 mod access_tokens;
 mod budget;
 mod calls;
+mod dispatch;
 mod failures;
 mod harness;
 mod live;
 mod model;
+mod quiet;
 mod refusals;
+mod sweeps;
 mod windows;
 mod workers;

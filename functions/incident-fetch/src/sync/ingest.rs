@@ -166,6 +166,7 @@ impl Worker<'_> {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
                 let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
                 let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
+                self.take_lease().await?;
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
                 self.remember(&record.incident_id, version)
             }
@@ -201,6 +202,7 @@ impl Worker<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.take_lease().await?;
         let tenant = self.tenant.tenant_id;
         let present = self.sync.registry.known_tenant(&tenant).await?;
         if present.status != self.tenant.status && present.status != Status::Active {

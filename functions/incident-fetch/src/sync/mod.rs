@@ -194,7 +194,7 @@ pub(crate) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `tenant`, whose lease it has. It ends before `deadline`.
+    /// A worker on `tenant`, with its lease, taken or not. It ends before `deadline`.
     pub(crate) fn new(sync: &'a SyncContext, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
         Self {
             sync,
@@ -242,7 +242,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_due_retries(now) {
                 // The poll's own work is committed before anything else is tried.
-                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+                if self.commit_feed().await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if self.recheck().await? == Progress::OutOfTime
@@ -255,6 +255,22 @@ impl<'a> Worker<'a> {
         Ok(stop)
     }
 
+    /// Takes the lease before the first write. What was read before is still true then.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another worker had it since. Nothing that this worker read may be written then.
+    async fn take_lease(&mut self) -> Result<()> {
+        if self.sync.registry.take_lease(self.lease, self.sync.clock.now()).await? == Write::Done {
+            return Ok(());
+        }
+        self.batch = Batch::new(self.sync.settings.format);
+        Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
+    }
+
+    async fn commit_feed(&mut self) -> Result<Write> {
+        self.sync.registry.commit_feed(self.lease, self.sync.clock.now()).await
+    }
+
     fn has_due_retries(&self, now: Timestamp) -> bool {
         self.lease.feed.rechecks.iter().any(|recheck| recheck.at <= now)
             || self.quarantine.iter().any(|entry| entry.next_try_at <= now)
@@ -265,6 +281,7 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// The error that stopped the job. Everything read before it is delivered.
     pub(crate) async fn run_job(&mut self, job: &mut Job) -> Result<Stop> {
+        self.take_lease().await?;
         self.kind = job.kind.into();
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_quarantine().await?;
@@ -275,11 +292,20 @@ impl<'a> Worker<'a> {
             let feed = &self.lease.feed;
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
+            if self.fails_sweep(job, from < to) {
+                job.status = JobStatus::Failed;
+                let _ = self.sync.registry.commit_job(job, self.sync.clock.now()).await?;
+                return Ok(Stop::Done);
+            }
         }
+        let before = (job.covered_until, job.pass_position.clone());
         self.added_to_job = self.stats.delivered;
         let stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
         self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
+        if job.progressed_at.is_none() || before != (job.covered_until, job.pass_position.clone()) {
+            job.progressed_at = Some(now);
+        }
         match &stop {
             Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
             Err(error) if error.fails_message() => job.failed_once_more(),
@@ -293,6 +319,18 @@ impl<'a> Worker<'a> {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
         }
         Ok(stop)
+    }
+
+    /// Returns true for a sweep that came no further for a day, and for one that has nothing to compare because the feed has
+    /// not come so far. Its end must not read like health.
+    fn fails_sweep(&self, job: &Job, has_span: bool) -> bool {
+        let covered_until = self.lease.feed.covered_until;
+        let lags = covered_until.is_none_or(|covered| covered + self.sync.settings.overlap < job.to);
+        let (stands_still, compares_nothing) = (job.stands_still(self.sync.clock.now()), lags && !has_span);
+        if stands_still || compares_nothing {
+            tracing::error!(job_id = job.job_id, stands_still, compares_nothing, "a sweep failed");
+        }
+        stands_still || compares_nothing
     }
 
     fn add_delivered_to_job(&mut self, job: &mut Job) {

@@ -168,6 +168,7 @@ impl Worker<'_> {
             (entry.tries, entry.next_try_at) = (known.tries, known.next_try_at);
             entry.pass_position = known.pass_position.clone().filter(|_| known.from == entry.from);
         }
+        self.take_lease().await?;
         let object = json!({"tenant_id": tenant, "incident_id": entry.incident_id, "api": self.api, "reason": reason,
                             "from": span.from, "to": to, "quarantined_at": now, "record": record});
         self.sync.bucket.write_quarantined(&tenant, &entry.name, &object).await?;
@@ -175,7 +176,7 @@ impl Worker<'_> {
             // Write the counter before the entry: a counter without an entry is corrected by the next run; an entry
             // without a counter would never be retried.
             self.lease.feed.quarantined = self.quarantine.len() as u64 + 1;
-            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+            if self.commit_feed().await? == Write::Conflict {
                 // The worker that has the lease now finds the same.
                 return Err(Error::DeadlineExceeded);
             }

@@ -476,6 +476,6 @@ impl Worker<'_> {
             }
             PassOwner::Retry => {}
         }
-        self.sync.registry.commit_feed(self.lease).await
+        self.commit_feed().await
     }
 }

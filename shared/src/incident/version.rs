@@ -206,7 +206,7 @@ mod tests {
             alerts.join(",")
         );
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap()
+        Record::parse(json.as_bytes(), &tenant, IncidentApi::Graph, Alerts::Included).unwrap()
     }
 
     fn new(change: Change, ordinal: u32) -> VersionComparison {

@@ -1,36 +1,48 @@
 //! The last delivered version of each incident.
 //!
 //! One item holds 32 consecutive incident ids, with an attribute for each. Incidents that arrive together have ids that
-//! are close, so that one page of them takes few items.
+//! are close, so that one page of them takes few items. An id that is no number is in the item of its hash.
 
 use std::collections::{BTreeMap, HashMap};
+
+use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{Registry, table::text, tenant_pk};
 use crate::{
     error::{Error, Result},
     incident::version::DeliveredVersion,
     tenant::TenantId,
+    text::hex,
 };
 
 const IDS_PER_ITEM: u128 = 32;
 
-/// A block of 32 consecutive incident ids, whose versions are in one item.
+/// Incident ids whose versions are in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VersionBlock(u128);
+pub enum VersionBlock {
+    /// 32 consecutive numbers.
+    Numbers(u128),
+    /// Ids that are no numbers, with the same first 16 bits of their hash.
+    Names([u8; 2]),
+}
 
 impl VersionBlock {
     /// The block of an incident id.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] for an id that is not a number.
-    pub fn of(incident_id: &str) -> Result<Self> {
-        let number: u128 =
-            incident_id.parse().map_err(|error| Error::internal("an incident id that is not a number", error))?;
-        Ok(Self(number / IDS_PER_ITEM))
+    pub fn of(incident_id: &str) -> Self {
+        if let Ok(number) = incident_id.parse::<u128>() {
+            return Self::Numbers(number / IDS_PER_ITEM);
+        }
+        let hash = digest(&SHA256, incident_id.as_bytes());
+        let mut first = [0; 2];
+        first.copy_from_slice(&hash.as_ref()[..2]);
+        Self::Names(first)
     }
 
     fn sort_key(self) -> String {
-        format!("VERSIONS#{}", self.0)
+        match self {
+            Self::Numbers(block) => format!("VERSIONS#{block}"),
+            Self::Names(hash) => format!("VERSIONS#x{}", hex(&hash)),
+        }
     }
 }
 
@@ -64,7 +76,7 @@ impl Registry {
     ) -> Result<()> {
         let mut items: BTreeMap<VersionBlock, Vec<(&String, &DeliveredVersion)>> = BTreeMap::new();
         for (id, version) in delivered {
-            items.entry(VersionBlock::of(id)?).or_default().push((id, version));
+            items.entry(VersionBlock::of(id)).or_default().push((id, version));
         }
         for (block, entries) in items {
             let mut update = self.update(tenant_pk(tenant), block.sort_key());
@@ -82,5 +94,24 @@ impl Registry {
                 .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_incident_id_has_a_block() {
+        let sort_key = |id: &str| VersionBlock::of(id).sort_key();
+        assert_eq!(
+            (sort_key("63"), sort_key("0032"), sort_key("64")),
+            ("VERSIONS#1".into(), "VERSIONS#1".into(), "VERSIONS#2".into())
+        );
+        let guid = "6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a10";
+        assert_eq!(sort_key(guid), sort_key(guid));
+        assert_ne!(sort_key(guid), sort_key("6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a11"));
+        assert_eq!(sort_key(guid).len(), "VERSIONS#x0123".len());
+        assert_eq!(sort_key(&"9".repeat(64)).len(), "VERSIONS#x0123".len(), "more digits than a number holds");
     }
 }

@@ -7,6 +7,7 @@ mod failures;
 mod harness;
 mod live;
 mod model;
+mod odd_records;
 mod refusals;
 mod windows;
 mod workers;

@@ -73,7 +73,7 @@ impl<'a> Renderer<'a> {
 
     /// The number of this version among those that share its time of last update.
     async fn ordinal(&mut self, record: &Record) -> Result<u32> {
-        let block = VersionBlock::of(&record.incident_id)?;
+        let block = VersionBlock::of(&record.incident_id);
         if let Entry::Vacant(unread) = self.delivered.entry(block) {
             unread.insert(self.registry.delivered_versions(&self.tenant.tenant_id, block).await?);
         }

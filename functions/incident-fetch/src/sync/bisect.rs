@@ -83,7 +83,7 @@ impl Worker<'_> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
         while let Some(row) = list.next().await? {
-            match Record::parse(&row, &tenant, Alerts::Omitted) {
+            match Record::parse(&row, &tenant, self.api, Alerts::Omitted) {
                 Ok(record) => {
                     let api = self.api;
                     let delivered = self.delivered_version(&record.incident_id).await?;

@@ -233,7 +233,7 @@ impl Worker<'_> {
         };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = list.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, self.api, Alerts::Omitted) else { continue };
             let api = self.api;
             let delivered = self.delivered_version(&record.incident_id).await?;
             if let VersionComparison::New { .. } = compare(delivered, &record, api) {

@@ -87,7 +87,7 @@ impl Worker<'_> {
         let mut list = self.list(query).await?;
         while let Some(row) = list.next().await? {
             page.rows += 1;
-            match Record::parse(&row, &tenant, query.alerts) {
+            match Record::parse(&row, &tenant, self.api, query.alerts) {
                 Ok(record) => {
                     page.rows_shown.push(RowTimes {
                         last_updated: record.last_updated,
@@ -149,26 +149,24 @@ impl Worker<'_> {
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);
                 }
-                self.remember(&record.incident_id, DeliveredVersion::of(record, ordinal, api))
+                self.remember(&record.incident_id, DeliveredVersion::of(record, ordinal, api));
             }
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
                 let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
                 let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
-                self.remember(&record.incident_id, version)
+                self.remember(&record.incident_id, version);
             }
-            VersionComparison::Same => Ok(()),
-            VersionComparison::Stale => {
-                self.stats.stale += 1;
-                Ok(())
-            }
+            VersionComparison::Same => {}
+            VersionComparison::Stale => self.stats.stale += 1,
         }
+        Ok(())
     }
 
     /// The last delivered version of an incident. The batch counts as delivered.
     pub(super) async fn delivered_version(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
-        let block = VersionBlock::of(incident_id)?;
+        let block = VersionBlock::of(incident_id);
         if !self.delivered_versions.contains_key(&block) {
             let versions = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
             self.delivered_versions.insert(block, versions);
@@ -176,10 +174,9 @@ impl Worker<'_> {
         Ok(self.delivered_versions.get(&block).and_then(|versions| versions.get(incident_id)))
     }
 
-    fn remember(&mut self, incident_id: &str, version: DeliveredVersion) -> Result<()> {
-        let block = VersionBlock::of(incident_id)?;
+    fn remember(&mut self, incident_id: &str, version: DeliveredVersion) {
+        let block = VersionBlock::of(incident_id);
         self.delivered_versions.entry(block).or_default().insert(incident_id.to_owned(), version);
-        Ok(())
     }
 
     /// Writes the batch: objects, then events, then versions. The caller commits the cursor after that.
@@ -252,7 +249,8 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<()> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts).map_err(|_: Unreadable| malformed.clone())?;
+        let parsed = Record::parse(&raw, &self.tenant.tenant_id, self.api, alerts);
+        let record = parsed.map_err(|_: Unreadable| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }

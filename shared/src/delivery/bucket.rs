@@ -121,8 +121,8 @@ impl Batch {
         lines.map(|lines| lines.get_ref().len()).sum()
     }
 
-    /// Adds a version, in the formats of the batch.
-    pub fn add(&mut self, version: &Version<'_>) -> Result<()> {
+    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is the last delivered version.
+    pub fn add(&mut self, version: &Version<'_>, delivered: DeliveredVersion) -> Result<()> {
         let record = version.record;
         let format = self.format;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();
@@ -144,7 +144,6 @@ impl Batch {
         day.keys.push(format!("{} {}", version.key(), record.state_hash));
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
-        let delivered = DeliveredVersion::of(record, version.ordinal, version.api);
         self.versions.insert(record.incident_id.clone(), delivered);
         Ok(())
     }

@@ -32,7 +32,7 @@ pub struct ListEnd {
     pub next_page: Option<NextPage>,
     /// Status 206: Microsoft could not read a part of the list.
     pub partial: bool,
-    /// The `Date` header: Microsoft's time at the start of the response.
+    /// The list's [`IncidentList::date`].
     pub date: Option<Timestamp>,
 }
 
@@ -75,6 +75,11 @@ impl IncidentList {
         }
     }
 
+    /// The `Date` header: Microsoft's time at the start of the response.
+    pub fn date(&self) -> Option<Timestamp> {
+        self.response.date()
+    }
+
     /// Returns the facts about the whole list. The caller has read all rows before.
     ///
     /// # Errors
@@ -82,7 +87,7 @@ impl IncidentList {
     pub fn end(self) -> Result<ListEnd> {
         let malformed = self.response.malformed();
         let partial = self.response.status() == StatusCode::PARTIAL_CONTENT;
-        let date = self.response.date();
+        let date = self.date();
         let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| malformed)?;
         let next_page = next_link.as_deref().and_then(|link| NextPage::of(link, &self.url));
         Ok(ListEnd { rows: self.count, more: next_link.is_some(), next_page, partial, date })

@@ -6,8 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use futures_util::{TryStreamExt, stream};
 
-use super::{Registry, table::text, tenant_pk};
+use super::{
+    Registry,
+    table::{string, text},
+    tenant_pk,
+};
 use crate::{
     error::{Error, Result},
     incident::version::DeliveredVersion,
@@ -16,6 +22,9 @@ use crate::{
 };
 
 const IDS_PER_ITEM: u128 = 32;
+
+/// The number of items that are written at the same time.
+const CONCURRENT_WRITES: usize = 16;
 
 /// Incident ids whose versions are in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,9 +55,11 @@ impl VersionBlock {
     }
 }
 
-fn attribute(incident_id: &str) -> String {
-    format!("i{incident_id}")
-}
+/// The attribute of a version in its packed form, which all releases read.
+const VERSION_PREFIX: char = 'i';
+
+/// The attribute of what the packed form leaves out ([`DeliveredVersion::notes`]). Few versions have one.
+const NOTES_PREFIX: char = 'n';
 
 impl Registry {
     /// Reads the delivered versions of a block, by incident id. Incidents that were never delivered are left out.
@@ -59,9 +70,15 @@ impl Registry {
     ) -> Result<HashMap<String, DeliveredVersion>> {
         let item = self.get_item(&tenant_pk(tenant), &block.sort_key()).await?;
         let mut versions = HashMap::new();
-        for (name, value) in item.into_iter().flatten() {
-            if let (Some(id), Ok(packed)) = (name.strip_prefix('i'), value.as_s()) {
-                let version = packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
+        let item = item.unwrap_or_default();
+        for (name, value) in &item {
+            if let (Some(id), Ok(packed)) = (name.strip_prefix(VERSION_PREFIX), value.as_s()) {
+                let version: DeliveredVersion =
+                    packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
+                let version = match string(&item, &format!("{NOTES_PREFIX}{id}")) {
+                    Some(notes) => version.with_notes(notes),
+                    None => version,
+                };
                 versions.insert(id.to_owned(), version);
             }
         }
@@ -78,22 +95,49 @@ impl Registry {
         for (id, version) in delivered {
             items.entry(VersionBlock::of(id)).or_default().push((id, version));
         }
-        for (block, entries) in items {
+        let updates = items.into_iter().map(|(block, entries)| {
             let mut update = self.update(tenant_pk(tenant), block.sort_key());
-            let mut set = Vec::new();
+            let (mut set, mut remove) = (Vec::new(), Vec::new());
             for (index, (id, version)) in entries.into_iter().enumerate() {
                 set.push(format!("#i{index} = :i{index}"));
                 update = update
-                    .expression_attribute_names(format!("#i{index}"), attribute(id))
-                    .expression_attribute_values(format!(":i{index}"), text(version.to_string()));
+                    .expression_attribute_names(format!("#i{index}"), format!("{VERSION_PREFIX}{id}"))
+                    .expression_attribute_values(format!(":i{index}"), text(version.to_string()))
+                    .expression_attribute_names(format!("#n{index}"), format!("{NOTES_PREFIX}{id}"));
+                if let Some(notes) = version.notes() {
+                    set.push(format!("#n{index} = :n{index}"));
+                    update = update.expression_attribute_values(format!(":n{index}"), text(notes));
+                } else {
+                    remove.push(format!("#n{index}"));
+                }
             }
-            update
-                .update_expression(format!("SET {}", set.join(", ")))
-                .send()
-                .await
-                .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
-        }
-        Ok(())
+            let remove = if remove.is_empty() { String::new() } else { format!(" REMOVE {}", remove.join(", ")) };
+            Ok(update.update_expression(format!("SET {}{remove}", set.join(", "))))
+        });
+        let send = |update: UpdateItemFluentBuilder| async {
+            update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
+        };
+        stream::iter(updates).try_for_each_concurrent(CONCURRENT_WRITES, send).await
+    }
+
+    /// Writes the notes of a delivered version, or removes them. The version itself stays as another worker may have
+    /// written it; then these notes count for nothing.
+    pub async fn record_version_notes(
+        &self,
+        tenant: &TenantId,
+        incident_id: &str,
+        version: &DeliveredVersion,
+    ) -> Result<()> {
+        let update = self
+            .update(tenant_pk(tenant), VersionBlock::of(incident_id).sort_key())
+            .expression_attribute_names("#notes", format!("{NOTES_PREFIX}{incident_id}"));
+        let update = match version.notes() {
+            Some(notes) => {
+                update.update_expression("SET #notes = :notes").expression_attribute_values(":notes", text(notes))
+            }
+            None => update.update_expression("REMOVE #notes"),
+        };
+        update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
     }
 }
 

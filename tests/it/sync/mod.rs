@@ -3,6 +3,7 @@
 
 mod access_tokens;
 mod budget;
+mod earlier_versions;
 mod failures;
 mod harness;
 mod live;

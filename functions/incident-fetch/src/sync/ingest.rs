@@ -10,7 +10,7 @@ use shared::{
     error::{Call, Error, Result},
     incident::{
         record::{Alerts, Record, Unreadable},
-        version::{Change, DeliveredVersion, Version, VersionComparison, compare},
+        version::{Change, DeliveredVersion, MAX_STALE, ReadTime, Version, VersionComparison, compare},
     },
     incident_api::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
@@ -85,6 +85,7 @@ impl Worker<'_> {
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
+        let date = list.date();
         while let Some(row) = list.next().await? {
             page.rows += 1;
             match Record::parse(&row, &tenant, self.api, query.alerts) {
@@ -94,7 +95,7 @@ impl Worker<'_> {
                         created: record.created,
                         incident_id: record.incident_id.clone(),
                     });
-                    self.ingest(&record).await?;
+                    self.ingest(&record, date).await?;
                 }
                 Err(why) => self.quarantine_row(&row, why, query).await?,
             }
@@ -131,25 +132,31 @@ impl Worker<'_> {
         !page.more && page.rows < query.top.min(self.smallest_truncated_page)
     }
 
-    /// Adds a record to the batch if it is a version that was not delivered.
-    async fn ingest(&mut self, record: &Record) -> Result<()> {
+    /// Adds a record to the batch if it is a version that was not delivered. `date` is that of its response.
+    async fn ingest(&mut self, record: &Record, date: Option<Timestamp>) -> Result<()> {
         self.stats.checked += 1;
         let delivered = self.delivered_version(&record.incident_id).await?.cloned();
         let api = self.api;
-        match compare(delivered.as_ref(), record, api) {
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: date };
+        match compare(delivered.as_ref(), record, api, read_at) {
             VersionComparison::New { change, ordinal } => {
                 // The object of an incident's first version must be written before its second version is announced.
                 if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
-                let fetched_at = self.sync.clock.now();
+                let fetched_at = read_at.ours;
                 let tenant_id = self.tenant.tenant_id;
-                self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
+                let next = delivered.map_or_else(
+                    || DeliveredVersion::of(record, ordinal, api),
+                    |before| before.followed_by(record, ordinal, api, read_at),
+                );
+                let version = Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at };
+                self.batch.add(&version, next.clone())?;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);
                 }
-                self.remember(&record.incident_id, DeliveredVersion::of(record, ordinal, api));
+                self.remember(&record.incident_id, next);
             }
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
@@ -158,9 +165,32 @@ impl Worker<'_> {
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
                 self.remember(&record.incident_id, version);
             }
-            VersionComparison::Same => {}
-            VersionComparison::Stale => self.stats.stale += 1,
+            VersionComparison::Same => self.note_older_since(&record.incident_id, delivered, None).await?,
+            VersionComparison::Stale => {
+                self.stats.stale += 1;
+                self.note_older_since(&record.incident_id, delivered, Some(read_at.ours)).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Stores the time since which only older records of an incident were read, or that its delivered version was read.
+    async fn note_older_since(
+        &mut self,
+        incident_id: &str,
+        delivered: Option<DeliveredVersion>,
+        since: Option<Timestamp>,
+    ) -> Result<()> {
+        let Some(delivered) = delivered.filter(|version| version.older_since.is_some() != since.is_some()) else {
+            return Ok(());
+        };
+        if let Some(since) = since {
+            // By then the polls may have passed it.
+            self.recheck_later(incident_id, since + MAX_STALE);
+        }
+        let version = DeliveredVersion { older_since: since, ..delivered };
+        self.sync.registry.record_version_notes(&self.tenant.tenant_id, incident_id, &version).await?;
+        self.remember(incident_id, version);
         Ok(())
     }
 
@@ -254,7 +284,7 @@ impl Worker<'_> {
         if record.incident_id != incident_id {
             return Err(malformed);
         }
-        self.ingest(&record).await
+        self.ingest(&record, None).await
     }
 
     /// The response's `Date`, never later than now; one minute ago if the header is missing.

@@ -10,5 +10,6 @@ mod live;
 mod model;
 mod odd_records;
 mod refusals;
+mod status_events;
 mod windows;
 mod workers;

@@ -86,7 +86,9 @@ impl App {
             return Err(Error::InvalidRequest("The message is not a sync message.".into()));
         };
         let span = tracing::info_span!("tenant", tenant_id = %job.tenant_id);
-        let outcome = self.sync_tenant(&job, &message.message_id, deadline).instrument(span.clone()).await;
+        // Nothing outlives the invocation, not even a call to AWS that hangs. What was not committed is done again.
+        let work = self.sync_tenant(&job, &message.message_id, deadline);
+        let outcome = deadline.run(work).instrument(span.clone()).await;
         let Err(error) = outcome else { return Ok(()) };
         let fails = error.fails_message();
         span.in_scope(|| {

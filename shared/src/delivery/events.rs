@@ -4,7 +4,7 @@ use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, pause_before_attempt},
     error::{Error, Result},
     registry::{
         Registry,
@@ -106,7 +106,10 @@ impl Events {
                     .build()
             })
             .collect::<Vec<_>>();
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 1..=MAX_ATTEMPTS {
+            if attempt > 1 {
+                pause_before_attempt(attempt).await;
+            }
             let mut refused = Vec::new();
             // A call takes at most ten entries.
             for entries in waiting.chunks(10) {

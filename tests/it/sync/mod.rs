@@ -10,6 +10,7 @@ mod live;
 mod model;
 mod odd_records;
 mod refusals;
+mod slow_aws;
 mod status_events;
 mod windows;
 mod workers;

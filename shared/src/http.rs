@@ -227,6 +227,11 @@ impl Response {
         self.status
     }
 
+    /// The time by which the whole body must have arrived.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     /// The value of a header, if it is visible ASCII.
     pub fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())

@@ -7,9 +7,11 @@ use url::Url;
 pub use super::odata::MAX_ROW_BYTES;
 /// The number of pages without rows that are followed in a row. A list with more of them does not end.
 pub const MAX_EMPTY_PAGES: u32 = 5;
+pub use super::row_memory::Row;
 use super::{
     odata::{ODataEnvelope, ODataReader},
     query::{IncidentQuery, NextPage},
+    row_memory::{ArrivingRow, RowMemory},
 };
 use crate::{error::Result, http::Response};
 
@@ -18,6 +20,7 @@ pub struct IncidentList {
     url: Url,
     response: Response,
     rows: ODataReader,
+    arriving: ArrivingRow,
     count: u32,
 }
 
@@ -53,21 +56,24 @@ impl ListEnd {
 }
 
 impl IncidentList {
-    pub(super) fn new(url: Url, response: Response) -> Self {
-        Self { url, response, rows: ODataReader::default(), count: 0 }
+    pub(super) fn new(url: Url, response: Response, memory: &RowMemory) -> Self {
+        Self { url, response, rows: ODataReader::default(), arriving: memory.arriving_row(), count: 0 }
     }
 
-    /// Returns the next row exactly as Microsoft sent it, and `None` after the last one.
+    /// Returns the next row exactly as Microsoft sent it, and `None` after the last one. A large row waits until the process
+    /// has memory for it.
     ///
     /// # Errors
     /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not an `OData` collection,
-    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
+    /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
+    pub async fn next(&mut self) -> Result<Option<Row>> {
         loop {
             if let Some(row) = self.rows.next_row() {
                 self.count += 1;
-                return Ok(Some(row));
+                return Ok(Some(self.arriving.complete(row)));
             }
+            self.response.deadline().run(self.arriving.reserve(self.rows.arriving_bytes())).await?;
             match self.response.chunk().await? {
                 Some(bytes) => self.rows.push(&bytes).map_err(|_| self.response.malformed())?,
                 None => return Ok(None),

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use shared::microsoft::IncidentApi;
-use sim::{Fault, FaultKind, IncidentSeed};
+use sim::{Fault, FaultKind, Giant, IncidentSeed};
 
-use super::harness::{APIS, SyncHarness, TENANT};
+use super::harness::{APIS, SyncHarness, TENANT, active};
+use crate::backends::{invocation, lines_of};
 
 #[tokio::test]
 async fn record_with_the_names_of_both_apis_is_delivered() {
@@ -57,4 +58,41 @@ async fn incidents_with_odd_ids_are_delivered_once() {
         assert_eq!(delivered, expected, "{api}: each once");
         assert_eq!(sync.feed().await.quarantined, 0);
     }
+}
+
+#[tokio::test]
+async fn incidents_that_are_not_read_again_are_counted_in_the_log() {
+    let sync = SyncHarness::start(IncidentApi::Defender).await;
+    for _ in 0..103 {
+        sync.put_seed(IncidentSeed { alerts: 0, ..IncidentSeed::default() });
+    }
+    let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();
+    let event = json!({"Records": [{"messageId": "m", "body": body, "eventSource": "aws:sqs"}]});
+    sync.app.handle(event, invocation(&sync.backends.request_id)).await.unwrap();
+    sync.assert_complete();
+    let dropped: u64 =
+        lines_of(&sync.backends.request_id).iter().filter_map(|line| line["dropped_rechecks"].as_u64()).sum();
+    assert_eq!((sync.feed().await.rechecks.len(), dropped), (100, 3));
+}
+
+/// Large rows of several tenants in one process wait for each other, and all of them are delivered.
+#[tokio::test]
+async fn large_incidents_of_several_tenants_are_delivered() {
+    let sync = SyncHarness::start(IncidentApi::Graph).await;
+    let tenants: Vec<String> = (1..=4).map(|number| format!("11111111-2222-4333-8444-00000000000{number}")).collect();
+    for tenant in &tenants {
+        if tenant != TENANT {
+            sync.backends.customer(tenant, &format!("{tenant}.example"), &[sync.api.write_role()]);
+            sync.registry.create_tenant(&active(tenant.parse().unwrap(), sync.api)).await.unwrap();
+            sync.registry.open_feed(&tenant.parse().unwrap(), sync.clock.now()).await.unwrap();
+        }
+        for _ in 0..2 {
+            let giant = Some(Giant { alerts: 300, bytes_each: 5 << 10 });
+            sync.backends.sim.put_incident(tenant, IncidentSeed { giant, ..IncidentSeed::default() });
+        }
+    }
+    let polls: Vec<String> =
+        tenants.iter().map(|tenant| json!({"tenant_id": tenant, "kind": "poll"}).to_string()).collect();
+    assert_eq!(sync.hand_over(&polls).await, json!({"batchItemFailures": []}));
+    assert_eq!(sync.delivered().len(), 8);
 }

@@ -238,6 +238,8 @@ impl Worker<'_> {
         let rechecks = &mut self.lease.feed.rechecks;
         if rechecks.len() < MAX_RECHECKS {
             rechecks.push(Recheck { incident_id: incident_id.to_owned(), at });
+        } else {
+            self.stats.dropped_rechecks += 1;
         }
     }
 

@@ -85,7 +85,8 @@ impl App {
             return Err(Error::InvalidRequest("The message is not a sync message.".into()));
         };
         let span = tracing::info_span!("tenant", tenant_id = %work.tenant_id);
-        let outcome = self.sync_tenant(&work, &message, deadline).instrument(span.clone()).await;
+        // Nothing outlives the invocation, not even a call to AWS that hangs. What was not committed is done again.
+        let outcome = deadline.run(self.sync_tenant(&work, &message, deadline)).instrument(span.clone()).await;
         let error = match outcome {
             Ok(worked) => return Ok(worked),
             Err(error) => error,

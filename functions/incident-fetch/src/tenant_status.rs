@@ -21,6 +21,7 @@ impl App {
             tracing::warn!(outcome = "unknown_tenant", "message dropped");
             return Ok(None);
         };
+        self.events.announce_status(&self.registry, &tenant).await?;
         match (tenant.status, tenant.reason) {
             (Status::Active, _) if tenant.verification.is_some() => {
                 self.onboarding.refresh_roles(&tenant, deadline).await.map(Some)
@@ -71,8 +72,8 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.announce_status(&self.registry, &after).await
     }
 
     /// Makes a tenant active again, unless the operator paused it, and returns its status.
@@ -85,8 +86,8 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await?;
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.announce_status(&self.registry, &after).await?;
         Ok(after.status)
     }
 }

@@ -425,6 +425,7 @@ fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &Fol
         calls = lease.calls,
         checked = stats.checked,
         stale = stats.stale,
+        dropped_rechecks = stats.dropped_rechecks,
         "tenant worked on"
     );
 }

@@ -13,6 +13,7 @@ use super::{
     list::IncidentList,
     query::IncidentQuery,
     response::{ResponseClass, classify_response},
+    row_memory::{Row, RowMemory},
 };
 use crate::{
     clock::Clock,
@@ -43,6 +44,7 @@ pub struct Incidents {
     tokens: Tokens,
     registry: Registry,
     clock: Clock,
+    row_memory: RowMemory,
 }
 
 /// The access token that a request may use.
@@ -83,7 +85,7 @@ pub struct TenantClient<'a> {
 impl Incidents {
     /// A client of the API hosts in `endpoints`.
     pub fn new(endpoints: Endpoints, http: HttpClient, tokens: Tokens, registry: Registry, clock: Clock) -> Self {
-        Self { endpoints, http, tokens, registry, clock }
+        Self { endpoints, http, tokens, registry, clock, row_memory: RowMemory::new() }
     }
 
     /// The client of one tenant.
@@ -115,15 +117,15 @@ impl TenantClient<'_> {
         let url = self.list_url(query);
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
         let response = self.request(Call::ListIncidents, freshness, deadline, |http| http.get(url.clone())).await;
-        response.map(|response| IncidentList::new(url.clone(), response))
+        response.map(|response| IncidentList::new(url.clone(), response, &self.incidents.row_memory))
     }
 
-    /// Returns one incident exactly as Microsoft sent it.
+    /// Returns one incident exactly as Microsoft sent it. A large one waits until the process has memory for it.
     ///
     /// # Errors
     /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Malformed`] where it is larger than
     /// `max_bytes`.
-    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Vec<u8>> {
+    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Row> {
         let mut url = self.incident_url(incident_id);
         if alerts == Alerts::Included && self.api == IncidentApi::Graph {
             url.set_query(Some("$expand=alerts"));
@@ -133,7 +135,7 @@ impl TenantClient<'_> {
             self.request(Call::GetIncident, TokenFreshness::Cached, deadline, |http| http.get(url.clone())).await;
         let response = response.map_err(no_such_incident)?;
         let too_large = response.malformed();
-        body_up_to(max_bytes, response).await?.ok_or(too_large)
+        body_up_to(max_bytes, response, &self.incidents.row_memory).await?.ok_or(too_large)
     }
 
     /// Changes one incident. `body` is in the API's own form.
@@ -168,7 +170,7 @@ impl TenantClient<'_> {
         let request = |http: &HttpClient| http.post(url.clone()).json(body);
         let response = self.request(Call::Hunt, TokenFreshness::Cached, self.deadline, request).await?;
         let malformed = response.malformed();
-        let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response).await? else {
+        let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response, &self.incidents.row_memory).await? else {
             return Err(Error::InvalidRequest("The result is too large for one response. Ask for fewer rows.".into()));
         };
         serde_json::from_slice(&bytes).map_err(|_| malformed)
@@ -297,15 +299,16 @@ fn refuses_token(response: &Response) -> bool {
 }
 
 /// Reads a whole body. `None`: it is larger than `max_bytes`.
-async fn body_up_to(max_bytes: usize, mut response: Response) -> Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
+async fn body_up_to(max_bytes: usize, mut response: Response, memory: &RowMemory) -> Result<Option<Row>> {
+    let (mut body, mut arriving) = (Vec::new(), memory.arriving_row());
     while let Some(bytes) = response.chunk().await? {
         if body.len() + bytes.len() > max_bytes {
             return Ok(None);
         }
         body.extend_from_slice(&bytes);
+        response.deadline().run(arriving.reserve(body.len())).await?;
     }
-    Ok(Some(body))
+    Ok(Some(arriving.complete(body)))
 }
 
 /// A 404 means an unknown incident where one incident was requested. Elsewhere the API itself is not there.

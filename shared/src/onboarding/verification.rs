@@ -82,8 +82,8 @@ impl Onboarding {
             }
             Ok(())
         });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
+        let (_, after) = changed.await?;
+        self.publish(&after).await?;
         Ok(after)
     }
 
@@ -153,8 +153,8 @@ impl Onboarding {
             }
             Ok(())
         });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
+        let (_, after) = changed.await?;
+        self.publish(&after).await?;
         Ok(after)
     }
 }

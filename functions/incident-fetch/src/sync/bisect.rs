@@ -5,7 +5,7 @@ use shared::{
     incident::{
         record::{Alerts, Record},
         span::Span,
-        version::{VersionComparison, compare},
+        version::{ReadTime, VersionComparison, compare},
     },
     incident_api::query::{IncidentQuery, MAX_SKIP},
     microsoft::IncidentApi,
@@ -82,12 +82,13 @@ impl Worker<'_> {
     async fn list_new_ids(&mut self, query: &IncidentQuery, ids: &mut Vec<String>) -> Result<bool> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
         while let Some(row) = list.next().await? {
-            match Record::parse(&row, &tenant, Alerts::Omitted) {
+            match Record::parse(&row, &tenant, self.api, Alerts::Omitted) {
                 Ok(record) => {
                     let api = self.api;
                     let delivered = self.delivered_version(&record.incident_id).await?;
-                    if matches!(compare(delivered, &record, api), VersionComparison::New { .. }) {
+                    if matches!(compare(delivered, &record, api, read_at), VersionComparison::New { .. }) {
                         ids.push(record.incident_id);
                     }
                 }

@@ -16,7 +16,7 @@ use shared::{
     incident::{
         record::{Alerts, Record},
         span::Span,
-        version::{VersionComparison, compare},
+        version::{ReadTime, VersionComparison, compare},
     },
     incident_api::query::IncidentQuery,
     microsoft::IncidentApi,
@@ -244,12 +244,13 @@ impl Worker<'_> {
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = list.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, self.api, Alerts::Omitted) else { continue };
             let api = self.api;
             let delivered = self.delivered_version(&record.incident_id).await?;
-            if let VersionComparison::New { .. } = compare(delivered, &record, api) {
+            if let VersionComparison::New { .. } = compare(delivered, &record, api, read_at) {
                 seconds.insert(floor(record.last_updated));
             }
         }

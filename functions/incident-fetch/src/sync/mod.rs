@@ -149,6 +149,8 @@ pub(crate) struct SyncStats {
     pub(crate) delivered: u64,
     /// Records older than the delivered version, from responses that lag behind.
     pub(crate) stale: u64,
+    /// Incidents that are not read again, because too many wait for that.
+    pub(crate) dropped_rechecks: u64,
     /// New entries of the quarantine.
     pub(crate) quarantined: u64,
     /// The cursor, or a job's progress, moved.

@@ -96,7 +96,7 @@ async fn backfill_ends_in_spite_of_a_crowded_second() {
         sync.assert_complete();
         // A poll goes before the job in each minute.
         let calls = sync.calls() - before - minutes;
-        assert!(calls <= 16 * 3, "{calls} calls in {minutes} minutes on {api}");
+        assert!(calls <= 16 * 3 + minutes, "{calls} calls in {minutes} minutes on {api}");
     }
 }
 
@@ -122,7 +122,6 @@ async fn sweep_of_a_crowded_second_ends_and_the_next_one_starts() {
 #[tokio::test]
 async fn tenant_whose_alerts_always_fail_is_read_without_them() {
     let sync = SyncHarness::start(IncidentApi::Graph).await;
-    sync.poll().await;
     for number in 0..60 {
         sync.put(60 + number * 40);
     }
@@ -140,6 +139,7 @@ async fn tenant_whose_alerts_always_fail_is_read_without_them() {
     }
     let (delivered, calls) = (sync.keys().len(), sync.calls() - before);
     assert_eq!(delivered, put, "{calls} calls: {:?}", sync.feed().await);
+    assert!(calls <= 400, "{calls} calls in two hours");
     let lag = sync.clock.now().duration_since(sync.feed().await.covered_until.unwrap());
     assert!(lag < SignedDuration::from_mins(20), "{lag}");
     // The alerts come once they are readable.

@@ -253,12 +253,12 @@ impl SeededRandom {
             shuffle_ties: self.one_in(2),
             ..World::default()
         };
-        match self.below(14) {
+        match self.below(9) {
             0..=1 => {
                 let link = self.of(&[sim::NextLink::Skip, sim::NextLink::Skiptoken, sim::NextLink::None]);
                 world.pages = Some((self.of(&[7, 25]), link));
             }
-            2 => world.empty_pages = self.index(3) + 1,
+            2 => world.empty_pages = self.index(2) + 1,
             3 => world.calls_per_minute = Some(self.index(2) + 2),
             4 => world.has_no_date = true,
             5..=6 => world.clock_ahead = self.of(&[-300, 300]),

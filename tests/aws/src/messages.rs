@@ -119,11 +119,17 @@ impl Account {
             return Err(Refusal::new("InternalException", "the bus is down"));
         }
         let mut results = Vec::new();
+        let is_told = !self.defects.ignores_refused_events;
+        let refused = if is_told {
+            json!({"ErrorCode": "InternalFailure", "ErrorMessage": "refused"})
+        } else {
+            json!({"EventId": "e"})
+        };
         for (index, entry) in entries(request)?.iter().enumerate() {
             only(entry, &["Source", "DetailType", "Detail", "EventBusName", "Resources", "Time"])?;
             named(entry, "EventBusName", BUS)?;
             if is_partial && index == 0 {
-                results.push(json!({"ErrorCode": "InternalFailure", "ErrorMessage": "refused"}));
+                results.push(refused.clone());
                 continue;
             }
             let detail = serde_json::from_str(text(entry, "Detail")?).map_err(|_| invalid("Detail is not JSON"))?;
@@ -131,7 +137,7 @@ impl Account {
             self.events.push(Event { source, detail_type, detail });
             results.push(json!({"EventId": "e"}));
         }
-        Ok(json!({"FailedEntryCount": u32::from(is_partial), "Entries": results}))
+        Ok(json!({"FailedEntryCount": u32::from(is_partial && is_told), "Entries": results}))
     }
 }
 

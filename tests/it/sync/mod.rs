@@ -4,6 +4,7 @@
 mod access_tokens;
 mod budget;
 mod calls;
+mod dead_ends;
 mod dispatch;
 mod earlier_versions;
 mod failures;

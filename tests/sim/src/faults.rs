@@ -250,6 +250,10 @@ pub enum FaultKind {
         /// Seconds ahead of the simulator's clock; negative for behind.
         seconds: i64,
     },
+    /// A response whose `Date` header is no date.
+    UnreadableDate,
+    /// A list of all incidents, whatever its `$filter` says.
+    IgnoredFilter,
     /// A list whose next link leads to another URL.
     ForeignNextLink {
         /// The URL of the next link.
@@ -315,9 +319,11 @@ impl FaultKind {
             | Self::MissingRoles
             | Self::Claims { .. } => request.is_token_request(),
             Self::Aadsts { .. } => request.host == Host::Entra && request.method == "POST",
-            Self::ForeignNextLink { .. } | Self::LoopingNextLink | Self::EmptyPage | Self::SilentCap { .. } => {
-                request.is_incident_list()
-            }
+            Self::ForeignNextLink { .. }
+            | Self::LoopingNextLink
+            | Self::EmptyPage
+            | Self::SilentCap { .. }
+            | Self::IgnoredFilter => request.is_incident_list(),
             Self::Stale { .. } => request.host != Host::Entra && request.method == "GET",
             Self::ExpiredSkiptoken => {
                 request.is_incident_list() && request.decoded_query().split('&').any(|pair| pair.starts_with("$skip"))
@@ -332,7 +338,8 @@ impl FaultKind {
             | Self::Cut
             | Self::SlowBody { .. }
             | Self::Rewrite { .. }
-            | Self::DateSkew { .. } => true,
+            | Self::DateSkew { .. }
+            | Self::UnreadableDate => true,
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct ListQuery {
     filter: Option<Filter>,
     top: usize,
     skip: usize,
+    /// The pages without rows that are still to come before the next page with rows.
+    empty_pages: usize,
     pub(crate) alerts: Alerts,
     count: bool,
     /// The order of `$orderby`; otherwise the API's own.
@@ -45,6 +47,7 @@ impl ListQuery {
             filter: None,
             top: behaviour.default_top,
             skip: 0,
+            empty_pages: behaviour.empty_pages,
             alerts: Alerts::Omitted,
             count: false,
             order: None,
@@ -53,7 +56,7 @@ impl ListQuery {
         for (name, value) in decode_pairs(query)? {
             let known = syntax.options.contains(&name.as_str())
                 || (name == "$orderby" && behaviour.allow_orderby)
-                || (name == "$skiptoken" && behaviour.next_link == NextLink::Skiptoken);
+                || (name == "$skiptoken" && (behaviour.next_link == NextLink::Skiptoken || behaviour.empty_pages > 0));
             if !known {
                 return Err(format!("The query parameter '{name}' is not supported."));
             }
@@ -80,8 +83,9 @@ impl ListQuery {
                     }
                 }
                 "$skiptoken" => {
-                    let position = value.strip_prefix("sim-").and_then(|position| position.parse().ok());
-                    list_query.skip = position.ok_or("The skip token is not valid.")?;
+                    let (skip, empty_pages) = parse_skip_token(&value).ok_or("The skip token is not valid.")?;
+                    list_query.skip = skip;
+                    list_query.empty_pages = empty_pages.unwrap_or(behaviour.empty_pages);
                 }
                 "$expand" if value == "alerts" => list_query.alerts = Alerts::Included,
                 "$count" if value == "true" || value == "false" => list_query.count = value == "true",
@@ -100,6 +104,15 @@ impl ListQuery {
             }
         }
         Ok(list_query)
+    }
+}
+
+/// The rows to leave out and the pages without rows still to come, if the token names them.
+fn parse_skip_token(token: &str) -> Option<(usize, Option<usize>)> {
+    let position = token.strip_prefix("sim-")?;
+    match position.split_once('.') {
+        Some((skip, empty_pages)) => Some((skip.parse().ok()?, Some(empty_pages.parse().ok()?))),
+        None => Some((position.parse().ok()?, None)),
     }
 }
 
@@ -135,7 +148,11 @@ pub(crate) fn select_page(
         .filter_map(|stored| stored.version_back(tweaks.versions_behind))
         .filter(|incident| incident.is_visible(now))
         .filter(|incident| {
-            list_query.filter.as_ref().is_none_or(|filter| filter.matches(&|field: &str| field_value(incident, field)))
+            tweaks.ignores_filter
+                || list_query
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| filter.matches(&|field: &str| field_value(incident, field)))
         })
         .collect();
     let tie = |incident: &Incident| {
@@ -155,10 +172,16 @@ pub(crate) fn select_page(
     let total = rows.len();
     let is_empty = matches!(tweaks.next_link, Some(NextLinkTweak::EmptyPage)) && !request.query.contains("skip");
     let page_size = tweaks.row_cap.or(behaviour.page_size).unwrap_or(usize::MAX).min(list_query.top);
-    let page_size = if is_empty { 0 } else { page_size };
+    let page_size = if is_empty || list_query.empty_pages > 0 { 0 } else { page_size };
     let rows: Vec<Incident> = rows.into_iter().skip(list_query.skip).take(page_size).cloned().collect();
     let has_more = tweaks.row_cap.is_none() && list_query.skip + rows.len() < total;
     let next_link = match &tweaks.next_link {
+        _ if list_query.empty_pages > 0 => Some(link_with(
+            world,
+            request,
+            "$skiptoken",
+            &format!("sim-{}.{}", list_query.skip, list_query.empty_pages - 1),
+        )),
         Some(NextLinkTweak::Foreign(url)) => Some(url.clone()),
         Some(NextLinkTweak::Loop) => Some(absolute_url(world, request, &request.query)),
         Some(NextLinkTweak::EmptyPage) if is_empty => {
@@ -189,6 +212,11 @@ fn next_link(world: &World, request: &Request, behaviour: &ListBehaviour, positi
         NextLink::Skip => ("$skip", position.to_string()),
         NextLink::Skiptoken => ("$skiptoken", format!("sim-{position}")),
     };
+    Some(link_with(world, request, name, &value))
+}
+
+/// The URL of the request with another place in the list.
+fn link_with(world: &World, request: &Request, name: &str, value: &str) -> String {
     let pairs = decode_pairs(&request.query).unwrap_or_default();
     let mut query: Vec<String> = pairs
         .into_iter()
@@ -196,7 +224,7 @@ fn next_link(world: &World, request: &Request, behaviour: &ListBehaviour, positi
         .map(|(name, value)| format!("{name}={}", encode(&value)))
         .collect();
     query.push(format!("{name}={value}"));
-    Some(absolute_url(world, request, &query.join("&")))
+    absolute_url(world, request, &query.join("&"))
 }
 
 /// The JSON of one record with generated alerts added. `text` has to end with the array of alerts for that.

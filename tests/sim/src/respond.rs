@@ -44,7 +44,8 @@ pub(crate) fn respond(world: &mut World, request: &Request) -> (Response, Transp
         }
     }
     let now = world.now().checked_add(effects.date_skew).unwrap_or_else(|_| world.now());
-    response.set("date", &http_date(now));
+    let date = if effects.has_no_date { "unknown".to_owned() } else { http_date(now) };
+    response.set("date", &date);
     world.calls.push(Call {
         at: world.now(),
         host: request.host,
@@ -78,6 +79,7 @@ struct FaultEffects {
     rewrites: Vec<Rewrite>,
     /// Added to the time of the `Date` header.
     date_skew: SignedDuration,
+    has_no_date: bool,
     /// The response in place of the host's own.
     replacement: Option<Response>,
 }
@@ -132,10 +134,12 @@ impl FaultEffects {
             FaultKind::DateSkew { seconds } => {
                 self.date_skew = self.date_skew.saturating_add(SignedDuration::from_secs(seconds));
             }
+            FaultKind::UnreadableDate => self.has_no_date = true,
             FaultKind::ForeignNextLink { url } => self.tweaks.next_link = Some(NextLinkTweak::Foreign(url)),
             FaultKind::EmptyPage => self.tweaks.next_link = Some(NextLinkTweak::EmptyPage),
             FaultKind::LoopingNextLink => self.tweaks.next_link = Some(NextLinkTweak::Loop),
             FaultKind::SilentCap { rows } => self.tweaks.row_cap = Some(rows),
+            FaultKind::IgnoredFilter => self.tweaks.ignores_filter = true,
             FaultKind::Stale { versions } => self.tweaks.versions_behind = versions,
             FaultKind::WrongTid { tid } => self.tweaks.tid = Some(tid),
             FaultKind::OpaqueToken => self.tweaks.opaque_token = true,

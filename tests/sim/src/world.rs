@@ -77,6 +77,8 @@ pub struct ListBehaviour {
     pub max_skip: Option<usize>,
     /// The next link of a page that is not the last.
     pub next_link: NextLink,
+    /// The number of pages without rows, each with a next link, before a page with rows.
+    pub empty_pages: usize,
     /// The next link stands before the rows.
     pub next_link_first: bool,
     /// The order without `$orderby`.
@@ -95,6 +97,7 @@ impl Default for ListBehaviour {
             page_size: None,
             max_skip: Some(500),
             next_link: NextLink::Skip,
+            empty_pages: 0,
             next_link_first: false,
             order: Order::UpdatedDescending,
             shuffle_ties: false,
@@ -163,6 +166,7 @@ impl Default for Limits {
 pub(crate) struct Tweaks {
     pub(crate) next_link: Option<NextLinkTweak>,
     pub(crate) row_cap: Option<usize>,
+    pub(crate) ignores_filter: bool,
     pub(crate) versions_behind: usize,
     pub(crate) tid: Option<String>,
     pub(crate) opaque_token: bool,

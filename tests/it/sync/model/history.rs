@@ -1,7 +1,7 @@
 //! The steps of one history. All of them are made from a seed before the history starts, so that a part of it can run
 //! alone.
 
-use shared::microsoft::IncidentApi;
+use shared::{microsoft::IncidentApi, registry::jobs::JobKind};
 use sim::{Fault, FaultKind, RetryAfter};
 
 use aws_double::{AwsFault, FaultPosition};
@@ -24,10 +24,28 @@ pub(super) struct History {
     pub(super) api: IncidentApi,
     /// The number of attempts that the AWS SDK makes for a request.
     pub(super) tries: u32,
+    pub(super) world: World,
+    pub(super) steps: Vec<Step>,
+}
+
+/// The traits of Microsoft's side, and of our clock, that last for a whole history.
+#[derive(Clone, Debug, Default)]
+pub(super) struct World {
     /// Which rows come first, and whether ties come in another order each time.
     pub(super) order: sim::Order,
     pub(super) shuffle_ties: bool,
-    pub(super) steps: Vec<Step>,
+    /// The most rows of a page, with this kind of link to the next one.
+    pub(super) pages: Option<(usize, sim::NextLink)>,
+    /// The number of pages without rows before each page with rows.
+    pub(super) empty_pages: usize,
+    /// Microsoft allows so many calls in a minute.
+    pub(super) calls_per_minute: Option<usize>,
+    /// Responses have no readable `Date`.
+    pub(super) has_no_date: bool,
+    /// Our clock is ahead of Microsoft's by so many seconds.
+    pub(super) clock_ahead: i64,
+    /// Graph fails whenever it is asked for alerts, until the history ends.
+    pub(super) alerts_fail: bool,
 }
 
 /// Incidents are picked by a number, modulo how many there are.
@@ -58,8 +76,21 @@ pub(super) enum Step {
         pick: usize,
         into: usize,
     },
+    /// The alerts of one incident move to another. Both change at once.
+    Move {
+        pick: usize,
+        into: usize,
+    },
     Hide {
         pick: usize,
+    },
+    /// More than a page, or a few, of incidents that were last updated a year ahead.
+    CreateInFuture {
+        count: usize,
+    },
+    /// The schedule ticks so often while no worker takes a message.
+    Backlog {
+        ticks: usize,
     },
     Microsoft(Box<Fault>),
     Poison {
@@ -75,7 +106,20 @@ pub(super) enum Step {
         aws: Vec<(FaultPosition, AwsFault)>,
         dispatch: Option<Vec<(FaultPosition, AwsFault)>>,
     },
-    Sweep,
+    /// A scheduled sweep, or the operator's backfill of the days before.
+    Job {
+        kind: JobKind,
+        workers: TickWorkers,
+    },
+}
+
+/// What the operator does between two requests of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OperatorAction {
+    Pause,
+    CancelJobs,
+    SwitchApi,
+    Offboard,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +137,8 @@ pub(super) enum TickWorkers {
     Two,
     /// One worker sleeps at this request until its lease has passed to the other.
     Overtaken(u32, AwsFault),
+    /// The operator acts while the worker's request waits.
+    Operated(u32, OperatorAction),
 }
 
 /// A generator of pseudo-random numbers (splitmix64).
@@ -141,19 +187,8 @@ impl History {
         let mut random = SeededRandom::new(seed);
         let api = random.of(&IncidentApi::ALL);
         let page = usize::try_from(api.largest_page()).unwrap();
-        let mut history = Self {
-            seed,
-            profile,
-            api,
-            tries: random.count(1, 3),
-            order: random.of(&[
-                sim::Order::UpdatedDescending,
-                sim::Order::UpdatedAscending,
-                sim::Order::CreatedDescending,
-            ]),
-            shuffle_ties: random.one_in(2),
-            steps: Vec::new(),
-        };
+        let mut history =
+            Self { seed, profile, api, tries: random.count(1, 3), world: random.world(profile), steps: Vec::new() };
         if random.one_in(4) {
             history.steps.push(Step::CreateFirst);
         }
@@ -180,6 +215,18 @@ impl History {
             let (nanos, count) = (random.nanos(), page + random.index(20));
             let (ago, created_apart) = (random.seconds(10, 2_000), random.seconds(0, 2));
             history.steps.push(Step::Create { count, ago, nanos, apart: 0, created_apart, alerts: 0, alerts_in: None });
+        } else if random.one_in(24) {
+            // More than the budget of a minute holds for a job lies in one second, where the feed begins or later.
+            let (count, ago) = (page * 7 / 2 + random.index(20) + 10, random.of(&[86_400, 2_000]));
+            history.steps.push(Step::Create {
+                count,
+                ago,
+                nanos: 0,
+                apart: 0,
+                created_apart: 1,
+                alerts: 0,
+                alerts_in: None,
+            });
         }
         for _ in 0..random.count(6, 14) {
             random.add_step(&mut history, busy);
@@ -194,6 +241,33 @@ impl History {
 }
 
 impl SeededRandom {
+    /// One trait beside the order, in most histories.
+    fn world(&mut self, profile: Profile) -> World {
+        let mut world = World {
+            order: self.of(&[
+                sim::Order::UpdatedDescending,
+                sim::Order::UpdatedAscending,
+                sim::Order::CreatedDescending,
+                sim::Order::Shuffled,
+            ]),
+            shuffle_ties: self.one_in(2),
+            ..World::default()
+        };
+        match self.below(9) {
+            0..=1 => {
+                let link = self.of(&[sim::NextLink::Skip, sim::NextLink::Skiptoken, sim::NextLink::None]);
+                world.pages = Some((self.of(&[7, 25]), link));
+            }
+            2 => world.empty_pages = self.index(2) + 1,
+            3 => world.calls_per_minute = Some(self.index(2) + 2),
+            4 => world.has_no_date = true,
+            5..=6 => world.clock_ahead = self.of(&[-300, 300]),
+            7 => world.alerts_fail = profile == Profile::Wild,
+            _ => {}
+        }
+        world
+    }
+
     fn nanos(&mut self) -> i64 {
         if self.one_in(3) { 0 } else { self.seconds(0, 10_000_000) * 100 }
     }
@@ -223,7 +297,7 @@ impl SeededRandom {
 
     fn add_step(&mut self, history: &mut History, busy: bool) {
         let pick = self.index(1_000);
-        let step = match self.below(26) {
+        let step = match self.below(30) {
             0..=2 => {
                 let (count, ago) = (self.index(3) + 1, self.seconds(0, 50));
                 self.create(count, ago)
@@ -239,7 +313,20 @@ impl SeededRandom {
             10 => Step::Merge { pick, into: self.index(1_000) },
             11 => Step::Hide { pick },
             12 if self.one_in(3) => Step::Switch,
-            13 => Step::Sweep,
+            13 => {
+                let (kind, workers) = (self.of(&[JobKind::Sweep, JobKind::Sweep, JobKind::Backfill]), TickWorkers::One);
+                Step::Job { kind, workers }
+            }
+            26 => Step::Move { pick, into: self.index(1_000) },
+            27 => Step::Backlog { ticks: self.index(5) + 2 },
+            28 if self.one_in(3) => {
+                let page = usize::try_from(history.api.largest_page()).unwrap();
+                Step::CreateInFuture { count: if self.one_in(2) { page + 5 } else { self.index(3) + 1 } }
+            }
+            29 => {
+                let kind = self.of(&[JobKind::Sweep, JobKind::Backfill]);
+                Step::Job { kind, workers: self.operated() }
+            }
             14..=16 if history.profile == Profile::Wild => Step::Microsoft(Box::new(self.fault())),
             17 if history.profile == Profile::Wild => Step::Poison { pick, expand: self.of(&[None, None, Some(true)]) },
             18 if history.profile == Profile::Wild => Step::Heal,
@@ -255,6 +342,8 @@ impl SeededRandom {
         let mut dispatch = self.one_in(6).then(Vec::new);
         if self.one_in(6) {
             workers = TickWorkers::Two;
+        } else if self.one_in(10) {
+            return Step::Tick { millis, workers: self.operated(), aws, dispatch };
         }
         if profile != Profile::Calm {
             if self.one_in(5) {
@@ -269,6 +358,18 @@ impl SeededRandom {
             }
         }
         Step::Tick { millis, workers, aws, dispatch }
+    }
+
+    fn operated(&mut self) -> TickWorkers {
+        let action = self.of(&[
+            OperatorAction::Pause,
+            OperatorAction::Pause,
+            OperatorAction::CancelJobs,
+            OperatorAction::CancelJobs,
+            OperatorAction::SwitchApi,
+            OperatorAction::Offboard,
+        ]);
+        TickWorkers::Operated(self.count(2, 24), action)
     }
 
     fn position(&mut self) -> FaultPosition {
@@ -317,6 +418,9 @@ impl SeededRandom {
             FaultKind::LoopingNextLink,
             FaultKind::ExpiredSkiptoken,
             FaultKind::SilentCap { rows: 2 },
+            FaultKind::UnreadableDate,
+            FaultKind::EmptyPage,
+            FaultKind::IgnoredFilter,
             FaultKind::Stale { versions: 1 },
             FaultKind::Throttle { retry_after: RetryAfter::Seconds(PAUSE) },
             FaultKind::Throttle { retry_after: RetryAfter::Date(PAUSE) },

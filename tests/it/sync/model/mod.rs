@@ -122,6 +122,25 @@ fn thousands_of_histories_hold() {
     }
 }
 
+#[test]
+fn stretches_of_random_shape_are_read_in_few_calls() {
+    let read = apart(async |mut harness| {
+        let mut costly = Vec::new();
+        for seed in 0..FEW {
+            let mut history = History::of(seed, Profile::Calm);
+            // Requests that were refused, and pages without rows, are no pages.
+            (history.world.calls_per_minute, history.world.empty_pages) = (None, 0);
+            let (calls, pages) = harness.calls_and_pages(&history).await;
+            if calls > pages * 14 / 10 + 4 {
+                costly.push(format!("seed {seed}: {calls} calls for {pages} pages, {:?}", history.world));
+            }
+        }
+        costly
+    });
+    let costly = read.join().unwrap();
+    assert!(costly.is_empty(), "{}", costly.join("\n"));
+}
+
 /// That a defect is found within the short round.
 fn assert_found(planted: PlantedDefect, profile: Profile) {
     let found = apart(async move |mut harness| first_failure(&mut harness, 0..FEW, profile, Some(planted)).await);
@@ -151,6 +170,51 @@ fn model_finds_a_missing_overlap() {
 #[test]
 fn model_finds_a_missing_fence() {
     assert_found(PlantedDefect::NoFence, Profile::Workers);
+}
+
+#[test]
+fn model_finds_completion_by_an_empty_page() {
+    assert_found(PlantedDefect::EmptyPageEnds, Profile::Calm);
+}
+
+#[test]
+fn model_finds_completion_by_a_short_page() {
+    assert_found(PlantedDefect::ShortPageEnds, Profile::Calm);
+}
+
+#[test]
+fn model_finds_a_forgotten_position() {
+    assert_found(PlantedDefect::ForgottenPosition, Profile::Calm);
+}
+
+#[test]
+fn model_finds_skipped_windows() {
+    assert_found(PlantedDefect::SkippedWindows, Profile::Calm);
+}
+
+#[test]
+fn model_finds_a_cursor_past_what_was_read() {
+    assert_found(PlantedDefect::CursorPastReading, Profile::Calm);
+}
+
+#[test]
+fn model_finds_forgotten_throttling() {
+    assert_found(PlantedDefect::ForgottenThrottling, Profile::Calm);
+}
+
+#[test]
+fn model_finds_ignored_refusals_of_events() {
+    assert_found(PlantedDefect::IgnoredRefusedEvents, Profile::Workers);
+}
+
+#[test]
+fn model_finds_an_ignored_pause() {
+    assert_found(PlantedDefect::IgnoredPause, Profile::Calm);
+}
+
+#[test]
+fn model_finds_an_overwritten_cancellation() {
+    assert_found(PlantedDefect::OverwrittenCancellation, Profile::Calm);
 }
 
 /// A history that the model has found, or that was thought of while it was made.

@@ -19,6 +19,10 @@ pub(super) enum ConnectorDefect {
     StrictlyAfter,
     /// Page by page with `$skip`, while rows move.
     BySkip,
+    /// A page without rows is the last one.
+    EmptyPageEnds,
+    /// A page with fewer rows than asked for is the last one.
+    ShortPageEnds,
 }
 
 /// Rows of a page that is skipped.
@@ -92,6 +96,10 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
         (ConnectorDefect::StrictlyAfter, _) if is_list => {
             relay.get(&asked.replace("%20ge%20", "%20gt%20"), &headers).await
         }
+        (ConnectorDefect::EmptyPageEnds | ConnectorDefect::ShortPageEnds, Some(top)) if is_list => {
+            let (status, date, body) = relay.get(asked, &headers).await;
+            (status, date, ended_early(relay.defect, top, asked.contains("$skip="), &body).unwrap_or(body))
+        }
         _ => relay.get(asked, &headers).await,
     };
     let mut answer = (status, [("content-type", "application/json")], body).into_response();
@@ -99,4 +107,25 @@ async fn serve(State(relay): State<Relay>, uri: Uri, headers: HeaderMap) -> Resp
         answer.headers_mut().insert("date", date.parse().unwrap());
     }
     answer
+}
+
+/// A page as it looks to a connector that takes it for the last one.
+fn ended_early(defect: ConnectorDefect, top: usize, is_later_page: bool, body: &[u8]) -> Option<Vec<u8>> {
+    let mut page: Value = serde_json::from_slice(body).ok()?;
+    let rows = page["value"].as_array_mut()?;
+    let ends = match defect {
+        ConnectorDefect::EmptyPageEnds => rows.is_empty(),
+        ConnectorDefect::ShortPageEnds => {
+            if is_later_page {
+                // This connector would not have asked.
+                rows.truncate(1);
+            }
+            rows.len() < top
+        }
+        ConnectorDefect::StrictlyAfter | ConnectorDefect::BySkip => false,
+    };
+    if ends {
+        page.as_object_mut()?.remove("@odata.nextLink");
+    }
+    Some(page.to_string().into_bytes())
 }

@@ -2,6 +2,10 @@
 //!
 //! Long, because one history needs all of its parts: the actors, the schedule, the clock and the final comparison.
 
+mod looks;
+mod operator;
+mod settle;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -15,13 +19,17 @@ use incident_fetch::App as Fetch;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
-    clock::Clock, http::HttpClient, lambda::runtime::Platform, microsoft::IncidentApi, registry::Registry,
+    clock::Clock,
+    http::HttpClient,
+    lambda::runtime::Platform,
+    microsoft::IncidentApi,
+    registry::{Registry, jobs::JobKind},
     tenant::TenantId,
 };
-use sim::{App, FaultKind, IncidentSeed, Sim, SimOptions, TenantSeed};
+use sim::{App, FaultKind, IncidentSeed, Limits, Sim, SimOptions, TenantSeed};
 
 use super::{
-    history::{History, IncidentChange, PAUSE, Profile, Step, TickWorkers},
+    history::{History, IncidentChange, Profile, Step, TickWorkers},
     oracle,
     relay::{self, ConnectorDefect},
 };
@@ -43,6 +51,15 @@ pub(super) enum PlantedDefect {
     CursorBeforeS3,
     NoOverlap,
     NoFence,
+    EmptyPageEnds,
+    ShortPageEnds,
+    ForgottenPosition,
+    SkippedWindows,
+    CursorPastReading,
+    ForgottenThrottling,
+    IgnoredRefusedEvents,
+    IgnoredPause,
+    OverwrittenCancellation,
 }
 
 /// The servers that histories share. Histories run one after another.
@@ -83,6 +100,7 @@ pub(super) struct Outcome {
     pub(super) switched: bool,
     /// Something was changed under its old time.
     pub(super) silent: bool,
+    pub(super) is_offboarded: bool,
 }
 
 struct Worker {
@@ -112,6 +130,13 @@ struct Run<'a> {
     interrupted_since: Option<Timestamp>,
     switched: bool,
     silent: bool,
+    /// The operator has paused the tenant.
+    is_paused: bool,
+    is_offboarded: bool,
+    /// The jobs that the operator has cancelled.
+    cancelled: Vec<String>,
+    /// The wakes in a row that read something and changed nothing.
+    idle_wakes: u32,
 }
 
 impl ModelHarness {
@@ -156,6 +181,13 @@ impl<'a> Run<'a> {
         let defects = Defects {
             ignores_fence: planted == Some(PlantedDefect::NoFence),
             writes_objects_last: planted == Some(PlantedDefect::CursorBeforeS3),
+            forgets_position: planted == Some(PlantedDefect::ForgottenPosition),
+            skips_windows: planted == Some(PlantedDefect::SkippedWindows),
+            covers_past_reading: planted == Some(PlantedDefect::CursorPastReading),
+            forgets_throttling: planted == Some(PlantedDefect::ForgottenThrottling),
+            ignores_refused_events: planted == Some(PlantedDefect::IgnoredRefusedEvents),
+            ignores_pause: planted == Some(PlantedDefect::IgnoredPause),
+            ignores_cancellation: planted == Some(PlantedDefect::OverwrittenCancellation),
         };
         let now = clock.clone();
         harness.aws.reset(move || now.now(), defects);
@@ -164,10 +196,16 @@ impl<'a> Run<'a> {
         let sim = &harness.sim;
         sim.clear_faults();
         sim.clear_calls();
-        sim.clock().freeze(start_of_test());
+        sim.clock().freeze(start_of_test() - SignedDuration::from_secs(history.world.clock_ahead));
+        let world = &history.world;
         sim.configure(|behaviour| {
+            *behaviour = sim::Behaviour::default();
             for list in [&mut behaviour.graph, &mut behaviour.defender] {
-                (list.order, list.shuffle_ties) = (history.order, history.shuffle_ties);
+                (list.order, list.shuffle_ties) = (world.order, world.shuffle_ties);
+                (list.page_size, list.empty_pages) = (world.pages.map(|pages| pages.0), world.empty_pages);
+                if let Some((_, link)) = world.pages {
+                    list.next_link = link;
+                }
                 if planted == Some(PlantedDefect::SkipPaging) {
                     (list.order, list.shuffle_ties) = (sim::Order::UpdatedAscending, false);
                 }
@@ -179,11 +217,16 @@ impl<'a> Run<'a> {
             ..TenantSeed::default()
         });
         sim.grant(&id, CLIENT_ID, &[IncidentApi::Graph.write_role(), IncidentApi::Defender.write_role()]);
+        for host in [sim::Host::Graph, sim::Host::Defender] {
+            sim.set_limits(host, Some(&id), Limits { per_minute: world.calls_per_minute, ..Limits::default() });
+        }
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
         let defect = match planted {
             Some(PlantedDefect::StrictGt) => Some(ConnectorDefect::StrictlyAfter),
             Some(PlantedDefect::SkipPaging) => Some(ConnectorDefect::BySkip),
+            Some(PlantedDefect::EmptyPageEnds) => Some(ConnectorDefect::EmptyPageEnds),
+            Some(PlantedDefect::ShortPageEnds) => Some(ConnectorDefect::ShortPageEnds),
             _ => None,
         };
         if let Some(defect) = defect {
@@ -227,12 +270,34 @@ impl<'a> Run<'a> {
             interrupted_since: None,
             switched: false,
             silent: false,
+            is_paused: false,
+            is_offboarded: false,
+            cancelled: Vec::new(),
+            idle_wakes: 0,
         };
         for _ in 0..2 {
             let worker = run.worker();
             run.workers.push(worker);
         }
+        run.clear_faults();
         run
+    }
+
+    /// Ends all faults, except for those of the history's world.
+    fn clear_faults(&self) {
+        let (sim, world) = (&self.harness.sim, &self.history.world);
+        sim.clear_faults();
+        if world.has_no_date {
+            sim.fault(sim::Fault::new(FaultKind::UnreadableDate));
+        }
+        if world.alerts_fail {
+            sim.fault(sim::Fault::new(FaultKind::status(500)).on(sim::Host::Graph).with_expand());
+        }
+    }
+
+    /// The time by Microsoft's clock.
+    fn microsoft_now(&self) -> Timestamp {
+        self.harness.sim.clock().now()
     }
 
     /// A worker with nothing in memory.
@@ -259,7 +324,8 @@ impl<'a> Run<'a> {
 
     fn advance(&self, millis: i64) {
         self.clock.advance(SignedDuration::from_millis(millis));
-        self.harness.sim.clock().freeze(self.clock.now());
+        let ahead = SignedDuration::from_secs(self.history.world.clock_ahead);
+        self.harness.sim.clock().freeze(self.clock.now() - ahead);
     }
 
     fn note(&self, incident: &str) {
@@ -273,19 +339,22 @@ impl<'a> Run<'a> {
 
     /// Something is shown from `at` on that was last updated at `last_update`.
     fn shown(&mut self, last_update: Timestamp, at: Timestamp) {
-        let begun = self.covered_until().is_some() || at > self.clock.now();
+        let begun = self.covered_until().is_some() || at > self.microsoft_now();
         if begun && last_update < at - OVERLAP {
             self.for_sweeps = self.for_sweeps.map(|count| count + 1);
         }
     }
 
+    /// An incident that was not updated in the future.
     fn pick(&self, pick: usize) -> Option<String> {
-        (!self.ids.is_empty()).then(|| self.ids[pick % self.ids.len()].clone())
+        let id = (!self.ids.is_empty()).then(|| self.ids[pick % self.ids.len()].clone())?;
+        let incident = self.harness.sim.incident(&self.id, &id)?;
+        (incident.last_update <= self.microsoft_now()).then_some(id)
     }
 
     async fn step(&mut self, step: &Step) {
         let (sim, id) = (self.harness.sim.clone(), self.id.clone());
-        let now = self.clock.now();
+        let now = self.microsoft_now();
         match step {
             Step::Create { count, ago, nanos, apart, created_apart, alerts, alerts_in } => {
                 for number in 0..i64::try_from(*count).unwrap() {
@@ -311,6 +380,20 @@ impl<'a> Run<'a> {
                     ..IncidentSeed::default()
                 });
             }
+            Step::CreateInFuture { count } => {
+                for number in 0..i64::try_from(*count).unwrap() {
+                    let last_update =
+                        now + SignedDuration::from_hours(24 * 365) + SignedDuration::from_secs(number * 100);
+                    let (last_update, created) = (Some(last_update), Some(now));
+                    self.created(IncidentSeed { last_update, created, alerts: 0, ..IncidentSeed::default() });
+                }
+            }
+            Step::Backlog { ticks } => {
+                for _ in 0..*ticks {
+                    self.advance(60_000);
+                    self.stand_in_for_dispatch("poll");
+                }
+            }
             Step::Update { pick, change } => {
                 if let Some(incident) = self.pick(*pick) {
                     sim.update_incident(&id, &incident, |incident| change.change(incident, now));
@@ -334,6 +417,16 @@ impl<'a> Run<'a> {
                     self.note(&into);
                 }
             }
+            Step::Move { pick, into } => {
+                let pair = self.pick(*pick).zip(self.pick(*into)).filter(|(from, into)| from != into);
+                if let Some((from, into)) = pair {
+                    let mut alerts = Vec::new();
+                    sim.update_incident(&id, &from, |incident| alerts.append(&mut incident.alerts));
+                    sim.update_incident(&id, &into, |incident| incident.alerts.append(&mut alerts));
+                    self.note(&from);
+                    self.note(&into);
+                }
+            }
             Step::Hide { pick } => {
                 if let Some(incident) = self.pick(*pick) {
                     sim.hide_incident(&id, &incident);
@@ -341,7 +434,7 @@ impl<'a> Run<'a> {
             }
             Step::Microsoft(fault) => {
                 let untrue = match &fault.kind {
-                    FaultKind::SilentCap { .. } | FaultKind::Stale { .. } => true,
+                    FaultKind::SilentCap { .. } | FaultKind::Stale { .. } | FaultKind::IgnoredFilter => true,
                     FaultKind::DateSkew { seconds } => *seconds > 0,
                     _ => false,
                 };
@@ -357,13 +450,14 @@ impl<'a> Run<'a> {
                     sim.fault(fault);
                 }
             }
-            Step::Heal => sim.clear_faults(),
+            Step::Heal => self.clear_faults(),
             Step::Switch => self.switch().await,
             Step::Tick { millis, workers, aws, dispatch } => {
                 self.advance(*millis);
                 self.tick("poll", *workers, aws, dispatch.as_deref()).await;
             }
-            Step::Sweep => self.tick("sweep", TickWorkers::One, &[], None).await,
+            Step::Job { kind: JobKind::Sweep, workers } => self.tick("sweep", *workers, &[], None).await,
+            Step::Job { kind: JobKind::Backfill, workers } => self.tick("backfill", *workers, &[], None).await,
         }
     }
 
@@ -379,21 +473,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn switch(&mut self) {
-        self.api = match self.api {
-            IncidentApi::Graph => IncidentApi::Defender,
-            IncidentApi::Defender => IncidentApi::Graph,
-        };
-        self.switched = true;
-        let (_, config) = self.harness.life(1);
-        let api = self.api;
-        let change = |tenant: &mut shared::registry::tenants::Tenant| {
-            tenant.api = api;
-            Ok(())
-        };
-        Registry::new(&config, TABLE.into()).change_tenant(&self.tenant, change).await.unwrap();
-    }
-
     /// The schedule ticks, and what lies on the queue is worked on. With `dispatch` it ticks for the function; without, for
     /// a stand-in of it, which needs no request.
     async fn tick(
@@ -403,6 +482,14 @@ impl<'a> Run<'a> {
         aws: &[(FaultPosition, AwsFault)],
         dispatch: Option<&[(FaultPosition, AwsFault)]>,
     ) {
+        if self.is_offboarded {
+            return self.tick_of_offboarded().await;
+        }
+        if self.is_paused && matches!(workers, TickWorkers::One) && self.turn % 2 == 0 {
+            self.resume().await;
+        }
+        let (before, calls_before) = (self.standing(), self.harness.sim.calls().len());
+        let is_one = matches!(workers, TickWorkers::One);
         match dispatch {
             Some(plan) => self.dispatch(kind, plan).await,
             None => self.stand_in_for_dispatch(kind),
@@ -414,7 +501,9 @@ impl<'a> Run<'a> {
                 let received = self.harness.aws.account().receive();
                 received.into_iter().map(|message| (message.id, message.body)).collect()
             };
-            if messages.is_empty() && matches!(workers, TickWorkers::Two | TickWorkers::Overtaken(..)) {
+            if messages.is_empty()
+                && matches!(workers, TickWorkers::Two | TickWorkers::Overtaken(..) | TickWorkers::Operated(..))
+            {
                 messages.push(("extra".into(), self.poll()));
             }
             if messages.is_empty() {
@@ -435,10 +524,13 @@ impl<'a> Run<'a> {
                         self.ended(1, &id, &two);
                     }
                     TickWorkers::Overtaken(request, fault) => self.overtaken(&id, &body, request, fault).await,
+                    TickWorkers::Operated(request, action) => self.operated(&id, &body, request, action).await,
                 }
             }
         }
         self.look();
+        self.look_at_progress(&before, calls_before);
+        self.look_at_throttling(calls_before, is_one && aws.is_empty());
     }
 
     /// Does for the tenant what `incident-dispatch` would do.
@@ -451,7 +543,11 @@ impl<'a> Run<'a> {
         if kind == "poll" && due > now.as_millisecond() {
             return;
         }
-        account.enqueue(&self.id, &json!({"tenant_id": self.id, "kind": kind}).to_string(), SignedDuration::ZERO);
+        let mut message = json!({"tenant_id": self.id, "kind": kind});
+        if kind == "backfill" {
+            message["from"] = json!((now - SignedDuration::from_hours(48)).to_string());
+        }
+        account.enqueue(&self.id, &message.to_string(), SignedDuration::ZERO);
     }
 
     async fn dispatch(&mut self, kind: &str, plan: &[(FaultPosition, AwsFault)]) {
@@ -499,84 +595,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Checks the rules that hold at any time.
-    fn look(&mut self) {
-        let account = self.harness.aws.account();
-        let sweep = account.items("FEED").first().and_then(|feed| feed.get("last_sweep").cloned());
-        let missing = sweep.and_then(|sweep| sweep["M"]["missing"]["N"].as_str()?.parse::<u64>().ok()).unwrap_or(0);
-        let set_aside = account.objects.iter().any(|object| object.key.starts_with("quarantine/"));
-        let interrupted = account.items("FEED").first().is_some_and(|feed| feed.contains_key("pass_position"));
-        drop(account);
-        let now = self.clock.now();
-        self.interrupted_since = interrupted.then(|| self.interrupted_since.unwrap_or(now));
-        if self.interrupted_since.is_some_and(|since| now > since + OVERLAP) {
-            // Behind a poll that stands still for so long, what arrives late is left to the sweep.
-            self.for_sweeps = None;
-        }
-        if !set_aside && self.for_sweeps.is_some_and(|most| missing > most) {
-            self.wrong
-                .push(format!("a sweep had to deliver {missing} versions, and polls should have found most of them"));
-        }
-    }
-
-    /// The faults end, and enough time passes.
-    async fn settle(&mut self) {
-        self.harness.sim.clear_faults();
-        let pauses = [61, 1_000, 1_000, 60, 1_000, 3_700, 7_200, 7_200, 22_000, 22_000];
-        for (turn, pause) in pauses.into_iter().chain(std::iter::repeat_n(22_000, 10)).enumerate() {
-            self.advance(pause * 1_000);
-            self.tick("poll", TickWorkers::One, &[], None).await;
-            if turn > 0 && self.is_quiet() {
-                break;
-            }
-        }
-        self.tick("sweep", TickWorkers::One, &[], None).await;
-        for _ in 0..12 {
-            if self.is_quiet() {
-                break;
-            }
-            self.advance(61_000);
-            self.tick("poll", TickWorkers::One, &[], None).await;
-        }
-        if !self.is_quiet() {
-            let account = self.harness.aws.account();
-            let feed = format!("{:?} {:?}", account.items("FEED"), account.items("QUARANTINE"));
-            drop(account);
-            self.wrong.push(format!("it never comes to rest: {feed}"));
-        }
-        let lag = self.covered_until().map(|covered| self.clock.now().duration_since(covered));
-        // A quiet poll writes every five minutes.
-        if lag.is_none_or(|lag| lag > SignedDuration::from_secs(310)) {
-            self.wrong.push(format!("the feed lags behind by {lag:?}"));
-        }
-    }
-
-    /// Returns `true` if nothing is left to do.
-    fn is_quiet(&self) -> bool {
-        let account = self.harness.aws.account();
-        let feeds = account.items("FEED");
-        let [feed] = feeds[..] else { return false };
-        let profile = account.items("PROFILE")[0];
-        !feed.contains_key("pass_position")
-            && !feed.contains_key("open_jobs")
-            && feed["quarantined"]["N"] == "0"
-            && account.items("QUARANTINE").is_empty()
-            && feed["failures"]["N"] == "0"
-            && profile["status"]["S"] == "active"
-            && account.is_queue_empty()
-    }
-
     fn outcome(mut self) -> Outcome {
         self.ask_in_time();
+        let present = self.present();
         let sim = &self.harness.sim;
-        let mut present = BTreeMap::new();
-        for incident in sim.incidents(&self.id) {
-            let shown = !incident.hidden && incident.last_update >= start_of_test() - SignedDuration::from_hours(24);
-            if shown {
-                present.insert(incident.id.to_string(), Version::of(&incident));
+        sim.remove_tenant(&self.id);
+        for id in &self.cancelled {
+            let account = self.harness.aws.account();
+            let jobs = account.items(&format!("JOB#{id}"));
+            if !self.is_offboarded && jobs.iter().any(|job| job["status"]["S"] != "cancelled") {
+                self.wrong.push(format!("a job was cancelled and went on: {jobs:?}"));
             }
         }
-        sim.remove_tenant(&self.id);
         let mut account = self.harness.aws.account();
         self.wrong.append(&mut account.regressions);
         Outcome {
@@ -592,25 +622,17 @@ impl<'a> Run<'a> {
             acted_faults: std::mem::take(&mut account.acted_faults),
             switched: self.switched,
             silent: self.silent,
+            is_offboarded: self.is_offboarded,
             history: self.history,
         }
     }
 
-    /// After a 429 nobody asks before the time named. Where AWS fails, that cannot be remembered.
-    fn ask_in_time(&mut self) {
-        if !self.harness.aws.account().acted_faults.is_empty() {
-            return;
-        }
-        let calls = self.harness.sim.calls();
-        for (index, call) in calls.iter().enumerate() {
-            let pause = SignedDuration::from_secs(i64::try_from(PAUSE).unwrap());
-            let until = call.at + pause;
-            let mut later = calls[index..].iter().filter(|later| later.host == call.host);
-            let early = later.find(|later| call.at < later.at && later.at < until);
-            if let Some(early) = early.filter(|_| call.status == 429) {
-                self.wrong.push(format!("{:?} was asked at {} after a 429 at {}", call.host, early.at, call.at));
-            }
-        }
+    /// The incidents that Microsoft shows and that belong to the feed.
+    fn present(&self) -> BTreeMap<String, Version> {
+        let begin = start_of_test() - SignedDuration::from_hours(24);
+        let shown = |incident: &sim::Incident| !incident.hidden && incident.last_update >= begin;
+        let incidents = self.harness.sim.incidents(&self.id).into_iter().filter(shown);
+        incidents.map(|incident| (incident.id.to_string(), Version::of(&incident))).collect()
     }
 }
 

@@ -1,0 +1,119 @@
+//! The operator as a third actor: acts while a request of a worker waits.
+
+use aws_double::{AwsFault, FaultPosition, TABLE};
+use shared::{
+    microsoft::IncidentApi,
+    registry::{
+        Registry,
+        jobs::JobStatus,
+        tenants::{Status, Tenant},
+    },
+    tenant::Reason,
+};
+
+use super::{super::history::OperatorAction, Run, hand_over};
+
+impl Run<'_> {
+    /// The operator acts while a request of the worker waits; then the worker goes on.
+    pub(super) async fn operated(&mut self, id: &str, body: &str, request: u32, action: OperatorAction) {
+        let worker = self.turn % 2;
+        let (app, aws) = (self.workers[worker].app.clone(), self.harness.aws.clone());
+        let held = vec![(FaultPosition::Request(request), AwsFault::HeldBefore)];
+        aws.account().plan(&self.workers[worker].life, held);
+        let mut working = std::pin::pin!(hand_over(&app, id, body));
+        let answer = tokio::select! {
+            answer = &mut working => answer,
+            () = aws.held() => {
+                self.act(action).await;
+                let events = aws.account().calls("PutEvents");
+                aws.release();
+                let answer = working.await;
+                // What was on its way when the operator acted may arrive.
+                let later = aws.account().calls("PutEvents") - events;
+                if later > 1 && matches!(action, OperatorAction::Pause | OperatorAction::Offboard) {
+                    self.wrong.push(format!("{later} batches were delivered after {action:?}"));
+                }
+                // It is no fault of AWS.
+                aws.account().acted_faults.pop();
+                answer
+            }
+        };
+        self.ended(worker, id, &answer);
+    }
+
+    async fn act(&mut self, action: OperatorAction) {
+        let registry = self.registry();
+        let now = self.clock.now();
+        match action {
+            OperatorAction::Pause => {
+                self.change_tenant(|tenant| {
+                    (tenant.status, tenant.reason) = (Status::Paused, Some(Reason::Operator));
+                    tenant.operator_paused_at = Some(now);
+                })
+                .await;
+                registry.stop_feed(&self.tenant).await.unwrap();
+                self.is_paused = true;
+            }
+            OperatorAction::CancelJobs => {
+                let open = registry.feed(&self.tenant).await.unwrap().unwrap().open_jobs;
+                for id in open {
+                    let job = registry.cancel_job(&self.tenant, &id, now).await.unwrap();
+                    if job.is_some_and(|job| job.status == JobStatus::Cancelled) {
+                        self.cancelled.push(id);
+                    }
+                }
+            }
+            OperatorAction::SwitchApi => self.switch().await,
+            OperatorAction::Offboard => {
+                self.change_tenant(|tenant| {
+                    (tenant.status, tenant.reason) = (Status::Offboarded, None);
+                    (tenant.activated_at, tenant.offboarded_at) = (None, Some(now));
+                })
+                .await;
+                registry.stop_feed(&self.tenant).await.unwrap();
+                registry.purge_tenant(&self.tenant).await.unwrap();
+                self.is_offboarded = true;
+            }
+        }
+    }
+
+    pub(super) async fn resume(&mut self) {
+        self.is_paused = false;
+        self.change_tenant(|tenant| (tenant.status, tenant.reason) = (Status::Active, None)).await;
+        self.registry().open_feed(&self.tenant, self.clock.now()).await.unwrap();
+    }
+
+    pub(super) fn registry(&mut self) -> Registry {
+        let (_, config) = self.harness.life(1);
+        Registry::new(&config, TABLE.into())
+    }
+
+    async fn change_tenant(&mut self, change: impl Fn(&mut Tenant)) {
+        let change = |tenant: &mut Tenant| {
+            change(tenant);
+            Ok(())
+        };
+        self.registry().change_tenant(&self.tenant.clone(), change).await.unwrap();
+    }
+
+    pub(super) async fn switch(&mut self) {
+        self.api = match self.api {
+            IncidentApi::Graph => IncidentApi::Defender,
+            IncidentApi::Defender => IncidentApi::Graph,
+        };
+        self.switched = true;
+        let api = self.api;
+        self.change_tenant(|tenant| tenant.api = api).await;
+    }
+
+    /// Nothing is delivered of a tenant that was offboarded, whatever message is left.
+    pub(super) async fn tick_of_offboarded(&mut self) {
+        let before = self.harness.aws.account().objects.len();
+        let body = self.poll();
+        let app = self.workers[0].app.clone();
+        hand_over(&app, "after the end", &body).await;
+        if self.harness.aws.account().objects.len() > before {
+            self.wrong.push("something was delivered of an offboarded tenant".into());
+        }
+    }
+}

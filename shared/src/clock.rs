@@ -77,6 +77,11 @@ impl MonotonicClock {
     }
 }
 
+/// Waits before a repeated attempt, twice as long before each further one: 200 ms before the second.
+pub(crate) async fn pause_before_attempt(attempt: u32) {
+    tokio::time::sleep(Duration::from_millis(100 << attempt.saturating_sub(1).min(6))).await;
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's time of day")]
 fn system_now() -> Timestamp {
     Timestamp::now()

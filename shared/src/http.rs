@@ -15,6 +15,9 @@ use crate::{
     error::{Call, Cause, Error, Result, Source},
 };
 
+/// The longest wait that a response can ask for. A longer one is a mistake, and nothing else would end it.
+pub const MAX_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
+
 /// The limit of a body that is read as a whole: tokens, keys, errors, single objects of Entra.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -224,6 +227,11 @@ impl Response {
         self.status
     }
 
+    /// The time by which the whole body must have arrived.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     /// The value of a header, if it is visible ASCII.
     pub fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
@@ -234,13 +242,9 @@ impl Response {
         parse_http_date(self.header(header::DATE)?)
     }
 
-    /// The wait that the sender asks for: `Retry-After` as seconds or as a date.
+    /// The wait that the sender asks for, at most [`MAX_RETRY_AFTER`]: `Retry-After` as seconds or as a date.
     pub fn retry_after(&self, now: Timestamp) -> Option<SignedDuration> {
-        let text = self.header(header::RETRY_AFTER)?.trim();
-        if let Ok(seconds) = text.parse::<u32>() {
-            return Some(SignedDuration::from_secs(i64::from(seconds)));
-        }
-        Some(parse_http_date(text)?.duration_since(now).max(SignedDuration::ZERO))
+        parse_retry_after(self.header(header::RETRY_AFTER)?.trim(), now)
     }
 
     /// The next piece of the body; `None` at its proper end.
@@ -282,6 +286,15 @@ impl Response {
     }
 }
 
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<SignedDuration> {
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse::<u32>().map_or(MAX_RETRY_AFTER, |seconds| SignedDuration::from_secs(seconds.into()))
+    } else {
+        parse_http_date(text)?.duration_since(now)
+    };
+    Some(wait.clamp(SignedDuration::ZERO, MAX_RETRY_AFTER))
+}
+
 fn parse_http_date(text: &str) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
@@ -307,6 +320,27 @@ mod tests {
         });
         let request = HttpClient::new().unwrap().get(url);
         send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1), &Clock::system())).await?.bytes().await
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_a_day() {
+        let now = "2026-11-22T10:00:00Z".parse().unwrap();
+        let day = 24 * 3600;
+        for (text, seconds) in [
+            ("7", Some(7)),
+            ("86400", Some(day)),
+            ("86401", Some(day)),
+            ("2147483647", Some(day)),
+            ("99999999999999999999", Some(day)),
+            ("Sun, 22 Nov 2026 10:01:00 GMT", Some(60)),
+            ("Sun, 22 Nov 2026 09:00:00 GMT", Some(0)),
+            ("Mon, 22 Nov 2094 10:00:00 GMT", Some(day)),
+            ("soon", None),
+            ("-5", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), seconds, "{text}");
+        }
     }
 
     #[tokio::test]

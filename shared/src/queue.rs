@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::pause_before_attempt,
     error::{Error, Result},
     tenant::TenantId,
     text::from_json_object,
@@ -95,7 +96,7 @@ impl SyncQueue {
             let mut waiting: Vec<usize> = (0..batch.len()).collect();
             for attempt in 0..MAX_ATTEMPTS {
                 if attempt > 0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(100 << attempt)).await;
+                    pause_before_attempt(attempt + 1).await;
                 }
                 let mut entries = Vec::new();
                 for index in &waiting {

@@ -1,9 +1,12 @@
-//! Secret texts, hexadecimal digits, and parsing of JSON objects and times.
+//! Secret texts, hexadecimal digits, and parsing of JSON objects, texts and times.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Visitor},
+};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -42,6 +45,34 @@ pub fn hex(bytes: &[u8]) -> String {
         .flat_map(|byte| [byte >> 4, byte & 15])
         .filter_map(|digit| char::from_digit(digit.into(), 16))
         .collect()
+}
+
+/// A JSON text that may hold half a surrogate pair, like a title that a system of UTF-16 has cut. U+FFFD stands for it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub struct LossyText<'a>(pub Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for LossyText<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lossy;
+
+        impl<'de> Visitor<'de> for Lossy {
+            type Value = LossyText<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<LossyText<'de>, E> {
+                Ok(LossyText(String::from_utf8_lossy(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<LossyText<'de>, E> {
+                Ok(LossyText(String::from_utf8_lossy(bytes).into_owned().into()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Lossy)
+    }
 }
 
 /// Parses a JSON object. An array is refused, though a derived `Deserialize` would take its elements as the members of a

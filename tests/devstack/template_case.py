@@ -82,7 +82,7 @@ RIGHTS = {
     "ConsentCallback": {("dynamodb:" + one, "Table") for one in ("GetItem", "PutItem", "UpdateItem")}
     | {("events:PutEvents", "EventBus")},
     "TokenIssuance": {("dynamodb:GetItem", "Table"), ("dynamodb:UpdateItem", "Table")},
-    "IncidentFetch": {("dynamodb:" + one, "Table") for one in READ_WRITE}
+    "IncidentFetch": {("dynamodb:" + one, "Table") for one in READ_WRITE | {"BatchGetItem"}}
     | {
         ("dynamodb:Query", "Table/index/listing"),
         ("s3:PutObject", "IncidentBucket/incidents/*"),
@@ -96,7 +96,6 @@ RIGHTS = {
     },
     "IncidentDispatch": {
         ("dynamodb:Query", "Table/index/due"),
-        ("dynamodb:UpdateItem", "Table"),
         ("sqs:SendMessage", "SyncQueue"),
         ("sqs:SendMessage", "TickDeadLetterQueue"),
     },
@@ -127,7 +126,7 @@ WRITES = {
     **READS,
     # A function that issues tokens changes no tenant.
     "TokenIssuance": {"THROTTLING#*", "CREDENTIAL"},
-    "IncidentDispatch": {"TENANT#*"},
+    "IncidentDispatch": set(),
 }
 # These functions return their failures in a response or in a batch response, which Lambda counts as a success.
 REPORTS_FAILURES_ITSELF = {"ConsentCallback", "TokenIssuance", "IncidentFetch", "TenantAdmin"}

@@ -75,7 +75,7 @@ class Deployment(unittest.TestCase):
             {
                 "function": "mandate-dev-incident-fetch",
                 "queue_url": self.report["resources"]["queue_url"],
-                "batch_size": 10,
+                "batch_size": 50,
                 "report_batch_item_failures": True,
                 "max_concurrency": 10,
             },

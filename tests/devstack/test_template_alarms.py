@@ -34,6 +34,7 @@ class Alarms(TemplateCase):
             "ForeignToken": "ForeignToken",
             "Lag": "LagSeconds",
             "Quarantined": "Quarantined",
+            "SweepAge": "SweepAgeSeconds",
             "SweepMissing": "SweepMissing",
             "TenantPaused": "TenantPaused",
         }

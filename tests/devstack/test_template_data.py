@@ -104,7 +104,9 @@ class Data(TemplateCase):
     def test_batches_fail_by_message_and_are_not_filtered(self):
         (mapping,) = self.properties_of("AWS::Lambda::EventSourceMapping").values()
         self.assertEqual(mapping["FunctionResponseTypes"], ["ReportBatchItemFailures"])
-        self.assertEqual(mapping["BatchSize"], 10)
+        self.assertEqual(mapping["BatchSize"], 50)
+        # Lambda waits for a batch of more than ten messages only with a window.
+        self.assertGreaterEqual(mapping["MaximumBatchingWindowInSeconds"], 1)
         self.assertNotIn("FilterCriteria", mapping)
         self.assertEqual(mapping["ScalingConfig"]["MaximumConcurrency"], {"Ref": "FetchMaximumConcurrency"})
 
@@ -115,8 +117,21 @@ class Data(TemplateCase):
             self.assertEqual(sam_template.aliases_of(self.expanded)[target["Arn"]["Ref"]], "IncidentDispatch", name)
             self.assertEqual(target["DeadLetterConfig"]["Arn"], {"Fn::GetAtt": ["TickDeadLetterQueue", "Arn"]}, name)
             found[json.loads(target["Input"])["kind"]] = sam_template.seconds_of(schedule["ScheduleExpression"])
-            self.assertEqual(set(json.loads(target["Input"])), {"kind"})
+            self.assertLessEqual(set(json.loads(target["Input"])), {"kind", "spread_hours"})
         self.assertEqual(found, {"poll": 60, "sweep": None})
+
+    def test_each_tenant_is_swept_once_a_day(self):
+        (sweep,) = (
+            schedule
+            for schedule in self.properties_of("AWS::Scheduler::Schedule").values()
+            if json.loads(schedule["Target"]["Input"])["kind"] == "sweep"
+        )
+        self.assertEqual(json.loads(sweep["Target"]["Input"])["spread_hours"], 24)
+        minute, hours, *_ = sweep["ScheduleExpression"].removeprefix("cron(").split()
+        self.assertEqual(hours, "*")
+        # A later try must stay in its hour, because the hour chooses the tenants.
+        latest = int(minute) * 60 + sweep["Target"]["RetryPolicy"]["MaximumEventAgeInSeconds"]
+        self.assertLess(latest, 3600)
 
 
 if __name__ == "__main__":

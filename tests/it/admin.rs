@@ -301,7 +301,7 @@ async fn tenants_are_shown_and_listed_by_status() {
     };
     lease.feed.covered_until = Some(now - SignedDuration::from_secs(90));
     lease.feed.incidents_total = 7;
-    assert_eq!(admin.registry.release_lease(&mut lease).await.unwrap(), Write::Done);
+    assert_eq!(admin.registry.release_lease(&mut lease, None, now).await.unwrap(), Write::Done);
 
     let (status, shown) = admin.call("GET", &format!("/tenants/{TENANT}"), None).await;
     assert_eq!((status, shown["status"].as_str(), shown["incidents_total"].as_u64()), (200, Some("active"), Some(7)));

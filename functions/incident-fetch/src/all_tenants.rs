@@ -100,6 +100,7 @@ mod tests {
     use serde_json::value::RawValue;
     use shared::{
         incident::record::{Alerts, Record},
+        microsoft::IncidentApi,
         tenant::TenantId,
     };
 
@@ -112,7 +113,7 @@ mod tests {
 
     fn position(tenant: TenantId, second: u32) -> Position {
         let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T10:00:{second:02}Z"}}"#);
-        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap())
+        Position::of(tenant, &Record::parse(json.as_bytes(), &tenant, IncidentApi::Graph, Alerts::Included).unwrap())
     }
 
     /// A tenant's page: rows of `bytes` at these seconds, with none missing up to `complete_to`.

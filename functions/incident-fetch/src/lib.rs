@@ -5,6 +5,7 @@ mod all_tenants;
 mod change;
 mod hunting;
 mod live;
+mod messages;
 mod sync;
 mod tenant_status;
 mod worker;

@@ -11,11 +11,17 @@ use crate::{App, worker::PROBE_INTERVAL};
 
 impl App {
     /// Returns the tenant if its incidents are to be read now. A pending or paused tenant is tried first.
-    pub(crate) async fn syncable_tenant(&self, tenant_id: &TenantId, deadline: Deadline) -> Result<Option<Tenant>> {
-        let Some(tenant) = self.registry.tenant(tenant_id).await? else {
+    pub(crate) async fn syncable_tenant(
+        &self,
+        tenant_id: &TenantId,
+        stored: Option<Tenant>,
+        deadline: Deadline,
+    ) -> Result<Option<Tenant>> {
+        let Some(tenant) = stored else {
             tracing::warn!(outcome = "unknown_tenant", "message dropped");
             return Ok(None);
         };
+        self.events.announce_status(&self.registry, &tenant).await?;
         match (tenant.status, tenant.reason) {
             (Status::Active, _) if tenant.verification.is_some() => {
                 self.onboarding.refresh_roles(&tenant, deadline).await.map(Some)
@@ -66,8 +72,8 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.announce_status(&self.registry, &after).await
     }
 
     /// Makes a tenant active again, unless the operator paused it, and returns its status.
@@ -80,8 +86,8 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
-        self.events.tenant_status_changed(Some(&before), &after).await?;
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        self.events.announce_status(&self.registry, &after).await?;
         Ok(after.status)
     }
 }

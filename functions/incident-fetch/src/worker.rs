@@ -2,10 +2,10 @@
 
 use crate::{
     App,
+    messages::{QuietPoll, Worked},
     sync::{Stop, SyncStats, Worker, is_transient},
 };
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 use shared::{
     error::{Error, Result},
     http::Deadline,
@@ -14,14 +14,16 @@ use shared::{
     registry::{
         Write,
         feed::Feed,
-        jobs::{Job, JobKind, MAX_JOB_SPAN},
-        lease::{Acquired, Lease},
+        jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
+        lease::{Acquired, Lease, QUIET_WRITE_INTERVAL},
         tenants::{Status, Tenant},
     },
     telemetry,
-    tenant::Reason,
+    tenant::{Reason, TenantId},
 };
-use tracing::Instrument;
+
+/// The shortest interval of polls whose calls the budget's reserve holds.
+const RESERVE_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// The time by which a lease outlives its invocation's deadline. Every write of the invocation has ended by then.
 const LEASE_MARGIN: SignedDuration = SignedDuration::from_millis(1500);
@@ -51,79 +53,119 @@ const ABANDONED_JOB_AGE: SignedDuration = SignedDuration::from_mins(5);
 const SCHEDULED_SWEEP_PREFIX: &str = "scheduled-";
 
 impl App {
-    /// Processes all messages of a batch at once. The response names those that failed (partial batch response).
-    pub(crate) async fn process_messages(&self, messages: Vec<Message>, deadline: Deadline) -> Value {
-        let tasks: Vec<_> = messages
-            .into_iter()
-            .map(|message| {
-                let (app, id) = (self.clone(), message.message_id.clone());
-                // A task of its own: a panic over one tenant's data must not take the batch with it.
-                let work = async move { Box::pin(app.process_message(message, deadline)).await }.in_current_span();
-                (id, tokio::spawn(work))
-            })
-            .collect();
-        let mut failures = Vec::new();
-        for (id, task) in tasks {
-            let failed = task.await.map_or_else(
-                |_| {
-                    tracing::error!(message_id = id, outcome = "panicked", "message failed");
-                    true
-                },
-                |outcome| outcome.is_err(),
-            );
-            if failed {
-                telemetry::internal_failure(self.clock.now());
-                failures.push(json!({"itemIdentifier": id}));
+    /// Works on the tenant of a message: a poll, a job, or both.
+    pub(crate) async fn sync_tenant(
+        &self,
+        message: &SyncMessage,
+        envelope: &Message,
+        deadline: Deadline,
+    ) -> Result<Worked> {
+        let (tenant_id, now) = (message.tenant_id, self.clock.now());
+        let left = SignedDuration::try_from(deadline.left()).unwrap_or(SignedDuration::ZERO);
+        let until = now + left + LEASE_MARGIN;
+        let (stored, read) = self.registry.read_lease(&tenant_id, now, until).await?;
+        if message.kind == SyncKind::Poll && is_superseded(&read, envelope) {
+            tracing::info!(outcome = "superseded", "message dropped");
+            return Ok(Worked::Told);
+        }
+        let is_settled =
+            stored.as_ref().is_some_and(|tenant| tenant.status == Status::Active && tenant.verification.is_none());
+        let Some(tenant) = self.syncable_tenant(&tenant_id, stored, deadline).await? else { return Ok(Worked::Told) };
+        if matches!(read, Acquired::Busy) && message.kind == SyncKind::Poll {
+            tracing::info!(kind = ?message.kind, outcome = "busy", "another worker is on the tenant");
+            return Ok(Worked::Told);
+        }
+        if let Acquired::Lease(mut lease) = read
+            && is_settled
+            && self.may_be_quiet(message, envelope, &lease.feed)
+        {
+            if self.sync.settings.poll_interval >= RESERVE_INTERVAL {
+                lease.reserve_next_call();
+            }
+            if let Some(worked) = self.work(message, None, &tenant, &mut lease, deadline).await? {
+                return Ok(worked);
             }
         }
-        json!({"batchItemFailures": failures})
-    }
-
-    async fn process_message(&self, message: Message, deadline: Deadline) -> Result<()> {
-        let body = message.body.as_deref().unwrap_or_default();
-        let Some(job) = SyncMessage::parse(body) else {
-            tracing::error!(message_id = message.message_id, outcome = "not_understood", "message failed");
-            return Err(Error::InvalidRequest("The message is not a sync message.".into()));
-        };
-        let span = tracing::info_span!("tenant", tenant_id = %job.tenant_id);
-        let outcome = self.sync_tenant(&job, &message.message_id, deadline).instrument(span.clone()).await;
-        let Err(error) = outcome else { return Ok(()) };
-        let fails = error.fails_message();
-        span.in_scope(|| {
-            let code = error.code().0;
-            tracing::error!(message_id = message.message_id, kind = ?job.kind, code, fails, cause = %error, "message failed");
-        });
-        if fails { Err(error) } else { Ok(()) }
-    }
-
-    async fn sync_tenant(&self, message: &SyncMessage, message_id: &str, deadline: Deadline) -> Result<()> {
-        let Some(tenant) = self.syncable_tenant(&message.tenant_id, deadline).await? else { return Ok(()) };
         let job_id = match message.kind {
             SyncKind::Poll => None,
-            SyncKind::Backfill => Some(self.find_or_create_job(JobKind::Backfill, message, message_id).await?),
+            SyncKind::Backfill => {
+                Some(self.find_or_create_job(JobKind::Backfill, message, &envelope.message_id).await?)
+            }
             // A sweep needs a readable tenant. The next scheduled one comes tomorrow.
-            SyncKind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => return Ok(()),
-            SyncKind::Sweep => Some(self.find_or_create_job(JobKind::Sweep, message, message_id).await?),
+            SyncKind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => {
+                return Ok(Worked::Told);
+            }
+            SyncKind::Sweep => Some(self.find_or_create_job(JobKind::Sweep, message, &envelope.message_id).await?),
         };
-        let now = self.clock.now();
-        let left = SignedDuration::try_from(deadline.left()).unwrap_or(SignedDuration::ZERO);
-        let mut lease = match self.registry.acquire_lease(&tenant.tenant_id, now, now + left + LEASE_MARGIN).await? {
-            Acquired::Lease(lease) => lease,
-            Acquired::NoFeed => return Ok(()),
+        match self.registry.acquire_lease(&tenant_id, now, until).await? {
+            Acquired::Lease(mut lease) => {
+                let worked = self.work(message, job_id, &tenant, &mut lease, deadline).await?;
+                Ok(worked.unwrap_or(Worked::Told))
+            }
+            Acquired::NoFeed => Ok(Worked::Told),
             Acquired::Busy => {
                 tracing::info!(kind = ?message.kind, outcome = "busy", "another worker is on the tenant");
                 // The other worker polls. A job needs its message again.
-                return match job_id {
-                    Some(id) => self.requeue_job(message, id, BUSY_DELAY).await,
-                    None => Ok(()),
-                };
+                if let Some(id) = job_id {
+                    self.requeue_job(message, id, BUSY_DELAY).await?;
+                }
+                Ok(Worked::Told)
+            }
+        }
+    }
+
+    /// Returns true for a poll that may end without a write: nothing of the feed waits to be written, and no other message
+    /// waits for what this one writes.
+    fn may_be_quiet(&self, message: &SyncMessage, envelope: &Message, feed: &Feed) -> bool {
+        let interval = self.sync.settings.poll_interval;
+        let waited = envelope.sent_at.is_some_and(|sent_at| sent_at + interval < self.clock.now());
+        let is_settled = feed.covered_until.is_some() && feed.pass_position.is_none() && feed.failures == 0;
+        message.kind == SyncKind::Poll && is_settled && !waited
+    }
+
+    /// Polls and runs a job under a lease, taken or not. `None`: the lease was not taken, and another worker had it
+    /// meanwhile. Nothing was written then, and what was read may be old.
+    async fn work(
+        &self,
+        message: &SyncMessage,
+        job_id: Option<String>,
+        tenant: &Tenant,
+        lease: &mut Lease,
+        deadline: Deadline,
+    ) -> Result<Option<Worked>> {
+        let mut worker = Worker::new(&self.sync, tenant, lease, deadline);
+        let outcome = Box::pin(self.poll_and_run_jobs(&mut worker, message.kind, job_id.as_deref())).await;
+        let stats = worker.stats;
+        if lease.is_lost() && !lease.was_taken() {
+            return Ok(None);
+        }
+        let follow_up = match self.follow_up(tenant, lease, outcome, stats).await {
+            Ok(follow_up) => follow_up,
+            Err(error) => {
+                // Everything committed before stays. SQS delivers the message again.
+                if lease.was_taken() {
+                    let _ = self.registry.release_lease(lease, None, self.clock.now()).await?;
+                }
+                return Err(error);
             }
         };
-        let mut worker = Worker::new(&self.sync, &tenant, &mut lease, deadline);
-        let outcome = self.poll_and_run_jobs(&mut worker, message.kind, job_id.as_deref()).await;
-        let stats = worker.stats;
-        let follow_up = self.record_outcome(&tenant, &mut lease, outcome, stats).await?;
-        self.schedule_follow_up(message, job_id, &lease, stats, follow_up).await
+        let now = self.clock.now();
+        let is_quiet = follow_up.is_quiet() && lease.found_nothing();
+        if !(is_quiet && lease.may_stay_unwritten(now))
+            && self.registry.release_lease(lease, follow_up.due_at, now).await? == Write::Conflict
+        {
+            if !lease.was_taken() {
+                return Ok(None);
+            }
+            return Ok(Some(Worked::Told));
+        }
+        let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered));
+        if is_quiet && let Some(lag) = lag {
+            return Ok(Some(Worked::Quiet(QuietPoll { checked: stats.checked, stale: stats.stale, lag })));
+        }
+        log_outcome(tenant, lease, stats, &follow_up, now);
+        self.queue_follow_up(message, job_id, lease, stats, &follow_up).await?;
+        Ok(Some(Worked::Told))
     }
 
     /// Returns the id of the job that a message names, or of one that it starts.
@@ -131,12 +173,7 @@ impl App {
         let tenant_id = message.tenant_id;
         let job_id = match &message.job_id {
             Some(job_id) => job_id.clone(),
-            // One scheduled sweep at a time: an open one covers everything that the next would.
-            None if kind == JobKind::Sweep => {
-                let open = self.registry.feed(&tenant_id).await?.map(|feed| feed.open_jobs).unwrap_or_default();
-                let scheduled = open.into_iter().find(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX));
-                scheduled.unwrap_or_else(|| format!("{SCHEDULED_SWEEP_PREFIX}{message_id}"))
-            }
+            None if kind == JobKind::Sweep => self.scheduled_sweep(&tenant_id, message_id).await?,
             // A message that SQS delivers twice starts one job.
             None => message_id.to_owned(),
         };
@@ -151,6 +188,24 @@ impl App {
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
         }
         Ok(job_id)
+    }
+
+    /// The id of the sweep that a schedule starts, or of the one that is under way, which covers everything that the new one
+    /// would.
+    async fn scheduled_sweep(&self, tenant_id: &TenantId, message_id: &str) -> Result<String> {
+        let now = self.clock.now();
+        let feed = self.registry.feed(tenant_id).await?.unwrap_or_default();
+        if let Some(since) = feed.last_sweep.map(|sweep| sweep.at).or(feed.started_at) {
+            #[expect(clippy::cast_precision_loss, reason = "a metric")]
+            let age = now.duration_since(since).as_secs() as f64;
+            telemetry::metrics(now, Some(tenant_id), &[("SweepAgeSeconds", "Seconds", age)]);
+        }
+        for job_id in feed.open_jobs.iter().filter(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX)) {
+            if self.registry.job(tenant_id, job_id).await?.is_some_and(|job| !job.stands_still(now)) {
+                return Ok(job_id.clone());
+            }
+        }
+        Ok(format!("{SCHEDULED_SWEEP_PREFIX}{message_id}"))
     }
 
     /// Polls if the message asks for it or a poll is due, and then runs the job.
@@ -192,7 +247,7 @@ impl App {
                     }
                 }
                 stop => {
-                    if stop == Stop::Done {
+                    if stop == Stop::Done && job.status == JobStatus::Done {
                         let fraction = job.fraction();
                         tracing::info!(job_id, kind = ?job.kind, checked = job.checked, delivered = job.delivered, fraction, "job done");
                         if job.kind == JobKind::Sweep {
@@ -208,8 +263,11 @@ impl App {
         }
     }
 
-    /// Applies an outcome to the tenant and its feed, gives the lease back, and reports what has to follow.
-    async fn record_outcome(
+    /// Applies an outcome to the tenant and its feed, and reports what has to follow.
+    ///
+    /// # Errors
+    /// The outcome's error where our side failed, and those of AWS.
+    async fn follow_up(
         &self,
         tenant: &Tenant,
         lease: &mut Lease,
@@ -218,84 +276,68 @@ impl App {
     ) -> Result<FollowUp> {
         let now = self.clock.now();
         let mut active = tenant.status == Status::Active;
-        let follow_up = match outcome {
+        let mut follow_up = FollowUp { stop: None, due_at: None, outcome: "", active };
+        match outcome {
             Ok(stop) => {
                 if !active && (stop == Stop::Done || stats.moved) {
                     active = self.resume_tenant(tenant).await? == Status::Active;
                 }
                 let due_at = (stop == Stop::Done).then(|| self.next_poll_of_quiet_tenant(&lease.feed, now)).flatten();
-                FollowUp { stop: Some(stop), due_at, outcome: stop.as_str() }
+                follow_up = FollowUp { stop: Some(stop), due_at, outcome: stop.as_str(), active };
             }
             Err(Error::Throttled { until }) => {
                 if !active && stats.moved {
                     active = self.resume_tenant(tenant).await? == Status::Active;
                 }
-                FollowUp { stop: None, due_at: Some(until), outcome: "throttled" }
+                follow_up = FollowUp { due_at: Some(until), outcome: "throttled", active, ..follow_up };
             }
             Err(Error::Refused(reason)) => {
                 self.pause_tenant(tenant, reason).await?;
-                active = false;
-                FollowUp { stop: None, due_at: Some(now + PROBE_INTERVAL), outcome: "refused" }
+                let due_at = Some(now + PROBE_INTERVAL);
+                follow_up = FollowUp { due_at, outcome: "refused", active: false, ..follow_up };
             }
             // The polls of all tenants stay due. The breaker keeps them from Entra until the credential is good again.
-            Err(Error::CredentialRejected) => FollowUp { stop: None, due_at: None, outcome: "credential_rejected" },
+            Err(Error::CredentialRejected) => follow_up.outcome = "credential_rejected",
             Err(Error::TenantNotActive(_) | Error::NotFound) => {
-                active = false;
-                FollowUp { stop: None, due_at: None, outcome: "not_active" }
+                follow_up = FollowUp { outcome: "not_active", active: false, ..follow_up };
             }
             Err(Error::DeadlineExceeded) => {
-                FollowUp { stop: Some(Stop::OutOfTime), due_at: None, outcome: "out_of_time" }
+                follow_up = FollowUp { stop: Some(Stop::OutOfTime), outcome: "out_of_time", ..follow_up };
             }
-            Err(error @ Error::Upstream { status: 400..=499, .. }) if !is_transient(&error) || !stats.narrowed => {
-                lease.feed.failures = lease.feed.failures.saturating_add(1);
-                let failures = lease.feed.failures;
+            Err(error @ (Error::Upstream { status: 400..=499, .. } | Error::FilterNotApplied { .. }))
+                if !is_transient(&error) || !stats.narrowed =>
+            {
+                let failures = count_failure(lease);
                 tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft refuses the tenant");
                 if active && failures >= REFUSALS_BEFORE_PAUSE {
                     self.pause_tenant(tenant, Reason::Unavailable).await?;
                     active = false;
                 }
-                let due_at = now + self.backoff(failures, MAX_REFUSAL_BACKOFF);
-                FollowUp { stop: None, due_at: Some(due_at), outcome: "refused" }
+                let due_at = Some(now + self.backoff(failures, MAX_REFUSAL_BACKOFF));
+                follow_up = FollowUp { due_at, outcome: "refused", active, ..follow_up };
             }
             Err(error) if is_transient(&error) => {
                 // A search that makes progress continues at the usual pace. An outage is polled less and less often.
-                if !stats.narrowed {
-                    lease.feed.failures = lease.feed.failures.saturating_add(1);
-                }
-                let failures = lease.feed.failures;
+                let failures = if stats.narrowed { lease.feed.failures } else { count_failure(lease) };
                 tracing::warn!(code = error.code().0, cause = %error, failures, "Microsoft could not be read");
-                FollowUp {
-                    stop: None,
-                    due_at: Some(now + self.backoff(failures, MAX_BACKOFF)),
-                    outcome: "upstream_failed",
-                }
+                let due_at = Some(now + self.backoff(failures, MAX_BACKOFF));
+                follow_up = FollowUp { due_at, outcome: "upstream_failed", ..follow_up };
             }
-            Err(error) => {
-                // Everything committed before stays. SQS delivers the message again.
-                let _ = self.registry.release_lease(lease).await?;
-                return Err(error);
-            }
-        };
-        if self.registry.release_lease(lease).await? == Write::Conflict {
-            return Ok(FollowUp { stop: Some(Stop::Overtaken), due_at: None, outcome: Stop::Overtaken.as_str() });
+            Err(error) => return Err(error),
         }
-        log_outcome(tenant, lease, stats, &follow_up, active, now);
         Ok(follow_up)
     }
 
-    /// Schedules the next work on the tenant, so that it continues by itself.
-    async fn schedule_follow_up(
+    /// Queues the next work on the tenant, so that it continues by itself.
+    async fn queue_follow_up(
         &self,
         message: &SyncMessage,
         job_id: Option<String>,
         lease: &Lease,
         stats: SyncStats,
-        follow_up: FollowUp,
+        follow_up: &FollowUp,
     ) -> Result<()> {
         let now = self.clock.now();
-        if let Some(due_at) = follow_up.due_at {
-            self.registry.set_due(&lease.tenant, due_at).await?;
-        }
         let job_is_open = job_id.as_ref().is_some_and(|id| lease.feed.open_jobs.contains(id));
         let progress = stats.moved || stats.delivered > 0;
         match (job_id, follow_up.stop) {
@@ -320,12 +362,14 @@ impl App {
         self.queue.send(&message, delay).await
     }
 
-    /// The time of the next poll of a tenant without news for a while; `None`: the usual interval.
+    /// The time of the next poll of a tenant without news for a while; `None`: the usual interval. A shorter stretch than
+    /// the time for which quiet polls write nothing would cost the writes that it saves.
     fn next_poll_of_quiet_tenant(&self, feed: &Feed, now: Timestamp) -> Option<Timestamp> {
         let interval = self.sync.settings.poll_interval;
+        let longest = self.poll_max_interval.max(interval);
         let quiet = feed.last_news_at.or(feed.started_at).map_or(SignedDuration::ZERO, |news| now.duration_since(news));
-        let stretched = (quiet / 10).clamp(interval, self.poll_max_interval.max(interval));
-        (stretched > interval).then(|| now + stretched)
+        let stretched = (quiet / 10).min(longest);
+        (stretched > interval && stretched >= longest.min(QUIET_WRITE_INTERVAL)).then(|| now + stretched)
     }
 
     fn backoff(&self, failures: u32, longest: SignedDuration) -> SignedDuration {
@@ -338,20 +382,40 @@ impl App {
 struct FollowUp {
     /// The reason for the end of the work, where it was not an error.
     stop: Option<Stop>,
-    /// The time at which the tenant is due again; `None`: as the dispatcher scheduled it.
+    /// The time before which the tenant is not due; `None`: as it is stored.
     due_at: Option<Timestamp>,
     /// The outcome in the log.
     outcome: &'static str,
+    /// The tenant is active.
+    active: bool,
 }
 
-fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, active: bool, now: Timestamp) {
+impl FollowUp {
+    /// Returns true for work that came to its end, after which nothing has to follow.
+    fn is_quiet(&self) -> bool {
+        self.active && self.stop == Some(Stop::Done) && self.due_at.is_none()
+    }
+}
+
+/// Returns true for a message that waited while its tenant was polled.
+fn is_superseded(read: &Acquired, envelope: &Message) -> bool {
+    let Acquired::Lease(lease) = read else { return false };
+    envelope.sent_at.is_some_and(|sent_at| lease.feed.last_success_at.is_some_and(|success| success >= sent_at))
+}
+
+fn count_failure(lease: &mut Lease) -> u32 {
+    lease.feed.failures = lease.feed.failures.saturating_add(1);
+    lease.feed.failures
+}
+
+fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, now: Timestamp) {
     let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered).as_secs());
     #[expect(clippy::cast_precision_loss, reason = "metrics")]
     let mut values =
         vec![("Delivered", "Count", stats.delivered as f64), ("Quarantined", "Count", stats.quarantined as f64)];
     // A paused tenant always falls behind. It has a reason and an alarm of its own.
     #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    values.extend(lag.filter(|_| active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
+    values.extend(lag.filter(|_| follow_up.active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
     let embedded_metrics = telemetry::emf(now, Some(&tenant.tenant_id), &values);
     tracing::info!(
         target: telemetry::RECORD,
@@ -361,6 +425,7 @@ fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &Fol
         calls = lease.calls,
         checked = stats.checked,
         stale = stats.stale,
+        dropped_rechecks = stats.dropped_rechecks,
         "tenant worked on"
     );
 }

@@ -1,6 +1,6 @@
 //! Reading tenants, and changing their name, their API and whether they are polled.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use shared::{
@@ -10,6 +10,7 @@ use shared::{
     lambda::event::HttpResponse,
     microsoft::{IncidentApi, IncidentApiSetting},
     onboarding::Onboarding,
+    queue::{SyncKind, SyncMessage},
     registry::{
         feed::{Feed, LastSweep},
         tenants::{Status, Tenant},
@@ -22,6 +23,9 @@ use crate::{
     AdminRequest, App,
     input::{Body, PageRequest, expect_no_input, invalid},
 };
+
+/// The delay after which `incident-fetch` sends an event that could not be sent.
+const ANNOUNCE_AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
 /// The Tenant of `functions/interface.md`, in its order of members.
 #[derive(Serialize)]
@@ -112,8 +116,8 @@ impl App {
         Ok(tenant)
     }
 
-    /// Writes a change to the audit log and sends it to the event bus. A failed event is only logged: the change is
-    /// stored, so the caller's request has succeeded.
+    /// Writes a change to the audit log and announces it on the event bus. A failed event is only logged: the change is
+    /// stored, so the caller's request has succeeded. A message to `incident-fetch` repeats the event later.
     pub(crate) async fn publish_change(
         &self,
         request: &AdminRequest<'_>,
@@ -121,9 +125,18 @@ impl App {
         before: &Tenant,
         after: &Tenant,
     ) {
-        if before == after {
-            return;
+        if before != after {
+            Self::audit_change(request, message, before, after);
         }
+        let Err(error) = self.clients.events.announce_status(&self.clients.registry, after).await else { return };
+        tracing::error!(cause = %error, "event for a tenant's change could not be sent");
+        let message = SyncMessage::new(after.tenant_id, SyncKind::Poll);
+        if let Err(error) = self.queue.send(&message, ANNOUNCE_AGAIN_AFTER).await {
+            tracing::error!(cause = %error, "message for a tenant's change could not be sent");
+        }
+    }
+
+    fn audit_change(request: &AdminRequest<'_>, message: &'static str, before: &Tenant, after: &Tenant) {
         let reason = |tenant: &Tenant| tenant.reason.map(Reason::as_str);
         tracing::info!(target: RECORD, audit = true,
             actor = request.actor,
@@ -134,9 +147,6 @@ impl App {
             api = after.api.as_str(),
             "{message}"
         );
-        if let Err(error) = self.clients.events.tenant_status_changed(Some(before), after).await {
-            tracing::error!(cause = %error, "event for a tenant's change could not be sent");
-        }
     }
 
     async fn respond_with(&self, tenant: &Tenant) -> Result<HttpResponse> {

@@ -9,10 +9,12 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
 use flate2::{Compression, write::GzEncoder};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    clock::pause_before_attempt,
     delivery::events::DeliveredObject,
     error::{Error, Result},
     incident::{
@@ -26,6 +28,9 @@ use crate::{
 
 /// Attempts for a write that collides with another one of the same name.
 const MAX_ATTEMPTS: u32 = 3;
+
+/// The number of objects of one batch that are written at the same time. A page of 100 incidents may have 100 days.
+const CONCURRENT_WRITES: usize = 16;
 
 /// The schema of delivered incidents: the setting `DELIVERY_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +126,8 @@ impl Batch {
         lines.map(|lines| lines.get_ref().len()).sum()
     }
 
-    /// Adds a version, in the formats of the batch.
-    pub fn add(&mut self, version: &Version<'_>) -> Result<()> {
+    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is the last delivered version.
+    pub fn add(&mut self, version: &Version<'_>, delivered: DeliveredVersion) -> Result<()> {
         let record = version.record;
         let format = self.format;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();
@@ -144,7 +149,6 @@ impl Batch {
         day.keys.push(format!("{} {}", version.key(), record.state_hash));
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
-        let delivered = DeliveredVersion::of(record, version.ordinal, version.api);
         self.versions.insert(record.incident_id.clone(), delivered);
         Ok(())
     }
@@ -162,7 +166,7 @@ impl Bucket {
     /// Writes a batch. The name of an object is the hash of the versions in it and of their states. So an object that is
     /// there already holds exactly these.
     pub async fn write(&self, tenant: &TenantId, batch: Batch) -> Result<WrittenBatch> {
-        let mut objects = Vec::new();
+        let mut writes = Vec::new();
         for (date, mut day) in batch.days {
             day.keys.sort_unstable();
             let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
@@ -171,16 +175,20 @@ impl Bucket {
                 let object = format!("{prefix}/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
                 let body =
                     lines.finish().map_err(|error| Error::internal("an object could not be compressed", error))?;
-                self.put(&object, body, "application/x-ndjson", Some("gzip")).await?;
-                objects.push(DeliveredObject {
+                let written = DeliveredObject {
                     bucket: self.name.clone(),
                     object,
                     count: day.keys.len(),
                     from: day.from.to_string(),
                     to: day.to.to_string(),
+                };
+                writes.push(async move {
+                    let outcome = self.put(&written.object, body, "application/x-ndjson", Some("gzip")).await;
+                    outcome.map(|()| written)
                 });
             }
         }
+        let objects: Vec<DeliveredObject> = stream::iter(writes).buffered(CONCURRENT_WRITES).try_collect().await?;
         Ok(WrittenBatch { objects, versions: batch.versions })
     }
 
@@ -217,7 +225,9 @@ impl Bucket {
             match error.code() {
                 // The object is there, with the same content.
                 Some("PreconditionFailed") => return Ok(()),
-                Some("ConditionalRequestConflict") if attempts < MAX_ATTEMPTS => {}
+                Some("ConditionalRequestConflict") if attempts < MAX_ATTEMPTS => {
+                    pause_before_attempt(attempts + 1).await;
+                }
                 _ => return Err(Error::aws("s3:PutObject", &error)),
             }
         }

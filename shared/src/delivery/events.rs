@@ -4,9 +4,12 @@ use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, pause_before_attempt},
     error::{Error, Result},
-    registry::tenants::{Status, Tenant},
+    registry::{
+        Registry,
+        tenants::{Status, StatusChange, Tenant},
+    },
     telemetry,
     tenant::{Reason, TenantId},
 };
@@ -51,23 +54,34 @@ impl Events {
         Self { bus: bus.map(|name| Bus { client: Client::new(config), name }), clock }
     }
 
-    /// Sends `Tenant Status Changed`, unless status and reason are as before.
-    pub async fn tenant_status_changed(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
-        if before.is_some_and(|before| (before.status, before.reason) == (after.status, after.reason)) {
+    /// Sends `Tenant Status Changed` for each change of a tenant that is not announced yet, then clears the marks. Every
+    /// function that handles a tenant calls this, so that an event that could not be sent is sent by the next one.
+    pub async fn announce_status(&self, registry: &Registry, tenant: &Tenant) -> Result<()> {
+        let (tenant_id, changes) = (tenant.tenant_id, &tenant.unannounced);
+        if changes.is_empty() {
             return Ok(());
         }
-        let from = before.map(|before| before.status.as_str());
-        let (to, reason) = (after.status.as_str(), after.reason);
-        tracing::info!(
-            tenant_id = %after.tenant_id, from, to, reason = reason.map(Reason::as_str),
-            "tenant status changed"
-        );
-        if has_become_paused(before, after) {
-            telemetry::metrics(self.clock.now(), Some(&after.tenant_id), &[("TenantPaused", "Count", 1.0)]);
+        let details = changes.iter().map(|StatusChange { customer, from, to, reason, .. }| {
+            json!({"tenant_id": tenant_id, "customer": customer, "from": from, "to": to, "reason": reason})
+        });
+        self.put("Tenant Status Changed", details.collect()).await?;
+        for change in changes {
+            tracing::info!(
+                %tenant_id,
+                from = change.from.map(Status::as_str),
+                to = change.to.as_str(),
+                reason = change.reason.map(Reason::as_str),
+                "tenant status changed"
+            );
+            if is_pause_by_microsoft(change) {
+                telemetry::metrics(self.clock.now(), Some(&tenant_id), &[("TenantPaused", "Count", 1.0)]);
+            }
         }
-        let detail = json!({"tenant_id": after.tenant_id, "customer": after.customer,
-                            "from": before.map(|before| before.status), "to": after.status, "reason": reason});
-        self.put("Tenant Status Changed", vec![detail]).await
+        let clear = |stored: &mut Tenant| {
+            stored.unannounced.retain(|change| !changes.contains(change));
+            Ok(())
+        };
+        registry.change_tenant(&tenant_id, clear).await.map(drop)
     }
 
     /// Sends `Incidents Delivered`, one event for each object.
@@ -92,7 +106,10 @@ impl Events {
                     .build()
             })
             .collect::<Vec<_>>();
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 1..=MAX_ATTEMPTS {
+            if attempt > 1 {
+                pause_before_attempt(attempt).await;
+            }
             let mut refused = Vec::new();
             // A call takes at most ten entries.
             for entries in waiting.chunks(10) {
@@ -118,28 +135,23 @@ impl Events {
 }
 
 /// Returns whether the tenant was paused, and not by an operator.
-fn has_become_paused(before: Option<&Tenant>, after: &Tenant) -> bool {
-    let was_paused = before.is_some_and(|before| before.status == Status::Paused);
-    after.status == Status::Paused && !was_paused && after.reason != Some(Reason::Operator)
+fn is_pause_by_microsoft(change: &StatusChange) -> bool {
+    change.to == Status::Paused && change.from != Some(Status::Paused) && change.reason != Some(Reason::Operator)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::microsoft::IncidentApi;
 
     #[test]
     fn only_a_pause_by_microsoft_s_responses_is_counted() {
-        let tenant_id: TenantId = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        let tenant =
-            |status, reason| Tenant { reason, ..Tenant::new(tenant_id, "Contoso".into(), status, IncidentApi::Graph) };
-        let (active, missing) = (tenant(Status::Active, None), tenant(Status::Paused, Some(Reason::ConsentMissing)));
-        let (disabled, operator) =
-            (tenant(Status::Paused, Some(Reason::DisabledByCustomer)), tenant(Status::Paused, Some(Reason::Operator)));
-        assert!(has_become_paused(Some(&active), &missing));
-        assert!(has_become_paused(None, &missing));
-        assert!(!has_become_paused(Some(&missing), &disabled), "it was paused before");
-        assert!(!has_become_paused(Some(&active), &operator), "the operator knows");
-        assert!(!has_become_paused(Some(&missing), &active));
+        let change = |from, to, reason| StatusChange { customer: "Contoso".into(), from, to, reason, revision: 0 };
+        let (active, paused) = (Some(Status::Active), Some(Status::Paused));
+        let missing = Some(Reason::ConsentMissing);
+        assert!(is_pause_by_microsoft(&change(active, Status::Paused, missing)));
+        assert!(is_pause_by_microsoft(&change(None, Status::Paused, missing)));
+        assert!(!is_pause_by_microsoft(&change(paused, Status::Paused, missing)), "it was paused before");
+        assert!(!is_pause_by_microsoft(&change(active, Status::Paused, Some(Reason::Operator))), "the operator knows");
+        assert!(!is_pause_by_microsoft(&change(paused, Status::Active, None)));
     }
 }

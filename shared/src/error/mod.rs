@@ -61,6 +61,11 @@ pub enum Error {
         /// The call that failed.
         call: Call,
     },
+    /// Microsoft responded with records that the call excludes, so that what it leaves out is unknown, too.
+    FilterNotApplied {
+        /// The call that failed.
+        call: Call,
+    },
     /// Microsoft responded with 206: a part of the content is missing.
     Partial {
         /// The call that failed.
@@ -120,7 +125,7 @@ impl Error {
             Self::Gone => of("gone", 410, "No longer there"),
             Self::CredentialRejected | Self::Internal(_) => of("internal", 500, "Internal error"),
             Self::Throttled { .. } => of("throttled", 503, "Too many calls"),
-            Self::Upstream { .. } | Self::Malformed { .. } | Self::Partial { .. } => {
+            Self::Upstream { .. } | Self::Malformed { .. } | Self::FilterNotApplied { .. } | Self::Partial { .. } => {
                 of("upstream_error", 502, "Microsoft responded with an error")
             }
             Self::Unreachable { .. } => of("upstream_unreachable", 504, "Microsoft could not be reached"),
@@ -141,6 +146,7 @@ impl Error {
             | Self::Throttled { .. }
             | Self::Upstream { .. }
             | Self::Malformed { .. }
+            | Self::FilterNotApplied { .. }
             | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded
@@ -174,6 +180,9 @@ impl Error {
             }
             Self::Malformed { call } => {
                 format!("Microsoft's response to {call} is not as documented. Try again later.")
+            }
+            Self::FilterNotApplied { call } => {
+                format!("Microsoft did not apply the filter of {call}. Report it to Microsoft if it lasts.")
             }
             Self::Partial { call } => {
                 format!("Microsoft's response to {call} is incomplete (status 206). Try again later.")
@@ -233,6 +242,7 @@ impl Error {
             | Self::CredentialRejected
             | Self::Upstream { .. }
             | Self::Malformed { .. }
+            | Self::FilterNotApplied { .. }
             | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded => false,

@@ -1,16 +1,25 @@
 //! One incident as Microsoft sent it, and the few members that we parse.
 
+use std::{borrow::Cow, fmt};
+
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
-use crate::{tenant::TenantId, text::hex};
+use crate::{
+    microsoft::IncidentApi,
+    tenant::TenantId,
+    text::{LossyText, hex},
+};
 
 /// One incident, with the members that the version rules and the filters need. The rest of it stays as it was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Microsoft's id of the incident: 1 to 20 digits.
+    /// Microsoft's id of the incident: digits today. Any name of at most 64 letters, digits and hyphens is accepted.
     pub incident_id: String,
     /// Time of the last update, with the fraction of a second that was sent.
     pub last_updated: Timestamp,
@@ -46,7 +55,7 @@ pub enum Alerts {
 pub enum Unreadable {
     /// The bytes are not a JSON object.
     NotJson,
-    /// The id is missing or is not 1 to 20 digits.
+    /// The id is missing, or is neither a number nor a short name.
     NoId,
     /// The time of the last update is missing or malformed.
     NoLastUpdate,
@@ -66,77 +75,88 @@ impl Unreadable {
     }
 }
 
-/// The members that are parsed, under the names of both APIs. Ids may be numbers or strings.
-#[derive(Deserialize)]
-struct RecordBody<'a> {
-    #[serde(borrow, alias = "incidentId")]
-    id: Option<&'a RawValue>,
-    #[serde(default, alias = "lastUpdateTime", rename = "lastUpdateDateTime", deserialize_with = "lenient_text")]
-    last_update: Option<String>,
-    #[serde(default, alias = "createdTime", rename = "createdDateTime", deserialize_with = "lenient_text")]
-    created: Option<String>,
-    #[serde(default, deserialize_with = "lenient_text")]
-    status: Option<String>,
-    #[serde(default, deserialize_with = "lenient_text")]
-    severity: Option<String>,
-    #[serde(default, rename = "assignedTo", deserialize_with = "lenient_text")]
-    assigned_to: Option<String>,
-    #[serde(borrow, default, rename = "redirectIncidentId")]
-    merged_into: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    alerts: Option<&'a RawValue>,
-    #[serde(default, rename = "tenantId", deserialize_with = "lenient_text")]
-    tenant_id: Option<String>,
-}
+/// The members of a JSON object, in the order in which they were sent. One name may occur twice.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-#[derive(Deserialize)]
-struct AlertBody<'a> {
-    #[serde(borrow, default, alias = "alertId")]
-    id: Option<&'a RawValue>,
-}
+impl<'a> Members<'a> {
+    /// Returns `None` for anything but an object.
+    fn of(object: &'a str) -> Option<Self> {
+        struct InOrder;
 
-/// A string, or `None` for a value of any other type.
-fn lenient_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Lenient {
-        Text(String),
-        Other(serde::de::IgnoredAny),
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(32);
+                while let Some((LossyText(name), value)) = map.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        serde_json::Deserializer::from_str(object).deserialize_map(InOrder).ok()
     }
-    Ok(match Option::<Lenient>::deserialize(deserializer)? {
-        Some(Lenient::Text(text)) => Some(text),
-        Some(Lenient::Other(_)) | None => None,
-    })
+
+    /// Returns the first of these members that `read` accepts. Of a member that was sent twice, the last one is tried
+    /// first.
+    fn find<T>(&self, names: &[&str], read: impl Fn(&'a RawValue) -> Option<T>) -> Option<T> {
+        names.iter().find_map(|name| self.all(name).rev().find_map(&read))
+    }
+
+    fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a RawValue> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| *value)
+    }
+}
+
+/// Both names of a member. The name that `api` uses itself comes first.
+fn names_of<'n>(api: IncidentApi, graph: &'n str, defender: &'n str) -> [&'n str; 2] {
+    match api {
+        IncidentApi::Graph => [graph, defender],
+        IncidentApi::Defender => [defender, graph],
+    }
 }
 
 impl Record {
-    /// Parses a record that Microsoft sent for `tenant`. With [`Alerts::Included`] the record holds all its alerts.
+    /// Parses a record that `api` sent for `tenant`. With [`Alerts::Included`] the record holds all its alerts.
+    ///
+    /// A member that is missing or odd in form costs only itself. Where a member has the names of both APIs, the name that
+    /// `api` uses itself counts.
     ///
     /// # Errors
     /// The reason to quarantine it.
-    pub fn parse(raw: &[u8], tenant: &TenantId, alerts: Alerts) -> Result<Self, Unreadable> {
+    pub fn parse(raw: &[u8], tenant: &TenantId, api: IncidentApi, alerts: Alerts) -> Result<Self, Unreadable> {
         let json = strip_whitespace(raw).ok_or(Unreadable::NotJson)?;
-        let body: RecordBody<'_> = serde_json::from_str(&json).map_err(|_| Unreadable::NotJson)?;
-        if body.tenant_id.is_some_and(|named| TenantId::from_guid(&named) != Ok(*tenant)) {
+        let members = Members::of(&json).ok_or(Unreadable::NotJson)?;
+        let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
+        if members.all("tenantId").filter_map(text).any(|named| is_foreign(&named)) {
             return Err(Unreadable::ForeignTenant);
         }
-        let incident_id = body.id.and_then(identifier).filter(|id| is_incident_id(id)).ok_or(Unreadable::NoId)?;
-        let last_updated = body.last_update.as_deref().and_then(parse_time).ok_or(Unreadable::NoLastUpdate)?;
-        let status = body.status.as_deref().map_or_else(|| "unknown".into(), snake_case);
-        let merged_into = body.merged_into.and_then(identifier).filter(|id| !id.is_empty() && id != "0");
-        let alert_bodies = match (alerts, body.alerts) {
-            (Alerts::Included, Some(sent)) => {
-                serde_json::from_str::<Option<Vec<AlertBody<'_>>>>(sent.get()).ok().flatten().unwrap_or_default()
-            }
-            (Alerts::Included, None) | (Alerts::Omitted, _) => Vec::new(),
+        let time = |raw: &RawValue| text(raw).as_deref().and_then(parse_time);
+        let incident_id = members.find(&names_of(api, "id", "incidentId"), incident_id).ok_or(Unreadable::NoId)?;
+        let last_updated = members
+            .find(&names_of(api, "lastUpdateDateTime", "lastUpdateTime"), time)
+            .ok_or(Unreadable::NoLastUpdate)?;
+        let word = |name| members.find(&[name], text).as_deref().map(snake_case);
+        let status = word("status").unwrap_or_else(|| "unknown".into());
+        let merged_into =
+            members.find(&["redirectIncidentId"], |raw| identifier(raw).filter(|id| !id.is_empty() && id != "0"));
+        let sent_alerts = match alerts {
+            Alerts::Included => members.find(&["alerts"], objects).unwrap_or_default(),
+            Alerts::Omitted => Vec::new(),
         };
-        let alert_ids: Vec<String> = alert_bodies.iter().filter_map(|alert| identifier(alert.id?)).collect();
+        let alert_ids =
+            sent_alerts.iter().filter_map(|alert| alert.find(&names_of(api, "id", "alertId"), identifier)).collect();
         Ok(Self {
             state_hash: state_hash_of(&status, merged_into.as_deref(), alert_ids),
-            alerts: (alerts == Alerts::Included).then_some(alert_bodies.len()),
-            created: body.created.as_deref().and_then(parse_time),
-            severity: body.severity.as_deref().map(snake_case),
-            assigned_to: body.assigned_to.filter(|name| !name.is_empty()),
+            alerts: (alerts == Alerts::Included).then_some(sent_alerts.len()),
+            created: members.find(&names_of(api, "createdDateTime", "createdTime"), time),
+            severity: word("severity"),
+            assigned_to: members.find(&["assignedTo"], text).filter(|name| !name.is_empty()),
             incident_id,
             last_updated,
             status,
@@ -167,22 +187,52 @@ pub enum State {
     Redirected,
 }
 
-/// Returns whether a text can be the id of an incident: 1 to 20 digits.
+/// Returns true if a caller may name an incident by this text: 1 to 20 digits.
 pub fn is_incident_id(text: &str) -> bool {
     (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn identifier(raw: &RawValue) -> Option<String> {
-    let text = raw.get();
-    if text == "null" {
-        return None;
+/// The id of an incident. A text may be any short name, so that a change of its form, to a GUID for example, does not
+/// make each record unreadable.
+fn incident_id(raw: &RawValue) -> Option<String> {
+    let is_name = |name: &String| {
+        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    match text(raw) {
+        Some(name) => Some(name).filter(is_name),
+        None => Some(raw.get().to_owned()).filter(|number| is_incident_id(number)),
     }
-    serde_json::from_str::<String>(text).ok().or_else(|| Some(text.to_owned()))
 }
 
-/// Parses a time of either API. A time without an offset is in UTC.
+/// An id as text, whatever its type. `None`: null.
+fn identifier(raw: &RawValue) -> Option<String> {
+    (raw.get() != "null").then(|| text(raw).unwrap_or_else(|| raw.get().to_owned()))
+}
+
+/// A string, or `None` for a value of any other type.
+fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok().map(|LossyText(text)| text.into_owned())
+}
+
+/// The objects in a list. Other entries count for nothing. `None`: it is not a list.
+fn objects(raw: &RawValue) -> Option<Vec<Members<'_>>> {
+    let entries: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+    Some(entries.into_iter().filter_map(|entry| Members::of(entry.get())).collect())
+}
+
+/// Parses a time of either API. A time without an offset is in UTC. Digits beyond the nanosecond are cut off.
 pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
-    text.parse().or_else(|_| format!("{text}Z").parse()).ok()
+    const LONGEST_FRACTION: usize = ".123456789".len();
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let fraction = text.find('.').unwrap_or(text.len());
+    let digits = text.bytes().skip(fraction + 1).take_while(is_digit).count();
+    let end = fraction + 1 + digits;
+    let short = if digits < LONGEST_FRACTION {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(format!("{}{}", &text[..fraction + LONGEST_FRACTION], &text[end..]))
+    };
+    short.parse().or_else(|_| format!("{short}Z").parse()).ok()
 }
 
 /// Converts a word of either API: `InProgress`, `inProgress` and `in progress` all become `in_progress`.
@@ -240,104 +290,4 @@ fn strip_whitespace(raw: &[u8]) -> Option<Box<str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::damaged;
-
-    fn tenant() -> TenantId {
-        "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
-    }
-
-    fn parse(json: &str) -> Result<Record, Unreadable> {
-        Record::parse(json.as_bytes(), &tenant(), Alerts::Included)
-    }
-
-    #[test]
-    fn parses_records_of_both_apis() {
-        let graph = parse(
-            r#"{"id":"29","tenantId":"11111111-2222-4333-8444-ABCDEFABCDEF","status":"inProgress","severity":"high",
-                "createdDateTime":"2026-01-22T12:09:23.1433333Z","lastUpdateDateTime":"2026-02-25T16:29:33.10Z",
-                "assignedTo":null,"redirectIncidentId":null,"alerts":[{"id":"a"},{"id":"b"}]}"#,
-        )
-        .unwrap();
-        let defender = parse(
-            r#"{"incidentId":29,"status":"InProgress","severity":"High","createdTime":"2026-01-22T12:09:23.1433333",
-                "lastUpdateTime":"2026-02-25T16:29:33.1Z","redirectIncidentId":null,"alerts":[{"alertId":"b"},{"alertId":"a"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(graph.last_updated.to_string(), "2026-02-25T16:29:33.1Z");
-        assert_eq!(graph.created.unwrap().to_string(), "2026-01-22T12:09:23.1433333Z");
-        assert_eq!(graph.state_hash, defender.state_hash, "the same state has the same hash on both APIs");
-        assert_eq!(
-            (graph.incident_id, graph.status, graph.severity, graph.created, graph.alerts),
-            (defender.incident_id, defender.status, defender.severity, defender.created, defender.alerts)
-        );
-    }
-
-    #[test]
-    fn record_is_one_line_and_otherwise_as_sent() {
-        let sent = "{ \"id\" : \"1\",\r\n \"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\", \"n\": 1.50e+400, \"big\": 123456789012345678901234567890, \"t\":\"a\\n b\\u2028 \u{200b}\" }";
-        let record = parse(sent).unwrap();
-        assert_eq!(
-            &*record.json,
-            "{\"id\":\"1\",\"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\",\"n\":1.50e+400,\"big\":123456789012345678901234567890,\"t\":\"a\\n b\\u2028 \u{200b}\"}"
-        );
-    }
-
-    #[test]
-    fn unreadable_records_have_a_reason() {
-        let table = [
-            ("nonsense", Unreadable::NotJson),
-            (r#"{"lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#, Unreadable::NoId),
-            (r#"{"id":"x","lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#, Unreadable::NoId),
-            (r#"{"id":123456789012345678901,"lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#, Unreadable::NoId),
-            (r#"{"id":"1"}"#, Unreadable::NoLastUpdate),
-            (r#"{"id":"1","lastUpdateDateTime":5}"#, Unreadable::NoLastUpdate),
-            (
-                r#"{"id":"1","lastUpdateDateTime":"2026-01-01T00:00:00Z","tenantId":"22222222-2222-4333-8444-abcdefabcdef"}"#,
-                Unreadable::ForeignTenant,
-            ),
-        ];
-        for (json, why) in table {
-            assert_eq!(parse(json), Err(why), "{json}");
-        }
-    }
-
-    #[test]
-    fn unknown_words_wrong_types_and_nulls_are_accepted() {
-        let record = parse(
-            r#"{"id":"1","lastUpdateDateTime":"2026-01-01T00:00:00Z","status":7,"severity":"UnSpecified","alerts":null,"assignedTo":{},"new":[]}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            (record.status.as_str(), record.severity.as_deref(), record.alerts),
-            ("unknown", Some("un_specified"), Some(0))
-        );
-    }
-
-    #[test]
-    fn words_become_snake_case() {
-        for (sent, ours) in [
-            ("InProgress", "in_progress"),
-            ("awaitingAction", "awaiting_action"),
-            ("Active", "active"),
-            ("Informational, expected activity", "informational_expected_activity"),
-        ] {
-            assert_eq!(snake_case(sent), ours);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn damaged_records_are_unreadable_or_have_an_id(
-            raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
-        ) {
-            if let Ok(record) = Record::parse(&raw, &tenant(), Alerts::Included) {
-                prop_assert!(is_incident_id(&record.incident_id));
-                prop_assert!(serde_json::from_str::<serde_json::Value>(&record.json).is_ok());
-            }
-        }
-    }
-}
+mod tests;

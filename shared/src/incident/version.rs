@@ -1,8 +1,8 @@
 //! Versions of an incident: the last delivered one, and the comparison of a record with it.
 
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Record, State};
@@ -39,7 +39,17 @@ pub struct DeliveredVersion {
     pub api: IncidentApi,
     /// The record had at least one alert.
     pub with_alerts: bool,
+    /// The version before this one, if this one's time lay in Microsoft's future when it was read.
+    pub before: Option<Box<DeliveredVersion>>,
+    /// The time since which Microsoft has shown only older records of the incident.
+    pub older_since: Option<Timestamp>,
 }
+
+/// The time for which older records of an incident are stale reads.
+pub const MAX_STALE: SignedDuration = SignedDuration::from_hours(1);
+
+/// The difference that clocks of Microsoft's servers may have.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
 /// The result of comparing a record with the last delivered version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,31 +65,61 @@ pub enum VersionComparison {
     Same,
     /// It is the last delivered version, as the other API shows it. The registry notes it; nothing is delivered.
     SameOnOtherApi,
-    /// It is older than the last delivered version, because the response lags behind.
+    /// It is older than the last delivered version, because the response lags behind. Nothing is delivered.
     Stale,
+}
+
+/// The time at which a record was read, by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTime {
+    /// The time by our clock.
+    pub ours: Timestamp,
+    /// The `Date` of the response, where it is known.
+    pub microsofts: Option<Timestamp>,
+}
+
+impl ReadTime {
+    /// Returns true for a time in Microsoft's future. Our clock must agree, because a wrong `Date` alone shows nothing.
+    fn is_well_before(self, time: Timestamp) -> bool {
+        self.microsofts.is_some_and(|date| time > date.max(self.ours) + MAX_CLOCK_SKEW)
+    }
 }
 
 /// Compares a record with the last delivered version of its incident.
 ///
+/// An older record is a stale read, unless the delivered time lies in Microsoft's future or Microsoft has shown only older
+/// records for [`MAX_STALE`]. Then it is a version: Microsoft has put the time right.
+///
 /// After a tenant changed its API, times are compared to the millisecond until the new API has shown the incident once.
 /// The two APIs need not agree on smaller fractions, nor on the ids of alerts.
-pub fn compare(delivered: Option<&DeliveredVersion>, seen: &Record, api: IncidentApi) -> VersionComparison {
+pub fn compare(
+    delivered: Option<&DeliveredVersion>,
+    seen: &Record,
+    api: IncidentApi,
+    read_at: ReadTime,
+) -> VersionComparison {
     let Some(delivered) = delivered else { return VersionComparison::New { change: Change::Created, ordinal: 1 } };
     let change = change_between(delivered.state, seen.state());
-    if delivered.api != api {
-        let (then, now) = (delivered.last_updated.as_millisecond(), seen.last_updated.as_millisecond());
-        return match now.cmp(&then) {
-            std::cmp::Ordering::Less => VersionComparison::Stale,
-            std::cmp::Ordering::Equal if delivered.state == seen.state() => VersionComparison::SameOnOtherApi,
-            _ => VersionComparison::New { change, ordinal: next_ordinal(delivered, seen) },
-        };
-    }
-    match seen.last_updated.cmp(&delivered.last_updated) {
-        std::cmp::Ordering::Less => VersionComparison::Stale,
-        std::cmp::Ordering::Equal if delivered.state_hash == seen.state_hash || omits_alerts(delivered, seen) => {
+    let is_same_api = delivered.api == api;
+    let order = if is_same_api {
+        seen.last_updated.cmp(&delivered.last_updated)
+    } else {
+        seen.last_updated.as_millisecond().cmp(&delivered.last_updated.as_millisecond())
+    };
+    match order {
+        Ordering::Less if delivered.is_overdue(read_at) => {
+            VersionComparison::New { change, ordinal: earlier_ordinal(delivered, seen, read_at) }
+        }
+        Ordering::Less => VersionComparison::Stale,
+        Ordering::Equal if !is_same_api && delivered.state == seen.state() => VersionComparison::SameOnOtherApi,
+        Ordering::Equal
+            if is_same_api && (delivered.state_hash == seen.state_hash || omits_alerts(delivered, seen)) =>
+        {
             VersionComparison::Same
         }
-        _ => VersionComparison::New { change, ordinal: next_ordinal(delivered, seen) },
+        Ordering::Equal | Ordering::Greater => {
+            VersionComparison::New { change, ordinal: next_ordinal(delivered, seen) }
+        }
     }
 }
 
@@ -90,6 +130,17 @@ fn omits_alerts(delivered: &DeliveredVersion, seen: &Record) -> bool {
 
 fn next_ordinal(delivered: &DeliveredVersion, seen: &Record) -> u32 {
     if delivered.last_updated == seen.last_updated { delivered.ordinal + 1 } else { 1 }
+}
+
+/// The ordinal of a version that is older than the delivered one. It is above 1 where a version with the same time may have
+/// been delivered before.
+fn earlier_ordinal(delivered: &DeliveredVersion, seen: &Record, read_at: ReadTime) -> u32 {
+    match &delivered.before {
+        Some(before) if seen.last_updated > before.last_updated => 1,
+        Some(before) => before.ordinal + 1,
+        None if read_at.is_well_before(delivered.last_updated) => 1,
+        None => delivered.ordinal + 1,
+    }
 }
 
 fn change_between(before: State, now: State) -> Change {
@@ -113,7 +164,48 @@ impl DeliveredVersion {
             ordinal,
             api,
             with_alerts: record.alerts.is_some_and(|alerts| alerts > 0),
+            before: None,
+            older_since: None,
         }
+    }
+
+    /// The last delivered version once `record` is delivered after this one.
+    #[must_use]
+    pub fn followed_by(&self, record: &Record, ordinal: u32, api: IncidentApi, read_at: ReadTime) -> Self {
+        let mut next = Self::of(record, ordinal, api);
+        if read_at.is_well_before(record.last_updated) {
+            next.before = if read_at.is_well_before(self.last_updated) {
+                self.before.clone()
+            } else {
+                Some(Box::new(Self { before: None, older_since: None, ..self.clone() }))
+            };
+        }
+        next
+    }
+
+    /// Returns true if an older record that is read now is no stale read.
+    fn is_overdue(&self, read_at: ReadTime) -> bool {
+        read_at.is_well_before(self.last_updated)
+            || self.older_since.is_some_and(|since| read_at.ours.duration_since(since) >= MAX_STALE)
+    }
+
+    /// The text for what [`fmt::Display`] leaves out, if there is anything. The registry stores it beside the packed form,
+    /// which older releases read. It begins with the packed form, so that it counts for this version only.
+    pub fn notes(&self) -> Option<String> {
+        let or_none = |part: Option<String>| part.unwrap_or_else(|| "-".into());
+        let (since, before) = (self.older_since.map(|since| since.to_string()), self.before.as_ref());
+        (since.is_some() || before.is_some())
+            .then(|| format!("{self}|{}|{}", or_none(since), or_none(before.map(ToString::to_string))))
+    }
+
+    /// This version with its notes. Notes of another version are ignored.
+    #[must_use]
+    pub fn with_notes(self, notes: &str) -> Self {
+        let [version, since, before] = notes.split('|').collect::<Vec<_>>()[..] else { return self };
+        if version != self.to_string() {
+            return self;
+        }
+        Self { older_since: since.parse().ok(), before: before.parse().ok().map(Box::new), ..self }
     }
 }
 
@@ -190,110 +282,11 @@ impl FromStr for DeliveredVersion {
             with_alerts: alerts == b'a',
             state_hash: state_hash.to_owned(),
             ordinal: ordinal.parse().map_err(|_| NotADeliveredVersion)?,
+            before: None,
+            older_since: None,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::incident::record::Alerts;
-
-    fn record(time: &str, status: &str, alerts: &[&str]) -> Record {
-        let alerts: Vec<String> = alerts.iter().map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
-        let json = format!(
-            r#"{{"id":"7","lastUpdateDateTime":"{time}","status":"{status}","alerts":[{}]}}"#,
-            alerts.join(",")
-        );
-        let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        Record::parse(json.as_bytes(), &tenant, Alerts::Included).unwrap()
-    }
-
-    fn new(change: Change, ordinal: u32) -> VersionComparison {
-        VersionComparison::New { change, ordinal }
-    }
-
-    #[test]
-    fn changes_are_named_by_the_rule_of_the_interface() {
-        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.0000001Z");
-        let table = [
-            ("active", "redirected", Change::Merged),
-            ("resolved", "redirected", Change::Merged),
-            ("active", "resolved", Change::Closed),
-            ("redirected", "resolved", Change::Closed),
-            ("resolved", "inProgress", Change::Reopened),
-            ("active", "inProgress", Change::Updated),
-            ("redirected", "redirected", Change::Updated),
-            ("resolved", "resolved", Change::Updated),
-            ("redirected", "active", Change::Updated),
-        ];
-        for (before, now, change) in table {
-            let known = DeliveredVersion::of(&record(early, before, &[]), 1, IncidentApi::Graph);
-            assert_eq!(
-                compare(Some(&known), &record(late, now, &[]), IncidentApi::Graph),
-                new(change, 1),
-                "{before} → {now}"
-            );
-        }
-        assert_eq!(compare(None, &record(early, "resolved", &[]), IncidentApi::Graph), new(Change::Created, 1));
-    }
-
-    #[test]
-    fn one_time_may_have_several_versions() {
-        let time = "2026-01-01T00:00:00Z";
-        let first = record(time, "active", &["a"]);
-        let known = DeliveredVersion::of(&first, 1, IncidentApi::Graph);
-        assert_eq!(compare(Some(&known), &first, IncidentApi::Graph), VersionComparison::Same);
-        let second = record(time, "active", &["a", "b"]);
-        assert_eq!(compare(Some(&known), &second, IncidentApi::Graph), new(Change::Updated, 2));
-        let known = DeliveredVersion::of(&second, 2, IncidentApi::Graph);
-        assert_eq!(
-            compare(Some(&known), &record(time, "resolved", &["a"]), IncidentApi::Graph),
-            new(Change::Closed, 3)
-        );
-        assert_eq!(
-            compare(Some(&known), &record("2025-12-31T23:59:59.9999999Z", "active", &[]), IncidentApi::Graph),
-            VersionComparison::Stale
-        );
-        assert_eq!(
-            Version {
-                tenant_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
-                api: IncidentApi::Graph,
-                record: &second,
-                change: None,
-                ordinal: 2,
-                fetched_at: Timestamp::UNIX_EPOCH,
-            }
-            .key(),
-            "11111111-2222-4333-8444-abcdefabcdef/7/2026-01-01T00:00:00Z~2"
-        );
-    }
-
-    #[test]
-    fn other_api_is_compared_to_the_millisecond() {
-        let known =
-            DeliveredVersion::of(&record("2026-01-01T00:00:00.1234567Z", "active", &["a"]), 1, IncidentApi::Defender);
-        assert_eq!(
-            compare(Some(&known), &record("2026-01-01T00:00:00.1230000Z", "active", &["z"]), IncidentApi::Graph),
-            VersionComparison::SameOnOtherApi
-        );
-        assert_eq!(
-            compare(Some(&known), &record("2026-01-01T00:00:00.124Z", "active", &["a"]), IncidentApi::Graph),
-            new(Change::Updated, 1)
-        );
-        assert_eq!(
-            compare(Some(&known), &record("2026-01-01T00:00:00.122Z", "active", &["a"]), IncidentApi::Graph),
-            VersionComparison::Stale
-        );
-    }
-
-    #[test]
-    fn delivered_version_survives_packing() {
-        let known = DeliveredVersion::of(
-            &record("2026-01-01T00:00:00.1234567Z", "redirected", &["a"]),
-            3,
-            IncidentApi::Defender,
-        );
-        assert_eq!(known.to_string().parse::<DeliveredVersion>(), Ok(known));
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use super::{
     list::IncidentList,
     query::IncidentQuery,
     response::{ResponseClass, classify_response},
+    row_memory::{Row, RowMemory},
 };
 use crate::{
     clock::Clock,
@@ -22,7 +23,7 @@ use crate::{
     incident::{record::Alerts, span::Span},
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
-    registry::{Registry, lease::Lease},
+    registry::{Registry, budget::BudgetOf, lease::Lease},
     tenant::{Reason, TenantId},
 };
 
@@ -43,6 +44,7 @@ pub struct Incidents {
     tokens: Tokens,
     registry: Registry,
     clock: Clock,
+    row_memory: RowMemory,
 }
 
 /// The access token that a request may use.
@@ -83,7 +85,7 @@ pub struct TenantClient<'a> {
 impl Incidents {
     /// A client of the API hosts in `endpoints`.
     pub fn new(endpoints: Endpoints, http: HttpClient, tokens: Tokens, registry: Registry, clock: Clock) -> Self {
-        Self { endpoints, http, tokens, registry, clock }
+        Self { endpoints, http, tokens, registry, clock, row_memory: RowMemory::new() }
     }
 
     /// The client of one tenant.
@@ -102,12 +104,12 @@ impl TenantClient<'_> {
     /// Shows by one small read with a given token that the tenant's incidents are readable.
     pub async fn probe(&mut self, token: &AccessToken) -> Result<()> {
         let now = self.incidents.clock.now();
-        self.take_call(now).await?;
+        self.take_call(Call::ListIncidents, now).await?;
         let span = Span { from: now, to: None };
         let query = IncidentQuery { top: 1, alerts: Alerts::Omitted, ..IncidentQuery::of(span, self.api) };
         let request = self.incidents.http.get(self.list_url(&query));
         let response = send_with_token(request, token, Call::ListIncidents, self.deadline).await?;
-        self.successful(response).await?.bytes().await.map(|_| ())
+        self.successful(Call::ListIncidents, response).await?.bytes().await.map(|_| ())
     }
 
     /// Requests a list. Its rows are still to be read.
@@ -115,15 +117,15 @@ impl TenantClient<'_> {
         let url = self.list_url(query);
         let deadline = self.deadline.at_most(RESPONSE_TIMEOUT);
         let response = self.request(Call::ListIncidents, freshness, deadline, |http| http.get(url.clone())).await;
-        response.map(|response| IncidentList::new(url.clone(), response))
+        response.map(|response| IncidentList::new(url.clone(), response, &self.incidents.row_memory))
     }
 
-    /// Returns one incident exactly as Microsoft sent it.
+    /// Returns one incident exactly as Microsoft sent it. A large one waits until the process has memory for it.
     ///
     /// # Errors
     /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Malformed`] where it is larger than
     /// `max_bytes`.
-    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Vec<u8>> {
+    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Row> {
         let mut url = self.incident_url(incident_id);
         if alerts == Alerts::Included && self.api == IncidentApi::Graph {
             url.set_query(Some("$expand=alerts"));
@@ -133,7 +135,7 @@ impl TenantClient<'_> {
             self.request(Call::GetIncident, TokenFreshness::Cached, deadline, |http| http.get(url.clone())).await;
         let response = response.map_err(no_such_incident)?;
         let too_large = response.malformed();
-        body_up_to(max_bytes, response).await?.ok_or(too_large)
+        body_up_to(max_bytes, response, &self.incidents.row_memory).await?.ok_or(too_large)
     }
 
     /// Changes one incident. `body` is in the API's own form.
@@ -168,7 +170,7 @@ impl TenantClient<'_> {
         let request = |http: &HttpClient| http.post(url.clone()).json(body);
         let response = self.request(Call::Hunt, TokenFreshness::Cached, self.deadline, request).await?;
         let malformed = response.malformed();
-        let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response).await? else {
+        let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response, &self.incidents.row_memory).await? else {
             return Err(Error::InvalidRequest("The result is too large for one response. Ask for fewer rows.".into()));
         };
         serde_json::from_slice(&bytes).map_err(|_| malformed)
@@ -192,7 +194,7 @@ impl TenantClient<'_> {
         deadline: Deadline,
         request: impl Fn(&HttpClient) -> RequestBuilder,
     ) -> Result<Response> {
-        self.take_call(self.incidents.clock.now()).await?;
+        self.take_call(call, self.incidents.clock.now()).await?;
         let Incidents { tokens, http, .. } = self.incidents;
         let token: Arc<AccessToken> = match freshness {
             TokenFreshness::Cached => tokens.access_token(&self.tenant, self.api, deadline).await?,
@@ -202,7 +204,7 @@ impl TenantClient<'_> {
         };
         let response = send_with_token(request(http), &token, call, deadline).await?;
         if !refuses_token(&response) || response.status() == StatusCode::UNAUTHORIZED && !self.may_replace_token() {
-            return self.successful(response).await;
+            return self.successful(call, response).await;
         }
         let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await;
         // Without a fresh token, the refused one must not be used again.
@@ -211,7 +213,7 @@ impl TenantClient<'_> {
             return Err(Error::Refused(Reason::RoleMissing));
         }
         let response = send_with_token(request(http), &fresh, call, deadline).await?;
-        self.successful(response).await
+        self.successful(call, response).await
     }
 
     /// Returns true if a fresh token may show that a 401 was the token's fault: once in all work under one lease.
@@ -222,10 +224,16 @@ impl TenantClient<'_> {
         }
     }
 
-    async fn take_call(&mut self, now: Timestamp) -> Result<()> {
+    /// The budget of a call. Hunting has its own.
+    fn budget_of(&self, call: Call) -> BudgetOf {
+        if call == Call::Hunt { BudgetOf::Hunting } else { BudgetOf::Incidents(self.api) }
+    }
+
+    async fn take_call(&mut self, call: Call, now: Timestamp) -> Result<()> {
         let registry = &self.incidents.registry;
+        let of = self.budget_of(call);
         match &mut self.budget {
-            CallBudget::Table => registry.take_call(&self.tenant, self.api, now).await,
+            CallBudget::Table => registry.take_call(&self.tenant, of, now).await,
             CallBudget::Lease(lease, kind) => {
                 if now >= lease.throttling_read_at + THROTTLING_MAX_AGE {
                     let stored = registry.feed(&self.tenant).await?;
@@ -240,20 +248,21 @@ impl TenantClient<'_> {
     }
 
     /// Returns a successful response, or the error that it stands for.
-    async fn successful(&mut self, response: Response) -> Result<Response> {
+    async fn successful(&mut self, call: Call, response: Response) -> Result<Response> {
         match classify_response(response, self.incidents.clock.now()).await {
             ResponseClass::Success(response) => Ok(response),
-            ResponseClass::Throttled { until } => Err(self.throttled(until).await),
+            ResponseClass::Throttled { until } => Err(self.throttled(call, until).await),
             ResponseClass::Failed(error) => Err(error),
         }
     }
 
     /// Stores a wait that Microsoft asks for: in the table for all functions, in the lease for the rest of its work.
-    async fn throttled(&mut self, until: Timestamp) -> Error {
+    async fn throttled(&mut self, call: Call, until: Timestamp) -> Error {
+        let of = self.budget_of(call);
         if let CallBudget::Lease(lease, _) = &mut self.budget {
             lease.feed.set_throttled_until(self.api, until);
         }
-        match self.incidents.registry.set_throttled_until(&self.tenant, self.api, until).await {
+        match self.incidents.registry.set_throttled_until(&self.tenant, of, until).await {
             Ok(()) => Error::Throttled { until },
             Err(error) => error,
         }
@@ -290,15 +299,16 @@ fn refuses_token(response: &Response) -> bool {
 }
 
 /// Reads a whole body. `None`: it is larger than `max_bytes`.
-async fn body_up_to(max_bytes: usize, mut response: Response) -> Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
+async fn body_up_to(max_bytes: usize, mut response: Response, memory: &RowMemory) -> Result<Option<Row>> {
+    let (mut body, mut arriving) = (Vec::new(), memory.arriving_row());
     while let Some(bytes) = response.chunk().await? {
         if body.len() + bytes.len() > max_bytes {
             return Ok(None);
         }
         body.extend_from_slice(&bytes);
+        response.deadline().run(arriving.reserve(body.len())).await?;
     }
-    Ok(Some(body))
+    Ok(Some(arriving.complete(body)))
 }
 
 /// A 404 means an unknown incident where one incident was requested. Elsewhere the API itself is not there.

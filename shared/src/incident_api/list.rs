@@ -7,9 +7,11 @@ use url::Url;
 pub use super::odata::MAX_ROW_BYTES;
 /// The number of pages without rows that are followed in a row. A list with more of them does not end.
 pub const MAX_EMPTY_PAGES: u32 = 5;
+pub use super::row_memory::Row;
 use super::{
     odata::{ODataEnvelope, ODataReader},
     query::{IncidentQuery, NextPage},
+    row_memory::{ArrivingRow, RowMemory},
 };
 use crate::{error::Result, http::Response};
 
@@ -18,6 +20,7 @@ pub struct IncidentList {
     url: Url,
     response: Response,
     rows: ODataReader,
+    arriving: ArrivingRow,
     count: u32,
 }
 
@@ -32,7 +35,7 @@ pub struct ListEnd {
     pub next_page: Option<NextPage>,
     /// Status 206: Microsoft could not read a part of the list.
     pub partial: bool,
-    /// The `Date` header: Microsoft's time at the start of the response.
+    /// The list's [`IncidentList::date`].
     pub date: Option<Timestamp>,
 }
 
@@ -53,26 +56,34 @@ impl ListEnd {
 }
 
 impl IncidentList {
-    pub(super) fn new(url: Url, response: Response) -> Self {
-        Self { url, response, rows: ODataReader::default(), count: 0 }
+    pub(super) fn new(url: Url, response: Response, memory: &RowMemory) -> Self {
+        Self { url, response, rows: ODataReader::default(), arriving: memory.arriving_row(), count: 0 }
     }
 
-    /// Returns the next row exactly as Microsoft sent it, and `None` after the last one.
+    /// Returns the next row exactly as Microsoft sent it, and `None` after the last one. A large row waits until the process
+    /// has memory for it.
     ///
     /// # Errors
     /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not an `OData` collection,
-    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
+    /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
+    pub async fn next(&mut self) -> Result<Option<Row>> {
         loop {
             if let Some(row) = self.rows.next_row() {
                 self.count += 1;
-                return Ok(Some(row));
+                return Ok(Some(self.arriving.complete(row)));
             }
+            self.response.deadline().run(self.arriving.reserve(self.rows.arriving_bytes())).await?;
             match self.response.chunk().await? {
                 Some(bytes) => self.rows.push(&bytes).map_err(|_| self.response.malformed())?,
                 None => return Ok(None),
             }
         }
+    }
+
+    /// The `Date` header: Microsoft's time at the start of the response.
+    pub fn date(&self) -> Option<Timestamp> {
+        self.response.date()
     }
 
     /// Returns the facts about the whole list. The caller has read all rows before.
@@ -82,7 +93,7 @@ impl IncidentList {
     pub fn end(self) -> Result<ListEnd> {
         let malformed = self.response.malformed();
         let partial = self.response.status() == StatusCode::PARTIAL_CONTENT;
-        let date = self.response.date();
+        let date = self.date();
         let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| malformed)?;
         let next_page = next_link.as_deref().and_then(|link| NextPage::of(link, &self.url));
         Ok(ListEnd { rows: self.count, more: next_link.is_some(), next_page, partial, date })

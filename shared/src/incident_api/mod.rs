@@ -5,3 +5,4 @@ pub mod list;
 mod odata;
 pub mod query;
 mod response;
+mod row_memory;

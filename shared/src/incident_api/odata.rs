@@ -59,6 +59,11 @@ impl ODataReader {
         self.complete.pop_front()
     }
 
+    /// The size of the row that is arriving.
+    pub(super) fn arriving_bytes(&self) -> usize {
+        self.row.len()
+    }
+
     /// Returns the envelope at the end of the body.
     pub(super) fn finish(self) -> Result<ODataEnvelope, NotACollection> {
         if self.depth != 0 || self.in_string {

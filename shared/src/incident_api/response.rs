@@ -4,7 +4,11 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use crate::{error::Error, http::Response, tenant::Reason};
+use crate::{
+    error::Error,
+    http::{MAX_RETRY_AFTER, Response},
+    tenant::Reason,
+};
 
 /// The wait after a 429 that names none.
 const DEFAULT_THROTTLING: SignedDuration = SignedDuration::from_secs(60);
@@ -24,7 +28,8 @@ pub(super) enum ResponseClass {
 
 /// Classifies a response by its status, and by its error body where the status alone is not enough.
 pub(super) async fn classify_response(response: Response, now: Timestamp) -> ResponseClass {
-    let throttled = |wait: SignedDuration| ResponseClass::Throttled { until: now + wait.max(MIN_THROTTLING) };
+    let throttled =
+        |wait: SignedDuration| ResponseClass::Throttled { until: now + wait.clamp(MIN_THROTTLING, MAX_RETRY_AFTER) };
     let unexpected_status = response.unexpected_status();
     match response.status() {
         status if status.is_success() => ResponseClass::Success(response),

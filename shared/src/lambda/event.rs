@@ -78,6 +78,8 @@ pub struct Message {
     pub message_id: String,
     /// The text, if it is one.
     pub body: Option<String>,
+    /// The time at which SQS took it.
+    pub sent_at: Option<Timestamp>,
 }
 
 /// A request to the HTTP API.
@@ -134,6 +136,11 @@ fn texts<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (String, Strin
     members.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
 }
 
+/// The time of an attribute that SQS writes: a text of milliseconds since 1970.
+fn sent_at(milliseconds: &Value) -> Option<Timestamp> {
+    Timestamp::from_millisecond(milliseconds.as_str()?.parse().ok()?).ok()
+}
+
 /// Returns true if `path` is the route of `route_key` with `parameters` in their places.
 ///
 /// An HTTP API decodes `rawPath` twice and cuts it at an encoded question mark, but decodes each parameter once. So
@@ -152,6 +159,7 @@ impl Message {
         Self {
             message_id: text(record, "messageId"),
             body: record.get("body").and_then(Value::as_str).map(str::to_owned),
+            sent_at: record.pointer("/attributes/SentTimestamp").and_then(sent_at),
         }
     }
 }

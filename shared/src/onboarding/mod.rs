@@ -95,8 +95,13 @@ impl Consent {
     fn apply(&self, binding: Binding, tenant: &mut Tenant, invitation: &Invitation, setting: IncidentApiSetting) {
         match binding {
             Binding::New | Binding::WaitsForOperator => {
-                let new = self.new_tenant(invitation, setting, binding == Binding::WaitsForOperator);
-                *tenant = Tenant { revision: tenant.revision, ..new };
+                let mut new = self.new_tenant(invitation, setting, binding == Binding::WaitsForOperator);
+                (new.revision, new.unannounced) = (tenant.revision, std::mem::take(&mut tenant.unannounced));
+                if is_replaced(tenant, &new) {
+                    // It is a new tenant of its customer.
+                    new.mark_unannounced(None);
+                }
+                *tenant = new;
             }
             // An older consent still counts where the newer one only waits for the operator.
             Binding::Renewed if tenant.waits_for_operator() || !self.is_repeated_or_older(tenant) => {
@@ -152,10 +157,11 @@ impl Onboarding {
             return Ok(Recorded::Refused(rejection));
         }
         if tenant.is_none() {
-            let tenant = consent.new_tenant(&invitation, self.setting, binding == Binding::WaitsForOperator);
+            let mut tenant = consent.new_tenant(&invitation, self.setting, binding == Binding::WaitsForOperator);
+            tenant.mark_unannounced(None);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
-                    self.publish(None, &tenant).await?;
+                    self.publish(&tenant).await?;
                     return Ok(Recorded::Accepted(Box::new(tenant)));
                 }
                 // Another request has created the tenant meanwhile, and the rule is applied again below.
@@ -173,8 +179,7 @@ impl Onboarding {
             self.release_invitation(consent).await?;
             return Ok(Recorded::Refused(rejection));
         }
-        let is_replaced = before.customer != after.customer && before.status != Status::Offboarded;
-        if is_replaced {
+        if is_replaced(&before, &after) {
             tracing::warn!(target: RECORD, audit = true,
                 tenant_id = %tenant_id,
                 invitation_id = consent.invitation_id,
@@ -183,8 +188,7 @@ impl Onboarding {
                 "record of a tenant that was never active replaced"
             );
         }
-        // A replaced record is a new tenant of its customer.
-        self.publish(Some(&before).filter(|_| !is_replaced), &after).await?;
+        self.publish(&after).await?;
         Ok(Recorded::Accepted(Box::new(after)))
     }
 
@@ -256,15 +260,20 @@ impl Onboarding {
         apis
     }
 
-    /// Opens the feed of a tenant that may be polled, and sends an event if the status has changed.
-    async fn publish(&self, before: Option<&Tenant>, after: &Tenant) -> Result<()> {
+    /// Opens the feed of a tenant that may be polled, and announces changes of its status.
+    async fn publish(&self, after: &Tenant) -> Result<()> {
         let is_the_operators = after.reason == Some(Reason::Operator);
         // An unchanged tenant, too: a worker that died before this step leaves a tenant without a feed.
         if after.status != Status::Offboarded && !is_the_operators {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
-        self.events.tenant_status_changed(before, after).await
+        self.events.announce_status(&self.registry, after).await
     }
+}
+
+/// Returns true if a consent has taken a record that was never active from another customer.
+fn is_replaced(before: &Tenant, after: &Tenant) -> bool {
+    before.customer != after.customer && before.status != Status::Offboarded
 }
 
 /// Logs roles that this deployment does not request. They make a stolen credential more valuable, and only the customer

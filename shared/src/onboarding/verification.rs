@@ -82,8 +82,8 @@ impl Onboarding {
             }
             Ok(())
         });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
+        let (_, after) = changed.await?;
+        self.publish(&after).await?;
         Ok(after)
     }
 
@@ -102,6 +102,7 @@ impl Onboarding {
                 Err(
                     Error::Upstream { .. }
                     | Error::Malformed { .. }
+                    | Error::FilterNotApplied { .. }
                     | Error::Partial { .. }
                     | Error::Unreachable { .. },
                 ) => (Reason::Unavailable, None),
@@ -152,8 +153,8 @@ impl Onboarding {
             }
             Ok(())
         });
-        let (before, after) = changed.await?;
-        self.publish(Some(&before), &after).await?;
+        let (_, after) = changed.await?;
+        self.publish(&after).await?;
         Ok(after)
     }
 }

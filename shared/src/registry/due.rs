@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    Registry, Write,
+    Registry,
     table::{Item, number, string, text, update_if},
     tenant_of,
 };
@@ -38,6 +38,14 @@ pub struct DuePage {
 pub struct DuePosition(Item);
 
 impl Due {
+    /// The turn of the tenant among `of` turns, by a hash of its identifier: always the same, and evenly spread.
+    pub fn turn(&self, of: u64) -> u64 {
+        // FNV-1a.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = self.tenant.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        (hash ^ (hash >> 32)) % of.max(1)
+    }
+
     fn from_index(item: &Item) -> Option<Self> {
         let due_at = item.get("due_at")?.as_n().ok()?.parse().ok()?;
         Some(Self { tenant: tenant_of(string(item, "pk")?)?, due_at: Timestamp::from_millisecond(due_at).ok()? })
@@ -70,18 +78,6 @@ impl Registry {
             .condition_expression("attribute_exists(due_shard)")
             .expression_attribute_values(":due", number(due_at.as_millisecond()));
         update_if(update).await.map(|_| ())
-    }
-
-    /// Moves the due time of a tenant to `next`. [`Write::Conflict`]: it is no longer `due.due_at`, so that another run
-    /// has claimed the tenant.
-    pub async fn claim_due(&self, due: &Due, next: Timestamp) -> Result<Write> {
-        let update = self
-            .update_feed(&due.tenant)
-            .update_expression("SET due_at = :next")
-            .condition_expression("due_at = :seen")
-            .expression_attribute_values(":next", number(next.as_millisecond()))
-            .expression_attribute_values(":seen", number(due.due_at.as_millisecond()));
-        update_if(update).await
     }
 }
 

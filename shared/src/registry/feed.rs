@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry,
-    budget::Budget,
+    budget::{Budget, BudgetOf},
     due::shard_of,
     position::{PageSizes, Position},
     table::{from_item, number, string, text, update_if},
@@ -20,7 +20,7 @@ use crate::{
     tenant::TenantId,
 };
 
-const SORT_KEY: &str = "FEED";
+pub(super) const SORT_KEY: &str = "FEED";
 
 /// The state of a tenant's feed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct Feed {
     /// The start of the last poll that read the whole overlap, also where one response holds it. Versions that appear late
     /// since then may have a time of last update that is earlier by as much as the overlap.
     pub overlap_started_at: Option<Timestamp>,
+    /// The time until which windows are read without alerts, because Graph lists them only so.
+    pub without_alerts_until: Option<Timestamp>,
     /// The end of the last complete poll.
     pub last_success_at: Option<Timestamp>,
     /// The time at which a new version was last delivered.
@@ -69,6 +71,8 @@ pub struct Feed {
     graph_throttled_until: Option<Timestamp>,
     defender_paid_until: Option<Timestamp>,
     defender_throttled_until: Option<Timestamp>,
+    hunting_paid_until: Option<Timestamp>,
+    hunting_throttled_until: Option<Timestamp>,
 }
 
 /// The result of a sweep.
@@ -92,13 +96,24 @@ pub struct Recheck {
 }
 
 impl Feed {
-    /// The budget of calls to one API.
-    pub fn budget(&self, api: IncidentApi) -> Budget {
-        let (paid_until, throttled_until) = match api {
-            IncidentApi::Graph => (self.graph_paid_until, self.graph_throttled_until),
-            IncidentApi::Defender => (self.defender_paid_until, self.defender_throttled_until),
+    /// The budget of some calls.
+    pub fn budget(&self, of: impl Into<BudgetOf>) -> Budget {
+        let of = of.into();
+        let (paid_until, throttled_until) = match of {
+            BudgetOf::Incidents(IncidentApi::Graph) => (self.graph_paid_until, self.graph_throttled_until),
+            BudgetOf::Incidents(IncidentApi::Defender) => (self.defender_paid_until, self.defender_throttled_until),
+            BudgetOf::Hunting => (self.hunting_paid_until, self.hunting_throttled_until),
         };
-        Budget { paid_until, throttled_until }
+        Budget { of, paid_until, throttled_until }
+    }
+
+    /// Returns true if this feed differs from `other` at most in how far and when it was read.
+    pub(super) fn is_like_but_for_how_far_it_read(&self, other: &Self) -> bool {
+        let mut feed = self.clone();
+        feed.covered_until = other.covered_until;
+        feed.last_success_at = other.last_success_at;
+        feed.overlap_started_at = other.overlap_started_at;
+        feed == *other
     }
 
     /// The sizes of pages that one API has shown.

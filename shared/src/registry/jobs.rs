@@ -26,6 +26,9 @@ const ENDED_JOB_TTL: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// The number of failures in a row, none of them Microsoft's, after which a job fails.
 const MAX_JOB_FAILURES: u32 = 20;
 
+/// The time without progress after which a sweep fails, so that the next one begins anew.
+const MAX_SWEEP_STANDSTILL: SignedDuration = SignedDuration::from_hours(24);
+
 /// The two kinds of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +60,8 @@ pub enum JobStatus {
     Done,
     /// The operator cancelled it.
     Cancelled,
-    /// Our side failed too many times in a row. Polls continue.
+    /// Our side failed too many times in a row, or it is a sweep that came no further for a day or could compare nothing.
+    /// Polls continue.
     Failed,
 }
 
@@ -98,6 +102,9 @@ pub struct Job {
     /// The number of failures in a row that are neither Microsoft's nor the tenant's.
     #[serde(default)]
     pub failures: u32,
+    /// The time at which it last came further. `None`: no worker has started it.
+    #[serde(default)]
+    pub progressed_at: Option<Timestamp>,
 }
 
 impl Job {
@@ -115,7 +122,13 @@ impl Job {
             checked: 0,
             delivered: 0,
             failures: 0,
+            progressed_at: None,
         }
+    }
+
+    /// Returns true for a sweep that came no further for a day.
+    pub fn stands_still(&self, now: Timestamp) -> bool {
+        self.kind == JobKind::Sweep && self.progressed_at.is_some_and(|at| at + MAX_SWEEP_STANDSTILL < now)
     }
 
     /// Counts a failure of ours. After twenty in a row the job has failed.
@@ -177,7 +190,8 @@ impl Registry {
     pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<Write> {
         let mut item = to_item(job)?;
         let mut attribute = |name: &str| item.remove(name).ok_or_else(|| Error::Internal("a job is incomplete".into()));
-        let (status, position) = (attribute("status")?, attribute("pass_position")?);
+        let (status, position, progressed_at) =
+            (attribute("status")?, attribute("pass_position")?, attribute("progressed_at")?);
         // DynamoDB ignores a TTL that is not a number: NULL keeps the item.
         let expires =
             if job.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
@@ -185,7 +199,7 @@ impl Registry {
             .update_open_job(&job.tenant_id, &job.job_id)
             .update_expression(
                 "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, \
-                 pass_position = :position, failures = :failures, expires_at = :expires",
+                 pass_position = :position, failures = :failures, progressed_at = :progressed, expires_at = :expires",
             )
             .expression_attribute_values(":status", status)
             .expression_attribute_values(":covered", text(job.covered_until.to_string()))
@@ -193,6 +207,7 @@ impl Registry {
             .expression_attribute_values(":delivered", number(job.delivered))
             .expression_attribute_values(":failures", number(job.failures))
             .expression_attribute_values(":expires", expires)
+            .expression_attribute_values(":progressed", progressed_at)
             .expression_attribute_values(":position", position);
         let write = update_if(update).await?;
         if !job.status.is_open() || write == Write::Conflict {

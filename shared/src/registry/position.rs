@@ -22,6 +22,9 @@ pub struct Position {
     /// The place inside the list of the next window, if it has several pages.
     #[serde(default)]
     pub list: Option<ListPosition>,
+    /// Pages did not join, so that each window has to fit into one response.
+    #[serde(default)]
+    pub is_unordered: bool,
 }
 
 /// The place inside a second of last update that is split by time of creation.
@@ -42,6 +45,9 @@ pub struct ListPosition {
     pub shown_at: Timestamp,
     /// The number of rows before the last one that was read, in Microsoft's order.
     pub last_row: u32,
+    /// The number of different rows so far.
+    #[serde(default)]
+    pub rows: u32,
     /// The keys of the rows of the last page. The next page has to begin with the end of it.
     pub last_page: Vec<String>,
     /// The last page did not join the one before it, and is asked for again from further back.
@@ -58,7 +64,16 @@ pub struct ListPosition {
     pub seen: HashSet<String>,
     /// Their times of last update and of creation.
     #[serde(skip)]
-    pub shown: Vec<(Timestamp, Option<Timestamp>)>,
+    pub shown: Vec<RowTimes>,
+}
+
+/// The times of a row. Windows are split by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowTimes {
+    /// The time of last update.
+    pub updated: Timestamp,
+    /// The time of creation, where it is known.
+    pub created: Option<Timestamp>,
 }
 
 /// The sizes of pages that an API has shown for a tenant.
@@ -80,6 +95,11 @@ impl PageSizes {
 }
 
 impl ListPosition {
+    /// Returns true if `last_page` is the whole list so far.
+    pub fn is_first_page(&self) -> bool {
+        self.last_page.len() == self.rows as usize
+    }
+
     /// Returns true if none of these rows was seen before.
     pub fn is_new(&self, keys: &[String]) -> bool {
         keys.iter().all(|key| !self.seen.contains(key) && !self.last_page.contains(key))
@@ -89,6 +109,12 @@ impl ListPosition {
 impl Position {
     /// The position at the beginning of a span.
     pub fn at(at: Timestamp) -> Self {
-        Self { at, ends: Vec::new(), second: None, list: None }
+        Self { at, ends: Vec::new(), second: None, list: None, is_unordered: false }
+    }
+
+    /// Moves the position to a later time, with the ends of windows after it.
+    pub fn move_to(&mut self, at: Timestamp) {
+        (self.at, self.second, self.list) = (at, None, None);
+        self.ends.retain(|end| *end > at);
     }
 }

@@ -69,6 +69,16 @@ impl QuarantineEntry {
         Span { from: self.from, to: Some(self.to) }
     }
 
+    /// Notes how far a retry came for which time or budget ran out. One that came no further has failed.
+    pub fn note_unfinished_retry(&mut self, position: Position, now: Timestamp) {
+        if self.pass_position.as_ref() == Some(&position) {
+            self.note_failed_retry(now);
+        } else {
+            self.next_try_at = now + retry_delay(0);
+        }
+        self.pass_position = Some(position);
+    }
+
     /// Counts a failed retry and sets the time of the next one.
     pub fn note_failed_retry(&mut self, now: Timestamp) {
         self.tries += 1;

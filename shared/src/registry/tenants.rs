@@ -78,6 +78,9 @@ pub struct Tenant {
     /// The verification of its consent, while it is pending and not waiting for the operator. An active tenant has one after
     /// a further consent, until its roles are read again.
     pub verification: Option<Verification>,
+    /// The changes of status that no event was sent for yet, in their order. Each is stored in the write that makes it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unannounced: Vec<StatusChange>,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
 }
@@ -100,8 +103,20 @@ impl Tenant {
             operator_paused_at: None,
             offboarded_at: None,
             verification: None,
+            unannounced: Vec::new(),
             revision: 0,
         }
+    }
+
+    /// Marks its status as a change from another one that is to be announced. `None`: the record is new to its customer.
+    pub fn mark_unannounced(&mut self, from: Option<Status>) {
+        self.unannounced.push(StatusChange {
+            customer: self.customer.clone(),
+            from,
+            to: self.status,
+            reason: self.reason,
+            revision: self.revision,
+        });
     }
 
     /// Makes it pending, with the first try of its verification due at `now`. Until a try shows more, it waits for Entra to
@@ -127,6 +142,21 @@ impl Tenant {
     }
 }
 
+/// A change of a tenant's status or of its reason, as `Tenant Status Changed` tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusChange {
+    /// The customer's name at the change.
+    pub customer: String,
+    /// The status before. `None`: the customer had no such tenant.
+    pub from: Option<Status>,
+    /// The status after the change.
+    pub to: Status,
+    /// The reason for it, if there is one.
+    pub reason: Option<Reason>,
+    /// The tenant's revision before the change. No other change has it.
+    pub revision: u64,
+}
+
 /// The state of the verification of a new consent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
@@ -145,7 +175,7 @@ impl Verification {
     }
 }
 
-const SORT_KEY: &str = "PROFILE";
+pub(super) const SORT_KEY: &str = "PROFILE";
 const LISTING: &str = "tenants";
 
 /// The number of items that are deleted at the same time.
@@ -194,7 +224,8 @@ impl Registry {
     }
 
     /// Reads a tenant, changes it and writes it, again if another writer came in between. Returns the tenant before and
-    /// after. Nothing is written if `change` fails or changes nothing.
+    /// after. Nothing is written if `change` fails or changes nothing. A change of the status or its reason is marked in the
+    /// same write; `Events::announce_status` sends its event.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown tenant, [`Error::Conflict`] when other writers were faster eight times, and the
@@ -202,9 +233,18 @@ impl Registry {
     pub async fn change_tenant(
         &self,
         tenant: &TenantId,
-        change: impl FnMut(&mut Tenant) -> Result<()>,
+        mut change: impl FnMut(&mut Tenant) -> Result<()>,
     ) -> Result<(Tenant, Tenant)> {
-        self.change(&tenant_pk(tenant), SORT_KEY, change).await
+        let marked = |tenant: &mut Tenant| {
+            let (status, reason, marks) = (tenant.status, tenant.reason, tenant.unannounced.len());
+            change(tenant)?;
+            // A record that is new to its customer is marked by the change itself.
+            if (tenant.status, tenant.reason) != (status, reason) && tenant.unannounced.len() == marks {
+                tenant.mark_unannounced(Some(status));
+            }
+            Ok(())
+        };
+        self.change(&tenant_pk(tenant), SORT_KEY, marked).await
     }
 
     /// Reads a page of tenants in the order of their identifiers, of one status or of all.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Registry, Write,
+    budget::BudgetOf,
     table::{number, text, update_if},
 };
 use crate::{error::Result, microsoft::IncidentApi, tenant::TenantId};
@@ -21,8 +22,19 @@ const EXPIRED_ITEM_TTL: SignedDuration = SignedDuration::from_hours(1);
 enum ThrottledCalls {
     /// Token requests to Entra.
     Tokens,
-    /// Reads of a tenant that has no feed.
+    /// Calls to an incident API for a tenant that has no feed.
     Reads,
+    /// Hunting queries in a tenant that has no feed.
+    Hunting,
+}
+
+impl From<BudgetOf> for (ThrottledCalls, IncidentApi) {
+    fn from(of: BudgetOf) -> Self {
+        match of {
+            BudgetOf::Incidents(api) => (ThrottledCalls::Reads, api),
+            BudgetOf::Hunting => (ThrottledCalls::Hunting, IncidentApi::Graph),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -36,6 +48,7 @@ impl ThrottledCalls {
         match self {
             Self::Tokens => format!("TOKENS#{api}"),
             Self::Reads => format!("READS#{api}"),
+            Self::Hunting => format!("HUNTING#{api}"),
         }
     }
 }
@@ -44,27 +57,35 @@ fn throttling_pk(tenant: &TenantId) -> String {
     format!("THROTTLING#{tenant}")
 }
 
-pub(super) fn throttled_attribute(api: IncidentApi) -> &'static str {
-    match api {
-        IncidentApi::Graph => "graph_throttled_until",
-        IncidentApi::Defender => "defender_throttled_until",
+pub(super) fn throttled_attribute(of: BudgetOf) -> &'static str {
+    match of {
+        BudgetOf::Incidents(IncidentApi::Graph) => "graph_throttled_until",
+        BudgetOf::Incidents(IncidentApi::Defender) => "defender_throttled_until",
+        BudgetOf::Hunting => "hunting_throttled_until",
     }
 }
 
 impl Registry {
-    /// Stores that a tenant's incident API must not be called before `until`. A later stored time stays.
-    pub async fn set_throttled_until(&self, tenant: &TenantId, api: IncidentApi, until: Timestamp) -> Result<()> {
+    /// Stores that no call of a tenant's budget may be made before `until`. A later stored time stays.
+    pub async fn set_throttled_until(
+        &self,
+        tenant: &TenantId,
+        of: impl Into<BudgetOf>,
+        until: Timestamp,
+    ) -> Result<()> {
+        let of = of.into();
         let update = self
             .update_feed(tenant)
             .update_expression("SET #throttled_until = :until")
             .condition_expression(
                 "attribute_exists(pk) AND (attribute_not_exists(#throttled_until) OR #throttled_until < :until)",
             )
-            .expression_attribute_names("#throttled_until", throttled_attribute(api))
+            .expression_attribute_names("#throttled_until", throttled_attribute(of))
             // All texts have the same length, so that DynamoDB compares them in the order of time.
             .expression_attribute_values(":until", text(format!("{:.3}", until + SignedDuration::from_millis(1))));
         if update_if(update).await? == Write::Conflict && self.feed(tenant).await?.is_none() {
-            self.set_calls_throttled_until(tenant, ThrottledCalls::Reads, api, until).await?;
+            let (calls, api) = of.into();
+            self.set_calls_throttled_until(tenant, calls, api, until).await?;
         }
         Ok(())
     }
@@ -89,22 +110,24 @@ impl Registry {
         self.set_calls_throttled_until(tenant, ThrottledCalls::Tokens, api, until).await
     }
 
-    /// The time before which a tenant without a feed must not be read. `None` when it may be read now.
-    pub(super) async fn reads_throttled_until(
+    /// The time before which no call of the budget of a tenant without a feed may be made. `None` when it may be made now.
+    pub(super) async fn calls_of_throttled_until(
         &self,
         tenant: &TenantId,
-        api: IncidentApi,
+        of: BudgetOf,
         now: Timestamp,
     ) -> Result<Option<Timestamp>> {
-        self.calls_throttled_until(tenant, ThrottledCalls::Reads, api, now).await
+        let (calls, api) = of.into();
+        self.calls_throttled_until(tenant, calls, api, now).await
     }
 
     /// Copies the times of a tenant's feed into items that stay when the feed is deleted.
     pub(super) async fn keep_throttling(&self, tenant: &TenantId) -> Result<()> {
         let Some(feed) = self.feed(tenant).await? else { return Ok(()) };
-        for api in IncidentApi::ALL {
-            if let Some(until) = feed.budget(api).throttled_until {
-                self.set_calls_throttled_until(tenant, ThrottledCalls::Reads, api, until).await?;
+        for of in BudgetOf::ALL {
+            if let Some(until) = feed.budget(of).throttled_until {
+                let (calls, api) = of.into();
+                self.set_calls_throttled_until(tenant, calls, api, until).await?;
             }
         }
         Ok(())
@@ -112,9 +135,9 @@ impl Registry {
 
     /// Copies the times that were stored while a tenant had no feed into its new feed.
     pub(super) async fn restore_throttling(&self, tenant: &TenantId, now: Timestamp) -> Result<()> {
-        for api in IncidentApi::ALL {
-            if let Some(until) = self.reads_throttled_until(tenant, api, now).await? {
-                self.set_throttled_until(tenant, api, until).await?;
+        for of in BudgetOf::ALL {
+            if let Some(until) = self.calls_of_throttled_until(tenant, of, now).await? {
+                self.set_throttled_until(tenant, of, until).await?;
             }
         }
         Ok(())

@@ -21,6 +21,8 @@ pub enum AwsFault {
     FailedAfter,
     /// AWS throttles the request.
     Throttled,
+    /// S3 refuses a write because of another one of the same key (409).
+    Conflict,
     /// AWS accepts the next batch and refuses its first entry.
     Partial,
     /// The caller dies just before the request.

@@ -73,6 +73,8 @@ pub struct Account {
     pub objects: Vec<Object>,
     /// The accepted events in their order.
     pub events: Vec<Event>,
+    /// The bus accepts no events.
+    pub bus_is_down: bool,
     queue: Vec<QueuedMessage>,
     messages: u32,
     secrets: BTreeMap<String, Secret>,
@@ -94,6 +96,7 @@ impl Account {
             items: BTreeMap::new(),
             objects: Vec::new(),
             events: Vec::new(),
+            bus_is_down: false,
             queue: Vec::new(),
             messages: 0,
             secrets: BTreeMap::new(),

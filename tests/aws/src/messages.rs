@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Account, BUS, QUEUE_URL,
-    wire::{Served, invalid, list, named, only, text},
+    wire::{Refusal, Served, invalid, list, named, only, text},
 };
 
 /// The time that a message stays hidden after it was received, and the number of times that it is: as in the template.
@@ -115,6 +115,9 @@ impl Account {
 
     pub(crate) fn put_events(&mut self, request: &Value, is_partial: bool) -> Served {
         only(request, &["Entries"])?;
+        if self.bus_is_down {
+            return Err(Refusal::new("InternalException", "the bus is down"));
+        }
         let mut results = Vec::new();
         let is_told = !self.defects.ignores_refused_events;
         let refused = if is_told {

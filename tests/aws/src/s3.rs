@@ -66,7 +66,7 @@ impl Account {
     }
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     let body = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
     (status, [("content-type", "application/xml")], body).into_response()
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{Aws, fault::AwsFault};
+use crate::{Aws, fault::AwsFault, s3};
 
 /// AWS's refusal of a request: the error's code and a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,6 +125,7 @@ pub(crate) async fn serve(
             act();
             broken()
         }
+        Some(AwsFault::Conflict) => s3::refusal(StatusCode::CONFLICT, "ConditionalRequestConflict", "try again"),
         Some(AwsFault::Throttled) if operation == "PutObject" => broken(),
         Some(AwsFault::Throttled) => Refusal::new("ThrottlingException", "throttled").into_response(),
         Some(AwsFault::HeldAfter) => {

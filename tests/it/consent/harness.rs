@@ -162,6 +162,12 @@ impl ConsentHarness {
             Ok(())
         });
         changed.await.unwrap();
+        // As if it had been announced.
+        let announced = |tenant: &mut Tenant| {
+            tenant.unannounced.clear();
+            Ok(())
+        };
+        self.registry.change_tenant(&tenant, announced).await.unwrap();
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {

@@ -1,9 +1,10 @@
 //! The results of a consent: pending, active, revived, refused.
 
+use serde_json::{Value, json};
 use shared::{registry::tenants::Status, tenant::Reason};
 use sim::{Decision, Propagation};
 
-use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, READ, id};
+use super::harness::{ADMIN, BASE, CLERK, CONTOSO, ConsentHarness, READ, id, request};
 use crate::backends::CLIENT_ID;
 
 fn spread(harness: &ConsentHarness, refused: u32, roleless: u32) {
@@ -254,4 +255,21 @@ async fn an_attempt_outlives_its_invitation_by_an_hour() {
     in_time.get("/consent/result").await.says(200, "can read your incidents");
     harness.advance(20);
     late.get(&too_late).await.says(410, "has expired");
+}
+
+#[tokio::test]
+async fn consent_is_announced_once_the_bus_is_back() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", Some(CONTOSO)).await;
+    let mut browser = harness.browser();
+    let back = browser.decide(&link, CONTOSO, ADMIN, Decision::Accept).await;
+    harness.backends.double.account().bus_is_down = true;
+    request(&harness.app, "GET", &back, browser.cookie.as_deref(), &[]).await;
+    assert!(harness.changes().is_empty());
+    harness.backends.double.account().bus_is_down = false;
+    harness.advance(60);
+    browser.get("/consent/result").await.says(200, "can read your incidents");
+    let changes = harness.changes();
+    assert_eq!(changes[0], (Value::Null, json!("pending"), json!("consent_missing")));
+    assert_eq!(changes.last(), Some(&(json!("pending"), json!("active"), Value::Null)));
 }

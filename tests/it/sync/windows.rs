@@ -156,7 +156,7 @@ async fn inseparable_rows_are_quarantined_and_the_feed_goes_on() {
         let aside = sync.registry.quarantine_entries(&tenant()).await.unwrap();
         let aside: Vec<_> = aside.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
         assert_eq!(aside, [("inseparable", true, 2)], "{api}");
-        assert!(sync.feed().await.covered_until.unwrap() > sync.clock.now() - SignedDuration::from_secs(90));
+        assert!(sync.feed().await.covered_until.unwrap() > sync.clock.now() - SignedDuration::from_mins(6));
     }
 }
 

@@ -168,7 +168,7 @@ impl LiveList<'_> {
         let mut oldest: Option<Timestamp> = None;
         while let Some(row) = rows.next().await? {
             // The sync quarantines a row that cannot be parsed. A list shows the others.
-            let Ok(record) = Record::parse(&row, &tenant, Alerts::Included) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, self.tenant.api, Alerts::Included) else { continue };
             oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
             let position = Position::of(tenant, &record);
             if !self.request.wants(&record, &position) {

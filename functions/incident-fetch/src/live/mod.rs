@@ -81,7 +81,8 @@ impl App {
         let mut client = self.client(tenant, deadline);
         let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &tenant.tenant_id, Alerts::Included).map_err(|_| malformed.clone())?;
+        let parsed = Record::parse(&raw, &tenant.tenant_id, tenant.api, Alerts::Included);
+        let record = parsed.map_err(|_| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }

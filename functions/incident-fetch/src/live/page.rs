@@ -132,7 +132,7 @@ impl PageBuilder {
 
 #[cfg(test)]
 mod tests {
-    use shared::incident::record::Alerts;
+    use shared::{incident::record::Alerts, microsoft::IncidentApi};
 
     use super::*;
 
@@ -145,7 +145,7 @@ mod tests {
         let record = |second: u32, bytes: usize| {
             let note = "x".repeat(bytes);
             let json = format!(r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:{second:02}Z","note":"{note}"}}"#);
-            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), IncidentApi::Graph, Alerts::Included).unwrap()
         };
         let mut page = PageBuilder::new(50);
         for (second, bytes) in [(30, MAX_RESPONSE_BYTES - 1_000), (20, 5_000), (10, 1), (40, 1)] {
@@ -166,7 +166,7 @@ mod tests {
             let json = format!(
                 r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alerts}],"note":"{note}"}}"#
             );
-            Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap()
+            Record::parse(json.as_bytes(), &tenant(), IncidentApi::Graph, Alerts::Included).unwrap()
         };
         let small = sent(1, 1);
         assert_eq!(truncate_to_fit(small.clone()), Some(small));

@@ -11,7 +11,7 @@ use shared::{
         line::IncidentLine,
         ocsf::incident_finding,
         record::Record,
-        version::{DeliveredVersion, Version, VersionComparison, compare},
+        version::{DeliveredVersion, ReadTime, Version, VersionComparison, compare},
     },
     registry::{Registry, tenants::Tenant, versions::VersionBlock},
     tenant::Reason,
@@ -73,12 +73,13 @@ impl<'a> Renderer<'a> {
 
     /// The number of this version among those that share its time of last update.
     async fn ordinal(&mut self, record: &Record) -> Result<u32> {
-        let block = VersionBlock::of(&record.incident_id)?;
+        let block = VersionBlock::of(&record.incident_id);
         if let Entry::Vacant(unread) = self.delivered.entry(block) {
             unread.insert(self.registry.delivered_versions(&self.tenant.tenant_id, block).await?);
         }
         let delivered = self.delivered.get(&block).and_then(|versions| versions.get(&record.incident_id));
-        Ok(match (compare(delivered, record, self.tenant.api), delivered) {
+        let read_at = ReadTime { ours: self.fetched_at, microsofts: None };
+        Ok(match (compare(delivered, record, self.tenant.api, read_at), delivered) {
             (VersionComparison::New { ordinal, .. }, _) => ordinal,
             (VersionComparison::Same, Some(delivered)) => delivered.ordinal,
             (VersionComparison::Same | VersionComparison::SameOnOtherApi | VersionComparison::Stale, _) => 1,

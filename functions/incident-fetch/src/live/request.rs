@@ -226,9 +226,8 @@ mod tests {
     fn next_continues_its_own_list_for_an_hour() {
         let list =
             ListRequest::parse(&request(&[("status", "active"), ("limit", "7")]), Some(tenant()), now()).unwrap();
-        let record =
-            Record::parse(br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#, &tenant(), Alerts::Included)
-                .unwrap();
+        let sent = br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#;
+        let record = Record::parse(sent, &tenant(), IncidentApi::Graph, Alerts::Included).unwrap();
         let next = list.next(Position::of(tenant(), &record), now()).unwrap();
         let query = [("next", next.as_str())];
         let parse = |tenant, now| ListRequest::parse(&request(&query), tenant, now);

@@ -5,13 +5,13 @@ use shared::{
     incident::{
         record::{Alerts, Record},
         span::Span,
-        version::{VersionComparison, compare},
+        version::{ReadTime, VersionComparison, compare},
     },
     incident_api::query::{IncidentQuery, MAX_SKIP},
     microsoft::IncidentApi,
 };
 
-use super::{Worker, ingest::PageRead, is_transient};
+use super::{Worker, ingest::PageRead, is_transient, quarantine::UNREADABLE_ALERTS};
 
 /// The number of calls after which a larger budget would not help, because it was nearly full before.
 const CALLS_OF_A_FULL_BUDGET: u32 = 16;
@@ -66,7 +66,7 @@ impl Worker<'_> {
             self.probe_tenant().await?;
             // An incident without its alerts is delivered rather than none. The alerts follow when they can be read.
             let reason = match self.read_one(&id, Alerts::Omitted).await {
-                Ok(()) => "unreadable_alerts",
+                Ok(()) => UNREADABLE_ALERTS,
                 Err(error) if is_transient(&error) => "unreadable",
                 Err(Error::NotFound) => continue,
                 Err(error) => return Err(error),
@@ -82,12 +82,13 @@ impl Worker<'_> {
     async fn list_new_ids(&mut self, query: &IncidentQuery, ids: &mut Vec<String>) -> Result<bool> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
         while let Some(row) = list.next().await? {
-            match Record::parse(&row, &tenant, Alerts::Omitted) {
+            match Record::parse(&row, &tenant, self.api, Alerts::Omitted) {
                 Ok(record) => {
                     let api = self.api;
                     let delivered = self.delivered_version(&record.incident_id).await?;
-                    if matches!(compare(delivered, &record, api), VersionComparison::New { .. }) {
+                    if matches!(compare(delivered, &record, api, read_at), VersionComparison::New { .. }) {
                         ids.push(record.incident_id);
                     }
                 }

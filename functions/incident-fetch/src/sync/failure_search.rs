@@ -16,7 +16,7 @@ use shared::{
     incident::{
         record::{Alerts, Record},
         span::Span,
-        version::{VersionComparison, compare},
+        version::{ReadTime, VersionComparison, compare},
     },
     incident_api::query::IncidentQuery,
     microsoft::IncidentApi,
@@ -52,7 +52,9 @@ pub(super) struct FailureSearch {
     pub(super) last_error: Option<Error>,
     /// The window that is known to fail and begins where the pass stands.
     failing_window: Option<Span>,
-    /// The seconds of the rows that are not delivered yet, where the API listed them without alerts.
+    /// The API listed the first failing window, or a part of it, without alerts.
+    pub(super) lists_without_alerts: bool,
+    /// The seconds of the rows that are not delivered yet, where that list was complete.
     new_row_seconds: Option<BTreeSet<Timestamp>>,
 }
 
@@ -64,6 +66,8 @@ pub(super) enum NextStep {
     Narrow { width: i64 },
     /// The window was read as far as it is readable. The pass continues at its end.
     ContinueAt(Timestamp),
+    /// Incidents are readable, but not with their alerts. They are read without.
+    WithoutAlerts,
     /// Nothing is readable now. The next pass begins with a window of this many seconds.
     GiveUp { next_width: Option<i64> },
 }
@@ -104,6 +108,11 @@ impl FailureSearch {
 
     fn is_outage(&self) -> bool {
         !self.anything_read && self.failing_windows.len() >= OUTAGE_WINDOWS
+    }
+
+    /// The step after a search in which nothing could be read with alerts.
+    fn give_up(&self, next_width: Option<i64>) -> NextStep {
+        if self.lists_without_alerts { NextStep::WithoutAlerts } else { NextStep::GiveUp { next_width } }
     }
 
     /// The error to give up with after many requests in which nothing could be read.
@@ -162,7 +171,7 @@ impl Worker<'_> {
         search.failing_window = Some(closed);
         search.failures_in_a_row += 1;
         if search.gave_up_because().is_some() {
-            return Ok(NextStep::GiveUp { next_width: search.next_width() });
+            return Ok(search.give_up(search.next_width()));
         }
         let retry_failed = search.requests == 2;
         if retry_failed || search.failures_in_a_row >= FAILURES_BEFORE_PROBE {
@@ -173,7 +182,7 @@ impl Worker<'_> {
             search.failures_in_a_row = 0;
         }
         if retry_failed {
-            search.new_row_seconds = self.seconds_of_new_rows(window).await?;
+            self.list_without_alerts(window, search).await?;
             search.requests += 1;
         }
         let Some(split_point) = search.split_point() else {
@@ -196,7 +205,7 @@ impl Worker<'_> {
             let other = Span { from: window.from + SignedDuration::from_secs(split_point), to: window.to };
             let _ = self.read_other_window(other, search).await?;
             if search.is_outage() || search.gave_up_because().is_some() {
-                return Ok(NextStep::GiveUp { next_width: Some(split_point) });
+                return Ok(search.give_up(Some(split_point)));
             }
         }
         Ok(NextStep::Narrow { width: split_point })
@@ -223,29 +232,32 @@ impl Worker<'_> {
         }
     }
 
-    /// The seconds of last update of the rows that are not delivered yet. `None`: the API does not list them without
-    /// alerts, or not now.
-    async fn seconds_of_new_rows(&mut self, window: Span) -> Result<Option<BTreeSet<Timestamp>>> {
+    /// Lists a failing window without alerts, which only Graph can, to see where the rows are that are not delivered yet.
+    async fn list_without_alerts(&mut self, window: Span, search: &mut FailureSearch) -> Result<()> {
         if self.api != IncidentApi::Graph {
-            return Ok(None);
+            return Ok(());
         }
         let query = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(window, self.api) };
         let tenant = self.tenant.tenant_id;
         let mut list = match self.list(&query).await {
             Ok(list) => list,
-            Err(error) if is_transient(&error) => return Ok(None),
+            Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
         let mut seconds = BTreeSet::new();
         while let Ok(Some(row)) = list.next().await {
-            let Ok(record) = Record::parse(&row, &tenant, Alerts::Omitted) else { continue };
+            let Ok(record) = Record::parse(&row, &tenant, self.api, Alerts::Omitted) else { continue };
             let api = self.api;
             let delivered = self.delivered_version(&record.incident_id).await?;
-            if let VersionComparison::New { .. } = compare(delivered, &record, api) {
+            if let VersionComparison::New { .. } = compare(delivered, &record, api, read_at) {
                 seconds.insert(floor(record.last_updated));
             }
         }
-        Ok(list.end().ok().filter(|end| !end.more).map(|_| seconds))
+        let end = list.end().ok();
+        search.lists_without_alerts = end.is_some();
+        search.new_row_seconds = end.filter(|end| !end.more).map(|_| seconds);
+        Ok(())
     }
 
     /// Sends a small query with an empty result. An error shows that the tenant is not readable at all.

@@ -12,13 +12,13 @@ use shared::{
     incident::{
         record::{Alerts, Record, Unreadable},
         span::Span,
-        version::{Change, DeliveredVersion, Version, VersionComparison, compare},
+        version::{Change, DeliveredVersion, MAX_STALE, ReadTime, Version, VersionComparison, compare},
     },
     incident_api::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
         query::{IncidentQuery, NextPage},
     },
-    registry::{feed::Recheck, tenants::Status, versions::VersionBlock},
+    registry::{feed::Recheck, position::RowTimes, tenants::Status, versions::VersionBlock},
     text::hex,
 };
 
@@ -48,12 +48,12 @@ pub(super) struct PageRead {
     /// The `Date` of the response.
     pub(super) date: Option<Timestamp>,
     /// The rows that could be parsed.
-    pub(super) rows_shown: Vec<RowTimes>,
+    pub(super) rows_shown: Vec<RowShown>,
 }
 
-/// The times and the identifier of a row. Windows are split by them.
+/// The times and the identifier of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RowTimes {
+pub(super) struct RowShown {
     pub(super) last_updated: Timestamp,
     pub(super) created: Option<Timestamp>,
     incident_id: String,
@@ -61,17 +61,15 @@ pub(super) struct RowTimes {
 
 impl PageRead {
     /// The times of last update and of creation of the rows.
-    pub(super) fn times(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
-        self.rows_shown.iter().map(|row| (row.last_updated, row.created))
+    pub(super) fn times(&self) -> impl Iterator<Item = RowTimes> {
+        self.rows_shown.iter().map(|row| RowTimes { updated: row.last_updated, created: row.created })
     }
 }
 
-/// Returns false for a record that shows that the filter was not applied. A record may be updated while the response is
-/// made, so one that was updated just now shows nothing.
-fn is_within(record: &Record, query: &IncidentQuery, requested_at: Timestamp) -> bool {
+/// Returns false for a record outside of what was asked for.
+fn is_within(record: &Record, query: &IncidentQuery) -> bool {
     let created_within = |created: Span| record.created.is_none_or(|time| created.contains(time));
-    record.last_updated >= requested_at - AGE_WITHOUT_DATE
-        || query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
+    query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
 }
 
 fn row_key(row: &[u8]) -> String {
@@ -84,7 +82,12 @@ impl Worker<'_> {
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let mut query = query.clone();
         for _ in 0..MAX_EMPTY_PAGES {
-            let end = Box::pin(self.read_response(&query, page)).await?;
+            let versions_before = self.versions_found;
+            let end = Box::pin(self.read_response(&query, page)).await;
+            if query.alerts == Alerts::Omitted && self.versions_found > versions_before {
+                self.quarantine_alerts(query.updated).await?;
+            }
+            let end = end?;
             page.more = end.more && end.rows > 0;
             let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
             if let Some(NextPage::Skip(rows)) = next.next_page {
@@ -97,21 +100,23 @@ impl Worker<'_> {
 
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
-        let requested_at = self.sync.clock.now();
         let mut list = self.list(query).await?;
-        let mut is_filtered = true;
+        let mut outside: Option<Timestamp> = None;
+        let date = list.date();
         while let Some(row) = list.next().await? {
             page.rows += 1;
-            match Record::parse(&row, &tenant, query.alerts) {
+            match Record::parse(&row, &tenant, self.api, query.alerts) {
                 Ok(record) => {
-                    is_filtered &= is_within(&record, query, requested_at);
+                    if !is_within(&record, query) {
+                        outside = Some(outside.map_or(record.last_updated, |time| time.min(record.last_updated)));
+                    }
                     page.keys.push(record.incident_id.clone());
-                    page.rows_shown.push(RowTimes {
+                    page.rows_shown.push(RowShown {
                         last_updated: record.last_updated,
                         created: record.created,
                         incident_id: record.incident_id.clone(),
                     });
-                    self.ingest(&record).await?;
+                    self.ingest(&record, date).await?;
                 }
                 Err(why) => {
                     page.keys.push(row_key(&row));
@@ -128,52 +133,83 @@ impl Worker<'_> {
             // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
             return Err(Error::Partial { call: Call::ListIncidents });
         }
-        if !is_filtered {
+        // A record may be updated while the response is made, so one that was updated just now shows nothing.
+        if outside.is_some_and(|updated| updated < self.response_time(page) - AGE_WITHOUT_DATE) {
             // The rows are taken, but what such a response does not show says nothing.
             tracing::warn!("Microsoft did not apply the filter of a list");
-            return Err(Error::Malformed { call: Call::ListIncidents });
+            return Err(Error::FilterNotApplied { call: Call::ListIncidents });
         }
         Ok(end)
     }
 
-    /// Adds a record to the batch if it is a version that was not delivered.
-    async fn ingest(&mut self, record: &Record) -> Result<()> {
+    /// Adds a record to the batch if it is a version that was not delivered. `date` is that of its response.
+    async fn ingest(&mut self, record: &Record, date: Option<Timestamp>) -> Result<()> {
         self.stats.checked += 1;
         let delivered = self.delivered_version(&record.incident_id).await?.cloned();
         let api = self.api;
-        match compare(delivered.as_ref(), record, api) {
+        let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: date };
+        match compare(delivered.as_ref(), record, api, read_at) {
             VersionComparison::New { change, ordinal } => {
                 // The object of an incident's first version must be written before its second version is announced.
                 if self.batch.contains(&record.incident_id) {
                     self.flush().await?;
                 }
-                let fetched_at = self.sync.clock.now();
+                let fetched_at = read_at.ours;
                 let tenant_id = self.tenant.tenant_id;
-                self.batch.add(&Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at })?;
+                let next = delivered.map_or_else(
+                    || DeliveredVersion::of(record, ordinal, api),
+                    |before| before.followed_by(record, ordinal, api, read_at),
+                );
+                let version = Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at };
+                self.batch.add(&version, next.clone())?;
+                self.versions_found += 1;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
                     self.recheck_later(&record.incident_id, fetched_at + RECHECK_DELAY);
                 }
-                self.remember(&record.incident_id, DeliveredVersion::of(record, ordinal, api))
+                self.remember(&record.incident_id, next);
             }
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
                 let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
                 let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
+                self.take_lease().await?;
                 self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
-                self.remember(&record.incident_id, version)
+                self.remember(&record.incident_id, version);
             }
-            VersionComparison::Same => Ok(()),
+            VersionComparison::Same => self.note_older_since(&record.incident_id, delivered, None).await?,
             VersionComparison::Stale => {
                 self.stats.stale += 1;
-                Ok(())
+                self.note_older_since(&record.incident_id, delivered, Some(read_at.ours)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Stores the time since which only older records of an incident were read, or that its delivered version was read.
+    async fn note_older_since(
+        &mut self,
+        incident_id: &str,
+        delivered: Option<DeliveredVersion>,
+        since: Option<Timestamp>,
+    ) -> Result<()> {
+        let Some(delivered) = delivered.filter(|version| version.older_since.is_some() != since.is_some()) else {
+            return Ok(());
+        };
+        if let Some(since) = since {
+            // By then the polls may have passed it.
+            self.recheck_later(incident_id, since + MAX_STALE);
+        }
+        let version = DeliveredVersion { older_since: since, ..delivered };
+        self.take_lease().await?;
+        self.sync.registry.record_version_notes(&self.tenant.tenant_id, incident_id, &version).await?;
+        self.remember(incident_id, version);
+        Ok(())
     }
 
     /// The last delivered version of an incident. The batch counts as delivered.
     pub(super) async fn delivered_version(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
-        let block = VersionBlock::of(incident_id)?;
+        let block = VersionBlock::of(incident_id);
         if !self.delivered_versions.contains_key(&block) {
             let versions = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
             self.delivered_versions.insert(block, versions);
@@ -181,10 +217,9 @@ impl Worker<'_> {
         Ok(self.delivered_versions.get(&block).and_then(|versions| versions.get(incident_id)))
     }
 
-    fn remember(&mut self, incident_id: &str, version: DeliveredVersion) -> Result<()> {
-        let block = VersionBlock::of(incident_id)?;
+    fn remember(&mut self, incident_id: &str, version: DeliveredVersion) {
+        let block = VersionBlock::of(incident_id);
         self.delivered_versions.entry(block).or_default().insert(incident_id.to_owned(), version);
-        Ok(())
     }
 
     /// Writes the batch: objects, then events, then versions. The caller commits the cursor after that.
@@ -195,6 +230,7 @@ impl Worker<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.take_lease().await?;
         let tenant = self.tenant.tenant_id;
         let present = self.sync.registry.known_tenant(&tenant).await?;
         if present.status != self.tenant.status && present.status != Status::Active {
@@ -216,6 +252,8 @@ impl Worker<'_> {
         let rechecks = &mut self.lease.feed.rechecks;
         if rechecks.len() < MAX_RECHECKS {
             rechecks.push(Recheck { incident_id: incident_id.to_owned(), at });
+        } else {
+            self.stats.dropped_rechecks += 1;
         }
     }
 
@@ -257,11 +295,12 @@ impl Worker<'_> {
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<()> {
         let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let record = Record::parse(&raw, &self.tenant.tenant_id, alerts).map_err(|_: Unreadable| malformed.clone())?;
+        let parsed = Record::parse(&raw, &self.tenant.tenant_id, self.api, alerts);
+        let record = parsed.map_err(|_: Unreadable| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }
-        self.ingest(&record).await
+        self.ingest(&record, None).await
     }
 
     /// The response's `Date`, never later than now; one minute ago if the header is missing.

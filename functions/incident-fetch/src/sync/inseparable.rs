@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Progress, Worker,
-    ingest::{PageRead, RowTimes},
+    Worker,
+    ingest::{PageRead, RowShown},
 };
 use shared::{
     error::Result,
@@ -16,19 +16,20 @@ use shared::{
 const MAX_PAGED_READINGS: usize = 3;
 
 impl Worker<'_> {
-    /// Pages through inseparable rows with `$skip`, until two readings agree.
-    pub(super) async fn read_paged(&mut self, second: Span, created: Option<Span>) -> Result<Progress> {
-        let mut previous: Option<BTreeSet<RowTimes>> = None;
+    /// Pages through inseparable rows with `$skip`, until two readings agree. Returns the number of rows, or `None` when
+    /// time ran out.
+    pub(super) async fn read_paged(&mut self, second: Span, created: Option<Span>) -> Result<Option<u32>> {
+        let mut seen = BTreeSet::new();
         for _ in 0..MAX_PAGED_READINGS {
-            let mut seen = BTreeSet::new();
+            let previous: BTreeSet<RowShown> = std::mem::take(&mut seen);
             let mut skip = 0;
             loop {
                 let query = IncidentQuery { created, skip, ..IncidentQuery::of(second, self.api) };
                 if skip > MAX_SKIP {
-                    return self.quarantine_span(second, "inseparable").await.map(|()| Progress::Complete);
+                    return self.quarantine_span(second, "inseparable").await.map(|()| Some(count(&seen)));
                 }
                 if self.out_of_time() {
-                    return Ok(Progress::OutOfTime);
+                    return Ok(None);
                 }
                 let mut page = PageRead::default();
                 self.read(&query, &mut page).await?;
@@ -40,11 +41,14 @@ impl Worker<'_> {
                 }
                 skip += page.rows;
             }
-            if previous.as_ref() == Some(&seen) {
-                return Ok(Progress::Complete);
+            if previous == seen {
+                break;
             }
-            previous = Some(seen);
         }
-        Ok(Progress::Complete)
+        Ok(Some(count(&seen)))
     }
+}
+
+fn count(rows: &BTreeSet<RowShown>) -> u32 {
+    u32::try_from(rows.len()).unwrap_or(u32::MAX)
 }

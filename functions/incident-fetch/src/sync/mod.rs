@@ -36,7 +36,7 @@ use shared::{
     },
     error::{Call, Error, Result},
     http::Deadline,
-    incident::{span::Span, version::DeliveredVersion},
+    incident::{record::Alerts, span::Span, version::DeliveredVersion},
     incident_api::{
         client::{CallBudget, Incidents, TenantClient, TokenFreshness},
         list::IncidentList,
@@ -74,6 +74,9 @@ const WHOLE_OVERLAP_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
 /// The overlap of the polls in between.
 const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
+
+/// The time for which windows are read without alerts, once the API has shown that it lists them only so.
+const TIME_WITHOUT_ALERTS: SignedDuration = SignedDuration::from_mins(15);
 
 /// The time after which an incident is read again that had no alerts.
 const RECHECK_DELAY: SignedDuration = SignedDuration::from_mins(15);
@@ -146,6 +149,8 @@ pub(crate) struct SyncStats {
     pub(crate) delivered: u64,
     /// Records older than the delivered version, from responses that lag behind.
     pub(crate) stale: u64,
+    /// Incidents that are not read again, because too many wait for that.
+    pub(crate) dropped_rechecks: u64,
     /// New entries of the quarantine.
     pub(crate) quarantined: u64,
     /// The cursor, or a job's progress, moved.
@@ -175,6 +180,8 @@ pub(crate) struct Worker<'a> {
     batch: Batch,
     /// Different incidents in the batch of which no version was delivered before.
     created_in_batch: u64,
+    /// New versions that were found, whether or not they are delivered yet.
+    versions_found: u64,
     /// A response had status 206.
     saw_partial_response: bool,
     quarantine: Vec<QuarantineEntry>,
@@ -189,7 +196,7 @@ pub(crate) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `tenant`, whose lease it has. It ends before `deadline`.
+    /// A worker on `tenant`, with its lease, taken or not. It ends before `deadline`.
     pub(crate) fn new(sync: &'a SyncContext, tenant: &'a Tenant, lease: &'a mut Lease, deadline: Deadline) -> Self {
         Self {
             sync,
@@ -201,6 +208,7 @@ impl<'a> Worker<'a> {
             delivered_versions: HashMap::new(),
             batch: Batch::new(sync.settings.format),
             created_in_batch: 0,
+            versions_found: 0,
             saw_partial_response: false,
             quarantine: Vec::new(),
             quarantine_hits: 0,
@@ -236,7 +244,7 @@ impl<'a> Worker<'a> {
             }
             if self.has_due_retries(now) {
                 // The poll's own work is committed before anything else is tried.
-                if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+                if self.commit_feed().await? == Write::Conflict {
                     return Ok(Stop::Overtaken);
                 }
                 if self.recheck().await? == Progress::OutOfTime
@@ -249,6 +257,22 @@ impl<'a> Worker<'a> {
         Ok(stop)
     }
 
+    /// Takes the lease before the first write. What was read before is still true then.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another worker had it since. Nothing that this worker read may be written then.
+    async fn take_lease(&mut self) -> Result<()> {
+        if self.sync.registry.take_lease(self.lease, self.sync.clock.now()).await? == Write::Done {
+            return Ok(());
+        }
+        self.batch = Batch::new(self.sync.settings.format);
+        Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
+    }
+
+    async fn commit_feed(&mut self) -> Result<Write> {
+        self.sync.registry.commit_feed(self.lease, self.sync.clock.now()).await
+    }
+
     fn has_due_retries(&self, now: Timestamp) -> bool {
         self.lease.feed.rechecks.iter().any(|recheck| recheck.at <= now)
             || self.quarantine.iter().any(|entry| entry.next_try_at <= now)
@@ -259,6 +283,7 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// The error that stopped the job. Everything read before it is delivered.
     pub(crate) async fn run_job(&mut self, job: &mut Job) -> Result<Stop> {
+        self.take_lease().await?;
         self.kind = job.kind.into();
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_quarantine().await?;
@@ -269,11 +294,20 @@ impl<'a> Worker<'a> {
             let feed = &self.lease.feed;
             from = from.max(feed.started_at.unwrap_or(from));
             to = to.min(feed.covered_until.map_or(from, |covered| covered - self.sync.settings.overlap));
+            if self.fails_sweep(job, from < to) {
+                job.status = JobStatus::Failed;
+                let _ = self.sync.registry.commit_job(job, self.sync.clock.now()).await?;
+                return Ok(Stop::Done);
+            }
         }
+        let before = (job.covered_until, job.pass_position.clone());
         self.added_to_job = self.stats.delivered;
         let stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
         self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
+        if job.progressed_at.is_none() || before != (job.covered_until, job.pass_position.clone()) {
+            job.progressed_at = Some(now);
+        }
         match &stop {
             Ok(Stop::Done) => (job.status, job.covered_until) = (JobStatus::Done, job.to),
             Err(error) if error.fails_message() => job.failed_once_more(),
@@ -287,6 +321,18 @@ impl<'a> Worker<'a> {
             self.lease.feed.last_sweep = Some(LastSweep { at: now, checked: job.checked, missing: job.delivered });
         }
         Ok(stop)
+    }
+
+    /// Returns true for a sweep that came no further for a day, and for one that has nothing to compare because the feed has
+    /// not come so far. Its end must not read like health.
+    fn fails_sweep(&self, job: &Job, has_span: bool) -> bool {
+        let covered_until = self.lease.feed.covered_until;
+        let lags = covered_until.is_none_or(|covered| covered + self.sync.settings.overlap < job.to);
+        let (stands_still, compares_nothing) = (job.stands_still(self.sync.clock.now()), lags && !has_span);
+        if stands_still || compares_nothing {
+            tracing::error!(job_id = job.job_id, stands_still, compares_nothing, "a sweep failed");
+        }
+        stands_still || compares_nothing
     }
 
     fn add_delivered_to_job(&mut self, job: &mut Job) {
@@ -325,6 +371,13 @@ impl<'a> Worker<'a> {
     async fn list(&mut self, query: &IncidentQuery) -> Result<IncidentList> {
         let freshness = TokenFreshness::YoungerThan(self.sync.settings.max_token_age);
         self.client().list(query, freshness).await
+    }
+
+    /// The alerts that windows are read with at this time.
+    fn alerts_of_windows(&self, now: Timestamp) -> Alerts {
+        let without_until = self.lease.feed.without_alerts_until;
+        let omits = self.api == IncidentApi::Graph && without_until.is_some_and(|until| now < until);
+        if omits { Alerts::Omitted } else { Alerts::Included }
     }
 
     fn deadline_may_have_caused_failure(&self) -> bool {
@@ -373,7 +426,9 @@ pub(crate) fn is_transient(error: &Error) -> bool {
             !matches!((call, status), (Call::RequestToken, 400..=499) | (Call::ListIncidents, 401))
         }
         Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
-        Error::InvalidRequest(_)
+        // Nor does one where the filter does not hold.
+        Error::FilterNotApplied { .. }
+        | Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound
         | Error::Conflict { .. }

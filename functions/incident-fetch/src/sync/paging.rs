@@ -48,6 +48,9 @@ pub(super) fn skip_of(list: &ListPosition) -> u32 {
 }
 
 /// Notes a page of a list: the first one where `list` is `None`. Returns the next step and the number of new rows.
+///
+/// What was read of a complete list is all of it, whatever its order: between its first row and its last one no place is
+/// left out, and each place had another row.
 pub(super) fn note_page(
     list: &mut Option<ListPosition>,
     page: &PageRead,
@@ -55,7 +58,7 @@ pub(super) fn note_page(
     sizes: &mut PageSizes,
 ) -> (PageStep, u32) {
     let looks_complete = !page.more && page.rows < asked.top;
-    if page.more {
+    if page.more || page.rows >= asked.top {
         sizes.confirmed = sizes.confirmed.max(page.rows);
     }
     let is_believed = looks_complete && (page.rows == 0 || !asked.confirms_end && sizes.believes(page.rows));
@@ -67,6 +70,7 @@ pub(super) fn note_page(
             to: asked.to,
             shown_at: asked.shown_at,
             last_row: page.first_row.unwrap_or(0) + page.rows.saturating_sub(1),
+            rows: page.rows,
             last_page: page.keys.clone(),
             steps_back: false,
             is_past_last_row: false,
@@ -81,6 +85,11 @@ pub(super) fn note_page(
         // A page size of one leaves no row to join pages by.
         let step = if page.rows == 0 { PageStep::Complete } else { PageStep::Unordered };
         return (step, page.rows);
+    }
+    if known.looked_complete && !page.more && is_last_of(known, &page.keys) {
+        // The rows have another order now, but are as many as the first page showed, so that page had them all.
+        sizes.confirmed = sizes.confirmed.max(known.rows);
+        return (PageStep::Complete, 0);
     }
     let joined = join(&known.last_page, &page.keys, known.steps_back);
     let Some(joined) = joined.filter(|joined| known.is_new(&page.keys[*joined..])) else {
@@ -112,6 +121,7 @@ pub(super) fn note_page(
     }
     let is_believed = is_believed && sizes.believes(page.rows);
     known.looked_complete = looks_complete;
+    known.rows += rows;
     known.seen.extend(new.iter().cloned());
     known.last_page.clone_from(&page.keys);
     let step = if is_believed {
@@ -122,6 +132,14 @@ pub(super) fn note_page(
         PageStep::NextPage
     };
     (step, rows)
+}
+
+/// Returns true if `page` is one row of a list whose first page is known, asked for at the place of the last row of that.
+fn is_last_of(list: &ListPosition, page: &[String]) -> bool {
+    list.is_first_page()
+        && list.rows > 1
+        && list.last_row + 1 == list.rows
+        && matches!(page, [row] if list.last_page.contains(row))
 }
 
 /// The number of rows at the beginning of `page` that are the end of `before`, in the same order. `None`: the pages do not
@@ -204,9 +222,9 @@ mod tests {
         let mut first = page(&[1, 2, 3, 4, 5], 0, TOP, false);
         first.more = true;
         assert_eq!(note_page(&mut list, &first, asked(), &mut sizes), (PageStep::NextPage, 5));
-        let mut last = page(&[1, 2, 3, 4, 5], 4, TOP, false);
-        last.more = true;
-        assert_eq!(note_page(&mut list, &last, asked(), &mut sizes), (PageStep::NextPage, 0));
+        let mut end = page(&[1, 2, 3, 4, 5], 4, TOP, false);
+        end.more = true;
+        assert_eq!(note_page(&mut list, &end, asked(), &mut sizes), (PageStep::NextPage, 0));
         assert_eq!(skip_of(list.as_ref().unwrap()), 5);
         assert_eq!(note_page(&mut list, &PageRead::default(), asked(), &mut sizes), (PageStep::Complete, 0));
     }

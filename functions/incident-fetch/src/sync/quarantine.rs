@@ -19,6 +19,9 @@ use shared::{
 /// The maximum number of quarantine entries that one poll retries.
 const MAX_RETRIES_PER_POLL: usize = 2;
 
+/// The reason of incidents that were delivered without their alerts, because those cannot be read.
+pub(super) const UNREADABLE_ALERTS: &str = "unreadable_alerts";
+
 /// The result of retrying a quarantine entry.
 enum Retry {
     Readable,
@@ -57,8 +60,7 @@ impl Worker<'_> {
                     tracing::info!(name = entry.name, "released from quarantine");
                 }
                 Retry::Unfinished(position, error) => {
-                    entry.pass_position = Some(*position);
-                    entry.note_failed_retry(now);
+                    entry.note_unfinished_retry(*position, now);
                     self.sync.registry.update_quarantine_entry(&self.tenant.tenant_id, &entry).await?;
                     return error.map_or(Ok(Progress::OutOfTime), Err);
                 }
@@ -90,7 +92,12 @@ impl Worker<'_> {
         let position = entry.pass_position.clone().unwrap_or_else(|| Position::at(floor(entry.from)));
         let mut pass = Pass::of_retry(position, entry.to);
         match self.pass(&mut pass).await {
-            Ok(Stop::Done) if self.quarantine_hits == hits_before => Ok(Retry::Readable),
+            Ok(Stop::Done) if self.quarantine_hits == hits_before => {
+                if entry.reason == UNREADABLE_ALERTS {
+                    self.lease.feed.without_alerts_until = None;
+                }
+                Ok(Retry::Readable)
+            }
             Ok(Stop::Done) => Ok(Retry::StillFailing),
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) => {
                 Ok(Retry::Unfinished(Box::new(pass.position), None))
@@ -130,6 +137,20 @@ impl Worker<'_> {
         self.quarantine(Unread { name, reason, incident_id: None, span, blocks: true, record: Value::Null }).await
     }
 
+    /// Quarantines the alerts of a window whose incidents were delivered without them. Windows that touch are one entry.
+    pub(super) async fn quarantine_alerts(&mut self, window: Span) -> Result<()> {
+        let (from, to) = (window.from, window.to.unwrap_or(self.sync.clock.now()));
+        let is_beside = |entry: &&QuarantineEntry| {
+            entry.reason == UNREADABLE_ALERTS && entry.incident_id.is_none() && entry.from <= to && from <= entry.to
+        };
+        let known = self.quarantine.iter().find(is_beside);
+        let name = known.map_or_else(|| format!("alerts-{}", from.as_second()), |entry| entry.name.clone());
+        let (from, to) = known.map_or((from, to), |entry| (from.min(entry.from), to.max(entry.to)));
+        let span = Span { from, to: Some(to) };
+        let (reason, record) = (UNREADABLE_ALERTS, Value::Null);
+        self.quarantine(Unread { name, reason, incident_id: None, span, blocks: false, record }).await
+    }
+
     async fn quarantine(&mut self, unread: Unread<'_>) -> Result<()> {
         let Unread { name, reason, incident_id, span, blocks, record } = unread;
         let now = self.sync.clock.now();
@@ -143,6 +164,11 @@ impl Worker<'_> {
             return Ok(());
         }
         let is_new = known.is_none();
+        if let Some(known) = known {
+            (entry.tries, entry.next_try_at) = (known.tries, known.next_try_at);
+            entry.pass_position = known.pass_position.clone().filter(|_| known.from == entry.from);
+        }
+        self.take_lease().await?;
         let object = json!({"tenant_id": tenant, "incident_id": entry.incident_id, "api": self.api, "reason": reason,
                             "from": span.from, "to": to, "quarantined_at": now, "record": record});
         self.sync.bucket.write_quarantined(&tenant, &entry.name, &object).await?;
@@ -150,7 +176,7 @@ impl Worker<'_> {
             // Write the counter before the entry: a counter without an entry is corrected by the next run; an entry
             // without a counter would never be retried.
             self.lease.feed.quarantined = self.quarantine.len() as u64 + 1;
-            if self.sync.registry.commit_feed(self.lease).await? == Write::Conflict {
+            if self.commit_feed().await? == Write::Conflict {
                 // The worker that has the lease now finds the same.
                 return Err(Error::DeadlineExceeded);
             }

@@ -4,11 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use shared::{
     incident::span::Span,
-    registry::position::{Position, SecondPosition},
+    registry::position::{Position, RowTimes, SecondPosition},
 };
 
 /// The part of what one reading holds that a window should fill. The rest is left for an uneven spread.
-const TARGET_FULLNESS: f64 = 0.8;
+pub(super) const TARGET_FULLNESS: f64 = 0.8;
 
 /// The time before a response's `Date` for which the response may not show everything yet.
 const VISIBILITY_DELAY: SignedDuration = SignedDuration::from_secs(5);
@@ -45,10 +45,11 @@ pub(super) fn next_window(
         at = span.to?;
     }
     if at != position.at {
-        *position = Position { at, ends: std::mem::take(&mut position.ends), ..Position::at(at) };
+        position.move_to(at);
     }
     position.ends.retain(|end| *end > at);
-    if end.is_some_and(|end| at >= end) {
+    // Whatever Microsoft dates later than now is in the next list up to the present, or its time comes.
+    if at >= end.unwrap_or(ceil(now) + SignedDuration::from_secs(1)) {
         return None;
     }
     if let Some(SecondPosition { created_from, created_ends }) = &position.second {
@@ -84,8 +85,7 @@ pub(super) fn go_past(position: &mut Position, window: Window) -> bool {
         position.second = None;
     }
     if let Some(to) = window.span.to {
-        position.at = to;
-        position.ends.retain(|end| *end > to);
+        position.move_to(to);
     }
     true
 }
@@ -99,9 +99,9 @@ pub(super) fn split_at(position: &mut Position, window: Span, now: Timestamp, at
     position.ends.push(floor(at).clamp(first, last.max(first)));
 }
 
-/// Splits the second at the position, or the next part of it, by the times of creation that a response showed. Returns
-/// false if no split tells its rows apart.
-pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>]) -> bool {
+/// Splits the second at the position, or the next part of it, by the times of creation that its list showed so far: at
+/// `preferred` where that is possible. Returns false if no split tells its rows apart.
+pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>], preferred: Option<Timestamp>) -> bool {
     position.list = None;
     let second = position
         .second
@@ -112,8 +112,9 @@ pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>])
     seconds.sort_unstable();
     let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return false };
     let after_first = *first + SignedDuration::from_secs(1);
-    let split = match seconds[seconds.len() / 2] {
-        middle if middle > *first => middle,
+    let preferred = preferred.map(floor).filter(|time| is_inside(time) && time > first);
+    let split = match preferred.unwrap_or(seconds[seconds.len() / 2]) {
+        inside if inside > *first => inside,
         _ if last > first => *last,
         // All rows of the response share one second. Others may not: that second is read alone, and the time around it.
         _ if *first > from => *first,
@@ -125,12 +126,12 @@ pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>])
 }
 
 /// The number of rows in a window by the density of the rows that a response showed of it.
-pub(super) fn estimated_rows(window: Span, now: Timestamp, shown: &[Timestamp]) -> f64 {
+pub(super) fn estimated_rows(window: Span, now: Timestamp, shown: &[RowTimes]) -> f64 {
     density(window, now, shown).map_or(0.0, |density| density.rows_per_second * as_f64(seconds(window, now)))
 }
 
 /// The place to split a window, so that the part with the shown rows has about `wanted` rows.
-pub(super) fn split_point(window: Span, now: Timestamp, shown: &[Timestamp], wanted: u32) -> Timestamp {
+pub(super) fn split_point(window: Span, now: Timestamp, shown: &[RowTimes], wanted: u32) -> Timestamp {
     let seconds = seconds(window, now);
     let Some(Density { rows_per_second, shows_the_end }) = density(window, now, shown) else {
         return window.from + SignedDuration::from_secs(seconds / 2);
@@ -141,9 +142,61 @@ pub(super) fn split_point(window: Span, now: Timestamp, shown: &[Timestamp], wan
     window.from + SignedDuration::from_secs(from_start)
 }
 
+/// The order of a list's rows, and their density, by the rows that it showed so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RowOrder {
+    pub(super) newest_first: bool,
+    seconds_per_row: f64,
+}
+
+impl RowOrder {
+    /// The order of rows by last update, or by creation; `None` if they have neither.
+    pub(super) fn of(shown: &[RowTimes]) -> Option<Self> {
+        let updated: Vec<Timestamp> = shown.iter().map(|row| row.updated).collect();
+        let created: Option<Vec<Timestamp>> = shown.iter().map(|row| row.created).collect();
+        [Some(updated), created].into_iter().flatten().find_map(|times| {
+            let (first, last) = (times.first()?.as_second(), times.last()?.as_second());
+            let is_in_order = times.is_sorted() || times.is_sorted_by(|left, right| left >= right);
+            let rows = as_f64(i64::try_from(times.len()).ok()?);
+            let seconds_per_row = as_f64((last - first).abs()) / rows;
+            (is_in_order && first != last).then_some(Self { newest_first: first > last, seconds_per_row })
+        })
+    }
+
+    /// The number of rows in a window of whose list these are the first ones, if the rest is as dense.
+    pub(super) fn rows_in(self, window: Span, now: Timestamp, shown: &[RowTimes]) -> f64 {
+        let times = shown.iter().map(|row| row.updated.as_second());
+        let (Some(oldest), Some(newest)) = (times.clone().min(), times.max()) else { return 0.0 };
+        let from = window.from.as_second();
+        let left = if self.newest_first { oldest - from } else { from + seconds(window, now) - newest };
+        as_f64(i64::try_from(shown.len()).unwrap_or(i64::MAX)) + as_f64(left) / self.seconds_per_row
+    }
+
+    /// The end of the part of a window that holds about `wanted` of its first rows, or its beginning where the newest come
+    /// first; `None` if that is outside of the window.
+    fn end_of_rows(self, window: Span, now: Timestamp, shown: &[RowTimes], wanted: u32) -> Option<Timestamp> {
+        #[expect(clippy::cast_possible_truncation, reason = "an estimate, compared with the window")]
+        let width = (f64::from(wanted) * TARGET_FULLNESS * self.seconds_per_row) as i64;
+        let times = shown.iter().map(|row| row.updated);
+        let width = SignedDuration::from_secs(width);
+        let at = if self.newest_first { times.max()?.checked_sub(width) } else { times.min()?.checked_add(width) };
+        let end = window.from + SignedDuration::from_secs(seconds(window, now));
+        at.ok().filter(|at| window.from < *at && *at < end)
+    }
+}
+
+/// The place to split a window whose list has more rows than `wanted`, by the rows that the list showed so far. Rows without
+/// an order may be a sample of the whole list, so that their middle is the best guess.
+pub(super) fn split_point_of_long_list(window: Span, now: Timestamp, shown: &[RowTimes], wanted: u32) -> Timestamp {
+    let mut updated: Vec<Timestamp> = shown.iter().map(|row| row.updated).collect();
+    updated.sort_unstable();
+    let known = updated.get(wanted as usize * 4 / 5).copied().filter(|_| wanted > 0);
+    let by_order = || RowOrder::of(shown).and_then(|order| order.end_of_rows(window, now, shown, wanted));
+    known.or_else(by_order).or_else(|| middle(updated)).unwrap_or(window.from)
+}
+
 /// The time that as many rows lie before as after, of those that a response showed.
-pub(super) fn middle(shown: &[Timestamp]) -> Option<Timestamp> {
-    let mut shown = shown.to_vec();
+pub(super) fn middle(mut shown: Vec<Timestamp>) -> Option<Timestamp> {
     shown.sort_unstable();
     shown.get(shown.len() / 2).copied()
 }
@@ -159,14 +212,20 @@ pub(super) fn end_by_pace(window: Span, now: Timestamp, pace: (u32, i64), wanted
     width.map(|width| window.from + SignedDuration::from_secs(width))
 }
 
+/// The number of rows in so many seconds, after a complete window with `rows` rows in `seconds`.
+pub(super) fn rows_by_pace((rows, seconds): (u32, i64), in_seconds: i64) -> f64 {
+    f64::from(rows) * as_f64(in_seconds) / as_f64(seconds.max(1))
+}
+
 struct Density {
     rows_per_second: f64,
     /// The rows lie near the end of the window, as where the newest come first.
     shows_the_end: bool,
 }
 
-fn density(window: Span, now: Timestamp, shown: &[Timestamp]) -> Option<Density> {
-    let (first, last) = (shown.iter().min()?.as_second(), shown.iter().max()?.as_second());
+fn density(window: Span, now: Timestamp, shown: &[RowTimes]) -> Option<Density> {
+    let times = shown.iter().map(|row| row.updated.as_second());
+    let (first, last) = (times.clone().min()?, times.max()?);
     let (start, end) = (window.from.as_second(), window.from.as_second() + seconds(window, now));
     let shows_the_end = first - start >= end - last;
     // The time without rows beside the shown ones counts: a burst alone says nothing about the density.
@@ -203,6 +262,10 @@ mod tests {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
     }
 
+    fn row_at(second: i64) -> RowTimes {
+        RowTimes { updated: at(second), created: None }
+    }
+
     fn span(from: i64, to: Option<i64>) -> Span {
         Span { from: at(from), to: to.map(at) }
     }
@@ -236,16 +299,16 @@ mod tests {
     #[test]
     fn split_leaves_one_list_of_rows_at_the_shown_side() {
         // Fifty rows within the last 100 of 10,000 seconds, or within the first.
-        let newest: Vec<Timestamp> = (0..50).map(|row| at(9_900 + row * 2)).collect();
+        let newest: Vec<RowTimes> = (0..50).map(|row| row_at(9_900 + row * 2)).collect();
         assert_eq!(split_point(span(0, Some(10_000)), at(10_000), &newest, 400), at(9_360));
-        let oldest: Vec<Timestamp> = (0..50).map(|row| at(row * 2)).collect();
+        let oldest: Vec<RowTimes> = (0..50).map(|row| row_at(row * 2)).collect();
         assert_eq!(split_point(span(0, Some(10_000)), at(10_000), &oldest, 400), at(634));
         assert_eq!(split_point(span(0, Some(10)), at(10_000), &[], 400), at(5));
     }
 
     #[test]
     fn burst_long_ago_is_no_dense_stretch() {
-        let burst = [at(3_600); 50];
+        let burst = [row_at(3_600); 50];
         let estimated = estimated_rows(span(0, Some(7_200)), at(7_200), &burst);
         assert!((estimated - 100.0).abs() < 1.0, "{estimated}");
     }
@@ -254,16 +317,16 @@ mod tests {
     fn second_is_split_by_creation_until_one_second_is_left() {
         let mut position = position(0, &[]);
         let shown = [Some(at(-10)), Some(at(-5)), Some(at(-5)), None];
-        assert!(split_second(&mut position, &shown));
+        assert!(split_second(&mut position, &shown, None));
         let window = |position: &mut Position| next_window(position, None, at(100), &[]).unwrap();
         let first = window(&mut position);
         assert_eq!(first.created, Some(Span { from: Timestamp::UNIX_EPOCH, to: Some(at(-5)) }));
         assert!(!go_past(&mut position, first));
         let rest = window(&mut position);
         assert_eq!(rest.created, Some(span(-5, None)));
-        assert!(split_second(&mut position, &shown), "that second alone, and what was created later");
+        assert!(split_second(&mut position, &shown, None), "that second alone, and what was created later");
         assert_eq!(window(&mut position).created, Some(span(-5, Some(-4))));
-        assert!(!split_second(&mut position, &shown), "no split tells these apart");
+        assert!(!split_second(&mut position, &shown, None), "no split tells these apart");
         let inseparable = window(&mut position);
         assert!(!go_past(&mut position, inseparable));
         let last = window(&mut position);
@@ -286,7 +349,7 @@ mod tests {
             rows in prop::collection::vec(0_i64..10_000_000, 0..60),
             wanted in 1_u32..500,
         ) {
-            let shown: Vec<Timestamp> = rows.into_iter().map(at).collect();
+            let shown: Vec<RowTimes> = rows.into_iter().map(row_at).collect();
             let mut position = position(0, &[]);
             for _ in 0..64 {
                 let window = next_window(&mut position, Some(at(length)), at(length), &[]).unwrap().span;
@@ -294,7 +357,7 @@ mod tests {
                 if width == 1 {
                     break;
                 }
-                let inside: Vec<Timestamp> = shown.iter().copied().filter(|row| window.contains(*row)).collect();
+                let inside: Vec<RowTimes> = shown.iter().copied().filter(|row| window.contains(row.updated)).collect();
                 // After a guess that did not help, the rows are halved.
                 let guess = split_point(window, at(length), &inside, wanted).min(window.from + SignedDuration::from_secs(width / 2));
                 split_at(&mut position, window, at(length), guess);

@@ -5,22 +5,26 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    PollPlan, Progress, Stop, Worker,
+    PollPlan, Stop, TIME_WITHOUT_ALERTS, Worker,
     failure_search::{FailureSearch, NextStep},
     ingest::PageRead,
     is_transient,
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
     window::{
-        Window, ceil, covered_by, end_by_pace, estimated_rows, floor, go_past, middle, next_window, seconds, split_at,
-        split_point, split_second,
+        RowOrder, TARGET_FULLNESS, Window, ceil, covered_by, end_by_pace, estimated_rows, floor, go_past, middle,
+        next_window, rows_by_pace, seconds, split_at, split_point, split_point_of_long_list, split_second,
     },
 };
 use shared::{
     error::{Error, Result},
-    incident::span::Span,
+    incident::{record::Alerts, span::Span},
     incident_api::query::IncidentQuery,
     queue::SyncKind,
-    registry::{Write, jobs::Job, position::Position},
+    registry::{
+        Write,
+        jobs::Job,
+        position::{Position, RowTimes},
+    },
 };
 
 /// A pass over a span of last update.
@@ -32,12 +36,8 @@ pub(super) struct Pass<'a> {
     owner: PassOwner<'a>,
     /// The search for what fails, while windows fail.
     search: Option<FailureSearch>,
-    /// Pages do not join, so that each window has to fit into one response.
-    is_unordered: bool,
     /// The rows and the seconds of the last complete window.
     pace: Option<(u32, i64)>,
-    /// The rows that the next window has shown so far.
-    rows: u32,
     /// The failures of the present part of a second.
     second_failures: u32,
 }
@@ -79,7 +79,7 @@ impl AskedWindow {
 impl<'a> Pass<'a> {
     fn new(position: Position, end: Option<Timestamp>, owner: PassOwner<'a>) -> Self {
         let (search, pace) = (None, None);
-        Self { position, end, owner, search, is_unordered: false, pace, rows: 0, second_failures: 0 }
+        Self { position, end, owner, search, pace, second_failures: 0 }
     }
 
     /// The pass of a poll, up to the present.
@@ -99,7 +99,25 @@ impl<'a> Pass<'a> {
     }
 
     fn wanted_rows(&self, top: u32) -> u32 {
-        if self.is_unordered { top } else { MAX_LIST_ROWS }
+        if self.position.is_unordered { top } else { MAX_LIST_ROWS }
+    }
+
+    /// Returns true if the list of a window, which has shown a first page, may be too long to be read page by page.
+    fn may_be_too_long(&self, asked: &AskedWindow, shown: &[RowTimes]) -> bool {
+        let (window, now) = (asked.window.span, asked.requested_at);
+        let pace = self.pace.filter(|(rows, _)| *rows > 0);
+        let longest = f64::from(MAX_LIST_ROWS);
+        let by_pace = pace.map(|pace| rows_by_pace(pace, asked.seconds()));
+        match RowOrder::of(shown) {
+            // Where the newest come first, the time without rows behind them counts. What the window before it showed counts,
+            // too, unless it was much thinner.
+            Some(order) if order.newest_first => {
+                let estimated = estimated_rows(window, now, shown);
+                estimated > longest * TARGET_FULLNESS * 0.9 && by_pace.is_none_or(|by_pace| by_pace < estimated / 2.0)
+            }
+            Some(order) => order.rows_in(window, now, shown) > longest,
+            None => by_pace.is_none_or(|by_pace| by_pace > longest),
+        }
     }
 
     /// The next window, shorter where the last one shows that it would be too full.
@@ -142,7 +160,12 @@ impl Worker<'_> {
                 return Ok(Stop::PollDue);
             }
             let skip = pass.position.list.as_ref().map_or(0, skip_of);
-            let query = IncidentQuery { created: window.created, skip, ..IncidentQuery::of(window.span, self.api) };
+            let alerts = match pass.owner {
+                PassOwner::Feed | PassOwner::Job(_) => self.alerts_of_windows(now),
+                PassOwner::Retry => Alerts::Included,
+            };
+            let created = window.created;
+            let query = IncidentQuery { created, skip, alerts, ..IncidentQuery::of(window.span, self.api) };
             let asked = AskedWindow { window, requested_at: now, query };
             let mut page = PageRead::default();
             let step = match self.read(&asked.query, &mut page).await {
@@ -183,42 +206,74 @@ impl Worker<'_> {
         let (step, new_rows) = note_page(&mut pass.position.list, page, of_page, sizes);
         let looks_complete = pass.position.list.as_ref().is_none_or(|list| list.looked_complete);
         self.first_window_was_complete.get_or_insert(looks_complete);
-        pass.rows += new_rows;
         self.stats.moved |= new_rows > 0;
         if let Some(search) = &mut pass.search {
             search.note_response(page.rows);
         }
         match step {
-            PageStep::Complete => self.go_past(pass, asked, shown_at).await,
+            PageStep::Complete => {
+                let rows = pass.position.list.as_ref().map_or(page.rows, |list| list.rows);
+                self.go_past(pass, asked, shown_at, rows).await
+            }
             PageStep::NextPage if is_first_page && !looks_complete => {
-                let shown = page.times().map(|(updated, _)| updated).collect::<Vec<_>>();
-                let wanted = pass.wanted_rows(top);
-                let rows = estimated_rows(asked.window.span, asked.requested_at, &shown);
-                let splits = pass.is_unordered || rows > f64::from(MAX_LIST_ROWS);
-                if splits && !asked.is_second() {
-                    let at = split_point(asked.window.span, asked.requested_at, &shown, wanted);
-                    self.split(pass, asked, at);
-                } else if pass.is_unordered {
-                    return self.split_second(pass, asked, shown_at).await;
-                }
-                Ok(ControlFlow::Continue(()))
+                self.after_first_page(pass, asked, page, shown_at).await
             }
             PageStep::NextPage => Ok(ControlFlow::Continue(())),
             PageStep::TooLong | PageStep::Unordered => {
-                pass.is_unordered |= step == PageStep::Unordered;
+                pass.position.is_unordered |= step == PageStep::Unordered;
                 if asked.is_second() {
                     return self.split_second(pass, asked, shown_at).await;
                 }
+                let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
                 let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
-                let shown: Vec<Timestamp> = shown.iter().map(|(updated, _)| *updated).collect();
-                self.split(pass, asked, middle(&shown).unwrap_or(asked.window.span.from));
+                let at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
+                self.split(pass, asked, at);
                 Ok(ControlFlow::Continue(()))
             }
         }
     }
 
+    /// Goes on after the first page of a list that has more: with the next page if the list can be read to its end, else with
+    /// a part of the window.
+    async fn after_first_page(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        page: &PageRead,
+        shown_at: Timestamp,
+    ) -> Result<ControlFlow<Stop>> {
+        let (window, now) = (asked.window.span, asked.requested_at);
+        let wanted = pass.wanted_rows(asked.query.top);
+        if asked.is_second() {
+            if pass.position.is_unordered || self.has_row_after(asked, MAX_LIST_ROWS).await? {
+                return self.split_second(pass, asked, shown_at).await;
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
+        let shown: Vec<RowTimes> = page.times().collect();
+        let newest_first = pass.position.is_unordered || RowOrder::of(&shown).is_some_and(|order| order.newest_first);
+        if newest_first && estimated_rows(window, now, &shown) > f64::from(wanted) {
+            self.split(pass, asked, split_point(window, now, &shown, wanted));
+        } else if pass.position.is_unordered
+            || pass.may_be_too_long(asked, &shown) && self.has_row_after(asked, MAX_LIST_ROWS).await?
+        {
+            self.split(pass, asked, split_point_of_long_list(window, now, &shown, wanted));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Returns true if the list of a window has more than `rows` rows. A failure shows nothing.
+    async fn has_row_after(&mut self, asked: &AskedWindow, rows: u32) -> Result<bool> {
+        let query = IncidentQuery { skip: rows, top: 1, ..asked.query.clone() };
+        let mut page = PageRead::default();
+        match self.read(&query, &mut page).await {
+            Ok(()) => Ok(page.rows > 0),
+            Err(error) if is_transient(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn split(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, at: Timestamp) {
-        pass.rows = 0;
         self.stats.moved = true;
         split_at(&mut pass.position, asked.window.span, asked.requested_at, at);
     }
@@ -231,16 +286,20 @@ impl Worker<'_> {
         asked: &AskedWindow,
         shown_at: Timestamp,
     ) -> Result<ControlFlow<Stop>> {
-        pass.rows = 0;
         let list = pass.position.list.take();
-        let created: Vec<_> = list.iter().flat_map(|list| &list.shown).map(|(_, created)| *created).collect();
-        if split_second(&mut pass.position, &created) {
+        let shown = list.as_ref().map_or(&[][..], |list| &list.shown);
+        let created: Vec<_> = shown.iter().map(|row| row.created).collect();
+        let known: Vec<_> = created.iter().flatten().map(|time| RowTimes { updated: *time, created: None }).collect();
+        let wanted = if pass.position.is_unordered { 0 } else { MAX_LIST_ROWS };
+        let part = asked.window.created.unwrap_or(Span { from: Timestamp::UNIX_EPOCH, to: None });
+        let preferred = split_point_of_long_list(part, asked.requested_at, &known, wanted);
+        if split_second(&mut pass.position, &created, Some(preferred)) {
             self.stats.moved = true;
             return Ok(ControlFlow::Continue(()));
         }
         match self.read_paged(asked.second(), asked.window.created).await {
-            Ok(Progress::Complete) => self.go_past(pass, asked, shown_at).await,
-            Ok(Progress::OutOfTime) => Ok(ControlFlow::Break(Stop::OutOfTime)),
+            Ok(Some(rows)) => self.go_past(pass, asked, shown_at, rows).await,
+            Ok(None) => Ok(ControlFlow::Break(Stop::OutOfTime)),
             Err(error) if is_transient(&error) => self.on_failure_in_second(pass, asked, error).await,
             Err(error) => Err(error),
         }
@@ -252,8 +311,8 @@ impl Worker<'_> {
         pass: &mut Pass<'_>,
         asked: &AskedWindow,
         shown_at: Timestamp,
+        rows: u32,
     ) -> Result<ControlFlow<Stop>> {
-        let rows = std::mem::take(&mut pass.rows);
         pass.second_failures = 0;
         let span = if asked.is_second() && asked.window.span.to.is_none() && pass.position.second.is_some() {
             asked.second()
@@ -292,9 +351,14 @@ impl Worker<'_> {
         if self.commit_progress(pass).await? == Write::Conflict {
             return Ok(ControlFlow::Break(Stop::Overtaken));
         }
-        if let Some(error) = pass.search.as_ref().and_then(FailureSearch::gave_up_because) {
+        if let Some(search) = &pass.search
+            && let Some(error) = search.gave_up_because()
+        {
             self.stats.narrowed = true;
-            return Err(error);
+            if !search.lists_without_alerts {
+                return Err(error);
+            }
+            self.read_without_alerts(pass, to);
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -312,13 +376,18 @@ impl Worker<'_> {
         if self.deadline_may_have_caused_failure() {
             // The window was too much for the time that was left.
             if !asked.is_second() && pass.position.list.is_none() {
-                let shown: Vec<Timestamp> = page.times().map(|(updated, _)| updated).collect();
-                let at = middle(&shown).unwrap_or(window.from + SignedDuration::from_secs(asked.seconds() / 2));
+                let shown: Vec<Timestamp> = page.times().map(|row| row.updated).collect();
+                let at = middle(shown).unwrap_or(window.from + SignedDuration::from_secs(asked.seconds() / 2));
                 split_at(&mut pass.position, window, asked.requested_at, at);
             }
             return Ok(ControlFlow::Break(Stop::OutOfTime));
         }
         if matches!(pass.owner, PassOwner::Retry) {
+            return Err(error);
+        }
+        if asked.query.alerts == Alerts::Omitted {
+            // It is not the alerts, or not they alone.
+            self.lease.feed.without_alerts_until = None;
             return Err(error);
         }
         if pass.position.second.is_some() {
@@ -330,13 +399,13 @@ impl Worker<'_> {
         match self.next_step_after_failure(window, asked.requested_at, search).await? {
             NextStep::Retry => {}
             NextStep::Narrow { width } => {
-                pass.rows = 0;
                 split_at(&mut pass.position, window, asked.requested_at, width_end(width));
             }
             NextStep::ContinueAt(at) => {
-                pass.rows = 0;
-                pass.position = Position { ends: search.ends_after(at), ..Position::at(at) };
+                pass.position.move_to(at);
+                pass.position.ends = search.ends_after(at);
             }
+            NextStep::WithoutAlerts => self.read_without_alerts(pass, window.from),
             NextStep::GiveUp { next_width } => {
                 self.stats.narrowed = next_width.is_some_and(|width| asked.seconds() > width);
                 pass.position.ends = search.ends_after(window.from);
@@ -347,6 +416,16 @@ impl Worker<'_> {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Ends a search: the windows from `at` on are read without alerts, for a while.
+    fn read_without_alerts(&mut self, pass: &mut Pass<'_>, at: Timestamp) {
+        tracing::warn!("Microsoft lists incidents only without their alerts");
+        self.lease.feed.without_alerts_until = Some(self.sync.clock.now() + TIME_WITHOUT_ALERTS);
+        pass.position.move_to(at);
+        if let Some(search) = pass.search.take() {
+            pass.position.ends = search.ends_after(at);
+        }
     }
 
     /// Goes on after a transient error in a second that is read by times of creation: once more, and then past it.
@@ -397,6 +476,6 @@ impl Worker<'_> {
             }
             PassOwner::Retry => {}
         }
-        self.sync.registry.commit_feed(self.lease).await
+        self.commit_feed().await
     }
 }

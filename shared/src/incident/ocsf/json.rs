@@ -1,12 +1,11 @@
 //! JSON that Microsoft sent: as values without a loss, and member by member.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, de::Visitor};
 use serde_json::{Map, Number, Value, value::RawValue};
 
-use crate::incident::record::parse_time;
+use crate::{incident::record::parse_time, text::LossyText};
 
 /// JSON that is nested deeper stays text.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -21,14 +20,14 @@ fn value_at(raw: &RawValue, depth: usize) -> Value {
     let sent = raw.get();
     let read = match sent.as_bytes().first() {
         Some(b'{') if depth < MAX_DEPTH => {
-            serde_json::from_str::<BTreeMap<Text, &RawValue>>(sent).ok().map(|members| {
+            serde_json::from_str::<BTreeMap<LossyText<'_>, &RawValue>>(sent).ok().map(|members| {
                 members.into_iter().map(|(name, value)| (name.0, value_at(value, depth + 1))).collect::<Value>()
             })
         }
         Some(b'[') if depth < MAX_DEPTH => serde_json::from_str::<Vec<&RawValue>>(sent)
             .ok()
             .map(|items| items.into_iter().map(|item| value_at(item, depth + 1)).collect::<Value>()),
-        Some(b'"') => serde_json::from_str::<Text>(sent).ok().map(|text| Value::String(text.0)),
+        Some(b'"') => serde_json::from_str::<LossyText<'_>>(sent).ok().map(|text| text.0.into()),
         Some(b't' | b'f' | b'n') => serde_json::from_str(sent).ok(),
         Some(b'-' | b'0'..=b'9') => exact_number(sent).map(Value::Number),
         _ => None,
@@ -43,34 +42,6 @@ fn exact_number(sent: &str) -> Option<Number> {
     let digits = mantissa.chars().filter(char::is_ascii_digit).skip_while(|digit| *digit == '0').count();
     let vanished = digits > 0 && number.as_f64() == Some(0.0);
     (!number.is_f64() || (digits <= 15 && !vanished) || number.to_string() == sent).then_some(number)
-}
-
-/// Text that may hold half a surrogate pair, like a title that a system of UTF-16 has cut.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Text(String);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Lossy;
-
-        impl Visitor<'_> for Lossy {
-            type Value = Text;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(Text(text.to_owned()))
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
-                Ok(Text(String::from_utf8_lossy(bytes).into_owned()))
-            }
-        }
-
-        deserializer.deserialize_bytes(Lossy)
-    }
 }
 
 /// A member that is a text and not empty.

@@ -9,7 +9,7 @@ fn tenant() -> TenantId {
 }
 
 fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
-    let record = Record::parse(json.as_bytes(), &tenant(), Alerts::Included).unwrap();
+    let record = Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included).unwrap();
     let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
     let version = Version { tenant_id: tenant(), api, record: &record, change, ordinal: 1, fetched_at };
     let event = incident_finding(&version).unwrap();

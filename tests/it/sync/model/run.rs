@@ -540,11 +540,8 @@ impl<'a> Run<'a> {
         let feed = account.item_mut(&format!("TENANT#{}", self.id), "FEED").unwrap();
         let due = feed.get("due_at").and_then(|due| due["N"].as_str()?.parse::<i64>().ok());
         let Some(due) = due.filter(|_| feed.contains_key("due_shard")) else { return };
-        if kind == "poll" {
-            if due > now.as_millisecond() {
-                return;
-            }
-            feed.insert("due_at".into(), json!({"N": (now.as_millisecond() + 55_000).to_string()}));
+        if kind == "poll" && due > now.as_millisecond() {
+            return;
         }
         let mut message = json!({"tenant_id": self.id, "kind": kind});
         if kind == "backfill" {

@@ -196,7 +196,8 @@ fn late_tenants(changes: &Changes, lines: &DeliveredLines, interval: u32) -> usi
 /// Adds the times from each dispatch within a period to the last poll before the next dispatch.
 async fn with_dispatch_times(lag: Lag, harness: &ScaleHarness, period: Range<Timestamp>) -> Lag {
     let dispatches = times(&harness.stack.logs("incident-dispatch").await, "tenants dispatched");
-    let polls = times(&harness.stack.logs("incident-fetch").await, "tenant worked on");
+    let logs = harness.stack.logs("incident-fetch").await;
+    let polls = [times(&logs, "tenant worked on"), times(&logs, "quiet tenants polled")].concat();
     let mut durations = Vec::new();
     for pair in dispatches.windows(2).filter(|pair| pair.iter().all(|at| period.contains(at))) {
         let of_tick = polls.iter().filter(|poll| (pair[0]..pair[1]).contains(*poll));

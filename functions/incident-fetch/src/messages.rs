@@ -1,0 +1,120 @@
+//! The messages of one batch, worked on at the same time, and one log line for all of them that brought nothing.
+
+use std::{collections::HashSet, sync::Arc};
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use shared::{
+    error::{Error, Result},
+    http::Deadline,
+    lambda::event::Message,
+    queue::{SyncKind, SyncMessage},
+    telemetry,
+};
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::App;
+
+/// The number of messages of a batch that are worked on at the same time. Each may hold a large incident in memory.
+const CONCURRENT_MESSAGES: usize = 25;
+
+/// The result of one message.
+pub(crate) enum Worked {
+    /// The message has log lines of its own, where there is something to tell.
+    Told,
+    /// A poll that found nothing. The polls of one invocation share a line.
+    Quiet(QuietPoll),
+}
+
+/// The counts of polls that found nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct QuietPoll {
+    /// The records that were compared with the delivered versions.
+    pub(crate) checked: u64,
+    /// The records older than the delivered version.
+    pub(crate) stale: u64,
+    /// The time by which the tenant's feed lags.
+    pub(crate) lag: SignedDuration,
+}
+
+impl App {
+    /// Processes the messages of a batch, polls before jobs. Of the polls of one tenant the one that waited longest does the
+    /// work of all. The response names those that failed (partial batch response).
+    pub(crate) async fn process_messages(&self, messages: Vec<Message>, deadline: Deadline) -> Value {
+        let turns = Arc::new(Semaphore::new(CONCURRENT_MESSAGES));
+        let mut parsed: Vec<(Message, Option<SyncMessage>)> =
+            messages.into_iter().map(|message| (message.clone(), parse(&message))).collect();
+        let is_poll = |work: &SyncMessage| work.kind == SyncKind::Poll;
+        parsed.sort_by_key(|(message, work)| (!work.as_ref().is_some_and(is_poll), message.sent_at));
+        let mut polled = HashSet::new();
+        parsed.retain(|(_, work)| work.as_ref().is_none_or(|work| !is_poll(work) || polled.insert(work.tenant_id)));
+        let tasks: Vec<_> = parsed
+            .into_iter()
+            .map(|(message, work)| {
+                let (app, id, turns) = (self.clone(), message.message_id.clone(), turns.clone());
+                // A task of its own: a panic over one tenant's data must not take the batch with it.
+                let work = async move {
+                    let _turn = turns.acquire_owned().await;
+                    Box::pin(app.process_message(message, work, deadline)).await
+                };
+                (id, tokio::spawn(work.in_current_span()))
+            })
+            .collect();
+        let (mut failures, mut quiet) = (Vec::new(), Vec::new());
+        for (id, task) in tasks {
+            match task.await {
+                Ok(Ok(Worked::Told)) => continue,
+                Ok(Ok(Worked::Quiet(poll))) => {
+                    quiet.push(poll);
+                    continue;
+                }
+                Ok(Err(_)) => {}
+                Err(_) => tracing::error!(message_id = id, outcome = "panicked", "message failed"),
+            }
+            telemetry::internal_failure(self.clock.now());
+            failures.push(json!({"itemIdentifier": id}));
+        }
+        self.log_quiet_polls(&quiet);
+        json!({"batchItemFailures": failures})
+    }
+
+    async fn process_message(&self, message: Message, work: Option<SyncMessage>, deadline: Deadline) -> Result<Worked> {
+        let Some(work) = work else {
+            tracing::error!(message_id = message.message_id, outcome = "not_understood", "message failed");
+            return Err(Error::InvalidRequest("The message is not a sync message.".into()));
+        };
+        let span = tracing::info_span!("tenant", tenant_id = %work.tenant_id);
+        // Nothing outlives the invocation, not even a call to AWS that hangs. What was not committed is done again.
+        let outcome = deadline.run(self.sync_tenant(&work, &message, deadline)).instrument(span.clone()).await;
+        let error = match outcome {
+            Ok(worked) => return Ok(worked),
+            Err(error) => error,
+        };
+        let fails = error.fails_message();
+        span.in_scope(|| {
+            let code = error.code().0;
+            tracing::error!(message_id = message.message_id, kind = ?work.kind, code, fails, cause = %error, "message failed");
+        });
+        if fails { Err(error) } else { Ok(Worked::Told) }
+    }
+
+    fn log_quiet_polls(&self, polls: &[QuietPoll]) {
+        let Some(lag) = polls.iter().map(|poll| poll.lag.as_secs()).max() else { return };
+        #[expect(clippy::cast_precision_loss, reason = "a metric")]
+        let values = [("LagSeconds", "Seconds", lag as f64)];
+        let embedded_metrics = telemetry::emf(self.clock.now(), None, &values);
+        tracing::info!(
+            target: telemetry::RECORD,
+            embedded_metrics,
+            tenants = polls.len(),
+            checked = polls.iter().map(|poll| poll.checked).sum::<u64>(),
+            stale = polls.iter().map(|poll| poll.stale).sum::<u64>(),
+            "quiet tenants polled"
+        );
+    }
+}
+
+fn parse(message: &Message) -> Option<SyncMessage> {
+    SyncMessage::parse(message.body.as_deref().unwrap_or_default())
+}

@@ -46,6 +46,7 @@ pub enum FaultPosition {
 
 /// Defects of the code under test, acted out by the account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent defects, planted one at a time")]
 pub struct Defects {
     /// Conditions that begin with `fence = :fence` always hold.
     pub ignores_fence: bool,

@@ -163,6 +163,7 @@ impl Default for Limits {
 
 /// Changes that faults make while a host handles a request.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "the independent changes of a fault each")]
 pub(crate) struct Tweaks {
     pub(crate) next_link: Option<NextLinkTweak>,
     pub(crate) row_cap: Option<usize>,

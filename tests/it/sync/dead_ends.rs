@@ -1,5 +1,6 @@
 //! Situations in which a sync could stand still, ask for ever or lose rows unseen. Calls are counted at Microsoft's side.
 
+use aws_double::{AwsFault, FaultPosition};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use shared::{microsoft::IncidentApi, registry::jobs::JobStatus};
@@ -196,6 +197,13 @@ async fn cap_that_begins_later_hides_nothing_from_the_sweep() {
         poll_until_success(&sync, 3).await;
         run_job(&sync, json!({"tenant_id": TENANT, "kind": "sweep"}), 30).await;
         sync.assert_complete();
+        // The cap that the sweep saw is known to the polls.
+        sync.advance(3_600);
+        for number in 0..i64::from(rows) + 5 {
+            sync.put(20 + number * 5);
+        }
+        poll_until_success(&sync, 3).await;
+        sync.assert_complete();
     }
 }
 
@@ -346,5 +354,65 @@ async fn page_ended_by_size_leaves_other_pages_whole() {
         poll_until_success(&sync, 3).await;
         sync.assert_complete();
         assert!(sync.calls() - before <= 4 * 14 / 10 + 4, "{} calls on {api}", sync.calls() - before);
+    }
+}
+
+#[tokio::test]
+async fn quarantined_second_is_left_out_by_polls() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let bad = sync.put(300);
+        for number in 0..5 {
+            sync.put(100 + number * 100);
+        }
+        sync.backends.sim.fault(Fault::poison(TENANT, &bad));
+        for _ in 0..12 {
+            poll_once(&sync).await;
+            sync.advance(10);
+        }
+        assert_eq!(sync.feed().await.quarantined, 1, "{api}");
+        let before = sync.calls();
+        for _ in 0..5 {
+            poll_once(&sync).await;
+            sync.advance(10);
+        }
+        assert!(sync.calls() - before <= 5 * 4, "{} calls of five polls on {api}", sync.calls() - before);
+    }
+}
+
+#[tokio::test]
+async fn shorter_wait_does_not_replace_a_longer_one() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let until = |seconds: i64| sync.clock.now() + SignedDuration::from_secs(seconds);
+        for seconds in [600, 60] {
+            sync.registry.set_throttled_until(&tenant(), api, until(seconds)).await.unwrap();
+        }
+        let throttled_until = sync.feed().await.budget(api).throttled_until.unwrap();
+        assert!(throttled_until >= until(600), "{throttled_until} on {api}");
+    }
+}
+
+#[tokio::test]
+async fn worker_hears_of_a_wait_that_another_function_met() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        for number in 0..i64::from(api.largest_page()) * 4 {
+            sync.put(60 + number * 5);
+        }
+        let aws = sync.backends.double.clone();
+        aws.account().plan("it", vec![(FaultPosition::Delivery(0), AwsFault::HeldBefore)]);
+        let mut polling = std::pin::pin!(poll_once(&sync));
+        tokio::select! {
+            () = &mut polling => panic!("nothing was delivered"),
+            () = aws.held() => {}
+        }
+        let until = sync.clock.now() + SignedDuration::from_secs(120);
+        sync.registry.set_throttled_until(&tenant(), api, until).await.unwrap();
+        sync.advance(3);
+        let before = sync.calls();
+        aws.release();
+        polling.await;
+        assert_eq!(sync.calls(), before, "{api}");
     }
 }

@@ -3,6 +3,7 @@
 //! Long, because one history needs all of its parts: the actors, the schedule, the clock and the final comparison.
 
 mod looks;
+mod microsoft;
 mod operator;
 mod settle;
 
@@ -23,13 +24,13 @@ use shared::{
     http::HttpClient,
     lambda::runtime::Platform,
     microsoft::IncidentApi,
-    registry::{Registry, jobs::JobKind},
+    registry::{Registry, jobs::JobKind, tenants::Status},
     tenant::TenantId,
 };
-use sim::{App, FaultKind, IncidentSeed, Limits, Sim, SimOptions, TenantSeed};
+use sim::{App, Limits, Sim, SimOptions, TenantSeed};
 
 use super::{
-    history::{History, IncidentChange, Profile, Step, TickWorkers},
+    history::{History, Profile, Step, TickWorkers},
     oracle,
     relay::{self, ConnectorDefect},
 };
@@ -130,9 +131,8 @@ struct Run<'a> {
     interrupted_since: Option<Timestamp>,
     switched: bool,
     silent: bool,
-    /// The operator has paused the tenant.
-    is_paused: bool,
-    is_offboarded: bool,
+    /// As the operator has set it.
+    status: Status,
     /// The jobs that the operator has cancelled.
     cancelled: Vec<String>,
     /// The wakes in a row that read something and changed nothing.
@@ -197,54 +197,9 @@ impl<'a> Run<'a> {
         sim.clear_faults();
         sim.clear_calls();
         sim.clock().freeze(start_of_test() - SignedDuration::from_secs(history.world.clock_ahead));
-        let world = &history.world;
-        sim.configure(|behaviour| {
-            *behaviour = sim::Behaviour::default();
-            for list in [&mut behaviour.graph, &mut behaviour.defender] {
-                (list.order, list.shuffle_ties) = (world.order, world.shuffle_ties);
-                (list.page_size, list.empty_pages) = (world.pages.map(|pages| pages.0), world.empty_pages);
-                if let Some((_, link)) = world.pages {
-                    list.next_link = link;
-                }
-                if planted == Some(PlantedDefect::SkipPaging) {
-                    (list.order, list.shuffle_ties) = (sim::Order::UpdatedAscending, false);
-                }
-            }
-        });
-        sim.add_tenant(TenantSeed {
-            tenant_id: id.clone(),
-            domain: format!("t{}.example", harness.runs),
-            ..TenantSeed::default()
-        });
-        sim.grant(&id, CLIENT_ID, &[IncidentApi::Graph.write_role(), IncidentApi::Defender.write_role()]);
-        for host in [sim::Host::Graph, sim::Host::Defender] {
-            sim.set_limits(host, Some(&id), Limits { per_minute: world.calls_per_minute, ..Limits::default() });
-        }
+        set_up(harness, &history, &id, planted);
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
-        let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
-        let defect = match planted {
-            Some(PlantedDefect::StrictGt) => Some(ConnectorDefect::StrictlyAfter),
-            Some(PlantedDefect::SkipPaging) => Some(ConnectorDefect::BySkip),
-            Some(PlantedDefect::EmptyPageEnds) => Some(ConnectorDefect::EmptyPageEnds),
-            Some(PlantedDefect::ShortPageEnds) => Some(ConnectorDefect::ShortPageEnds),
-            _ => None,
-        };
-        if let Some(defect) = defect {
-            for host in &mut hosts {
-                let (sim, ledger, id, left) = (sim.clone(), ledger.clone(), id.clone(), Mutex::new(2));
-                let moves = move |row: &Value| {
-                    let incident = row.get("id").or(row.get("incidentId")).unwrap();
-                    let incident = incident.as_str().map_or_else(|| incident.to_string(), str::to_owned);
-                    let mut left = left.lock().unwrap();
-                    if *left > 0 {
-                        *left -= 1;
-                        sim.update_incident(&id, &incident, |incident| incident.assigned_to = Some("ada".into()));
-                        note(&sim, &id, &incident, &ledger);
-                    }
-                };
-                *host = relay::start(host.clone(), defect, Arc::new(moves)).await;
-            }
-        }
+        let hosts = hosts(&harness.sim, &id, &ledger, planted).await;
         let api = history.api;
         let (life, config) = harness.life(1);
         let registry = Registry::new(&config, TABLE.into());
@@ -270,8 +225,7 @@ impl<'a> Run<'a> {
             interrupted_since: None,
             switched: false,
             silent: false,
-            is_paused: false,
-            is_offboarded: false,
+            status: Status::Active,
             cancelled: Vec::new(),
             idle_wakes: 0,
         };
@@ -281,18 +235,6 @@ impl<'a> Run<'a> {
         }
         run.clear_faults();
         run
-    }
-
-    /// Ends all faults, except for those of the history's world.
-    fn clear_faults(&self) {
-        let (sim, world) = (&self.harness.sim, &self.history.world);
-        sim.clear_faults();
-        if world.has_no_date {
-            sim.fault(sim::Fault::new(FaultKind::UnreadableDate));
-        }
-        if world.alerts_fail {
-            sim.fault(sim::Fault::new(FaultKind::status(500)).on(sim::Host::Graph).with_expand());
-        }
     }
 
     /// The time by Microsoft's clock.
@@ -337,117 +279,17 @@ impl<'a> Run<'a> {
         account.items("FEED").first()?.get("covered_until")?["S"].as_str()?.parse().ok()
     }
 
-    /// Something is shown from `at` on that was last updated at `last_update`.
-    fn shown(&mut self, last_update: Timestamp, at: Timestamp) {
-        let begun = self.covered_until().is_some() || at > self.microsoft_now();
-        if begun && last_update < at - OVERLAP {
-            self.for_sweeps = self.for_sweeps.map(|count| count + 1);
-        }
-    }
-
-    /// An incident that was not updated in the future.
-    fn pick(&self, pick: usize) -> Option<String> {
-        let id = (!self.ids.is_empty()).then(|| self.ids[pick % self.ids.len()].clone())?;
-        let incident = self.harness.sim.incident(&self.id, &id)?;
-        (incident.last_update <= self.microsoft_now()).then_some(id)
-    }
-
     async fn step(&mut self, step: &Step) {
-        let (sim, id) = (self.harness.sim.clone(), self.id.clone());
-        let now = self.microsoft_now();
         match step {
-            Step::Create { count, ago, nanos, apart, created_apart, alerts, alerts_in } => {
-                for number in 0..i64::try_from(*count).unwrap() {
-                    let last_update =
-                        now - SignedDuration::from_secs(ago + number * apart) - SignedDuration::from_nanos(*nanos);
-                    let created = last_update - SignedDuration::from_secs(number * created_apart);
-                    let alerts_visible_from = alerts_in.map(|after| now + SignedDuration::from_secs(after));
-                    let seed = IncidentSeed {
-                        last_update: Some(last_update),
-                        created: Some(created),
-                        alerts: *alerts,
-                        alerts_visible_from,
-                        ..IncidentSeed::default()
-                    };
-                    self.created(seed);
-                }
+            Step::Create { .. } | Step::CreateFirst | Step::CreateInFuture { .. } => self.create(step),
+            Step::Update { .. } | Step::Silent { .. } | Step::Merge { .. } | Step::Move { .. } | Step::Hide { .. } => {
+                self.change(step);
             }
-            Step::CreateFirst => {
-                let first = start_of_test() - SignedDuration::from_hours(24);
-                self.created(IncidentSeed {
-                    last_update: Some(first),
-                    created: Some(first),
-                    ..IncidentSeed::default()
-                });
-            }
-            Step::CreateInFuture { count } => {
-                for number in 0..i64::try_from(*count).unwrap() {
-                    let last_update =
-                        now + SignedDuration::from_hours(24 * 365) + SignedDuration::from_secs(number * 100);
-                    let (last_update, created) = (Some(last_update), Some(now));
-                    self.created(IncidentSeed { last_update, created, alerts: 0, ..IncidentSeed::default() });
-                }
-            }
+            Step::Microsoft(_) | Step::Poison { .. } => self.fail(step),
             Step::Backlog { ticks } => {
                 for _ in 0..*ticks {
                     self.advance(60_000);
                     self.stand_in_for_dispatch("poll");
-                }
-            }
-            Step::Update { pick, change } => {
-                if let Some(incident) = self.pick(*pick) {
-                    sim.update_incident(&id, &incident, |incident| change.change(incident, now));
-                    self.note(&incident);
-                }
-            }
-            Step::Silent { pick, change } => {
-                if let Some(incident) = self.pick(*pick) {
-                    sim.change_incident_silently(&id, &incident, |incident| change.change(incident, now));
-                    self.note(&incident);
-                    self.silent = true;
-                    self.shown(sim.incident(&id, &incident).unwrap().last_update, now);
-                }
-            }
-            Step::Merge { pick, into } => {
-                if let Some((from, into)) = self.pick(*pick).zip(self.pick(*into))
-                    && sim.incident(&id, &from).unwrap().redirect_incident_id.is_none()
-                    && sim.merge_incident(&id, &from, &into)
-                {
-                    self.note(&from);
-                    self.note(&into);
-                }
-            }
-            Step::Move { pick, into } => {
-                let pair = self.pick(*pick).zip(self.pick(*into)).filter(|(from, into)| from != into);
-                if let Some((from, into)) = pair {
-                    let mut alerts = Vec::new();
-                    sim.update_incident(&id, &from, |incident| alerts.append(&mut incident.alerts));
-                    sim.update_incident(&id, &into, |incident| incident.alerts.append(&mut alerts));
-                    self.note(&from);
-                    self.note(&into);
-                }
-            }
-            Step::Hide { pick } => {
-                if let Some(incident) = self.pick(*pick) {
-                    sim.hide_incident(&id, &incident);
-                }
-            }
-            Step::Microsoft(fault) => {
-                let untrue = match &fault.kind {
-                    FaultKind::SilentCap { .. } | FaultKind::Stale { .. } | FaultKind::IgnoredFilter => true,
-                    FaultKind::DateSkew { seconds } => *seconds > 0,
-                    _ => false,
-                };
-                if untrue {
-                    self.for_sweeps = None;
-                }
-                sim.fault((**fault).clone());
-            }
-            Step::Poison { pick, expand } => {
-                if let Some(incident) = self.pick(*pick) {
-                    let mut fault = sim::Fault::poison(&id, &incident);
-                    fault.expand = *expand;
-                    sim.fault(fault);
                 }
             }
             Step::Heal => self.clear_faults(),
@@ -461,18 +303,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn created(&mut self, seed: IncidentSeed) {
-        let (last_update, alerts_from) = (seed.last_update.unwrap(), seed.alerts_visible_from);
-        let incident = self.harness.sim.put_incident(&self.id, seed);
-        self.note(&incident);
-        self.ids.push(incident);
-        self.shown(last_update, self.clock.now());
-        if let Some(from) = alerts_from {
-            self.silent = true;
-            self.shown(last_update, from);
-        }
-    }
-
     /// The schedule ticks, and what lies on the queue is worked on. With `dispatch` it ticks for the function; without, for
     /// a stand-in of it, which needs no request.
     async fn tick(
@@ -482,10 +312,10 @@ impl<'a> Run<'a> {
         aws: &[(FaultPosition, AwsFault)],
         dispatch: Option<&[(FaultPosition, AwsFault)]>,
     ) {
-        if self.is_offboarded {
+        if self.status == Status::Offboarded {
             return self.tick_of_offboarded().await;
         }
-        if self.is_paused && matches!(workers, TickWorkers::One) && self.turn % 2 == 0 {
+        if self.status == Status::Paused && matches!(workers, TickWorkers::One) && self.turn.is_multiple_of(2) {
             self.resume().await;
         }
         let (before, calls_before) = (self.standing(), self.harness.sim.calls().len());
@@ -603,7 +433,7 @@ impl<'a> Run<'a> {
         for id in &self.cancelled {
             let account = self.harness.aws.account();
             let jobs = account.items(&format!("JOB#{id}"));
-            if !self.is_offboarded && jobs.iter().any(|job| job["status"]["S"] != "cancelled") {
+            if self.status != Status::Offboarded && jobs.iter().any(|job| job["status"]["S"] != "cancelled") {
                 self.wrong.push(format!("a job was cancelled and went on: {jobs:?}"));
             }
         }
@@ -622,7 +452,7 @@ impl<'a> Run<'a> {
             acted_faults: std::mem::take(&mut account.acted_faults),
             switched: self.switched,
             silent: self.silent,
-            is_offboarded: self.is_offboarded,
+            is_offboarded: self.status == Status::Offboarded,
             history: self.history,
         }
     }
@@ -633,19 +463,6 @@ impl<'a> Run<'a> {
         let shown = |incident: &sim::Incident| !incident.hidden && incident.last_update >= begin;
         let incidents = self.harness.sim.incidents(&self.id).into_iter().filter(shown);
         incidents.map(|incident| (incident.id.to_string(), Version::of(&incident))).collect()
-    }
-}
-
-impl IncidentChange {
-    fn change(self, incident: &mut sim::Incident, now: Timestamp) {
-        match self {
-            Self::Status(_) if incident.redirect_incident_id.is_some() => {}
-            Self::Status(status) => incident.status = status.into(),
-            Self::Alert => {
-                incident.add_alert(now);
-            }
-            Self::Assign => incident.assigned_to = Some("ada@contoso.example".into()),
-        }
     }
 }
 
@@ -683,4 +500,61 @@ fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
 async fn hand_over(app: &Fetch, id: &str, body: &str) -> Value {
     let records = json!({"Records": [{"messageId": id, "body": body, "eventSource": "aws:sqs"}]});
     app.handle(records, invocation(Duration::from_secs(20))).await.unwrap()
+}
+
+/// Makes the world of a history at Microsoft.
+fn set_up(harness: &ModelHarness, history: &History, id: &str, planted: Option<PlantedDefect>) {
+    let sim = &harness.sim;
+    let world = &history.world;
+    sim.configure(|behaviour| {
+        *behaviour = sim::Behaviour::default();
+        for list in [&mut behaviour.graph, &mut behaviour.defender] {
+            (list.order, list.shuffle_ties) = (world.order, world.shuffle_ties);
+            (list.page_size, list.empty_pages) = (world.pages.map(|pages| pages.0), world.empty_pages);
+            if let Some((_, link)) = world.pages {
+                list.next_link = link;
+            }
+            if planted == Some(PlantedDefect::SkipPaging) {
+                (list.order, list.shuffle_ties) = (sim::Order::UpdatedAscending, false);
+            }
+        }
+    });
+    sim.add_tenant(TenantSeed {
+        tenant_id: id.to_owned(),
+        domain: format!("t{}.example", harness.runs),
+        ..TenantSeed::default()
+    });
+    sim.grant(id, CLIENT_ID, &[IncidentApi::Graph.write_role(), IncidentApi::Defender.write_role()]);
+    for host in [sim::Host::Graph, sim::Host::Defender] {
+        sim.set_limits(host, Some(id), Limits { per_minute: world.calls_per_minute, ..Limits::default() });
+    }
+}
+
+/// The URLs of both APIs, of relays where one acts out the planted defect.
+async fn hosts(sim: &Sim, id: &str, ledger: &Arc<Mutex<Ledger>>, planted: Option<PlantedDefect>) -> [String; 2] {
+    let mut hosts = [sim.graph_url().to_owned(), sim.defender_url().to_owned()];
+    let defect = match planted {
+        Some(PlantedDefect::StrictGt) => Some(ConnectorDefect::StrictlyAfter),
+        Some(PlantedDefect::SkipPaging) => Some(ConnectorDefect::BySkip),
+        Some(PlantedDefect::EmptyPageEnds) => Some(ConnectorDefect::EmptyPageEnds),
+        Some(PlantedDefect::ShortPageEnds) => Some(ConnectorDefect::ShortPageEnds),
+        _ => None,
+    };
+    if let Some(defect) = defect {
+        for host in &mut hosts {
+            let (sim, ledger, id, left) = (sim.clone(), ledger.clone(), id.to_owned(), Mutex::new(2));
+            let moves = move |row: &Value| {
+                let incident = row.get("id").or(row.get("incidentId")).unwrap();
+                let incident = incident.as_str().map_or_else(|| incident.to_string(), str::to_owned);
+                let mut left = left.lock().unwrap();
+                if *left > 0 {
+                    *left -= 1;
+                    sim.update_incident(&id, &incident, |incident| incident.assigned_to = Some("ada".into()));
+                    note(&sim, &id, &incident, &ledger);
+                }
+            };
+            *host = relay::start(host.clone(), defect, Arc::new(moves)).await;
+        }
+    }
+    hosts
 }

@@ -52,7 +52,7 @@ impl Run<'_> {
                 })
                 .await;
                 registry.stop_feed(&self.tenant).await.unwrap();
-                self.is_paused = true;
+                self.status = Status::Paused;
             }
             OperatorAction::CancelJobs => {
                 let open = registry.feed(&self.tenant).await.unwrap().unwrap().open_jobs;
@@ -72,13 +72,13 @@ impl Run<'_> {
                 .await;
                 registry.stop_feed(&self.tenant).await.unwrap();
                 registry.purge_tenant(&self.tenant).await.unwrap();
-                self.is_offboarded = true;
+                self.status = Status::Offboarded;
             }
         }
     }
 
     pub(super) async fn resume(&mut self) {
-        self.is_paused = false;
+        self.status = Status::Active;
         self.change_tenant(|tenant| (tenant.status, tenant.reason) = (Status::Active, None)).await;
         self.registry().open_feed(&self.tenant, self.clock.now()).await.unwrap();
     }

@@ -1,7 +1,7 @@
 //! The end of a history: its faults end, and everything comes to rest. A stretch that is read to its end, too.
 
 use jiff::SignedDuration;
-use shared::microsoft::IncidentApi;
+use shared::{microsoft::IncidentApi, registry::tenants::Status};
 
 use super::{
     super::history::{History, Step, TickWorkers},
@@ -42,10 +42,10 @@ impl ModelHarness {
 impl Run<'_> {
     /// The faults end, and enough time passes.
     pub(super) async fn settle(&mut self) {
-        if self.is_offboarded {
+        if self.status == Status::Offboarded {
             return;
         }
-        if self.is_paused {
+        if self.status == Status::Paused {
             self.resume().await;
         }
         self.clear_faults();

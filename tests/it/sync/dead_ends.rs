@@ -219,7 +219,8 @@ async fn retry_over_a_wide_span_ends_and_leaves_room_for_others() {
     for number in 0..count {
         sync.put_seed(seed(100 + number * (86_000 / count)));
     }
-    let extra = serde_json::Map::from_iter([("lastUpdateDateTime".to_owned(), "yesterday".into())]);
+    let foreign = "22222222-2222-4333-8444-000000000009";
+    let extra = serde_json::Map::from_iter([("tenantId".to_owned(), foreign.into())]);
     let bad = sync.put_seed(IncidentSeed { extra, ..seed(50) });
     let throttle = FaultKind::Throttle { retry_after: RetryAfter::Seconds(30) };
     sync.backends.sim.fault(Fault::new(throttle).on(host(api)).after(1).times(1));

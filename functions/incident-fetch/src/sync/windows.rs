@@ -218,7 +218,7 @@ impl Worker<'_> {
             PageStep::NextPage if is_first_page && !looks_complete => {
                 self.after_first_page(pass, asked, page, shown_at).await
             }
-            PageStep::NextPage => Ok(ControlFlow::Continue(())),
+            PageStep::NextPage => self.after_next_page(pass, asked).await,
             PageStep::TooLong | PageStep::Unordered => {
                 pass.position.is_unordered |= step == PageStep::Unordered;
                 if asked.is_second() {
@@ -251,13 +251,31 @@ impl Worker<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let shown: Vec<RowTimes> = page.times().collect();
-        let newest_first = pass.position.is_unordered || RowOrder::of(&shown).is_some_and(|order| order.newest_first);
-        if newest_first && estimated_rows(window, now, &shown) > f64::from(wanted) {
+        let newest_first = RowOrder::of(&shown).is_some_and(|order| order.newest_first);
+        let is_unordered = pass.position.is_unordered;
+        if (newest_first || is_unordered) && estimated_rows(window, now, &shown) > f64::from(wanted) {
             self.split(pass, asked, split_point(window, now, &shown, wanted));
-        } else if pass.position.is_unordered
-            || pass.may_be_too_long(asked, &shown) && self.has_row_after(asked, MAX_LIST_ROWS).await?
+        } else if is_unordered
+            || !newest_first && pass.may_be_too_long(asked, &shown) && self.has_row_after(asked, MAX_LIST_ROWS).await?
         {
             self.split(pass, asked, split_point_of_long_list(window, now, &shown, wanted));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Goes on after a further page. Where the newest rows come first, their density is a good guess, so it is put to the
+    /// proof only where two pages did not hold the list.
+    async fn after_next_page(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) -> Result<ControlFlow<Stop>> {
+        let Some(list) = &pass.position.list else { return Ok(ControlFlow::Continue(())) };
+        let (shown, page) = (&list.shown, list.last_page.len());
+        if (page + 1..=2 * page).contains(&shown.len())
+            && !asked.is_second()
+            && RowOrder::of(shown).is_some_and(|order| order.newest_first)
+            && pass.may_be_too_long(asked, shown)
+            && self.has_row_after(asked, MAX_LIST_ROWS).await?
+        {
+            let at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, MAX_LIST_ROWS);
+            self.split(pass, asked, at);
         }
         Ok(ControlFlow::Continue(()))
     }

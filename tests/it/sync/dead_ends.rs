@@ -214,7 +214,7 @@ async fn retry_over_a_wide_span_ends_and_leaves_room_for_others() {
     let count = i64::from(api.largest_page()) * 36;
     let seed = |seconds_ago: i64| {
         let at = sync.clock.now() - SignedDuration::from_secs(seconds_ago);
-        IncidentSeed { last_update: Some(at), created: Some(at), alerts: 0, ..IncidentSeed::default() }
+        IncidentSeed { last_update: Some(at), created: Some(at), ..IncidentSeed::default() }
     };
     for number in 0..count {
         sync.put_seed(seed(100 + number * (86_000 / count)));

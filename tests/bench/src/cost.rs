@@ -14,8 +14,14 @@ const DAYS_OF_MONTH: f64 = 30.0;
 const MONTH_SECONDS: f64 = DAY_SECONDS * DAYS_OF_MONTH;
 const GIGABYTE: f64 = 1e9;
 
-/// Metrics that the functions publish: nine of the deployment, and one of each of four functions.
-const METRICS: f64 = 13.0;
+/// Metrics that the functions publish: ten of the deployment, and one of each of four functions.
+const METRICS: f64 = 14.0;
+/// Seconds between two writes of a quiet tenant's progress, and the shortest stretched interval.
+const QUIET_WRITE_SECONDS: f64 = 300.0;
+/// Messages of one request to SQS, at most. Lambda receives and deletes a batch by several requests.
+const MESSAGES_OF_A_REQUEST: f64 = 10.0;
+/// Bytes of one request to Microsoft that leave AWS, with its headers and an access token of two kilobytes. An estimate.
+const REQUEST_BYTES: f64 = 3_000.0;
 /// Bytes that Lambda itself logs for one invocation: start, end and report as JSON. An estimate.
 const PLATFORM_LOG_BYTES: f64 = 900.0;
 /// Long polls that Lambda keeps open at an idle queue, and the duration of one.
@@ -26,11 +32,6 @@ const LONG_POLL_SECONDS: f64 = 20.0;
 const SAMPLED_SHARE: f64 = 0.05;
 /// Duration of a call to AWS in AWS. An assumption that replaces moto's time, which is much longer.
 const AWS_CALL_SECONDS: f64 = 0.01;
-/// Partitions of the index `due`, and the writes per second that DynamoDB permits for one partition.
-const DUE_PARTITIONS: f64 = 16.0;
-const PARTITION_WRITES_PER_SECOND: f64 = 1000.0;
-/// Writes to that index for one tenant that is dispatched.
-const DUE_WRITES_PER_TENANT: f64 = 2.0;
 
 /// The number of tenants and their activity.
 #[derive(Clone, Copy, Debug)]
@@ -47,18 +48,27 @@ pub struct Load {
 
 impl Load {
     /// Returns the number of polls of one tenant in a month.
-    ///
-    /// The time between two polls is a tenth of the time since the last change, limited by the two intervals. Changes are
-    /// assumed to be spread evenly.
     pub fn polls(&self) -> f64 {
+        let (regular, stretched) = self.regular_and_stretched_polls();
+        regular + stretched
+    }
+
+    /// Returns the number of polls of one tenant in a month at the shortest interval, and of those at longer ones.
+    ///
+    /// The time between two polls is a tenth of the time since the last change, where that is neither shorter than the
+    /// shortest stretched interval nor longer than the longest one. Changes are assumed to be spread evenly.
+    fn regular_and_stretched_polls(&self) -> (f64, f64) {
         let (min, max) = (self.interval, self.max_interval.max(self.interval));
         let between_changes = DAY_SECONDS / self.changes_per_day.max(1.0 / DAYS_OF_MONTH);
+        if max <= min {
+            return (MONTH_SECONDS / min, 0.0);
+        }
         // After a change the interval is the shortest one, then it grows, then it is the longest one.
-        let growth_starts = between_changes.min(10.0 * min);
+        let growth_starts = between_changes.min(10.0 * QUIET_WRITE_SECONDS.min(max).max(min));
         let growth_ends = between_changes.min(10.0 * max).max(growth_starts);
-        let polls =
-            growth_starts / min + 10.0 * (growth_ends / growth_starts).ln() + (between_changes - growth_ends) / max;
-        MONTH_SECONDS / between_changes * polls
+        let stretched = 10.0 * (growth_ends / growth_starts).ln() + (between_changes - growth_ends) / max;
+        let periods = MONTH_SECONDS / between_changes;
+        (periods * growth_starts / min, periods * stretched)
     }
 
     /// Returns the share of polls whose overlap contains a delivered version, for changes at random times.
@@ -91,11 +101,17 @@ pub struct Bill {
     pub microsoft_calls: f64,
     /// The mean number of batches that are processed at the same time, with every tenant polled in each interval.
     pub concurrency: f64,
-    /// The shortest time in which all tenants can be dispatched, in seconds. The index `due` limits it.
-    pub min_dispatch_seconds: f64,
 }
 
 impl Bill {
+    /// Returns the lines that cost most, the dearest first.
+    pub fn dearest(&self, number: usize) -> Vec<&Line> {
+        let mut lines: Vec<&Line> = self.lines.iter().collect();
+        lines.sort_by(|one, other| other.usd.total_cmp(&one.usd));
+        lines.truncate(number);
+        lines
+    }
+
     /// Returns the sum of all lines in US dollars.
     pub fn total(&self) -> f64 {
         self.lines.iter().map(|line| line.usd).sum()
@@ -110,12 +126,17 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     let ticks = MONTH_SECONDS / deployment.tick;
     let changes = load.tenants * load.changes_per_day * DAYS_OF_MONTH;
     let polls = (load.tenants * load.polls()).max(changes);
+    let stretched = load.tenants * load.regular_and_stretched_polls().1;
+    // A quiet tenant's progress is written once in a while. A poll that delivers writes it in any case.
+    let written = (polls - stretched - changes).max(0.0) * (load.interval / QUIET_WRITE_SECONDS).min(1.0);
     let overlapping = (polls - changes) * load.share_with_delivered_version(deployment.overlap);
     let dispatched = measured.dispatch.counts.since(&measured.dispatch.idle).per(measured.dispatch.tenants);
     let counts = Counts::default()
         .plus(&measured.delivering_poll, changes)
         .plus(&measured.known_poll, overlapping)
         .plus(&measured.quiet_poll, polls - changes - overlapping)
+        .plus(&measured.written_poll.since(&measured.quiet_poll), written)
+        .plus(&measured.stretched_poll.since(&measured.quiet_poll), stretched)
         .plus(&dispatched, polls)
         .plus(&measured.dispatch.idle, ticks);
 
@@ -128,8 +149,7 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
         + counts.get("dispatch.seconds") * deployment.dispatch_memory)
         / 1024.0;
     let idle_receives = POLLERS * MONTH_SECONDS / LONG_POLL_SECONDS;
-    // The event source receives and deletes each batch with one request.
-    let queue_requests = counts.calls("sqs") + 2.0 * batches + idle_receives;
+    let queue_requests = counts.calls("sqs") + 2.0 * (polls / MESSAGES_OF_A_REQUEST).max(batches) + idle_receives;
     let log_bytes = counts.get("fetch.log_bytes") + counts.get("dispatch.log_bytes") + invocations * PLATFORM_LOG_BYTES;
     let traces = invocations.min(MONTH_SECONDS + SAMPLED_SHARE * invocations);
     let stored = changes / DAYS_OF_MONTH * deployment.retention_days * measured.delivering_poll.get("s3.bytes");
@@ -149,6 +169,7 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     line("S3 storage, when full", "s3_gigabyte_month", stored / GIGABYTE, "GB", 1.0)?;
     line("EventBridge events", "eventbridge_event", counts.get("events.entries"), "million", million)?;
     line("CloudWatch logs", "logs_gigabyte", log_bytes / GIGABYTE, "GB", 1.0)?;
+    line("traffic to Microsoft", "egress_gigabyte", counts.calls("microsoft") * REQUEST_BYTES / GIGABYTE, "GB", 1.0)?;
     line("X-Ray traces, at most", "xray_trace", traces, "million", million)?;
     line("Secrets Manager calls", "secret_request", counts.calls("secretsmanager"), "million", million)?;
     line("KMS calls by the functions", "kms_request", counts.calls("kms"), "million", million)?;
@@ -163,7 +184,6 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
         lines,
         microsoft_calls: counts.calls("microsoft"),
         concurrency: load.tenants / load.interval * seconds_of(&measured.quiet_poll),
-        min_dispatch_seconds: load.tenants / DUE_PARTITIONS * DUE_WRITES_PER_TENANT / PARTITION_WRITES_PER_SECOND,
     })
 }
 
@@ -210,9 +230,11 @@ mod tests {
     fn quiet_tenant_is_polled_less_often_up_to_the_maximum() {
         assert!(is_close(load(0.0, 10.0).polls(), 43_200.0));
         assert!(is_close(load(60.0, 0.0).polls(), 43_200.0));
-        // Two hours between changes: 10 polls in the first 600 s, then fewer and fewer, then one every 300 s.
-        let polls = 10.0 + 10.0 * 5.0_f64.ln() + 4200.0 / 300.0;
-        assert!(is_close(load(300.0, 12.0).polls(), 30.0 * 12.0 * polls));
+        // Two hours between changes: 50 polls in the first 3,000 s, then one every 300 s.
+        assert!(is_close(load(300.0, 12.0).polls(), 30.0 * 12.0 * (50.0 + 4200.0 / 300.0)));
+        // With 600 s at most there are fewer and fewer in between.
+        let polls = 50.0 + 10.0 * 2.0_f64.ln() + 1200.0 / 600.0;
+        assert!(is_close(load(600.0, 12.0).polls(), 30.0 * 12.0 * polls));
         // Changes so often that the interval never grows.
         assert!(is_close(load(300.0, 200.0).polls(), 43_200.0));
     }
@@ -220,18 +242,31 @@ mod tests {
     #[test]
     fn bill_adds_up_the_calls_of_each_kind_of_poll() {
         let measured = Measured {
-            quiet_poll: counts(&[("dynamodb.write_units", 2.0), ("fetch.invocations", 0.1), ("fetch.seconds", 0.1)]),
-            known_poll: counts(&[("dynamodb.write_units", 2.0), ("fetch.invocations", 0.1), ("fetch.seconds", 0.1)]),
+            quiet_poll: counts(&[("fetch.invocations", 0.1), ("fetch.seconds", 0.1), ("microsoft:incidents", 1.0)]),
+            written_poll: counts(&[
+                ("dynamodb.write_units", 1.0),
+                ("fetch.invocations", 0.1),
+                ("fetch.seconds", 0.1),
+                ("microsoft:incidents", 1.0),
+            ]),
+            stretched_poll: counts(&[
+                ("dynamodb.write_units", 3.0),
+                ("fetch.invocations", 0.1),
+                ("fetch.seconds", 0.1),
+                ("microsoft:incidents", 1.0),
+            ]),
+            known_poll: counts(&[("fetch.invocations", 0.1), ("fetch.seconds", 0.1), ("microsoft:incidents", 1.0)]),
             delivering_poll: counts(&[
                 ("dynamodb.write_units", 5.0),
                 ("fetch.invocations", 0.1),
                 ("fetch.seconds", 0.1),
                 ("s3:PUT", 1.0),
                 ("s3.bytes", 2000.0),
+                ("microsoft:incidents", 1.0),
             ]),
             dispatch: Dispatch {
                 tenants: 10,
-                counts: counts(&[("dynamodb.write_units", 30.0), ("dynamodb.read_units", 18.0)]),
+                counts: counts(&[("sqs:SendMessageBatch", 1.0), ("dynamodb.read_units", 18.0)]),
                 idle: counts(&[("dynamodb.read_units", 8.0)]),
             },
             ..Measured::default()
@@ -239,7 +274,9 @@ mod tests {
         let bill = month(load(0.0, 10.0), &measured, &prices(), &TEMPLATE).unwrap();
         let amount = |name: &str| bill.lines.iter().find(|line| line.name == name).unwrap().amount;
         let (polls, changes) = (4_320_000.0, 30_000.0);
-        assert!(is_close(amount("DynamoDB writes"), (polls * (2.0 + 3.0) + changes * 3.0) / 1e6));
+        // One quiet poll in five writes.
+        assert!(is_close(amount("DynamoDB writes"), ((polls - changes) * 0.2 + changes * 5.0) / 1e6));
+        assert!(is_close(amount("traffic to Microsoft"), polls * 3_000.0 / 1e9));
         assert!(is_close(amount("DynamoDB reads"), (polls + 43_200.0 * 8.0) / 1e6));
         assert!(is_close(amount("Lambda invocations"), (polls * 0.1 + 43_200.0) / 1e6));
         // Ten milliseconds for the call to S3, shared by ten polls.
@@ -248,6 +285,14 @@ mod tests {
         assert!(is_close(amount("S3 storage, when full"), 1000.0 * 400.0 * 2000.0 / 1e9));
         assert!(is_close(bill.concurrency, 100.0 / 60.0 * 0.1));
         assert!(is_close(tenants_served(10.0, 60.0, &measured), 6000.0));
+        let dearest: Vec<f64> = bill.dearest(3).iter().map(|line| line.usd).collect();
+        assert!(dearest.len() == 3 && dearest.is_sorted_by(|one, other| one >= other));
+        let stretched = month(load(900.0, 0.0), &measured, &prices(), &TEMPLATE).unwrap();
+        let amount = |name: &str| stretched.lines.iter().find(|line| line.name == name).unwrap().amount;
+        // A month without a change: one regular poll a minute for 3,000 s, then all are stretched.
+        let polls = load(900.0, 0.0).polls();
+        assert!(polls < 43_200.0 / 14.0);
+        assert!(is_close(amount("DynamoDB writes"), 100.0 * ((polls - 50.0) * 3.0 + 50.0 * 0.2) / 1e6));
         let sum: f64 = bill.lines.iter().map(|line| line.usd).sum();
         assert!(is_close(bill.total(), sum) && sum > 0.0);
     }

@@ -11,6 +11,10 @@ pub struct Measured {
     pub conditions: Conditions,
     /// Counts of one poll without a change.
     pub quiet_poll: Counts,
+    /// Counts of one poll without a change that writes how far it read.
+    pub written_poll: Counts,
+    /// Counts of one poll without a change that moves the due time.
+    pub stretched_poll: Counts,
     /// Counts of one poll that delivers one version.
     pub delivering_poll: Counts,
     /// Counts of one poll whose overlap contains a version that is already delivered.

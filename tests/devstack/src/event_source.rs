@@ -17,8 +17,8 @@ use crate::{
 
 /// The number of pollers with which Lambda starts on a standard queue.
 const POLLERS: usize = 5;
-/// The largest number of messages that one `ReceiveMessage` returns.
-const MAX_RECEIVED: i32 = 10;
+/// The largest number of messages of one request to SQS.
+const MESSAGES_OF_A_REQUEST: usize = 10;
 /// The pause of a poller after an empty receive.
 const EMPTY_QUEUE_PAUSE: Duration = Duration::from_millis(250);
 /// The time until a failed message is delivered again. In AWS this is the queue's visibility timeout, six minutes, which
@@ -120,17 +120,7 @@ impl EventSource {
     }
 
     async fn deliver_one_batch(&self) -> Result<BatchResult, StackError> {
-        let received = self
-            .sqs
-            .receive_message()
-            .queue_url(&self.config.queue_url)
-            .max_number_of_messages(self.config.batch_size.clamp(1, MAX_RECEIVED))
-            .message_system_attribute_names(MessageSystemAttributeName::All)
-            .message_attribute_names("All")
-            .send()
-            .await
-            .map_err(|error| failed("receiving from the queue", &error))?;
-        let messages = received.messages.unwrap_or_default();
+        let messages = self.receive_batch().await?;
         if messages.is_empty() {
             return Ok(BatchResult::default());
         }
@@ -151,11 +141,37 @@ impl EventSource {
                 done.push(entry.build().map_err(|error| failed("deleting messages", &error))?);
             }
         }
-        if !done.is_empty() {
-            let delete = self.sqs.delete_message_batch().queue_url(&self.config.queue_url).set_entries(Some(done));
+        for done in done.chunks(MESSAGES_OF_A_REQUEST) {
+            let delete = self.sqs.delete_message_batch().queue_url(&self.config.queue_url);
+            let delete = delete.set_entries(Some(done.to_vec()));
             delete.send().await.map_err(|error| failed("deleting messages", &error))?;
         }
         Ok(BatchResult { messages: messages.len(), failed: failed_receipts, error: response.err() })
+    }
+
+    /// Receives up to a batch of messages, as many as are there.
+    async fn receive_batch(&self) -> Result<Vec<Message>, StackError> {
+        let size = usize::try_from(self.config.batch_size).unwrap_or(1).max(1);
+        let mut messages = Vec::new();
+        while messages.len() < size {
+            let wanted = (size - messages.len()).min(MESSAGES_OF_A_REQUEST);
+            let received = self
+                .sqs
+                .receive_message()
+                .queue_url(&self.config.queue_url)
+                .max_number_of_messages(i32::try_from(wanted).unwrap_or(1))
+                .message_system_attribute_names(MessageSystemAttributeName::All)
+                .message_attribute_names("All")
+                .send()
+                .await
+                .map_err(|error| failed("receiving from the queue", &error))?;
+            let received = received.messages.unwrap_or_default();
+            if received.is_empty() {
+                break;
+            }
+            messages.extend(received);
+        }
+        Ok(messages)
     }
 
     async fn make_visible(&self, receipts: &[String], after_seconds: i32) -> Result<(), StackError> {

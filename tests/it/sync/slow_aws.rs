@@ -5,7 +5,12 @@ use std::time::Duration;
 use aws_double::{AwsFault, FaultPosition};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::{clock::Clock, delivery::events::Events, lambda::runtime::aws_timeouts, registry::Registry};
+use shared::{
+    clock::Clock,
+    delivery::{bucket::Bucket, events::Events},
+    lambda::runtime::aws_timeouts,
+    registry::Registry,
+};
 
 use super::harness::{APIS, SyncHarness, TENANT, hand_over, tenant};
 
@@ -69,16 +74,16 @@ async fn refused_events_are_sent_again_after_growing_pauses() {
 }
 
 #[tokio::test]
-async fn conflicting_write_is_tried_again_after_a_pause() {
+async fn conflicting_writes_are_tried_again_after_growing_pauses() {
     let sync = SyncHarness::start(APIS[0]).await;
-    sync.put(60);
-    let conflict = (FaultPosition::Delivery(0), AwsFault::Conflict);
-    sync.backends.double.account().plan(CALLER, vec![conflict]);
+    let bucket = Bucket::new(&sync.backends.aws, sync.backends.bucket.clone());
+    let conflicts = [1, 2].map(|request| (FaultPosition::Request(request), AwsFault::Conflict));
+    sync.backends.double.account().plan(CALLER, conflicts.to_vec());
     let started = Clock::system().now();
-    sync.poll().await;
+    bucket.write_quarantined(&tenant(), "name", &json!({})).await.unwrap();
     let took = Clock::system().milliseconds_since(started);
-    assert!(took >= 200, "{took} ms");
-    sync.assert_complete();
+    assert!(took >= 200 + 400, "{took} ms");
+    assert_eq!(sync.backends.objects("quarantine/").len(), 1);
 }
 
 /// A page whose rows are on as many days, each of which is an object.

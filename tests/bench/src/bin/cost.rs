@@ -6,7 +6,7 @@ use std::{
 };
 
 use bench::{
-    cost::{Bill, Load, month, tenants_served},
+    cost::{Bill, Line, Load, month, tenants_served},
     deployment::TEMPLATE,
     measured::Measured,
     prices::Prices,
@@ -147,7 +147,6 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
         row("for each tenant", &|bill| format!("{:.4}", bill.total() / bill.load.tenants)),
         String::new(),
         row("concurrent batches, on average", &|bill| format!("{:.1}", bill.concurrency)),
-        row("dispatch takes at least", &|bill| format!("{:.1} s", bill.min_dispatch_seconds)),
         String::new(),
         format!(
             "FetchMaximumConcurrency {} can poll at most {} tenants a minute, at the measured speed of polls.",
@@ -155,6 +154,11 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
             grouped(tenants_served(TEMPLATE.maximum_concurrency, TEMPLATE.tick, measured).round())
         ),
     ]);
+    for bill in bills {
+        let share = |line: &&Line| format!("{} {:.0} %", line.name, 100.0 * line.usd / bill.total());
+        let dearest: Vec<String> = bill.dearest(4).iter().map(share).collect();
+        lines.push(format!("What costs most at {} tenants: {}.", grouped(bill.load.tenants), dearest.join(", ")));
+    }
     lines.push(format!(
         "Prices that were not seen on AWS's own page (prices.json has their sources): {}.",
         unverified(prices)

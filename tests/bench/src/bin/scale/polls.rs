@@ -6,12 +6,20 @@ use bench::{
     measured::Measured,
 };
 use devstack::{Console, Failed, Progress as _};
-use shared::{clock::Clock, tenant::TenantId};
+use jiff::SignedDuration;
+use shared::{
+    clock::Clock,
+    registry::{
+        Registry, Write,
+        lease::{Acquired, QUIET_WRITE_INTERVAL},
+    },
+    tenant::TenantId,
+};
 
 use crate::harness::ScaleHarness;
 
-/// Polls a sample of tenants four times: for their first incidents, without a change, after one new incident each, and
-/// while this incident is still within the overlap.
+/// Polls a sample of tenants six times: for their first incidents, without a change, without a change when the progress is
+/// to be written and after a long quiet, after one new incident each, and while this incident is still within the overlap.
 pub(crate) async fn measure(
     harness: &ScaleHarness,
     sample: usize,
@@ -28,6 +36,10 @@ pub(crate) async fn measure(
     poll_each(harness, &tenants).await?;
 
     measured.quiet_poll = poll_each(harness, &tenants).await?;
+    put_back(&registry, &tenants, SignedDuration::ZERO).await?;
+    measured.written_poll = poll_each(harness, &tenants).await?;
+    put_back(&registry, &tenants, SignedDuration::from_hours(2)).await?;
+    measured.stretched_poll = poll_each(harness, &tenants).await?;
     for tenant in &tenants {
         harness.sim.put_incident(&tenant.to_string(), fleet::incident(None));
     }
@@ -41,10 +53,29 @@ pub(crate) async fn measure(
     }
     for (name, counts) in [
         ("quiet", &measured.quiet_poll),
+        ("quiet, with its progress written", &measured.written_poll),
+        ("quiet, with a stretched interval", &measured.stretched_poll),
         ("delivering one change", &measured.delivering_poll),
         ("with a delivered version in the overlap", &measured.known_poll),
     ] {
         print(name, counts, console);
+    }
+    Ok(())
+}
+
+/// Puts the last success of feeds back by more than the time for which a quiet poll writes nothing, and their last news by
+/// `quiet`.
+async fn put_back(registry: &Registry, tenants: &[TenantId], quiet: SignedDuration) -> Result<(), Failed> {
+    let failed = |error: shared::error::Error| Failed(error.to_string());
+    for tenant in tenants {
+        let now = Clock::system().now();
+        let acquired = registry.acquire_lease(tenant, now, now).await.map_err(failed)?;
+        let Acquired::Lease(mut lease) = acquired else { return Err(Failed(format!("{tenant} is at work"))) };
+        lease.feed.last_success_at = Some(now - QUIET_WRITE_INTERVAL);
+        lease.feed.last_news_at = Some(now - quiet);
+        if registry.release_lease(&mut lease, None, now).await.map_err(failed)? == Write::Conflict {
+            return Err(Failed(format!("{tenant} is at work")));
+        }
     }
     Ok(())
 }

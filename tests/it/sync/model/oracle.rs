@@ -195,7 +195,8 @@ fn all_is_told_once(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<Strin
             wrong.push(format!("{object} is not named by one event"));
         }
     }
-    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() {
+    let of_status = outcome.events.iter().filter(|(kind, _)| kind == "Tenant Status Changed").count();
+    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() + of_status {
         wrong.push(format!("{} objects and {} events", outcome.objects.len(), outcome.events.len()));
     }
     let hides = outcome.history.steps.iter().any(|step| matches!(step, Step::Hide { .. }));

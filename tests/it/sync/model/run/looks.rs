@@ -30,7 +30,12 @@ impl Run<'_> {
     pub(super) fn look_at_progress(&mut self, before: &Standing, calls_before: usize) {
         let calls = self.harness.sim.calls();
         let read = calls[calls_before..].iter().any(|call| call.host != sim::Host::Entra && call.status == 200);
-        let stood_still = read && *before == self.standing();
+        let is_working = {
+            let account = self.harness.aws.account();
+            let feeds = account.items("FEED");
+            feeds.first().is_some_and(|feed| feed.contains_key("pass_position") || feed.contains_key("open_jobs"))
+        };
+        let stood_still = read && is_working && *before == self.standing();
         self.idle_wakes = if stood_still { self.idle_wakes + 1 } else { 0 };
         if self.history.profile == Profile::Calm && self.idle_wakes > FEW_WAKES {
             self.wrong.push(format!("{} wakes in a row changed nothing", self.idle_wakes));

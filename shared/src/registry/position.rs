@@ -2,7 +2,7 @@
 //!
 //! It is one value, stored with the cursor that it belongs to, so that a pass goes on call by call.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,29 @@ pub struct SecondPosition {
     pub created_from: Timestamp,
     /// The ends of the next ranges, the nearest one last. The last range has none.
     pub created_ends: Vec<Timestamp>,
+    /// The readings of the next range, if no split tells its rows apart.
+    #[serde(default)]
+    pub readings: Option<Readings>,
+}
+
+/// The readings of rows that no split tells apart: page by page, until two readings show the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Readings {
+    /// Microsoft's time at the first page. What was updated later may be missing.
+    pub shown_at: Timestamp,
+    /// The rows are a part of their second by time of creation, not all of it.
+    pub is_part: bool,
+    /// The number of readings that came to their end.
+    pub complete: u32,
+    /// The rows of the last one, by identifier.
+    #[serde(default)]
+    pub last: BTreeSet<String>,
+    /// The rows of the present one so far.
+    #[serde(default)]
+    pub present: BTreeSet<String>,
+    /// The number of rows, with repeats, that the present one has passed.
+    #[serde(default)]
+    pub skip: u32,
 }
 
 /// The place inside a list of several pages.
@@ -85,6 +108,20 @@ pub struct PageSizes {
     /// The smallest page that was cut although it had no next link.
     #[serde(default)]
     pub silent_cap: Option<u32>,
+}
+
+impl SecondPosition {
+    /// The position at the beginning of a second that is not split yet.
+    pub fn all_of_it() -> Self {
+        Self { created_from: Timestamp::UNIX_EPOCH, created_ends: Vec::new(), readings: None }
+    }
+}
+
+impl Readings {
+    /// The beginning of the first reading.
+    pub fn from_beginning(shown_at: Timestamp, is_part: bool) -> Self {
+        Self { shown_at, is_part, complete: 0, last: BTreeSet::new(), present: BTreeSet::new(), skip: 0 }
+    }
 }
 
 impl PageSizes {

@@ -3,8 +3,8 @@
 //! A caller is named by its credentials. A caller that was killed goes on in its process, but none of its requests takes
 //! effect any more.
 
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde_json::json;
 
 use crate::{Account, Aws, Item, Object};
 
@@ -54,8 +54,6 @@ pub struct Defects {
     pub writes_objects_last: bool,
     /// The position of a pass is not stored with its cursor.
     pub forgets_position: bool,
-    /// A stored position has one of its windows less.
-    pub skips_windows: bool,
     /// A cursor is stored as if everything up to now had been read.
     pub covers_past_reading: bool,
     /// The time before which Microsoft must not be asked is not stored.
@@ -70,11 +68,8 @@ pub struct Defects {
 
 impl Defects {
     /// Changes an item as a defective writer would have written it.
-    pub(crate) fn act_out_write(&self, sort_key: &str, item: &mut Item, now: Timestamp) {
+    pub(crate) fn act_out_write(self, sort_key: &str, item: &mut Item, now: Timestamp) {
         let is_paged = |item: &Item| item.get("pass_position").is_some_and(|position| position["M"].is_object());
-        if self.skips_windows && is_paged(item) {
-            skip_window(&mut item["pass_position"]["M"]);
-        }
         if self.covers_past_reading && sort_key == "FEED" && is_paged(item) {
             item.insert("covered_until".into(), json!({"S": now.to_string()}));
             item.remove("pass_position");
@@ -86,21 +81,6 @@ impl Defects {
             item.retain(|name, _| !name.ends_with("_throttled_until"));
         }
     }
-}
-
-/// Goes past the next window of a stored position, or past the second that it stands in.
-fn skip_window(position: &mut Value) {
-    let next = position["ends"]["L"].as_array_mut().and_then(Vec::pop);
-    let at = position["at"]["S"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
-    if let Some(end) = next {
-        position["at"] = end;
-    } else if let Some(at) = at.filter(|_| position["second"]["M"].is_object()) {
-        position["at"] = json!({"S": (at + SignedDuration::from_secs(1)).to_string()});
-    } else {
-        return;
-    }
-    position["second"] = json!({"NULL": true});
-    position["list"] = json!({"NULL": true});
 }
 
 #[derive(Default)]

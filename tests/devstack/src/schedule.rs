@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
 use crate::{error::FunctionError, failures::Failures, pool::Pool};
@@ -37,6 +37,11 @@ impl Schedule {
     /// Invokes the function once and returns its response.
     pub(crate) async fn tick(&self) -> Result<Value, FunctionError> {
         self.function.invoke(&self.config.input).await
+    }
+
+    /// Invokes the function once as an operator does, for all tenants. A schedule of sweeps is for those of one hour.
+    pub(crate) async fn tick_for_all(&self) -> Result<Value, FunctionError> {
+        self.function.invoke(&json!({"kind": self.kind()})).await
     }
 
     /// Ticks until the future is dropped. `period` overrides the template's rate.

@@ -97,14 +97,21 @@ async fn wrong_secret_raises_the_alarm_and_is_mended_at_runtime() {
         harness.stack.kill(binary);
     }
     harness.sim.clear_calls();
+    let clock = shared::clock::Clock::system();
+    let begun = clock.now();
     is_rejected(&token(&harness, &CONTOSO).await);
     assert_eq!(all_token_requests(&harness), 2, "the current version, then the one before");
     all_are_rejected(&harness).await;
-    assert_eq!(all_token_requests(&harness), 2);
+    // On a busy machine a minute passes by itself.
+    let minutes = || usize::try_from(clock.now().duration_since(begun).as_mins()).unwrap();
+    let after_first = all_token_requests(&harness);
+    assert!(after_first <= 2 + 2 * minutes(), "{after_first} requests");
 
     a_minute_passes(&harness).await;
     all_are_rejected(&harness).await;
-    assert_eq!(all_token_requests(&harness), 3, "one try a minute, of all functions together");
+    let in_all = all_token_requests(&harness);
+    assert!(in_all > after_first, "one try a minute");
+    assert!(in_all <= 3 + 2 * minutes(), "{in_all} requests: one try a minute, of all functions together");
 
     // Each process reads the secret again once a minute meanwhile. The new version starts with a closed breaker.
     harness.stack.put_secret(good).await.unwrap();

@@ -233,7 +233,9 @@ impl Worker<'_> {
         self.take_lease().await?;
         let tenant = self.tenant.tenant_id;
         let present = self.sync.registry.known_tenant(&tenant).await?;
-        if present.status != self.tenant.status && present.status != Status::Active {
+        // A paused tenant is read to see whether it can be resumed. One that the operator pauses meanwhile is not.
+        let is_as_before = (present.status, present.reason) == (self.tenant.status, self.tenant.reason);
+        if !is_as_before && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
         let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));

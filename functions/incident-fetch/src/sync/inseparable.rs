@@ -1,54 +1,50 @@
 //! Rows that share their seconds of last update and of creation, or have no time of creation. No split tells them apart.
 
-use std::collections::BTreeSet;
-
-use super::{
-    Worker,
-    ingest::{PageRead, RowShown},
-};
+use super::{Progress, Worker, ingest::PageRead};
 use shared::{
     error::Result,
-    incident::span::Span,
     incident_api::query::{IncidentQuery, MAX_SKIP},
+    registry::position::Readings,
 };
 
 /// The maximum number of readings, until two of them agree.
-const MAX_PAGED_READINGS: usize = 3;
+const MAX_READINGS: u32 = 3;
 
 impl Worker<'_> {
-    /// Pages through inseparable rows with `$skip`, until two readings agree. Returns the number of rows, or `None` when
-    /// time ran out.
-    pub(super) async fn read_paged(&mut self, second: Span, created: Option<Span>) -> Result<Option<u32>> {
-        let mut seen = BTreeSet::new();
-        for _ in 0..MAX_PAGED_READINGS {
-            let previous: BTreeSet<RowShown> = std::mem::take(&mut seen);
-            let mut skip = 0;
-            loop {
-                let query = IncidentQuery { created, skip, ..IncidentQuery::of(second, self.api) };
-                if skip > MAX_SKIP {
-                    return self.quarantine_span(second, "inseparable").await.map(|()| Some(count(&seen)));
-                }
-                if self.out_of_time() {
-                    return Ok(None);
-                }
-                let mut page = PageRead::default();
-                self.read(&query, &mut page).await?;
-                self.flush().await?;
-                seen.extend(page.rows_shown.iter().cloned());
-                let looks_complete = !page.more && page.rows < query.top;
-                if looks_complete && self.lease.feed.page_sizes(self.api).believes(page.rows) || page.rows == 0 {
-                    break;
-                }
-                skip += page.rows;
+    /// Pages through inseparable rows with `$skip`, until two readings agree. `readings` says where to go on, and how far
+    /// it came, however it ends.
+    pub(super) async fn read_inseparable(
+        &mut self,
+        query: &IncidentQuery,
+        readings: &mut Readings,
+    ) -> Result<Progress> {
+        while readings.complete < MAX_READINGS {
+            if readings.skip > MAX_SKIP {
+                return self.quarantine_span(query.updated, "inseparable").await.map(|()| Progress::Complete);
             }
-            if previous == seen {
+            if self.out_of_time() {
+                return Ok(Progress::OutOfTime);
+            }
+            let mut page = PageRead::default();
+            self.read(&IncidentQuery { skip: readings.skip, ..query.clone() }, &mut page).await?;
+            self.flush().await?;
+            self.stats.moved = true;
+            readings.present.extend(page.keys.iter().cloned());
+            let looks_complete = !page.more && page.rows < query.top;
+            let is_end = looks_complete && self.lease.feed.page_sizes(self.api).believes(page.rows) || page.rows == 0;
+            if !is_end {
+                readings.skip += page.rows;
+                continue;
+            }
+            readings.complete += 1;
+            readings.skip = 0;
+            let present = std::mem::take(&mut readings.present);
+            let agrees = readings.complete > 1 && present == readings.last;
+            readings.last = present;
+            if agrees {
                 break;
             }
         }
-        Ok(Some(count(&seen)))
+        Ok(Progress::Complete)
     }
-}
-
-fn count(rows: &BTreeSet<RowShown>) -> u32 {
-    u32::try_from(rows.len()).unwrap_or(u32::MAX)
 }

@@ -52,7 +52,7 @@ pub(super) fn next_window(
     if at >= end.unwrap_or(ceil(now) + SignedDuration::from_secs(1)) {
         return None;
     }
-    if let Some(SecondPosition { created_from, created_ends }) = &position.second {
+    if let Some(SecondPosition { created_from, created_ends, .. }) = &position.second {
         let span = Span { from: at, to: Some(at + SignedDuration::from_secs(1)) };
         let created = Span { from: *created_from, to: created_ends.last().copied() };
         return Some(Window { span, created: Some(created) });
@@ -79,7 +79,7 @@ pub(super) fn go_past(position: &mut Position, window: Window) -> bool {
     position.list = None;
     if let Some(second) = &mut position.second {
         if let Some(end) = second.created_ends.pop() {
-            second.created_from = end;
+            (second.created_from, second.readings) = (end, None);
             return false;
         }
         position.second = None;
@@ -103,9 +103,7 @@ pub(super) fn split_at(position: &mut Position, window: Span, now: Timestamp, at
 /// `preferred` where that is possible. Returns false if no split tells its rows apart.
 pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>], preferred: Option<Timestamp>) -> bool {
     position.list = None;
-    let second = position
-        .second
-        .get_or_insert_with(|| SecondPosition { created_from: Timestamp::UNIX_EPOCH, created_ends: Vec::new() });
+    let second = position.second.get_or_insert_with(SecondPosition::all_of_it);
     let (from, to) = (second.created_from, second.created_ends.last().copied());
     let is_inside = |time: &Timestamp| *time >= from && to.is_none_or(|to| *time < to);
     let mut seconds: Vec<Timestamp> = shown.iter().flatten().copied().map(floor).filter(is_inside).collect();

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    PollPlan, Stop, TIME_WITHOUT_ALERTS, Worker,
+    PollPlan, Progress, Stop, TIME_WITHOUT_ALERTS, Worker,
     failure_search::{FailureSearch, NextStep},
     ingest::PageRead,
     is_transient,
@@ -23,7 +23,7 @@ use shared::{
     registry::{
         Write,
         jobs::Job,
-        position::{Position, RowTimes},
+        position::{Position, Readings, RowTimes, SecondPosition},
     },
 };
 
@@ -168,8 +168,9 @@ impl Worker<'_> {
             let query = IncidentQuery { created, skip, alerts, ..IncidentQuery::of(window.span, self.api) };
             let asked = AskedWindow { window, requested_at: now, query };
             let mut page = PageRead::default();
-            let step = match self.read(&asked.query, &mut page).await {
-                Ok(()) => self.on_page(pass, &asked, &page).await?,
+            let step = match self.read_next(pass, &asked, &mut page).await {
+                Ok(None) => self.on_page(pass, &asked, &page).await?,
+                Ok(Some(step)) => step,
                 Err(error) if is_transient(&error) => self.on_failure(pass, &asked, &page, error).await?,
                 Err(error) => {
                     // Rows that arrived before the error are worth delivering.
@@ -183,6 +184,28 @@ impl Worker<'_> {
                 return Ok(stop);
             }
         }
+    }
+
+    /// Reads the next page of the next window, or goes on with rows that no split tells apart and returns the step after
+    /// them.
+    async fn read_next(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        page: &mut PageRead,
+    ) -> Result<Option<ControlFlow<Stop>>> {
+        let readings = pass.position.second.as_mut().and_then(|second| second.readings.as_mut());
+        let Some(readings) = readings else { return self.read(&asked.query, page).await.map(|()| None) };
+        let created = asked.window.created.filter(|_| readings.is_part);
+        let query = IncidentQuery { updated: asked.second(), created, skip: 0, ..asked.query.clone() };
+        let step = match self.read_inseparable(&query, readings).await? {
+            Progress::OutOfTime => ControlFlow::Break(Stop::OutOfTime),
+            Progress::Complete => {
+                let (shown_at, rows) = (readings.shown_at, readings.last.len());
+                self.go_past(pass, asked, shown_at, u32::try_from(rows).unwrap_or(u32::MAX)).await?
+            }
+        };
+        Ok(Some(step))
     }
 
     /// Goes on after a page: to the next one, past a window that is complete, or with a part of a window that is too full.
@@ -222,7 +245,7 @@ impl Worker<'_> {
             PageStep::TooLong | PageStep::Unordered => {
                 pass.position.is_unordered |= step == PageStep::Unordered;
                 if asked.is_second() {
-                    return self.split_second(pass, asked, shown_at).await;
+                    return Ok(self.split_second(pass, asked, shown_at));
                 }
                 let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
                 let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
@@ -246,7 +269,7 @@ impl Worker<'_> {
         let wanted = pass.wanted_rows(asked.query.top);
         if asked.is_second() {
             if pass.position.is_unordered || self.has_row_after(asked, MAX_LIST_ROWS).await? {
-                return self.split_second(pass, asked, shown_at).await;
+                return Ok(self.split_second(pass, asked, shown_at));
             }
             return Ok(ControlFlow::Continue(()));
         }
@@ -298,12 +321,7 @@ impl Worker<'_> {
 
     /// Splits a second, or a part of it, that one list does not hold. Rows that no split tells apart are paged until two
     /// readings agree.
-    async fn split_second(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        shown_at: Timestamp,
-    ) -> Result<ControlFlow<Stop>> {
+    fn split_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, shown_at: Timestamp) -> ControlFlow<Stop> {
         let list = pass.position.list.take();
         let shown = list.as_ref().map_or(&[][..], |list| &list.shown);
         let created: Vec<_> = shown.iter().map(|row| row.created).collect();
@@ -311,16 +329,12 @@ impl Worker<'_> {
         let wanted = if pass.position.is_unordered { 0 } else { MAX_LIST_ROWS };
         let part = asked.window.created.unwrap_or(Span { from: Timestamp::UNIX_EPOCH, to: None });
         let preferred = split_point_of_long_list(part, asked.requested_at, &known, wanted);
-        if split_second(&mut pass.position, &created, Some(preferred)) {
-            self.stats.moved = true;
-            return Ok(ControlFlow::Continue(()));
+        self.stats.moved = true;
+        if !split_second(&mut pass.position, &created, Some(preferred)) {
+            let readings = Readings::from_beginning(shown_at, asked.window.created.is_some());
+            pass.position.second.get_or_insert_with(SecondPosition::all_of_it).readings = Some(readings);
         }
-        match self.read_paged(asked.second(), asked.window.created).await {
-            Ok(Some(rows)) => self.go_past(pass, asked, shown_at, rows).await,
-            Ok(None) => Ok(ControlFlow::Break(Stop::OutOfTime)),
-            Err(error) if is_transient(&error) => self.on_failure_in_second(pass, asked, error).await,
-            Err(error) => Err(error),
-        }
+        ControlFlow::Continue(())
     }
 
     /// Notes that a window was read completely, and commits that.

@@ -148,11 +148,11 @@ impl Stack {
         self.function(binary)?.invoke_within(&payload, time_left).await
     }
 
-    /// Triggers the schedule whose input has this `kind` once, and returns the function's response.
+    /// Triggers the schedule whose input has this `kind` once, for all tenants, and returns the function's response.
     pub async fn tick(&self, kind: &str) -> Result<Value, FunctionError> {
         let schedule = self.schedules.iter().find(|schedule| schedule.kind() == Some(kind));
         match schedule {
-            Some(schedule) => schedule.tick().await,
+            Some(schedule) => schedule.tick_for_all().await,
             None => Err(FunctionError::new("Devstack.Unknown", format!("no schedule has the kind {kind}"))),
         }
     }

@@ -190,11 +190,6 @@ fn model_finds_a_forgotten_position() {
 }
 
 #[test]
-fn model_finds_skipped_windows() {
-    assert_found(PlantedDefect::SkippedWindows, Profile::Calm);
-}
-
-#[test]
 fn model_finds_a_cursor_past_what_was_read() {
     assert_found(PlantedDefect::CursorPastReading, Profile::Calm);
 }

@@ -82,10 +82,10 @@ pub struct ListPosition {
     /// The last page had no next link and fewer rows than asked for. The next one shows whether that was the end.
     #[serde(default)]
     pub looked_complete: bool,
-    /// The keys of all rows that this invocation has read from the list.
-    #[serde(skip)]
+    /// The keys of all rows so far. A page that repeats one of them proves nothing, in a later invocation, too.
+    #[serde(default)]
     pub seen: HashSet<String>,
-    /// Their times of last update and of creation.
+    /// The times of the rows that this invocation has read of the list.
     #[serde(skip)]
     pub shown: Vec<RowTimes>,
 }

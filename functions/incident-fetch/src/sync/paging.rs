@@ -230,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn row_of_an_earlier_page_is_no_new_one_after_a_resumption() {
+        let resumed = |list: &ListPosition| serde_json::from_str(&serde_json::to_string(list).unwrap()).unwrap();
+        let (mut list, mut sizes) = (None, PageSizes::default());
+        for rows in [[1, 2, 3, 4, 5], [5, 6, 7, 8, 9]] {
+            assert_eq!(note_page(&mut list, &page(&rows, 0, TOP, false), asked(), &mut sizes).0, PageStep::NextPage);
+            list = list.as_ref().map(resumed);
+        }
+        let repeats = page(&[9, 1, 2], 0, TOP, false);
+        assert_eq!(note_page(&mut list, &repeats, asked(), &mut sizes), (PageStep::NextPage, 0));
+        assert!(list.unwrap().steps_back, "the pages do not join");
+    }
+
+    #[test]
     fn page_without_link_is_believed_up_to_what_was_confirmed() {
         let mut sizes = PageSizes::default();
         let three = page(&[1, 2, 3], 0, TOP, false);

@@ -15,6 +15,8 @@ mod layers;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
+mod panics;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod sync;

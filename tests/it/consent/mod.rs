@@ -7,4 +7,5 @@ mod harness;
 mod onboarding;
 mod pages;
 mod refusals;
+mod races;
 mod registration;

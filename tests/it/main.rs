@@ -11,7 +11,7 @@ mod consent;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
-mod layers;
+mod later_release;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]

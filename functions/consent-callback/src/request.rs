@@ -184,7 +184,7 @@ impl ConsentRequest<'_> {
                 let next = PageExtras::link(self.sign_in_url(&browser, &attempt).await?);
                 Ok(self.pages.message(200, Message::Unfinished, next))
             }
-            Stage::SigningIn => Ok(self.pages.plain(200, Message::StartAgain)),
+            Stage::SigningIn | Stage::Unknown => Ok(self.pages.plain(200, Message::StartAgain)),
             Stage::SignedIn { signed_in } => {
                 let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))

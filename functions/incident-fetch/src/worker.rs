@@ -182,7 +182,7 @@ impl App {
             let to = message.to.map_or(now, |to| to.min(now));
             let longest = match kind {
                 JobKind::Backfill => MAX_JOB_SPAN,
-                JobKind::Sweep => self.sweep,
+                JobKind::Sweep | JobKind::Unknown(_) => self.sweep,
             };
             let from = message.from.unwrap_or(to - longest).max(now - MAX_JOB_SPAN).min(to);
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
@@ -236,7 +236,7 @@ impl App {
     async fn run_job(&self, worker: &mut Worker<'_>, job_id: &str) -> Result<Stop> {
         loop {
             let Some(mut job) = self.registry.job(&worker.tenant_id(), job_id).await? else { return Ok(Stop::Done) };
-            if !job.status.is_open() {
+            if job.open_work().is_none() {
                 return Ok(Stop::Done);
             }
             match worker.run_job(&mut job).await? {
@@ -408,11 +408,16 @@ fn count_failure(lease: &mut Lease) -> u32 {
     lease.feed.failures
 }
 
-fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, now: Timestamp) {
-    let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered).as_secs());
-    #[expect(clippy::cast_precision_loss, reason = "metrics")]
-    let mut values =
-        vec![("Delivered", "Count", stats.delivered as f64), ("Quarantined", "Count", stats.quarantined as f64)];
+fn log_outcome(kind: SyncKind, tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, now: Timestamp) {
+    let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered));
+    // Microsoft has responded. A job's message may poll in between, but says nothing about what dispatch queued.
+    let is_read = stats.moved || stats.checked > 0 || follow_up.stop.is_some_and(|stop| stop != Stop::OutOfTime);
+    let polled = u64::from(is_read && kind == SyncKind::Poll);
+    let mut values = vec![
+        Metric::count("Delivered", stats.delivered),
+        Metric::count("Quarantined", stats.quarantined),
+        Metric::count("Polled", polled),
+    ];
     // A paused tenant always falls behind. It has a reason and an alarm of its own.
     #[expect(clippy::cast_precision_loss, reason = "a metric")]
     values.extend(lag.filter(|_| follow_up.active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));

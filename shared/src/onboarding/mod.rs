@@ -286,9 +286,9 @@ impl Onboarding {
 
     /// Opens the feed of a tenant that may be polled, and announces changes of its status.
     async fn publish(&self, after: &Tenant) -> Result<()> {
-        let is_the_operators = after.reason == Some(Reason::Operator);
+        let is_ours = matches!(after.status, Status::Pending | Status::Active | Status::Paused);
         // An unchanged tenant, too: a worker that died before this step leaves a tenant without a feed.
-        if after.status != Status::Offboarded && !is_the_operators {
+        if is_ours && !after.reason.is_some_and(Reason::outlasts_success) {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
         self.events.announce_status(&self.registry, after).await

@@ -4,6 +4,7 @@ mod binding;
 mod chain;
 mod forged;
 mod harness;
+mod later_release;
 mod onboarding;
 mod pages;
 mod refusals;

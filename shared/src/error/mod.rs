@@ -159,7 +159,9 @@ impl Error {
         match self {
             Self::InvalidRequest(what) => what.clone(),
             Self::UnauthorizedCaller => {
-                "This route is for callers that API Gateway has identified by IAM. Sign the request with SigV4.".into()
+                "This route is for callers that API Gateway has identified: by IAM (sign the request with SigV4), or by a JWT \
+                 with this route's scope where the deployment admits one."
+                    .into()
             }
             Self::NotFound => "It is unknown here, or its identifier is malformed.".into(),
             Self::Conflict { detail, .. } => detail.clone(),

@@ -20,7 +20,7 @@ const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
 /// Runs the work of a JSON route until the deadline and logs its outcome. An error or a panic becomes a problem document.
-/// Without an IAM caller the work does not start. The log lines name the tenant of the path.
+/// Without a caller the work does not start. The log lines name the tenant of the path.
 pub async fn json_route(
     invocation: &Invocation,
     clock: &Clock,
@@ -76,7 +76,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_on_a_json_route_is_a_problem_document() {
-        let caller = Caller { user_arn: "arn:aws:iam::1:user/u".into() };
+        let caller = Caller { name: "arn:aws:iam::1:user/u".into() };
         let request = HttpRequest { caller: Some(caller), ..HttpRequest::default() };
         let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
         let invocation = Invocation { request_id: "r-1".into(), deadline };

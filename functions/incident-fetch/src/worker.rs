@@ -295,6 +295,7 @@ impl App {
                 self.pause_tenant(tenant, reason).await?;
                 let due_at = Some(now + PROBE_INTERVAL);
                 follow_up = FollowUp { due_at, outcome: "refused", active: false, ..follow_up };
+            Err(Error::CredentialUnusable { .. }) => follow_up.outcome = "credential_unusable",
             }
             // The polls of all tenants stay due. The breaker keeps them from Entra until the credential is good again.
             Err(Error::CredentialRejected) => follow_up.outcome = "credential_rejected",

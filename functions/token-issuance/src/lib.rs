@@ -170,9 +170,8 @@ impl App {
     async fn serve_direct_call(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
         let outcome = invocation.deadline.run(self.issue_for_call(call, invocation.deadline)).await;
         outcome.map_err(|error| {
-            let (code, status) = error.code();
-            if status == 500 {
-                telemetry::internal_failure(self.clock.now());
+            if error.is_internal_failure() {
+                telemetry::internal_failure();
             }
             tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
             InvocationError::from(error)

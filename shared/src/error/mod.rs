@@ -50,6 +50,13 @@ pub enum Error {
     /// Microsoft refuses our credential. This affects every tenant, and only the operator can change it.
     CredentialRejected,
     /// Microsoft responded with a status that the call does not expect.
+    /// The secret of our credential has no value, or one that cannot be used. Only the operator can change it.
+    CredentialUnusable {
+        /// The name or ARN of the secret.
+        secret_id: String,
+        /// The rest of the sentence about it, without anything of its value.
+        problem: String,
+    },
     Upstream {
         /// The HTTP status of Microsoft's response.
         status: u16,
@@ -123,7 +130,9 @@ impl Error {
             Self::Conflict { .. } => of("conflict", 409, "The present state forbids it"),
             Self::TenantNotActive(_) | Self::Refused(_) => of("tenant_not_active", 409, "The tenant is not active"),
             Self::Gone => of("gone", 410, "No longer there"),
-            Self::CredentialRejected | Self::Internal(_) => of("internal", 500, "Internal error"),
+            Self::CredentialRejected | Self::CredentialUnusable { .. } | Self::Internal(_) => {
+                of("internal", 500, "Internal error")
+            }
             Self::Throttled { .. } => of("throttled", 503, "Too many calls"),
             Self::Upstream { .. } | Self::Malformed { .. } | Self::FilterNotApplied { .. } | Self::Partial { .. } => {
                 of("upstream_error", 502, "Microsoft responded with an error")
@@ -151,10 +160,16 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded
             | Self::Internal(_) => None,
+            | Self::CredentialUnusable { .. }
         }
     }
 
     /// The text for a caller: what happened and what to do next, without anything internal.
+    /// Returns true for a failure that the running release may have caused. The operator's secret is not its doing.
+    pub fn is_internal_failure(&self) -> bool {
+        self.code().1 == 500 && !matches!(self, Self::CredentialUnusable { .. })
+    }
+
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidRequest(what) => what.clone(),
@@ -178,6 +193,11 @@ impl Error {
                 "Microsoft refuses the app credential of this deployment. Its operator must renew it.".into()
             }
             Self::Upstream { status, call } => {
+            Self::CredentialUnusable { .. } => {
+                "The secret of the app credential has no usable value. The operator of this deployment must fill it; the log \
+                 has the command."
+                    .into()
+            }
                 format!("Microsoft responded to {call} with status {status}. Try again later.")
             }
             Self::Malformed { call } => {
@@ -243,6 +263,7 @@ impl Error {
             | Self::Refused(_)
             | Self::CredentialRejected
             | Self::Upstream { .. }
+            | Self::CredentialUnusable { .. }
             | Self::Malformed { .. }
             | Self::FilterNotApplied { .. }
             | Self::Partial { .. }
@@ -273,6 +294,11 @@ impl fmt::Display for Error {
             Self::Internal(error) => f.write_str(&error.context)?,
             Self::Throttled { until } => write!(f, "throttled until {until}")?,
             other => f.write_str(&other.detail())?,
+            Self::CredentialUnusable { secret_id, problem } => write!(
+                f,
+                "the secret {secret_id} {problem}; fill it as infra/README.md says: aws secretsmanager put-secret-value \
+                 --secret-id {secret_id} --secret-string file://credential.json"
+            )?,
         }
         self.source().map_or(Ok(()), |source| write!(f, " (cause: {})", Chain(source)))
     }
@@ -292,6 +318,20 @@ mod tests {
     use super::*;
 
     fn unreachable(cause: Cause) -> Error {
+    fn unusable() -> Error {
+        Error::CredentialUnusable { secret_id: "a/hidden".into(), problem: "has no value yet".into() }
+    }
+
+    #[test]
+    fn unusable_credential_names_its_secret_and_the_command_in_the_log() {
+        let line = unusable().to_string();
+        assert!(line.starts_with("the secret a/hidden has no value yet; "), "{line}");
+        let command = "aws secretsmanager put-secret-value --secret-id a/hidden --secret-string file://credential.json";
+        assert!(line.contains(command), "{line}");
+        assert!(!unusable().fails_message() && !unusable().is_internal_failure());
+        assert!(Error::CredentialRejected.is_internal_failure() && !Error::Gone.is_internal_failure());
+    }
+
         let source = Some(Source::new(std::io::Error::other("a hidden host")));
         Error::Unreachable { call: Call::RequestToken, cause, source }
     }
@@ -321,6 +361,7 @@ mod tests {
             (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
             (Error::Internal("a hidden table".into()), "internal", 500, None),
         ];
+            (unusable(), "internal", 500, None),
         for (error, code, status, reason) in table {
             let problem = error.problem("id-1");
             assert_eq!(problem["code"], code);

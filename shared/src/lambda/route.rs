@@ -49,6 +49,9 @@ fn log_outcome(clock: &Clock, request: &HttpRequest, outcome: Result<&HttpRespon
         Err(error) => {
             let (code, status) = error.code();
             let reason = error.reason().map(Reason::as_str);
+            if error.is_internal_failure() {
+                telemetry::internal_failure();
+            }
             if status == 500 {
                 telemetry::internal_failure(clock.now());
                 tracing::error!(method, status, code, reason, duration_ms, cause = %error, "request failed");

@@ -98,7 +98,7 @@ impl Onboarding {
                 Ok(()) => return Ok(VerificationResult::Usable { api, roles }),
                 Err(Error::Refused(reason)) => (reason, None),
                 Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
-                Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
+                Err(Error::CredentialRejected | Error::CredentialUnusable { .. }) => (Reason::CredentialRejected, None),
                 Err(
                     Error::Upstream { .. }
                     | Error::Malformed { .. }

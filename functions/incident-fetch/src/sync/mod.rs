@@ -438,6 +438,7 @@ pub(crate) fn is_transient(error: &Error) -> bool {
         | Error::Throttled { .. }
         | Error::Refused(_)
         | Error::CredentialRejected
+        | Error::CredentialUnusable { .. }
         | Error::DeadlineExceeded
         | Error::Internal(_) => false,
     }

@@ -13,9 +13,11 @@ mod journey;
 #[cfg(test)]
 mod later_release;
 #[cfg(test)]
-mod rotation;
+mod layers;
 #[cfg(test)]
 mod panics;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use shared::{
         lease::{Acquired, Lease, QUIET_WRITE_INTERVAL},
         tenants::{Status, Tenant},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
 };
 
@@ -163,7 +163,7 @@ impl App {
         if is_quiet && let Some(lag) = lag {
             return Ok(Some(Worked::Quiet(QuietPoll { checked: stats.checked, stale: stats.stale, lag })));
         }
-        log_outcome(tenant, lease, stats, &follow_up, now);
+        log_outcome(message.kind, tenant, lease, stats, &follow_up, now);
         self.queue_follow_up(message, job_id, lease, stats, &follow_up).await?;
         Ok(Some(Worked::Told))
     }
@@ -196,9 +196,8 @@ impl App {
         let now = self.clock.now();
         let feed = self.registry.feed(tenant_id).await?.unwrap_or_default();
         if let Some(since) = feed.last_sweep.map(|sweep| sweep.at).or(feed.started_at) {
-            #[expect(clippy::cast_precision_loss, reason = "a metric")]
-            let age = now.duration_since(since).as_secs() as f64;
-            telemetry::metrics(now, Some(tenant_id), &[("SweepAgeSeconds", "Seconds", age)]);
+            let age = Metric::seconds("SweepAgeSeconds", now.duration_since(since));
+            telemetry::metrics(Some(tenant_id), &[age]);
         }
         for job_id in feed.open_jobs.iter().filter(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX)) {
             if self.registry.job(tenant_id, job_id).await?.is_some_and(|job| !job.stands_still(now)) {
@@ -251,10 +250,8 @@ impl App {
                         let fraction = job.fraction();
                         tracing::info!(job_id, kind = ?job.kind, checked = job.checked, delivered = job.delivered, fraction, "job done");
                         if job.kind == JobKind::Sweep {
-                            #[expect(clippy::cast_precision_loss, reason = "a metric")]
-                            let missing = job.delivered as f64;
-                            let tenant = worker.tenant_id();
-                            telemetry::metrics(self.clock.now(), Some(&tenant), &[("SweepMissing", "Count", missing)]);
+                            let missing = Metric::count("SweepMissing", job.delivered);
+                            telemetry::metrics(Some(&worker.tenant_id()), &[missing]);
                         }
                     }
                     return Ok(stop);
@@ -295,10 +292,10 @@ impl App {
                 self.pause_tenant(tenant, reason).await?;
                 let due_at = Some(now + PROBE_INTERVAL);
                 follow_up = FollowUp { due_at, outcome: "refused", active: false, ..follow_up };
-            Err(Error::CredentialUnusable { .. }) => follow_up.outcome = "credential_unusable",
             }
             // The polls of all tenants stay due. The breaker keeps them from Entra until the credential is good again.
             Err(Error::CredentialRejected) => follow_up.outcome = "credential_rejected",
+            Err(Error::CredentialUnusable { .. }) => follow_up.outcome = "credential_unusable",
             Err(Error::TenantNotActive(_) | Error::NotFound) => {
                 follow_up = FollowUp { outcome: "not_active", active: false, ..follow_up };
             }
@@ -420,18 +417,17 @@ fn log_outcome(kind: SyncKind, tenant: &Tenant, lease: &Lease, stats: SyncStats,
         Metric::count("Polled", polled),
     ];
     // A paused tenant always falls behind. It has a reason and an alarm of its own.
-    #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    values.extend(lag.filter(|_| follow_up.active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
-    let embedded_metrics = telemetry::emf(now, Some(&tenant.tenant_id), &values);
-    tracing::info!(
-        target: telemetry::RECORD,
-        embedded_metrics,
-        outcome = follow_up.outcome,
-        api = tenant.api.as_str(),
-        calls = lease.calls,
-        checked = stats.checked,
-        stale = stats.stale,
-        dropped_rechecks = stats.dropped_rechecks,
-        "tenant worked on"
-    );
+    values.extend(lag.filter(|_| follow_up.active).map(|lag| Metric::seconds("LagSeconds", lag)));
+    telemetry::line_with_metrics(&values, || {
+        tracing::info!(
+            target: telemetry::RECORD,
+            outcome = follow_up.outcome,
+            api = tenant.api.as_str(),
+            calls = lease.calls,
+            checked = stats.checked,
+            stale = stats.stale,
+            dropped_rechecks = stats.dropped_rechecks,
+            "tenant worked on"
+        );
+    });
 }

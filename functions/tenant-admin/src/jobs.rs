@@ -6,7 +6,7 @@ use serde_json::json;
 use shared::{
     error::{Error, Result},
     lambda::event::HttpResponse,
-    queue::SyncMessage,
+    queue::{SyncKind, SyncMessage},
     random::random_uuid,
     registry::{
         jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
@@ -102,7 +102,7 @@ impl App {
             from: Some(from),
             to: Some(to),
             job_id: Some(job.job_id.clone()),
-            ..SyncMessage::new(tenant, kind.into())
+            ..SyncMessage::new(tenant, work)
         };
         if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
             // The caller does not get the id and so could not cancel the job.

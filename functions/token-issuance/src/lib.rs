@@ -1,6 +1,6 @@
-//! Issues access tokens for active tenants to callers that IAM has authenticated. Each token leaves a line in the audit.
+//! Issues access tokens for active tenants to callers that the gateway has authenticated. Each token leaves a line in the audit.
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use shared::{
     },
     microsoft::{IncidentApi, IncidentApiSetting, Microsoft, NotAnIncidentApi},
     registry::{Registry, tenants::Tenant},
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
     text::from_json_object,
 };
@@ -173,15 +173,15 @@ impl App {
             if error.is_internal_failure() {
                 telemetry::internal_failure();
             }
-            tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
+            tracing::warn!(code = error.code().0, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
             InvocationError::from(error)
         })
     }
 
+    async fn issue_for_call(&self, call: Value, deadline: Deadline) -> Result<Value> {
         if self.direct_invocation == DirectInvocation::Disabled {
             return Err(Error::UnauthorizedCaller);
         }
-    async fn issue_for_call(&self, call: Value, deadline: Deadline) -> Result<Value> {
         let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
@@ -222,6 +222,7 @@ impl App {
                 "access token issued"
             );
         })?;
+        telemetry::metrics(None, &[Metric::count("TokensIssued", 1)]);
         Ok(json!(body))
     }
 

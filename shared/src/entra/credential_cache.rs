@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
-    telemetry,
+    telemetry::{self, Metric},
     text::Secret,
 };
 
@@ -227,9 +227,8 @@ impl CredentialCache {
     fn report_expiry(&self, expiry: Expiry) {
         match expiry {
             Expiry::At(end) => {
-                let now = self.clock.now();
-                let days = end.duration_since(now).as_secs_f64() / 86_400.0;
-                telemetry::metrics(now, None, &[("CredentialDaysLeft", "Count", days)]);
+                let days = end.duration_since(self.clock.now()).as_secs_f64() / 86_400.0;
+                telemetry::metrics(None, &[Metric::gauge("CredentialDaysLeft", days)]);
             }
             Expiry::Malformed => {
                 tracing::error!(
@@ -250,8 +249,7 @@ impl CredentialCache {
         let response = match deadline.at_most(SECRETS_MANAGER_TIMEOUT).run(async { Ok(request.await) }).await? {
             Ok(response) => response,
             Err(error)
-                if stage == PREVIOUS
-                    && error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
+                if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
             {
                 return Ok(None);
             }
@@ -259,8 +257,6 @@ impl CredentialCache {
         };
         let version = response.version_id.unwrap_or_default();
         let json = Secret::new(response.secret_string.unwrap_or_default());
-        AppCredential::parse(&json, version).map(Some).map_err(|problem| {
-            Error::Internal(format!("the secret of the app credential ({stage}) is not usable: {problem}").into())
-        })
+        Ok(Some(AppCredential::parse(&json, version)))
     }
 }

@@ -25,7 +25,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The caller must change the request, as the text says.
     InvalidRequest(String),
-    /// A JSON route was reached without the gateway's IAM identity.
+    /// A JSON route was reached without an identity that the gateway has checked and that may use it, or a function was
+    /// invoked past the gateway where that is switched off.
     UnauthorizedCaller,
     /// The requested thing is unknown, or its identifier is malformed.
     NotFound,
@@ -49,7 +50,6 @@ pub enum Error {
     Refused(Reason),
     /// Microsoft refuses our credential. This affects every tenant, and only the operator can change it.
     CredentialRejected,
-    /// Microsoft responded with a status that the call does not expect.
     /// The secret of our credential has no value, or one that cannot be used. Only the operator can change it.
     CredentialUnusable {
         /// The name or ARN of the secret.
@@ -57,6 +57,7 @@ pub enum Error {
         /// The rest of the sentence about it, without anything of its value.
         problem: String,
     },
+    /// Microsoft responded with a status that the call does not expect.
     Upstream {
         /// The HTTP status of Microsoft's response.
         status: u16,
@@ -159,17 +160,17 @@ impl Error {
             | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded
-            | Self::Internal(_) => None,
             | Self::CredentialUnusable { .. }
+            | Self::Internal(_) => None,
         }
     }
 
-    /// The text for a caller: what happened and what to do next, without anything internal.
     /// Returns true for a failure that the running release may have caused. The operator's secret is not its doing.
     pub fn is_internal_failure(&self) -> bool {
         self.code().1 == 500 && !matches!(self, Self::CredentialUnusable { .. })
     }
 
+    /// The text for a caller: what happened and what to do next, without anything internal.
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidRequest(what) => what.clone(),
@@ -192,12 +193,12 @@ impl Error {
             Self::CredentialRejected => {
                 "Microsoft refuses the app credential of this deployment. Its operator must renew it.".into()
             }
-            Self::Upstream { status, call } => {
             Self::CredentialUnusable { .. } => {
                 "The secret of the app credential has no usable value. The operator of this deployment must fill it; the log \
                  has the command."
                     .into()
             }
+            Self::Upstream { status, call } => {
                 format!("Microsoft responded to {call} with status {status}. Try again later.")
             }
             Self::Malformed { call } => {
@@ -252,7 +253,7 @@ impl Error {
 
     /// Returns whether the message is reported as failed, so that SQS redelivers it and finally moves it to the
     /// dead-letter queue. Our own failures are, and messages that ask for something impossible, for a person to look at. Failures of
-    /// a tenant and of Microsoft are not, because the next poll covers them.
+    /// a tenant, of Microsoft and of our credential are not, because the next poll covers them.
     pub fn fails_message(&self) -> bool {
         match self {
             Self::Internal(_) | Self::InvalidRequest(_) | Self::UnauthorizedCaller | Self::Gone => true,
@@ -262,8 +263,8 @@ impl Error {
             | Self::Throttled { .. }
             | Self::Refused(_)
             | Self::CredentialRejected
-            | Self::Upstream { .. }
             | Self::CredentialUnusable { .. }
+            | Self::Upstream { .. }
             | Self::Malformed { .. }
             | Self::FilterNotApplied { .. }
             | Self::Partial { .. }
@@ -293,12 +294,12 @@ impl fmt::Display for Error {
         match self {
             Self::Internal(error) => f.write_str(&error.context)?,
             Self::Throttled { until } => write!(f, "throttled until {until}")?,
-            other => f.write_str(&other.detail())?,
             Self::CredentialUnusable { secret_id, problem } => write!(
                 f,
                 "the secret {secret_id} {problem}; fill it as infra/README.md says: aws secretsmanager put-secret-value \
                  --secret-id {secret_id} --secret-string file://credential.json"
             )?,
+            other => f.write_str(&other.detail())?,
         }
         self.source().map_or(Ok(()), |source| write!(f, " (cause: {})", Chain(source)))
     }
@@ -317,7 +318,6 @@ impl StdError for Error {
 mod tests {
     use super::*;
 
-    fn unreachable(cause: Cause) -> Error {
     fn unusable() -> Error {
         Error::CredentialUnusable { secret_id: "a/hidden".into(), problem: "has no value yet".into() }
     }
@@ -332,6 +332,7 @@ mod tests {
         assert!(Error::CredentialRejected.is_internal_failure() && !Error::Gone.is_internal_failure());
     }
 
+    fn unreachable(cause: Cause) -> Error {
         let source = Some(Source::new(std::io::Error::other("a hidden host")));
         Error::Unreachable { call: Call::RequestToken, cause, source }
     }
@@ -360,8 +361,8 @@ mod tests {
             (Error::DeadlineExceeded, "deadline_exceeded", 504, None),
             (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
             (Error::Internal("a hidden table".into()), "internal", 500, None),
-        ];
             (unusable(), "internal", 500, None),
+        ];
         for (error, code, status, reason) in table {
             let problem = error.problem("id-1");
             assert_eq!(problem["code"], code);

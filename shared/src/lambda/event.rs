@@ -18,6 +18,7 @@ use crate::{
     config::JwtAudience,
     error::{Error, Result},
     http::Deadline,
+    telemetry,
     tenant::TenantId,
 };
 
@@ -43,7 +44,7 @@ impl Invocation {
 
     /// Runs `work` in a span that adds `request_id` to its log lines. The future is boxed, as [`crate::lambda`] explains.
     pub fn in_request_span<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
-        let span = tracing::info_span!("invocation", request_id = self.request_id);
+        let span = tracing::info_span!(telemetry::INVOCATION_SPAN, request_id = self.request_id);
         work.instrument(span).boxed()
     }
 }
@@ -107,11 +108,11 @@ pub struct HttpRequest {
     /// The caller by the gateway's IAM check, or by [`HttpRequest::with_jwt_caller`]. `None` on public routes and for
     /// forged events.
     pub caller: Option<Caller>,
-}
     /// The claims that the gateway's JWT authoriser has checked, of a request without an IAM caller.
     pub jwt_claims: Option<Box<Map<String, Value>>>,
+}
 
-/// An IAM identity that the gateway has checked.
+/// An identity that the gateway has checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The ARN of an IAM user or role session; else the issuer and the subject of a JWT.
@@ -203,7 +204,6 @@ impl HttpRequest {
         }
     }
 
-    /// The value of a path parameter, or an empty text if the route has no such parameter.
     /// The request with the caller of its JWT, if the claims hold this audience and the scope of the route. Without an
     /// audience only IAM callers are admitted.
     #[must_use]
@@ -213,6 +213,7 @@ impl HttpRequest {
         Self { caller, ..self }
     }
 
+    /// The value of a path parameter, or an empty text if the route has no such parameter.
     pub fn path_parameter(&self, name: &str) -> &str {
         self.path_parameters.get(name).map_or("", String::as_str)
     }

@@ -36,13 +36,13 @@ pub async fn json_route(
             Err(error) => Err(error),
         };
         let duration_ms = clock.milliseconds_since(started);
-        log_outcome(clock, request, outcome.as_ref(), duration_ms);
+        log_outcome(request, outcome.as_ref(), duration_ms);
         outcome.unwrap_or_else(|error| HttpResponse::problem(&error, invocation, clock.now()))
     };
     work.instrument(span).await
 }
 
-fn log_outcome(clock: &Clock, request: &HttpRequest, outcome: Result<&HttpResponse, &Error>, duration_ms: i64) {
+fn log_outcome(request: &HttpRequest, outcome: Result<&HttpResponse, &Error>, duration_ms: i64) {
     let method = &request.method;
     match outcome {
         Ok(response) => tracing::info!(method, status = response.status, duration_ms, "request served"),
@@ -53,7 +53,6 @@ fn log_outcome(clock: &Clock, request: &HttpRequest, outcome: Result<&HttpRespon
                 telemetry::internal_failure();
             }
             if status == 500 {
-                telemetry::internal_failure(clock.now());
                 tracing::error!(method, status, code, reason, duration_ms, cause = %error, "request failed");
             } else {
                 tracing::warn!(method, status, code, reason, duration_ms, "request refused");

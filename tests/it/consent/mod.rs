@@ -7,6 +7,6 @@ mod harness;
 mod later_release;
 mod onboarding;
 mod pages;
-mod refusals;
 mod races;
+mod refusals;
 mod registration;

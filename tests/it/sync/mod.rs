@@ -13,6 +13,7 @@ mod later_release;
 mod live;
 mod model;
 mod odd_records;
+mod operations;
 mod quiet;
 mod refusals;
 mod slow_aws;

@@ -27,18 +27,23 @@ struct IssuanceHarness {
 }
 
 async fn deployment() -> IssuanceHarness {
+    deployment_with(|_| {}).await
+}
+
+async fn deployment_with(change: impl FnOnce(&mut Config)) -> IssuanceHarness {
     let harness = TokenHarness::start().await;
     let backends = &harness.backends;
-    let config = Config {
+    let mut config = Config {
         microsoft: backends.microsoft(),
         table_name: backends.table.clone(),
         incident_api: IncidentApiSetting::Auto,
+        jwt_audience: None,
+        direct_invocation: DirectInvocation::Enabled,
     };
+    change(&mut config);
     let app = App::new(config, &crate::backends::platform(&backends.aws, &harness.clock));
     for (id, status, reason) in
         [(A, Status::Active, None), (B, Status::Paused, Some(Reason::Operator)), (GONE, Status::Offboarded, None)]
-        jwt_audience: None,
-        direct_invocation: DirectInvocation::Enabled,
     {
         let tenant = tenant_record(tenant(id), status, reason);
         harness.registry().create_tenant(&tenant).await.unwrap();

@@ -297,7 +297,9 @@ impl<'a> Run<'a> {
                 self.tick("poll", *workers, aws, dispatch.as_deref()).await;
             }
             Step::Job { kind: JobKind::Sweep, workers } => self.tick("sweep", *workers, &[], None).await,
-            Step::Job { kind: JobKind::Backfill, workers } => self.tick("backfill", *workers, &[], None).await,
+            Step::Job { kind: JobKind::Backfill | JobKind::Unknown(_), workers } => {
+                self.tick("backfill", *workers, &[], None).await
+            }
         }
     }
 

@@ -111,6 +111,17 @@ class Data(TemplateCase):
         self.assertEqual(sends["Principal"], {"Service": "events.amazonaws.com"})
         self.assertIn("aws:SourceArn", sends["Condition"]["ArnLike"])
 
+    def test_each_skipped_check_says_why(self):
+        skipped = [
+            (name, skip)
+            for name, resource in self.resources.items()
+            for skip in resource.get("Metadata", {}).get("checkov", {}).get("skip", [])
+        ]
+        self.assertGreater(len(skipped), 10)
+        for name, skip in skipped:
+            self.assertRegex(skip["id"], "^CKV_AWS_[0-9]+$", name)
+            self.assertGreaterEqual(len(skip["comment"].split()), 5, name)
+
     def test_athena_reads_the_folders_of_deliveries(self):
         parts = ("IncidentDatabase", "IncidentTable", "LatestQuery", "OpenQuery", "TimeToCloseQuery")
         self.assertEqual({self.resources[name]["Condition"] for name in parts}, {"HasAthenaTable"})

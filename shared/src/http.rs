@@ -81,7 +81,7 @@ impl Endpoint {
     }
 }
 
-/// The client for all hosts but AWS's. It checks certificates against the pinned public roots.
+/// A client, for Microsoft or for AWS. It checks certificates against the pinned public roots.
 ///
 /// It follows no redirect and uses no proxy, because either would give a token away.
 #[derive(Clone, Debug)]
@@ -90,8 +90,24 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Builds the client. A process needs one, whose connections all callers share.
+    /// Builds the client for all hosts but AWS's. A process needs one, whose connections all callers share.
     pub fn new() -> Result<Self> {
+        Self::build(|client| {
+            client
+                .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
+                .read_timeout(READ_TIMEOUT)
+                // A frozen function wakes up to connections that the other side has closed.
+                .pool_idle_timeout(Duration::from_secs(20))
+        })
+    }
+
+    /// Builds the client for the connector of the AWS SDK, which has its own time-outs, retries and user agent. It speaks
+    /// HTTP/1.1 alone: an attempt that the SDK gives up then closes its connection.
+    pub(crate) fn for_aws() -> Result<Self> {
+        Self::build(reqwest::ClientBuilder::http1_only)
+    }
+
+    fn build(finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<Self> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -101,19 +117,24 @@ impl HttpClient {
             .with_no_client_auth();
         #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
         let builder = reqwest::Client::builder();
-        let client = builder
+        let builder = builder
             .tls_backend_preconfigured(tls)
-            .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            // A frozen function wakes up to connections that the other side has closed.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build()
-            .map_err(|error| Error::internal("the HTTP client could not be built", error))?;
+            .connect_timeout(CONNECT_TIMEOUT);
+        let client =
+            finish(builder).build().map_err(|error| Error::internal("the HTTP client could not be built", error))?;
         Ok(Self { client })
+    }
+
+    /// Sends a request of the AWS SDK. The error does not name the URL.
+    pub(crate) async fn execute(
+        &self,
+        request: http::Request<reqwest::Body>,
+    ) -> reqwest::Result<http::Response<reqwest::Body>> {
+        let response = self.client.execute(request.try_into()?).await;
+        response.map(Into::into).map_err(reqwest::Error::without_url)
     }
 
     /// A GET request to `url`, to be sent with [`send`].

@@ -1,5 +1,7 @@
 //! Issues access tokens for active tenants to callers that the gateway has authenticated. Each token leaves a line in the audit.
 
+mod active_tenants;
+
 use std::{str::FromStr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,12 +20,14 @@ use shared::{
         runtime::{Platform, tenant_span},
     },
     microsoft::{IncidentApi, IncidentApiSetting, Microsoft, NotAnIncidentApi},
-    registry::{Registry, tenants::Tenant},
+    registry::tenants::Tenant,
     telemetry::{self, Metric},
     tenant::{Reason, TenantId},
     text::from_json_object,
 };
 use tracing::{Instrument, Span};
+
+use active_tenants::ActiveTenants;
 
 /// The age up to which a cached token without a needed role is believed. The customer may have consented since.
 const MAX_AGE_WITHOUT_ROLE: SignedDuration = SignedDuration::from_secs(30);
@@ -86,7 +90,7 @@ pub struct App {
     incident_api: IncidentApiSetting,
     jwt_audience: Option<JwtAudience>,
     direct_invocation: DirectInvocation,
-    registry: Registry,
+    tenants: ActiveTenants,
     tokens: Tokens,
     clock: Clock,
 }
@@ -124,7 +128,8 @@ impl App {
         let Clients { registry, tokens, clock, .. } =
             Clients::new(&config.microsoft, config.table_name, None, platform);
         let Config { incident_api, jwt_audience, direct_invocation, .. } = config;
-        Self { incident_api, jwt_audience, direct_invocation, registry, tokens, clock }
+        let tenants = ActiveTenants::new(registry, clock.clone());
+        Self { incident_api, jwt_audience, direct_invocation, tenants, tokens, clock }
     }
 
     /// Handles one event: a request of the HTTP API, or a direct call.
@@ -156,7 +161,7 @@ impl App {
         if request.route_key != "POST /tenants/{tenant_id}/token" {
             return Err(Error::NotFound);
         }
-        let tenant = self.registry.active_tenant(&request.tenant_id()?).await?;
+        let tenant = self.tenants.get(&request.tenant_id()?).await?;
         request.parameters(&[])?;
         let body = if request.body.is_empty() {
             RequestBody::default()
@@ -185,7 +190,7 @@ impl App {
         let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
-        let tenant = self.registry.active_tenant(&call.tenant_id.parse()?).await?;
+        let tenant = self.tenants.get(&call.tenant_id.parse()?).await?;
         self.issue(&tenant, call.resource.as_deref(), "direct", deadline).await
     }
 

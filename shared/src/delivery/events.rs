@@ -4,6 +4,7 @@ use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
 
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
     error::{Error, Result},
     registry::{
@@ -27,7 +28,7 @@ pub struct Events {
 
 #[derive(Clone, Debug)]
 struct Bus {
-    client: Client,
+    client: LazyClient<Client>,
     name: String,
 }
 
@@ -47,10 +48,9 @@ pub struct DeliveredObject {
 }
 
 impl Events {
-    /// The bus named `bus`, if there is one. Without a bus no client is made: a function that sends no events starts
-    /// without one.
+    /// The bus named `bus`, if there is one.
     pub fn new(config: &aws_config::SdkConfig, bus: Option<String>) -> Self {
-        Self { bus: bus.map(|name| Bus { client: Client::new(config), name }) }
+        Self { bus: bus.map(|name| Bus { client: lazy_client(config, Client::new), name }) }
     }
 
     /// Sends `Tenant Status Changed` for each change of a tenant that is not announced yet, then clears the marks. Every

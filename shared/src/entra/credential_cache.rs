@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::credential::{AppCredential, Expiry};
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
@@ -61,7 +62,7 @@ impl CredentialVersions {
 /// Reads the app credential from Secrets Manager and caches it for [`CREDENTIAL_TTL`], or longer while Secrets Manager
 /// fails.
 pub(super) struct CredentialCache {
-    client: aws_sdk_secretsmanager::Client,
+    client: LazyClient<aws_sdk_secretsmanager::Client>,
     secret_id: String,
     clock: Clock,
     cached: Mutex<Option<Cached>>,
@@ -80,7 +81,7 @@ struct Cached {
 impl CredentialCache {
     pub(super) fn new(aws: &aws_config::SdkConfig, secret_id: String, clock: Clock) -> Self {
         Self {
-            client: aws_sdk_secretsmanager::Client::new(aws),
+            client: lazy_client(aws, aws_sdk_secretsmanager::Client::new),
             secret_id,
             clock,
             cached: Mutex::new(None),

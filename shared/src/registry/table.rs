@@ -15,7 +15,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::carry_over::carry_over;
-use crate::error::{Error, Result};
+use crate::{
+    aws::{LazyClient, lazy_client},
+    error::{Error, Result},
+};
 
 /// The number of times that a change reads, changes and writes an item before it gives up against other writers.
 const MAX_CHANGE_TRIES: u32 = 8;
@@ -43,7 +46,7 @@ const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 /// The client of the table.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    client: Client,
+    client: LazyClient<Client>,
     table: String,
 }
 
@@ -95,7 +98,7 @@ pub struct Page<T> {
 impl Registry {
     /// A client of the table named `table`.
     pub fn new(config: &aws_config::SdkConfig, table: String) -> Self {
-        Self { client: Client::new(config), table }
+        Self { client: lazy_client(config, Client::new), table }
     }
 
     /// Reads one item with a consistent read.

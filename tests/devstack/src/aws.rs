@@ -88,6 +88,7 @@ impl Aws {
             .region(Region::new(REGION))
             .credentials_provider(Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "devstack"))
             .endpoint_url(&endpoint)
+            .http_client(shared::aws::http_client())
             .load()
             .await;
         let (sqs, s3) = (aws_sdk_sqs::Client::new(&config), aws_sdk_s3::Client::new(&config));

@@ -74,8 +74,30 @@ impl StackHarness {
         Self::start_with(name, variables, StackOptions::default()).await
     }
 
+    /// Deploys as `cargo dev --live` does, with the hosts of `sim` in the place of the real ones.
+    pub(crate) async fn start_live(name: &str, sim: Sim, credential: Value) -> Self {
+        let hosts = [
+            ("ENTRA_AUTHORITY_HOST", sim.entra_url()),
+            ("GRAPH_ENDPOINT", sim.graph_url()),
+            ("DEFENDER_ENDPOINT", sim.defender_url()),
+        ];
+        let options = StackOptions { live: true, credential: Some(credential), ..StackOptions::default() };
+        let (stack, turn) = Self::deploy(name, &hosts, options).await;
+        Self { stack, sim, _turn: turn }
+    }
+
     /// Deploys with further options.
     pub(crate) async fn start_with(name: &str, variables: &[(&str, &str)], options: StackOptions) -> Self {
+        let (stack, turn) = Self::deploy(name, variables, options).await;
+        let sim = stack.sim().unwrap().clone();
+        Self { stack, sim, _turn: turn }
+    }
+
+    async fn deploy(
+        name: &str,
+        variables: &[(&str, &str)],
+        options: StackOptions,
+    ) -> (Stack, SemaphorePermit<'static>) {
         // Each brings a dozen processes; more at once would only wait for each other.
         static TURNS: Semaphore = Semaphore::const_new(2);
         let turn = TURNS.acquire().await.unwrap();
@@ -87,9 +109,7 @@ impl StackHarness {
             fresh_logs: true,
             ..options
         };
-        let stack = Stack::start(options, &mut Quiet).await.unwrap();
-        let sim = stack.sim().unwrap().clone();
-        Self { stack, sim, _turn: turn }
+        (Stack::start(options, &mut Quiet).await.unwrap(), turn)
     }
 
     pub(crate) async fn end(self) {

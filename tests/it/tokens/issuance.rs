@@ -9,8 +9,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use shared::{
-    lambda::event::Invocation, microsoft::IncidentApiSetting, registry::tenants::Status, telemetry::JsonLines,
-    tenant::Reason, text::hex,
+    lambda::event::Invocation,
+    microsoft::IncidentApiSetting,
+    registry::tenants::{Status, Tenant},
+    telemetry::JsonLines,
+    tenant::Reason,
+    text::hex,
 };
 use sim::{FaultKind, RetryAfter};
 use token_issuance::{App, Config, DirectInvocation};
@@ -115,6 +119,51 @@ async fn http_and_direct_calls_return_the_same_token_and_are_audited() {
     assert_eq!(audit[2]["resource"], "defender");
     for hidden in [token, defender["access_token"].as_str().unwrap(), CLIENT_SECRET] {
         assert!(lines.iter().all(|line| !line.to_string().contains(hidden)));
+    }
+}
+
+#[tokio::test]
+async fn warm_request_calls_neither_aws_nor_microsoft() {
+    let deployment = deployment().await;
+    let calls_to_aws = || deployment.harness.backends.double.account().calls_by_operation().clone();
+    let calls = || (calls_to_aws(), deployment.harness.asked());
+    let path = format!("/tenants/{A}/token");
+    assert_eq!(deployment.post(&path, "").await.0, 200);
+    let after_the_first = calls();
+    assert!(!after_the_first.0.is_empty() && after_the_first.1 == 1);
+    for _ in 0..2 {
+        deployment.harness.pass(14);
+        assert_eq!(deployment.post(&path, "").await.0, 200);
+        deployment.direct(json!({"tenant_id": A})).await.unwrap();
+    }
+    assert_eq!(calls(), after_the_first);
+    let audit = lines_of(&deployment.request_id).into_iter().filter(|line| line["audit"] == true);
+    assert_eq!(audit.count(), 5);
+    // Another tenant is read, although this one is warm.
+    assert_eq!(deployment.direct(json!({"tenant_id": B})).await, Err("tenant_not_active"));
+}
+
+#[tokio::test]
+async fn pause_and_offboarding_stop_warm_tokens_within_30_seconds() {
+    for status in [Status::Paused, Status::Offboarded] {
+        let deployment = deployment().await;
+        let change = async |to: Status| {
+            let (registry, id) = (deployment.harness.registry(), tenant(A));
+            let change = |tenant: &mut Tenant| {
+                tenant.status = to;
+                Ok(())
+            };
+            registry.change_tenant(&id, change).await.unwrap();
+        };
+        let issue = || deployment.direct(json!({"tenant_id": A}));
+        issue().await.unwrap();
+        change(status).await;
+        deployment.harness.pass(29);
+        let _ = issue().await;
+        deployment.harness.pass(1);
+        assert_eq!(issue().await, Err("tenant_not_active"), "{status:?}");
+        change(Status::Active).await;
+        issue().await.unwrap();
     }
 }
 

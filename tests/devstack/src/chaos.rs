@@ -138,28 +138,24 @@ impl Chaos {
         Ok(())
     }
 
-    /// `cargo dev --chaos`: one fault after the other for ever, while somebody watches. Returns only an error.
-    pub(crate) async fn one_fault_after_the_other(&mut self, stack: &Stack) -> Failed {
-        let failed = async {
-            let sim = simulator(stack)?;
-            self.look(sim, BEFORE);
-            loop {
-                for (name, injection) in faults() {
-                    Console::default().step(&name);
-                    inject(stack, sim, &injection).await?;
-                    for _ in 0..FAULT_SECONDS {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        self.look(sim, &name);
-                        if let Injection::Killed(function) = injection {
-                            stack.kill(function);
-                        }
+    /// `cargo dev --chaos`: one fault after the other, while somebody watches. Returns only an error.
+    pub(crate) async fn one_fault_after_the_other(&mut self, stack: &Stack) -> Result<(), Failed> {
+        let sim = simulator(stack)?;
+        self.look(sim, BEFORE);
+        loop {
+            for (name, injection) in faults() {
+                Console::default().step(&name);
+                inject(stack, sim, &injection).await?;
+                for _ in 0..FAULT_SECONDS {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    self.look(sim, &name);
+                    if let Injection::Killed(function) = injection {
+                        stack.kill(function);
                     }
-                    heal(stack, sim).await?;
                 }
+                heal(stack, sim).await?;
             }
-        };
-        let Err(failed) = failed.await as Result<std::convert::Infallible, Failed>;
-        failed
+        }
     }
 
     /// Notes the versions that are new since the last look.

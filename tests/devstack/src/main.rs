@@ -105,14 +105,16 @@ async fn run(stack: &Stack, options: &Options, chaos: Option<&mut Chaos>, consol
         None => watch::prepare_live(stack, console).await,
     };
     prepared.map_err(|failed| failed.to_string())?;
-    let failed = match chaos {
-        Some(chaos) => tokio::select! {
-            failed = watch::run(stack, logs, console) => failed,
-            failed = chaos.one_fault_after_the_other(stack) => failed,
-        },
-        None => watch::run(stack, logs, console).await,
+    let chaos = async {
+        match chaos {
+            Some(chaos) => chaos.one_fault_after_the_other(stack).await,
+            None => std::future::pending().await,
+        }
     };
-    Err(failed.to_string())
+    tokio::select! {
+        failed = watch::run(stack, logs, console) => Err(failed.to_string()),
+        outcome = chaos => outcome.map_err(|failed| failed.to_string()),
+    }
 }
 
 /// The signals by which a terminal or a supervisor ends a program.

@@ -13,6 +13,8 @@ mod journey;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
+mod ocsf;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod snapshots;

@@ -11,6 +11,7 @@ mod failures;
 mod harness;
 mod live;
 mod model;
+mod ocsf_findings;
 mod odd_records;
 mod quiet;
 mod refusals;

@@ -108,6 +108,7 @@ class Template(TemplateCase):
             "SIGN_IN_CREDENTIAL_SECRET_ID": {"Ref": "SignInCredentialSecretArn"},
             "TABLE_NAME": {"Ref": "Table"},
             "SYNC_QUEUE_URL": {"Ref": "SyncQueue"},
+            "HUNT_QUEUE_URL": {"Ref": "HuntQueue"},
             "INCIDENT_BUCKET": {"Ref": "IncidentBucket"},
             "EVENT_BUS_NAME": {"Ref": "EventBus"},
             "PUBLIC_BASE_URL": {"Ref": "PublicBaseUrl"},
@@ -167,7 +168,7 @@ class Template(TemplateCase):
             self.assertEqual(function["TracingConfig"], {"Mode": "Active"}, name)
             self.assertEqual((function["Runtime"], function["Architectures"]), ("provided.al2023", ["arm64"]), name)
             self.assertEqual(function["MemorySize"], 512 if name == "IncidentFetch" else 256, name)
-            slow = {"IncidentFetch": 60, "IncidentDispatch": 60, "SecretRotation": 300}
+            slow = {"IncidentFetch": 240, "IncidentDispatch": 60, "SecretRotation": 300}
             self.assertEqual(function["Timeout"], slow.get(name, 29), name)
             self.assertEqual(function["LoggingConfig"]["LogFormat"], "JSON", name)
             self.assertEqual(function["LoggingConfig"]["LogGroup"], {"Ref": f"{name}Logs"}, name)

@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod budget;
 pub mod due;
 pub mod feed;
+pub mod hunts;
 pub mod invitations;
 pub mod jobs;
 pub mod lease;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     Registry, Write,
     lease::update_and_read,
-    table::{from_item, number, put_if, string, text, to_item, update_if},
+    table::{from_item, number, put_if, string, text, to_item, update_if, with_schema},
 };
 use crate::{
     error::{Error, Result},
@@ -259,7 +259,7 @@ impl Registry {
             .expression_attribute_values(":now", number(now.as_millisecond()))
             .expression_attribute_values(":expires", expires_at(hunt.created_at))
             .expression_attribute_values(":one", number(1));
-        if let Some(item) = update_and_read(update).await? {
+        if let Some(item) = update_and_read(with_schema(update)).await? {
             return Ok(Claim::Claimed(Box::new(from_item(item)?)));
         }
         let stored: Option<HuntedTenant> = self.get(&pk, &sk).await?;

@@ -69,7 +69,7 @@ impl App {
     pub(crate) async fn start_hunt(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
         let wanted = HuntRequest::parse(request)?;
         let wait = wanted.wait;
-        let hunt = self.new_hunt(wanted, &request.caller()?.user_arn).await?;
+        let hunt = self.new_hunt(wanted, &request.caller()?.name).await?;
         self.registry.create_hunt(&hunt).await?;
         if let Err(error) = self.queue_hunt(&hunt).await {
             // The caller does not get the id and so could not cancel the hunt.
@@ -110,7 +110,7 @@ impl App {
     pub(crate) async fn cancel_hunt(&self, request: &HttpRequest) -> Result<HttpResponse> {
         let hunt_id = hunt_id(request)?;
         request.parameters(&[])?;
-        let caller = &request.caller()?.user_arn;
+        let caller = &request.caller()?.name;
         let now = self.clock.now();
         if self.hunt_progress(&hunt_id).await?.status(now) == HuntStatus::Running {
             self.registry.cancel_hunt(&hunt_id, now).await?;

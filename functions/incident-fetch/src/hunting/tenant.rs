@@ -136,7 +136,7 @@ impl App {
             let failure = failure_of(error);
             tracing::warn!(hunt_id = %hunt.hunt_id, code = failure.code, reason = failure.reason, cause = %error, failures = tenant.failures, "hunt failed in a tenant");
             if matches!(error, Error::Internal(_)) {
-                telemetry::internal_failure(now);
+                telemetry::internal_failure();
             }
             next = next_try(error, tenant.failures, now);
             tenant.failure = Some(failure);
@@ -209,6 +209,7 @@ fn next_try(error: &Error, failures: u32, now: Timestamp) -> NextTry {
         | Error::Malformed { .. }
         | Error::Partial { .. }
         | Error::CredentialRejected
+        | Error::CredentialUnusable { .. }
         | Error::DeadlineExceeded
         | Error::Internal(_) => true,
         // The query may still be running, at the customer's cost.

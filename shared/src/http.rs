@@ -31,8 +31,12 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// The longest time to open a connection, with its TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The longest silence inside the body of a response.
+/// The longest silence before a response and inside its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest silence before the response to a hunting query, which may run for three minutes.
+/// <https://learn.microsoft.com/graph/api/security-security-runhuntingquery>
+const HUNTING_TIMEOUT: Duration = Duration::from_secs(200);
 
 /// The origin of a service: `https`, or `http` on loopback, and never with a path, a query or credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,7 +100,6 @@ impl HttpClient {
         Self::build(|client| {
             client
                 .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
-                .read_timeout(READ_TIMEOUT)
                 // A frozen function wakes up to connections that the other side has closed.
                 .pool_idle_timeout(Duration::from_secs(20))
         })
@@ -214,7 +217,7 @@ pub struct Response {
 /// # Errors
 /// [`Error::Unreachable`] with its cause.
 pub async fn send(request: reqwest::RequestBuilder, call: Call, deadline: Deadline) -> Result<Response> {
-    match deadline.bound(request.send()).await {
+    match deadline.at_most(longest_silence(call)).bound(request.send()).await {
         Some(Ok(response)) => Ok(Response {
             call,
             status: response.status(),
@@ -225,6 +228,11 @@ pub async fn send(request: reqwest::RequestBuilder, call: Call, deadline: Deadli
         Some(Err(error)) => Err(unreachable(call, Cause::Closed, error)),
         None => Err(timed_out(call)),
     }
+}
+
+/// The longest time until the head of the response to a call.
+fn longest_silence(call: Call) -> Duration {
+    if call == Call::Hunt { HUNTING_TIMEOUT } else { READ_TIMEOUT }
 }
 
 /// The error for a failed connection. `otherwise` is the cause if the connection was open and no time ran out.
@@ -284,7 +292,7 @@ impl Response {
 
     /// The next piece of the body; `None` at its proper end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        match self.deadline.bound(self.body.next()).await {
+        match self.deadline.at_most(READ_TIMEOUT).bound(self.body.next()).await {
             Some(None) => Ok(None),
             Some(Some(Ok(bytes))) => Ok(Some(bytes)),
             Some(Some(Err(error))) => Err(unreachable(self.call, Cause::Body, error)),
@@ -383,6 +391,12 @@ mod tests {
         ] {
             assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), seconds, "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_hunting_query_may_be_silent_for_three_minutes() {
+        assert!(longest_silence(Call::Hunt) > Duration::from_mins(3));
+        assert_eq!(longest_silence(Call::ListIncidents), READ_TIMEOUT);
     }
 
     #[test]

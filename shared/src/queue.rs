@@ -28,6 +28,8 @@ pub enum SyncKind {
     Backfill,
     /// Compares the list of Microsoft with the delivered versions, and delivers the gaps.
     Sweep,
+    /// Runs the query of a hunt, which `job_id` names, in the tenant.
+    Hunt,
 }
 
 /// A message. The worker reads everything else from the registry.
@@ -43,7 +45,7 @@ pub struct SyncMessage {
     /// The first time of last update after the span of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// The job that the message continues.
+    /// The job that the message continues, or the hunt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
 }

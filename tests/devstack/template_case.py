@@ -25,6 +25,8 @@ ROUTES = {
         ("PATCH", "/tenants/{tenant_id}/incidents/{incident_id}"),
         ("GET", "/incidents"),
         ("POST", "/hunting"),
+        ("GET", "/hunting/{hunt_id}"),
+        ("DELETE", "/hunting/{hunt_id}"),
     },
     "IncidentDispatch": set(),
     "TenantAdmin": {
@@ -62,6 +64,7 @@ ENVIRONMENT = {
         "DELIVERY_FORMAT",
         "EVENT_BUS_NAME",
         "FIRST_LOOKBACK_HOURS",
+        "HUNT_QUEUE_URL",
         "INCIDENT_API",
         "INCIDENT_BUCKET",
         "JWT_AUDIENCE",
@@ -116,10 +119,14 @@ RIGHTS = {
         ("s3:PutObject", "IncidentBucket/incidents/*"),
         ("s3:PutObject", "IncidentBucket/ocsf/*"),
         ("s3:PutObject", "IncidentBucket/quarantine/*"),
+        ("s3:PutObject", "IncidentBucket/hunts/*"),
+        ("s3:GetObject", "IncidentBucket/hunts/*"),
+        ("s3:AbortMultipartUpload", "IncidentBucket/hunts/*"),
         ("events:PutEvents", "EventBus"),
     }
     | {
-        ("sqs:" + one, "SyncQueue")
+        ("sqs:" + one, queue)
+        for queue in ("SyncQueue", "HuntQueue")
         for one in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes", "ChangeMessageVisibility", "SendMessage")
     },
     "IncidentDispatch": {
@@ -145,7 +152,7 @@ OF_ONE_TENANT = {"TENANT#*", "THROTTLING#*", "CREDENTIAL"}
 READS = {
     "ConsentCallback": OF_ONE_TENANT | {"INVITATION#*", "ATTEMPT#*"},
     "TokenIssuance": OF_ONE_TENANT,
-    "IncidentFetch": OF_ONE_TENANT,
+    "IncidentFetch": OF_ONE_TENANT | {"HUNT#*"},
     "IncidentDispatch": set(),
     "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*"},
     "SecretRotation": set(),

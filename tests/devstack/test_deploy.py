@@ -70,9 +70,11 @@ class Deployment(unittest.TestCase):
         for route in self.report["routes"]:
             found[names[route["function"]]].add((route["method"], route["path"]))
         self.assertEqual(found, ROUTES)
-        (source,) = self.report["event_sources"]
+        syncs, hunts = self.report["event_sources"]
+        self.assertEqual((hunts["function"], hunts["batch_size"]), (syncs["function"], 10))
+        self.assertNotEqual(hunts["queue_url"], syncs["queue_url"])
         self.assertEqual(
-            source,
+            syncs,
             {
                 "function": by_id["IncidentFetch"],
                 "queue_url": self.report["resources"]["queue_url"],

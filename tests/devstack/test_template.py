@@ -50,6 +50,7 @@ class Functions(TemplateCase):
             "SIGN_IN_CREDENTIAL_SECRET_ID": {"Ref": "SignInCredentialSecretArn"},
             "TABLE_NAME": {"Ref": "Table"},
             "SYNC_QUEUE_URL": {"Ref": "SyncQueue"},
+            "HUNT_QUEUE_URL": {"Ref": "HuntQueue"},
             "INCIDENT_BUCKET": {"Ref": "IncidentBucket"},
             "EVENT_BUS_NAME": {"Ref": "EventBus"},
             "PUBLIC_BASE_URL": {"Fn::If": ["HasPublicBaseUrl", {"Ref": "PublicBaseUrl"}, domain]},
@@ -114,7 +115,7 @@ class Functions(TemplateCase):
             self.assertEqual(function["TracingConfig"], {"Mode": "Active"}, name)
             self.assertEqual((function["Runtime"], function["Architectures"]), ("provided.al2023", ["arm64"]), name)
             self.assertEqual(function["MemorySize"], 512 if name == "IncidentFetch" else 256, name)
-            slow = {"IncidentFetch": 60, "IncidentDispatch": 60, "SecretRotation": 300}
+            slow = {"IncidentFetch": 240, "IncidentDispatch": 60, "SecretRotation": 300}
             self.assertEqual(function["Timeout"], slow.get(name, 29), name)
             self.assertEqual(function["LoggingConfig"]["LogFormat"], "JSON", name)
             self.assertEqual(function["LoggingConfig"]["LogGroup"], {"Ref": f"{name}Logs"}, name)
@@ -154,8 +155,8 @@ class Functions(TemplateCase):
         for schedule in self.properties_of("AWS::Scheduler::Schedule").values():
             self.assertEqual(sam_template.evaluated(schedule["State"], self.expanded, values), "DISABLED")
             self.assertEqual(sam_template.evaluated(schedule["State"], self.expanded, self.values), "ENABLED")
-        (mapping,) = self.properties_of("AWS::Lambda::EventSourceMapping").values()
-        self.assertEqual(mapping["Enabled"], {"Ref": "Active"})
+        for name, mapping in self.properties_of("AWS::Lambda::EventSourceMapping").items():
+            self.assertEqual(mapping["Enabled"], {"Ref": "Active"}, name)
         for name in ("DispatchSilent", "SyncStopped"):
             self.assertEqual(self.resources[name]["Properties"]["ActionsEnabled"], {"Ref": "Active"}, name)
 

@@ -75,7 +75,9 @@ class Alarms(TemplateCase):
                     found.add((dimensions["QueueName"]["Fn::GetAtt"][0], metric))
         visible, age = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
         queues = set(self.properties_of("AWS::SQS::Queue"))
-        self.assertEqual(found, {(queue, visible) for queue in queues - {"SyncQueue"}} | {("SyncQueue", age)})
+        worked_on = {"SyncQueue", "HuntQueue"}
+        wanted = {(queue, visible) for queue in queues - worked_on} | {(queue, age) for queue in worked_on}
+        self.assertEqual(found, wanted)
 
     def test_description_says_urgency_section_and_query(self):
         with open(RUNBOOK, encoding="utf-8") as file:

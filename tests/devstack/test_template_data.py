@@ -73,7 +73,7 @@ class Data(TemplateCase):
         rules = bucket["LifecycleConfiguration"]["Rules"]
         kept = {one["Prefix"]: one["ExpirationInDays"] for one in rules if "Prefix" in one}
         prefixes = ["incidents/", "ocsf/", "quarantine/"]
-        self.assertEqual(kept, {prefix: {"Ref": "RetentionDays"} for prefix in prefixes})
+        self.assertEqual(kept, {**{prefix: {"Ref": "RetentionDays"} for prefix in prefixes}, "hunts/": 30})
 
     def test_bucket_and_queues_refuse_plain_http(self):
         policies = {**self.properties_of("AWS::S3::BucketPolicy"), **self.properties_of("AWS::SQS::QueuePolicy")}
@@ -140,23 +140,34 @@ class Data(TemplateCase):
             self.assertIn('"date" >=', query, name)
 
     def test_visibility_timeout_covers_the_slowest_fetch(self):
-        queue = self.resources["SyncQueue"]["Properties"]
         timeout = self.resources["IncidentFetch"]["Properties"]["Timeout"]
-        self.assertGreaterEqual(queue["VisibilityTimeout"], 6 * timeout)
-        self.assertNotIn("FifoQueue", queue)
-        self.assertEqual(queue["RedrivePolicy"]["maxReceiveCount"], 5)
-        self.assertEqual(queue["RedrivePolicy"]["deadLetterTargetArn"], {"Fn::GetAtt": ["SyncDeadLetterQueue", "Arn"]})
+        # A hunting query may take three minutes.
+        self.assertGreater(timeout, 180 + 15)
+        # The function ends a sync after a minute.
+        self.assertGreaterEqual(self.resources["SyncQueue"]["Properties"]["VisibilityTimeout"], 6 * 60)
+        for name in ("SyncQueue", "HuntQueue"):
+            queue = self.resources[name]["Properties"]
+            self.assertGreater(queue["VisibilityTimeout"], timeout)
+            self.assertNotIn("FifoQueue", queue)
+            self.assertEqual(queue["RedrivePolicy"]["maxReceiveCount"], 5)
+            dead_letters = queue["RedrivePolicy"]["deadLetterTargetArn"]
+            self.assertEqual(dead_letters, {"Fn::GetAtt": ["SyncDeadLetterQueue", "Arn"]})
         for name in ("SyncDeadLetterQueue", "TickDeadLetterQueue"):
             self.assertEqual(self.resources[name]["Properties"]["MessageRetentionPeriod"], 14 * 86400)
 
     def test_batches_fail_by_message_and_are_not_filtered(self):
-        (mapping,) = self.properties_of("AWS::Lambda::EventSourceMapping").values()
-        self.assertEqual(mapping["FunctionResponseTypes"], ["ReportBatchItemFailures"])
-        self.assertEqual(mapping["BatchSize"], 50)
+        mappings = self.properties_of("AWS::Lambda::EventSourceMapping")
+        for name, mapping in mappings.items():
+            self.assertEqual(mapping["FunctionResponseTypes"], ["ReportBatchItemFailures"], name)
+            self.assertNotIn("FilterCriteria", mapping, name)
+            self.assertEqual(mapping["ScalingConfig"]["MaximumConcurrency"], {"Ref": "FetchMaximumConcurrency"}, name)
+        by_queue = {resource_name(mapping["EventSourceArn"]): mapping for mapping in mappings.values()}
+        self.assertEqual(set(by_queue), {"SyncQueue", "HuntQueue"})
+        self.assertEqual(by_queue["SyncQueue"]["BatchSize"], 50)
         # Lambda waits for a batch of more than ten messages only with a window.
-        self.assertGreaterEqual(mapping["MaximumBatchingWindowInSeconds"], 1)
-        self.assertNotIn("FilterCriteria", mapping)
-        self.assertEqual(mapping["ScalingConfig"]["MaximumConcurrency"], {"Ref": "FetchMaximumConcurrency"})
+        self.assertGreaterEqual(by_queue["SyncQueue"]["MaximumBatchingWindowInSeconds"], 1)
+        self.assertLessEqual(by_queue["HuntQueue"]["BatchSize"], 10)
+        self.assertNotIn("MaximumBatchingWindowInSeconds", by_queue["HuntQueue"])
 
     def test_schedules_invoke_the_dispatch(self):
         found = {}

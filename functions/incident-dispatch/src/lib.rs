@@ -75,6 +75,12 @@ struct ScheduleInput {
     spread_hours: Option<u64>,
 }
 
+impl ScheduleInput {
+    fn is_scheduled(&self) -> bool {
+        matches!(self.kind, SyncKind::Poll | SyncKind::Sweep)
+    }
+}
+
 /// The choice of tenants for one run.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
@@ -134,9 +140,9 @@ impl App {
                 return Err(Error::InvalidRequest("This function is started by a schedule.".into()));
             };
             let input: ScheduleInput =
-                from_json_object(input).filter(|input: &ScheduleInput| input.kind != SyncKind::Backfill).ok_or_else(
-                    || Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into()),
-                )?;
+                from_json_object(input).filter(ScheduleInput::is_scheduled).ok_or_else(|| {
+                    Error::InvalidRequest(r#"The input must be {"kind": "poll"} or {"kind": "sweep"}."#.into())
+                })?;
             let started = self.clock.now();
             let DispatchCounts { due, queued } = invocation.deadline.run(self.dispatch(&input, started)).await?;
             if input.kind == SyncKind::Poll {

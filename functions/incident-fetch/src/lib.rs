@@ -35,6 +35,7 @@ use shared::{
     microsoft::{IncidentApiSetting, Microsoft},
     onboarding::Onboarding,
     queue::SyncQueue,
+    random::Random,
     registry::Registry,
 };
 
@@ -52,6 +53,7 @@ pub struct Config {
     incident_api: IncidentApiSetting,
     table_name: String,
     sync_queue_url: String,
+    hunt_queue_url: Option<String>,
     incident_bucket: String,
     event_bus_name: Option<String>,
     format: Format,
@@ -70,6 +72,7 @@ impl Config {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
         let sync_queue_url = variables.required("SYNC_QUEUE_URL");
+        let hunt_queue_url = variables.optional("HUNT_QUEUE_URL");
         let incident_bucket = variables.required("INCIDENT_BUCKET");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let incident_api = variables.incident_api();
@@ -88,6 +91,7 @@ impl Config {
             incident_api,
             table_name: table_name?,
             sync_queue_url: sync_queue_url?,
+            hunt_queue_url,
             incident_bucket: incident_bucket?,
             event_bus_name,
             format,
@@ -108,6 +112,8 @@ pub struct App {
     sync: SyncContext,
     onboarding: Onboarding,
     queue: SyncQueue,
+    hunt_queue: SyncQueue,
+    random: Random,
     tokens: Tokens,
     registry: Registry,
     incidents: Incidents,
@@ -140,7 +146,9 @@ impl App {
         Self {
             sync,
             onboarding: clients.onboarding(config.incident_api),
+            hunt_queue: SyncQueue::new(aws, config.hunt_queue_url.unwrap_or_else(|| config.sync_queue_url.clone())),
             queue: SyncQueue::new(aws, config.sync_queue_url),
+            random: platform.random.clone(),
             tokens: clients.tokens,
             registry: clients.registry,
             incidents: clients.incidents,
@@ -182,7 +190,9 @@ impl App {
         let incident = || incident_id(request.path_parameter("incident_id"));
         match request.route_key.as_str() {
             "GET /incidents" => self.list_all_incidents(request, deadline).await,
-            "POST /hunting" => self.hunt(request, deadline).await,
+            "POST /hunting" => self.start_hunt(request, deadline).await,
+            "GET /hunting/{hunt_id}" => self.read_hunt(request, deadline).await,
+            "DELETE /hunting/{hunt_id}" => self.cancel_hunt(request).await,
             "GET /tenants/{tenant_id}/incidents" => self.list_incidents(request.tenant_id()?, request, deadline).await,
             "GET /tenants/{tenant_id}/incidents/{incident_id}" => {
                 self.get_incident(request.tenant_id()?, incident()?, request, deadline).await

@@ -1,6 +1,6 @@
 //! The messages of one batch, worked on at the same time, and one log line for all of them that found nothing.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -18,6 +18,9 @@ use crate::App;
 
 /// The number of messages of a batch that are worked on at the same time. Each may hold a large incident in memory.
 const CONCURRENT_MESSAGES: usize = 25;
+
+/// The time for the sync of a tenant. The function itself may run longer, because a hunting query does.
+const SYNC_TIMEOUT: Duration = Duration::from_millis(59_500);
 
 /// The result of one message.
 pub(crate) enum Worked {
@@ -55,7 +58,9 @@ impl App {
                 let (app, id, turns) = (self.clone(), message.message_id.clone(), turns.clone());
                 // A task of its own: a panic over one tenant's data must not take the batch with it.
                 let work = async move {
-                    let _turn = turns.acquire_owned().await;
+                    // A hunt waits for Microsoft, with little in memory.
+                    let is_hunt = work.as_ref().is_some_and(|work| work.kind == SyncKind::Hunt);
+                    let _turn = if is_hunt { None } else { turns.acquire_owned().await.ok() };
                     Box::pin(app.process_message(message, work, deadline)).await
                 };
                 (id, tokio::spawn(work.in_current_span()))
@@ -86,17 +91,26 @@ impl App {
         };
         let span = tracing::info_span!("tenant", tenant_id = %work.tenant_id);
         // Nothing outlives the invocation, not even a call to AWS that hangs. What was not committed is done again.
-        let outcome = deadline.run(self.sync_tenant(&work, &message, deadline)).instrument(span.clone()).await;
+        let outcome = self.work_on(&work, &message, deadline).instrument(span.clone()).await;
         let error = match outcome {
             Ok(worked) => return Ok(worked),
             Err(error) => error,
         };
-        let fails = error.fails_message();
+        // No poll covers a hunt.
+        let fails = work.kind == SyncKind::Hunt || error.fails_message();
         span.in_scope(|| {
             let code = error.code().0;
             tracing::error!(message_id = message.message_id, kind = ?work.kind, code, fails, cause = %error, "message failed");
         });
         if fails { Err(error) } else { Ok(Worked::Told) }
+    }
+
+    async fn work_on(&self, work: &SyncMessage, message: &Message, deadline: Deadline) -> Result<Worked> {
+        if work.kind == SyncKind::Hunt {
+            return deadline.run(Box::pin(self.hunt_in_tenant(work, deadline))).await;
+        }
+        let deadline = deadline.at_most(SYNC_TIMEOUT);
+        deadline.run(Box::pin(self.sync_tenant(work, message, deadline))).await
     }
 
     /// Adds the polls that found nothing to the invocation's line of metrics.

@@ -26,7 +26,7 @@ use shared::{
 const RESERVE_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// The time by which a lease outlives its invocation's deadline. Every write of the invocation has ended by then.
-const LEASE_MARGIN: SignedDuration = SignedDuration::from_millis(1500);
+pub(crate) const LEASE_MARGIN: SignedDuration = SignedDuration::from_millis(1500);
 
 /// The time after which a paused tenant is tried again.
 pub(crate) const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
@@ -96,6 +96,8 @@ impl App {
                 return Ok(Worked::Told);
             }
             SyncKind::Sweep => Some(self.find_or_create_job(JobKind::Sweep, message, &envelope.message_id).await?),
+            // No work on the feed.
+            SyncKind::Hunt => return Ok(Worked::Told),
         };
         match self.registry.acquire_lease(&tenant_id, now, until).await? {
             Acquired::Lease(mut lease) => {

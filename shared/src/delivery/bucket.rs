@@ -64,8 +64,8 @@ impl FromStr for Format {
 /// The bucket of this deployment.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    client: LazyClient<Client>,
-    name: String,
+    pub(super) client: LazyClient<Client>,
+    pub(super) name: String,
 }
 
 /// Versions of one tenant's incidents that are not written yet. They are compressed as they come, and become one object
@@ -215,7 +215,14 @@ impl Bucket {
         self.put(&object, json, "application/json", None).await
     }
 
-    async fn put(&self, object: &str, body: Vec<u8>, content_type: &str, encoding: Option<&str>) -> Result<()> {
+    /// Writes an object, if there is none of its name.
+    pub(super) async fn put(
+        &self,
+        object: &str,
+        body: Vec<u8>,
+        content_type: &str,
+        encoding: Option<&str>,
+    ) -> Result<()> {
         let mut attempts = 0;
         loop {
             attempts += 1;

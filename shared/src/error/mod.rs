@@ -1,6 +1,7 @@
 //! One error type whose variants are decisions, and its two readings: the problem document and the response to SQS.
 
 mod call;
+mod query;
 mod source;
 
 use std::{error::Error as StdError, fmt};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use self::source::Chain;
 pub use self::{
     call::{Call, Cause},
+    query::QueryFailure,
     source::{InternalError, Source},
 };
 use crate::tenant::{NotATenantId, Reason};
@@ -64,6 +66,8 @@ pub enum Error {
         /// The call that failed.
         call: Call,
     },
+    /// Microsoft refuses a hunting query itself.
+    QueryFailed(QueryFailure),
     /// Microsoft responded with success, but the body is not what the call promises.
     Malformed {
         /// The call that failed.
@@ -125,7 +129,7 @@ impl Error {
     fn kind(&self) -> Problem {
         let of = |code, status, title| Problem { code, status, title };
         match self {
-            Self::InvalidRequest(_) => of("invalid_request", 400, "The request is not valid"),
+            Self::InvalidRequest(_) | Self::QueryFailed(_) => of("invalid_request", 400, "The request is not valid"),
             Self::UnauthorizedCaller => of("unauthorized_caller", 403, "The caller is not identified"),
             Self::NotFound => of("not_found", 404, "Not found"),
             Self::Conflict { .. } => of("conflict", 409, "The present state forbids it"),
@@ -155,6 +159,7 @@ impl Error {
             | Self::Gone
             | Self::Throttled { .. }
             | Self::Upstream { .. }
+            | Self::QueryFailed(_)
             | Self::Malformed { .. }
             | Self::FilterNotApplied { .. }
             | Self::Partial { .. }
@@ -201,6 +206,7 @@ impl Error {
             Self::Upstream { status, call } => {
                 format!("Microsoft responded to {call} with status {status}. Try again later.")
             }
+            Self::QueryFailed(failure) => failure.detail().into(),
             Self::Malformed { call } => {
                 format!("Microsoft's response to {call} is not as documented. Try again later.")
             }
@@ -265,6 +271,7 @@ impl Error {
             | Self::CredentialRejected
             | Self::CredentialUnusable { .. }
             | Self::Upstream { .. }
+            | Self::QueryFailed(_)
             | Self::Malformed { .. }
             | Self::FilterNotApplied { .. }
             | Self::Partial { .. }

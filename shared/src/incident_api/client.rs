@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use http::{StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::RequestBuilder;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
 use super::{
+    hunting::HuntingResult,
     list::IncidentList,
     query::IncidentQuery,
     response::{ResponseClass, classify_response},
@@ -30,9 +30,6 @@ use crate::{
 
 /// The longest time that one response may take, from its first byte to its last.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// Microsoft's own cap of a hunting result is 50 MB. A Lambda response holds 6.
-const MAX_HUNTING_RESULT_BYTES: usize = 6 << 20;
 
 /// The longest time for which a worker relies on `throttled_until` as it last read it. Other functions write it, too.
 const THROTTLING_MAX_AGE: SignedDuration = SignedDuration::from_secs(2);
@@ -145,7 +142,7 @@ impl TenantClient<'_> {
     /// [`Error::NotFound`] where the tenant has no such incident.
     pub async fn change(&mut self, incident_id: &str, body: &Value) -> Result<()> {
         let url = self.incident_url(incident_id);
-        let request = |http: &HttpClient| http.patch(url.clone()).json(body);
+        let request = |http: &HttpClient| with_json(http.patch(url.clone()), body);
         let response = self.request(Call::UpdateIncident, TokenFreshness::Cached, self.deadline, request).await;
         response.map(drop).map_err(no_such_incident)
     }
@@ -157,24 +154,20 @@ impl TenantClient<'_> {
     pub async fn comment(&mut self, incident_id: &str, body: &Value) -> Result<()> {
         let path = format!("{}/{incident_id}/comments", IncidentApi::Graph.incidents_path());
         let url = self.incidents.endpoints.graph.join(&path);
-        let request = |http: &HttpClient| http.post(url.clone()).json(body);
+        let request = |http: &HttpClient| with_json(http.post(url.clone()), body);
         let response = self.request(Call::AddComment, TokenFreshness::Cached, self.deadline, request).await;
         response.map(drop).map_err(no_such_incident)
     }
 
-    /// Runs an advanced hunting query. Only Graph has this call.
+    /// Runs an advanced hunting query. Only Graph has this call. The rows are still to be read.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] where the result is larger than a response to the caller may be.
-    pub async fn hunt<T: DeserializeOwned>(&mut self, body: &Value) -> Result<T> {
+    /// [`Error::QueryFailed`] where Microsoft refuses the query itself.
+    pub async fn hunt(&mut self, body: &Value) -> Result<HuntingResult> {
         let url = self.incidents.endpoints.graph.join("/v1.0/security/runHuntingQuery");
-        let request = |http: &HttpClient| http.post(url.clone()).json(body);
+        let request = |http: &HttpClient| with_json(http.post(url.clone()), body);
         let response = self.request(Call::Hunt, TokenFreshness::Cached, self.deadline, request).await?;
-        let malformed = response.malformed();
-        let Some(bytes) = body_up_to(MAX_HUNTING_RESULT_BYTES, response, &self.incidents.row_memory).await? else {
-            return Err(Error::InvalidRequest("The result is too large for one response. Ask for fewer rows.".into()));
-        };
-        serde_json::from_slice(&bytes).map_err(|_| malformed)
+        Ok(HuntingResult::new(response, &self.incidents.row_memory))
     }
 
     fn list_url(&self, query: &IncidentQuery) -> Url {
@@ -279,6 +272,12 @@ impl TenantClient<'_> {
             Err(error) => error,
         }
     }
+}
+
+/// Adds a JSON body. Microsoft reads letters beyond ASCII right only where the encoding is named.
+/// <https://learn.microsoft.com/graph/api/security-security-runhuntingquery>
+fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
+    request.header(header::CONTENT_TYPE, "application/json; charset=utf-8").json(body)
 }
 
 async fn send_with_token(

@@ -9,18 +9,17 @@ pub use super::odata::MAX_ROW_BYTES;
 pub const MAX_EMPTY_PAGES: u32 = 5;
 pub use super::row_memory::Row;
 use super::{
-    odata::{ODataEnvelope, ODataReader},
+    odata::ODataEnvelope,
     query::{IncidentQuery, NextPage},
-    row_memory::{ArrivingRow, RowMemory},
+    row_memory::RowMemory,
+    rows::ArrivingRows,
 };
 use crate::{error::Result, http::Response};
 
 /// A list whose rows are still arriving.
 pub struct IncidentList {
     url: Url,
-    response: Response,
-    rows: ODataReader,
-    arriving: ArrivingRow,
+    rows: ArrivingRows,
     count: u32,
 }
 
@@ -57,7 +56,7 @@ impl ListEnd {
 
 impl IncidentList {
     pub(super) fn new(url: Url, response: Response, memory: &RowMemory) -> Self {
-        Self { url, response, rows: ODataReader::default(), arriving: memory.arriving_row(), count: 0 }
+        Self { url, rows: ArrivingRows::new(response, &["value"], memory), count: 0 }
     }
 
     /// Returns the next row exactly as Microsoft sent it, and `None` after the last one. A large row waits until the process
@@ -68,22 +67,14 @@ impl IncidentList {
     /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
     /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
     pub async fn next(&mut self) -> Result<Option<Row>> {
-        loop {
-            if let Some(row) = self.rows.next_row() {
-                self.count += 1;
-                return Ok(Some(self.arriving.complete(row)));
-            }
-            self.response.deadline().run(self.arriving.reserve(self.rows.arriving_bytes())).await?;
-            match self.response.chunk().await? {
-                Some(bytes) => self.rows.push(&bytes).map_err(|_| self.response.malformed())?,
-                None => return Ok(None),
-            }
-        }
+        let row = self.rows.next().await?;
+        self.count += u32::from(row.is_some());
+        Ok(row)
     }
 
     /// The `Date` header: Microsoft's time at the start of the response.
     pub fn date(&self) -> Option<Timestamp> {
-        self.response.date()
+        self.rows.response().date()
     }
 
     /// Returns the facts about the whole list. The caller has read all rows before.
@@ -91,10 +82,9 @@ impl IncidentList {
     /// # Errors
     /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not a complete `OData` collection.
     pub fn end(self) -> Result<ListEnd> {
-        let malformed = self.response.malformed();
-        let partial = self.response.status() == StatusCode::PARTIAL_CONTENT;
+        let partial = self.rows.response().status() == StatusCode::PARTIAL_CONTENT;
         let date = self.date();
-        let ODataEnvelope { next_link, .. } = self.rows.finish().map_err(|_| malformed)?;
+        let ODataEnvelope { next_link, .. } = self.rows.finish()?;
         let next_page = next_link.as_deref().and_then(|link| NextPage::of(link, &self.url));
         Ok(ListEnd { rows: self.count, more: next_link.is_some(), next_page, partial, date })
     }

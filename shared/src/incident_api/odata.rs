@@ -1,9 +1,10 @@
-//! An OData collection, read row by row while it arrives. Memory is bounded by one incident, not by a page.
+//! A JSON object with one array of rows, such as an OData collection, read row by row while it arrives. Memory is bounded
+//! by one row, not by a page.
 
 use std::collections::VecDeque;
 
 use memchr::memchr2;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::error::Result;
 
@@ -13,10 +14,10 @@ pub const MAX_ROW_BYTES: usize = 32 << 20;
 /// The largest size of everything around the rows.
 const MAX_ENVELOPE_BYTES: usize = 64 << 10;
 
-/// The number of open brackets around a row: the body's and that of `value`.
+/// The number of open brackets around a row: the body's and that of the array.
 const ROWS_DEPTH: usize = 2;
 
-/// The error for a body that is not a JSON object with an array `value` of objects, or that has too large a row.
+/// The error for a body that is not a JSON object with an array of objects, or that has too large a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotACollection;
 
@@ -26,13 +27,16 @@ pub(super) struct ODataEnvelope {
     /// The link to the next page, where there is one.
     #[serde(rename = "@odata.nextLink")]
     pub(super) next_link: Option<String>,
-    value: Option<Vec<serde::de::IgnoredAny>>,
+    #[expect(dead_code, reason = "a body without this array is not a collection")]
+    value: Vec<serde::de::IgnoredAny>,
 }
 
 /// Splits a body into its rows and its envelope.
 #[expect(clippy::struct_excessive_bools, reason = "the independent states of a scanner")]
 #[derive(Debug, Default)]
 pub(super) struct ODataReader {
+    /// The names of the member that holds the rows.
+    rows_members: &'static [&'static str],
     envelope: Vec<u8>,
     row: Vec<u8>,
     complete: VecDeque<Vec<u8>>,
@@ -47,6 +51,11 @@ pub(super) struct ODataReader {
 }
 
 impl ODataReader {
+    /// A reader of the rows in the array that has one of these names.
+    pub(super) fn new(rows_members: &'static [&'static str]) -> Self {
+        Self { rows_members, ..Self::default() }
+    }
+
     /// Reads the next piece of the body.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), NotACollection> {
         while let Some(&byte) = bytes.first() {
@@ -75,12 +84,11 @@ impl ODataReader {
     }
 
     /// Returns the envelope at the end of the body.
-    pub(super) fn finish(self) -> Result<ODataEnvelope, NotACollection> {
+    pub(super) fn finish<T: DeserializeOwned>(self) -> Result<T, NotACollection> {
         if self.depth != 0 || self.in_string {
             return Err(NotACollection);
         }
-        let envelope: ODataEnvelope = serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)?;
-        if envelope.value.is_some() { Ok(envelope) } else { Err(NotACollection) }
+        serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)
     }
 
     /// Takes bytes up to the end of the row, as far as they hold it, and returns their number. Almost all of a body passes
@@ -164,7 +172,8 @@ impl ODataReader {
             }
         } else if byte == b'[' && self.depth == ROWS_DEPTH {
             let (from, to) = self.last_string;
-            self.in_value = self.envelope.get(from..to) == Some(b"value".as_slice());
+            let name = self.envelope.get(from..to);
+            self.in_value = self.rows_members.iter().any(|member| name == Some(member.as_bytes()));
         }
     }
 
@@ -186,7 +195,7 @@ mod tests {
     use crate::testing::damaged;
 
     fn read(body: &str, piece: usize) -> Result<(Vec<Value>, ODataEnvelope), NotACollection> {
-        let mut rows = ODataReader::default();
+        let mut rows = ODataReader::new(&["value"]);
         let mut found = Vec::new();
         for bytes in body.as_bytes().chunks(piece) {
             rows.push(bytes)?;
@@ -255,7 +264,7 @@ mod tests {
             body in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
             piece in 1_usize..40,
         ) {
-            let mut rows = ODataReader::default();
+            let mut rows = ODataReader::new(&["value"]);
             let mut found = Vec::new();
             let taken = body.chunks(piece).try_for_each(|bytes| {
                 rows.push(bytes)?;
@@ -264,7 +273,7 @@ mod tests {
             });
             let whole = serde_json::from_slice::<Value>(&body).ok();
             let expected = whole.as_ref().and_then(|whole| whole.get("value")?.as_array());
-            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish(), expected.filter(|rows| rows.iter().all(Value::is_object))) {
+            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish::<ODataEnvelope>(), expected.filter(|rows| rows.iter().all(Value::is_object))) {
                 let found: Vec<Value> = found.iter().map(|row| serde_json::from_slice(row).unwrap()).collect();
                 prop_assert_eq!(&found, expected);
             }

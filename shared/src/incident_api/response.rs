@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use crate::{
-    error::Error,
+    error::{Call, Error, QueryFailure},
     http::{MAX_RETRY_AFTER, Response},
     tenant::Reason,
     text::if_readable,
@@ -44,8 +44,17 @@ pub(super) async fn classify_response(response: Response, now: Timestamp) -> Res
             Some(wait) => throttled(wait),
             None => ResponseClass::Failed(unexpected_status),
         },
+        // The length of a query has a limit of its own.
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE if is_of_a_query(&unexpected_status) => {
+            let message = error_detail(response).await.map(|detail| detail.message);
+            ResponseClass::Failed(Error::QueryFailed(QueryFailure::of(&message.unwrap_or_default())))
+        }
         _ => ResponseClass::Failed(unexpected_status),
     }
+}
+
+fn is_of_a_query(error: &Error) -> bool {
+    matches!(error, Error::Upstream { call: Call::Hunt, .. })
 }
 
 #[derive(Deserialize)]

@@ -63,6 +63,8 @@ impl Rate {
             SyncKind::Poll => 0,
             SyncKind::Sweep => self.burst / 3,
             SyncKind::Backfill => self.burst / 2,
+            // Hunting has a budget of its own.
+            SyncKind::Hunt => 0,
         }
     }
 }

@@ -337,7 +337,7 @@ impl Registry {
 }
 
 /// Sends an update that has a condition. Returns the item as written, or `None` if the condition did not hold.
-async fn update_and_read(update: UpdateItemFluentBuilder) -> Result<Option<Item>> {
+pub(super) async fn update_and_read(update: UpdateItemFluentBuilder) -> Result<Option<Item>> {
     let mut item = None;
     let outcome = update.return_values(ReturnValue::AllNew).send().await;
     match condition_held("dynamodb:UpdateItem", outcome.map(|response| item = response.attributes))? {

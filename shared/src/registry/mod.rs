@@ -10,6 +10,7 @@ pub mod budget;
 mod carry_over;
 pub mod due;
 pub mod feed;
+pub mod hunts;
 pub mod invitations;
 pub mod jobs;
 pub mod lease;

@@ -71,6 +71,7 @@ pub struct Account {
     items: BTreeMap<(String, String), Item>,
     /// The bucket's objects in the order in which they were written.
     pub objects: Vec<Object>,
+    uploads: BTreeMap<String, s3::Upload>,
     /// The accepted events in their order.
     pub events: Vec<Event>,
     /// The bus accepts no events.
@@ -95,6 +96,7 @@ impl Account {
             defects,
             items: BTreeMap::new(),
             objects: Vec::new(),
+            uploads: BTreeMap::new(),
             events: Vec::new(),
             bus_is_down: false,
             queue: Vec::new(),
@@ -140,7 +142,9 @@ impl Aws {
             released: Notify::new(),
         };
         let aws = Self { shared: Arc::new(shared) };
-        let router = Router::new().fallback(wire::serve).with_state(aws.clone());
+        // A part of an object has five megabytes and more.
+        let unbounded = axum::extract::DefaultBodyLimit::disable();
+        let router = Router::new().fallback(wire::serve).layer(unbounded).with_state(aws.clone());
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
             // A response that is sent late is a response nevertheless.
             let _ = stream.set_nodelay(true);

@@ -83,7 +83,7 @@ pub(crate) async fn serve(
     let operation = match (header("x-amz-target").rsplit_once('.'), form.get("Action")) {
         (Some((_, operation)), _) => operation.to_owned(),
         (None, Some(action)) => action.clone(),
-        (None, None) => s3_operation(&method),
+        (None, None) => s3::operation(&method, &uri),
     };
     let fault = {
         let mut account = aws.account();
@@ -111,7 +111,7 @@ pub(crate) async fn serve(
         if form.contains_key("Action") {
             return aws.sts(&form).unwrap_or_else(IntoResponse::into_response);
         }
-        aws.account().put_object(caller, &method, &uri, &headers, &body)
+        aws.account().s3(caller, &operation, &uri, &headers, &body)
     };
     match fault {
         None | Some(AwsFault::Partial | AwsFault::HeldBefore) => act(),
@@ -126,7 +126,7 @@ pub(crate) async fn serve(
             broken()
         }
         Some(AwsFault::Conflict) => s3::refusal(StatusCode::CONFLICT, "ConditionalRequestConflict", "try again"),
-        Some(AwsFault::Throttled) if operation == "PutObject" => broken(),
+        Some(AwsFault::Throttled) if s3::is_operation(&operation) => broken(),
         Some(AwsFault::Throttled) => Refusal::new("ThrottlingException", "throttled").into_response(),
         Some(AwsFault::HeldAfter) => {
             let response = act();
@@ -134,10 +134,6 @@ pub(crate) async fn serve(
             response
         }
     }
-}
-
-fn s3_operation(method: &Method) -> String {
-    if *method == Method::PUT { "PutObject".to_owned() } else { format!("S3's {method}") }
 }
 
 impl crate::Account {
@@ -159,7 +155,7 @@ impl crate::Account {
 
 fn unreadable(operation: &str) -> Response {
     // S3 has no body that could be unreadable.
-    if operation == "PutObject" { StatusCode::BAD_GATEWAY.into_response() } else { "{".into_response() }
+    if s3::is_operation(operation) { StatusCode::BAD_GATEWAY.into_response() } else { "{".into_response() }
 }
 
 fn broken() -> Response {

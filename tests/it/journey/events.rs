@@ -31,6 +31,7 @@ fn nonsense() -> Vec<Value> {
         json!({"requestContext": []}),
         json!({"requestContext": {}}),
         json!({"kind": "nightly"}),
+        json!({"kind": "hunt"}),
         json!({"kind": 7}),
         json!({"kind": ["poll"]}),
         json!({"tenant_id": 7}),

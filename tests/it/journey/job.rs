@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use devstack::{SignIn, StackOptions};
 use serde_json::{Value, json};
+use sim::{HuntingColumn, HuntingTable};
 
 use super::harness::{
     APP, CONTOSO, Customer, FABRIKAM, NORTHWIND, StackHarness, has_members, is_tenant_id, is_time, refused,
@@ -30,6 +31,7 @@ async fn whole_job(harness: StackHarness) {
     changes_are_told(&harness, &before).await;
     tokens(&harness).await;
     live(&harness).await;
+    hunted(&harness).await;
     announced(&harness).await;
     leave(&harness).await;
     harness.nothing_failed().await;
@@ -145,6 +147,40 @@ async fn tokens(harness: &StackHarness) {
             assert_eq!((reply.status, &reply.json()["resource"]), (200, &json!(other)), "{}", reply.body);
         }
     }
+}
+
+/// One query in two tenants, of which one has not consented to it.
+async fn hunted(harness: &StackHarness) {
+    harness.sim.grant(CONTOSO.tenant_id, APP, &["ThreatHunting.Read.All"]);
+    let column = HuntingColumn { name: "DeviceName".into(), kind: "String".into() };
+    let rows = ["a", "b"].map(|device| json!({"DeviceName": device}).as_object().unwrap().clone()).to_vec();
+    let table = HuntingTable { name: "DeviceInfo".into(), columns: vec![column], rows };
+    harness.sim.put_hunting_table(CONTOSO.tenant_id, table);
+    let tenants = [CONTOSO.tenant_id, NORTHWIND.tenant_id];
+    let body = json!({"query": "DeviceInfo", "tenants": tenants, "wait_seconds": 25});
+    let delivery = async {
+        loop {
+            harness.stack.drain_queue().await.unwrap();
+        }
+    };
+    let answer = tokio::select! {
+        answer = harness.call("POST", "/hunting", Some(body)) => answer,
+        () = delivery => unreachable!("a loop"),
+    };
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let table = answer.json();
+    has_members(&table, &["hunt_id", "status", "schema", "results", "failures", "truncated"]);
+    let row = |device: &str| json!({"tenant_id": CONTOSO.tenant_id, "DeviceName": device});
+    assert_eq!(table["results"], json!([row("a"), row("b")]));
+    let failure = json!({"tenant_id": NORTHWIND.tenant_id, "code": "conflict", "reason": "role_missing"});
+    assert_eq!(table["failures"], json!([failure]));
+    let path = format!("/hunting/{}", table["hunt_id"].as_str().unwrap());
+    let progress = harness.expect(200, "GET", &format!("{path}?wait_seconds=1"), None).await;
+    assert_eq!((&progress["status"], &progress["results"]), (&json!("done"), &table["results"]));
+    assert_eq!(progress["objects"], json!(harness.stack.objects("hunts/").await.unwrap()));
+    assert_eq!(harness.call("DELETE", &path, None).await.status, 204);
+    let unknown = format!("/hunting/{}", CONTOSO.tenant_id);
+    refused(&unknown, &harness.call("GET", &unknown, None).await, "not_found");
 }
 
 async fn live(harness: &StackHarness) {

@@ -114,6 +114,8 @@ async fn gateway(harness: &StackHarness) {
         ("PATCH", format!("{}/incidents/1", CONTOSO.path())),
         ("GET", "/incidents".to_owned()),
         ("POST", "/hunting".to_owned()),
+        ("GET", format!("/hunting/{UNKNOWN}")),
+        ("DELETE", format!("/hunting/{UNKNOWN}")),
     ];
     for (method, path) in unsigned {
         let reply = harness.stack.public(method, &path, &[], "").await.unwrap();
@@ -272,8 +274,16 @@ fn wrong_tokens_and_incidents(wrong: &mut Wrong) {
         r#"{"query": "DeviceInfo", "tenants": [7]}"#,
         r#"{"query": "DeviceInfo", "timespan": 7}"#,
         r#"{"query": "DeviceInfo", "unknown": 7}"#,
+        r#"{"query": "DeviceInfo", "wait_seconds": 26}"#,
+        r#"{"query": "DeviceInfo", "wait_seconds": "1"}"#,
     ];
     wrong.add("POST", &["/hunting".into()], &hunts, "invalid_request");
+    let unknown = format!("/hunting/{UNKNOWN}");
+    for hunt in ["/hunting/x", "/hunting/1", &unknown] {
+        wrong.add("GET", &[hunt.into()], &[""], "not_found");
+        wrong.add("DELETE", &[hunt.into()], &[""], "not_found");
+    }
+    wrong.add("GET", &[format!("{unknown}?wait_seconds=x"), format!("{unknown}?x=1")], &[""], "invalid_request");
 }
 
 async fn wrong_requests(harness: &StackHarness) {

@@ -41,8 +41,11 @@ async fn perform(sync: &SyncHarness, incident_id: &str, one: Use) {
             sync.call("PATCH", &incident, "", Some(&body)).await;
         }
         Use::Hunt => {
-            let body = json!({"query": "DeviceInfo", "tenants": [TENANT]}).to_string();
-            sync.call("POST", "/hunting", "", Some(&body)).await;
+            let body = json!({"query": "DeviceInfo", "tenants": [TENANT], "wait_seconds": 0}).to_string();
+            assert_eq!(sync.call("POST", "/hunting", "", Some(&body)).await.0, 202);
+            for (_, message) in sync.backends.messages() {
+                sync.hand_over(&[message.to_string()]).await;
+            }
         }
     }
 }

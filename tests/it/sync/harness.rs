@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, time::Duration};
 
+use aws_config::SdkConfig;
 use flate2::read::GzDecoder;
 use incident_fetch::{App, Config};
 use jiff::{SignedDuration, Timestamp};
@@ -196,6 +197,11 @@ pub(super) fn active(tenant_id: TenantId, api: IncidentApi) -> Tenant {
 }
 
 pub(super) fn fetch(backends: &Backends, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    fetch_as(backends, &backends.aws, clock, variables)
+}
+
+/// The function with credentials of its own, so that its requests to AWS can be told from those of others.
+pub(super) fn fetch_as(backends: &Backends, aws: &SdkConfig, clock: &Clock, variables: &[(&str, &str)]) -> App {
     let microsoft = backends.microsoft();
     let fixed = [
         ("APP_CREDENTIAL_SECRET_ID", microsoft.app_credential_secret_id.as_str()),
@@ -210,7 +216,7 @@ pub(super) fn fetch(backends: &Backends, clock: &Clock, variables: &[(&str, &str
     let lookup =
         |name: &str| variables.iter().chain(&fixed).find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let config = shared::config::load(&lookup, Config::read).unwrap();
-    App::new(config, &crate::backends::platform(&backends.aws, clock))
+    App::new(config, &crate::backends::platform(aws, clock))
 }
 
 pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> Value {

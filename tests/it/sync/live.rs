@@ -8,10 +8,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{microsoft::IncidentApi, tenant::TenantId};
-use sim::{Fault, FaultKind, Giant, HuntingTable, IncidentSeed, RetryAfter};
+use sim::{Fault, FaultKind, Giant, IncidentSeed, RetryAfter};
 
 use super::harness::{APIS, SyncHarness, TENANT, invocation};
-use crate::backends::{CLIENT_ID, lines_of, request};
+use crate::backends::{lines_of, request};
 
 #[tokio::test]
 async fn lists_are_newest_first_and_page_without_gap_or_repeat() {
@@ -417,26 +417,19 @@ async fn incident_ids_have_one_spelling() {
 async fn problem_status_depends_on_who_failed() {
     let sync = SyncHarness::start(APIS[0]).await;
     let id = sync.put(60);
-    sync.backends.sim.grant(TENANT, CLIENT_ID, &["ThreatHunting.Read.All", APIS[0].write_role()]);
     let one = format!("{}/{id}", list());
-    let (change, hunt) = (r#"{"status": "active"}"#, r#"{"query": "Nothing"}"#);
+    let change = r#"{"status": "active"}"#;
     // What the token endpoint refuses is not the caller's.
     sync.backends.sim.fault(Fault::new(FaultKind::status(400)).on(sim::Host::Entra));
     let (status, problem) = sync.call("PATCH", &one, "", Some(change)).await;
     assert_eq!((status, problem["code"].as_str()), (502, Some("upstream_error")), "{problem}");
-    let (status, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
-    assert_eq!((status, table["failures"][0]["code"].as_str()), (200, Some("upstream_error")), "{table}");
     sync.backends.sim.clear_faults();
-    let (_, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
-    assert_eq!(table["failures"][0]["code"], "invalid_request", "{table}");
     let (status, _) = sync.call("PATCH", &one, "", Some(r#"{"determination": "nothing_known"}"#)).await;
     assert_eq!(status, 400);
     // Nor is an API that is not there an incident that is not there.
     sync.backends.sim.fault(Fault::new(FaultKind::status(404)).on(sim::Host::Graph));
     let (status, problem) = sync.call("GET", &list(), "", None).await;
     assert_eq!((status, problem["code"].as_str()), (502, Some("upstream_error")), "{problem}");
-    let (_, table) = sync.call("POST", "/hunting", "", Some(hunt)).await;
-    assert_eq!(table["failures"][0]["code"], "upstream_error", "{table}");
     for (method, body) in [("GET", None), ("PATCH", Some(change)), ("PATCH", Some(r#"{"comment": "c"}"#))] {
         let (status, _) = sync.call(method, &one, "", body).await;
         assert_eq!(status, 404, "{method} {body:?}");
@@ -461,55 +454,4 @@ async fn fleet_page_and_log_name_a_throttled_tenant() {
     let lines = lines_of(&sync.backends.request_id);
     let named = lines.iter().filter(|line| line["tenant_id"] == held.to_string());
     assert!(named.into_iter().any(|line| line["code"] == "throttled"), "{lines:#?}");
-}
-
-#[tokio::test]
-async fn hunt_over_many_tenants_returns_one_table() {
-    let sync = SyncHarness::start(APIS[0]).await;
-    let (other, without) = ("22222222-2222-4333-8444-000000000001", "33333333-2222-4333-8444-000000000001");
-    let hunting = "ThreatHunting.Read.All";
-    sync.backends.sim.grant(TENANT, CLIENT_ID, &[hunting, APIS[0].write_role()]);
-    sync.backends.customer(other, "fabrikam.example", &[hunting, APIS[0].write_role()]);
-    sync.backends.customer(without, "northwind.example", &[APIS[0].write_role()]);
-    for tenant in [other, without] {
-        sync.registry.create_tenant(&super::harness::active(tenant.parse().unwrap(), APIS[0])).await.unwrap();
-    }
-    let row = |name: &str| json!({"DeviceName": name, "tenant_id": "theirs"}).as_object().unwrap().clone();
-    for (tenant, names) in [(TENANT, vec!["a", "b"]), (other, vec!["c"])] {
-        let columns = [("DeviceName", "String"), ("tenant_id", "String")];
-        let columns = columns.map(|(name, kind)| sim::HuntingColumn { name: name.into(), kind: kind.into() }).to_vec();
-        let rows = names.into_iter().map(row).collect();
-        sync.backends.sim.put_hunting_table(tenant, HuntingTable { name: "DeviceInfo".into(), columns, rows });
-    }
-    let hunt = async |body: Value| sync.call("POST", "/hunting", "", Some(&body.to_string())).await;
-    let (status, table) = hunt(json!({"query": "DeviceInfo", "timespan": "P7D"})).await;
-    assert_eq!(status, 200, "{table}");
-    let names = |table: &Value| {
-        let rows = table["results"].as_array().unwrap().iter();
-        rows.map(|row| (row["tenant_id"].to_string(), row["DeviceName"].to_string())).collect::<BTreeSet<_>>()
-    };
-    let told = |tenant: &str, name: &str| (json!(tenant).to_string(), json!(name).to_string());
-    assert_eq!(names(&table), BTreeSet::from([told(TENANT, "a"), told(TENANT, "b"), told(other, "c")]));
-    assert_eq!(table["schema"][0], json!({"name": "DeviceName", "type": "String"}));
-    assert_eq!(table["failures"], json!([{"tenant_id": without, "code": "conflict", "reason": "role_missing"}]));
-
-    // Unknown and malformed ones are told alike.
-    let (unknown, malformed) = ("99999999-2222-4333-8444-000000000001", "CONTOSO");
-    let (status, table) = hunt(json!({"query": "DeviceInfo", "tenants": [other, malformed, other, unknown]})).await;
-    assert_eq!((status, names(&table)), (200, BTreeSet::from([told(other, "c")])), "{table}");
-    let mut failures = table["failures"].as_array().unwrap().clone();
-    failures.sort_by_key(|failure| failure["tenant_id"].to_string());
-    let missing = |tenant: &str| json!({"tenant_id": tenant, "code": "not_found", "reason": null});
-    assert_eq!(failures, [missing(unknown), missing(malformed)]);
-    let (_, table) = hunt(json!({"query": "DeviceInfo", "tenants": [TENANT], "timespan": "7 days"})).await;
-    assert_eq!(table["failures"][0]["code"], "invalid_request");
-    for wrong in [json!(["DeviceInfo"]), json!({"query": " "}), json!({"query": 7}), json!({"tenants": []})] {
-        assert_eq!(hunt(wrong.clone()).await.0, 400, "{wrong}");
-    }
-
-    let rows = (0..100).map(|_| row(&"\"".repeat(16_000))).collect();
-    let columns = vec![sim::HuntingColumn { name: "DeviceName".into(), kind: "String".into() }];
-    sync.backends.sim.put_hunting_table(TENANT, HuntingTable { name: "DeviceInfo".into(), columns, rows });
-    let (status, problem) = hunt(json!({"query": "DeviceInfo", "tenants": [TENANT]})).await;
-    assert_eq!((status, problem["code"].as_str()), (400, Some("invalid_request")), "its text would be 6.4 MB");
 }

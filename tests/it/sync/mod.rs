@@ -9,6 +9,7 @@ mod dispatch;
 mod earlier_versions;
 mod failures;
 mod harness;
+mod hunting;
 mod later_release;
 mod live;
 mod model;

@@ -40,7 +40,7 @@ pub use store::{
     Comment, EvidenceSet, FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingColumn, HuntingTable, Incident,
     IncidentSeed, PERSONAL_ACCOUNTS, PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
 };
-pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
+pub use world::{Behaviour, Call, HuntingBehaviour, Limits, ListBehaviour, NextLink, Order};
 
 use browser::PageWalk;
 use entra::keys::Keys;

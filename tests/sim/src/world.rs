@@ -110,6 +110,35 @@ impl Default for ListBehaviour {
     }
 }
 
+/// The limits and forms of hunting queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HuntingBehaviour {
+    /// The largest result, as bytes of the response; a larger one is refused with 400.
+    pub max_result_bytes: Option<usize>,
+    /// Queries of a tenant in any 60 seconds; further ones get a 429 without a wait.
+    pub per_minute: Option<usize>,
+    /// The percentage of a tenant's CPU allocation that each query uses up. Once it is used up, queries get a 429 until
+    /// the next cycle of 15 minutes.
+    pub cpu_percent: usize,
+    /// The members of the schema are `Name` and `Type`.
+    pub capital_names: bool,
+    /// The schema is null.
+    pub null_schema: bool,
+}
+
+impl Default for HuntingBehaviour {
+    fn default() -> Self {
+        Self {
+            max_result_bytes: Some(50_000_000),
+            per_minute: Some(45),
+            cpu_percent: 0,
+            capital_names: false,
+            null_schema: false,
+        }
+    }
+}
+
 /// The choices that Microsoft's documents leave open. The defaults are the strict reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -118,6 +147,8 @@ pub struct Behaviour {
     pub graph: ListBehaviour,
     /// Lists of Defender's incidents.
     pub defender: ListBehaviour,
+    /// Hunting queries.
+    pub hunting: HuntingBehaviour,
     /// A client assertion that was used before is refused.
     pub refuse_assertion_replay: bool,
     /// Seconds until a secret added through Graph is accepted.
@@ -134,6 +165,7 @@ impl Default for Behaviour {
                 next_link: NextLink::None,
                 ..ListBehaviour::default()
             },
+            hunting: HuntingBehaviour::default(),
             refuse_assertion_replay: true,
             secret_propagation_seconds: 0,
         }
@@ -205,6 +237,8 @@ pub(crate) struct World {
     pub(crate) behaviour: Behaviour,
     pub(crate) limits: BTreeMap<(Host, Option<String>), Limits>,
     pub(crate) recent_calls: BTreeMap<(Host, String), VecDeque<Timestamp>>,
+    /// The times of the hunting queries of each tenant in the last quarter of an hour.
+    pub(crate) recent_queries: BTreeMap<String, VecDeque<Timestamp>>,
     /// Number of lists and tokens served. Varying values are made from it, so that each run varies in the same way.
     pub(crate) responses_made: u64,
 }
@@ -225,6 +259,7 @@ impl World {
             behaviour: Behaviour::default(),
             limits: BTreeMap::new(),
             recent_calls: BTreeMap::new(),
+            recent_queries: BTreeMap::new(),
             responses_made: 0,
         }
     }

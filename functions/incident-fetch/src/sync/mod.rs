@@ -429,6 +429,7 @@ pub(crate) fn is_transient(error: &Error) -> bool {
         Error::Malformed { .. } | Error::Partial { .. } | Error::Unreachable { .. } => true,
         // Nor does one where the filter does not hold.
         Error::FilterNotApplied { .. }
+        | Error::QueryFailed(_)
         | Error::InvalidRequest(_)
         | Error::UnauthorizedCaller
         | Error::NotFound

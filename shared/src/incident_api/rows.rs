@@ -1,0 +1,56 @@
+//! The rows of a response, read one by one while it arrives.
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    odata::ODataReader,
+    row_memory::{ArrivingRow, Row, RowMemory},
+};
+use crate::{error::Result, http::Response};
+
+/// The rows of a response that are still arriving.
+pub(super) struct ArrivingRows {
+    response: Response,
+    reader: ODataReader,
+    arriving: ArrivingRow,
+}
+
+impl ArrivingRows {
+    /// The rows in the array of `response` that has one of these names.
+    pub(super) fn new(response: Response, rows_members: &'static [&'static str], memory: &RowMemory) -> Self {
+        Self { response, reader: ODataReader::new(rows_members), arriving: memory.arriving_row() }
+    }
+
+    pub(super) fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// Returns the next row exactly as Microsoft sent it, and `None` after the last one. A large row waits until the process
+    /// has memory for it.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::error::Error::Malformed) for a body without rows,
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
+    /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
+    pub(super) async fn next(&mut self) -> Result<Option<Row>> {
+        loop {
+            if let Some(row) = self.reader.next_row() {
+                return Ok(Some(self.arriving.complete(row)));
+            }
+            self.response.deadline().run(self.arriving.reserve(self.reader.arriving_bytes())).await?;
+            match self.response.chunk().await? {
+                Some(bytes) => self.reader.push(&bytes).map_err(|_| self.response.malformed())?,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns what stands around the rows. The caller has read all rows before.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not complete, or not a `T`.
+    pub(super) fn finish<T: DeserializeOwned>(self) -> Result<T> {
+        let malformed = self.response.malformed();
+        self.reader.finish().map_err(|_| malformed)
+    }
+}

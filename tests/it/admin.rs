@@ -19,7 +19,10 @@ use shared::{
 use sim::{Fault, FaultKind, RetryAfter};
 use tenant_admin::{App, Config};
 
-use crate::backends::{Backends, CALLER, CLIENT_ID, invocation, lines_of, request, tenant_record};
+use crate::{
+    backends::{Backends, CALLER, CLIENT_ID, invocation, lines_of, request, tenant_record},
+    contract::assert_answer,
+};
 
 const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
 const OTHER: &str = "22222222-2222-4333-8444-abcdefabcdef";
@@ -63,7 +66,8 @@ impl AdminHarness {
     }
 
     async fn send(&self, event: Value) -> (u64, Value) {
-        let answer = self.app.handle(event, invocation(&self.backends.request_id)).await.unwrap();
+        let answer = self.app.handle(event.clone(), invocation(&self.backends.request_id)).await.unwrap();
+        assert_answer(&event, &answer);
         let status = answer["statusCode"].as_u64().unwrap();
         let text = answer["body"].as_str().unwrap();
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(text).unwrap() };

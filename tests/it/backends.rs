@@ -26,6 +26,8 @@ use sim::{App, Sim, SimOptions, TenantSeed};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::contract::assert_component;
+
 /// What a function in this process has from outside, with its own clock.
 pub(crate) fn platform(aws: &SdkConfig, clock: &Clock) -> Platform {
     let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
@@ -119,6 +121,7 @@ impl Backends {
         let events = std::mem::take(&mut self.double.account().events);
         let checked = events.into_iter().map(|event| {
             assert_eq!(event.source, "partner.incidents");
+            assert_component(&event.detail_type.replace(' ', ""), &event.detail);
             (event.detail_type, event.detail)
         });
         checked.collect()
@@ -164,7 +167,7 @@ pub(crate) fn lines_of(request_id: &str) -> Vec<Value> {
 }
 
 /// The routes of the template.
-fn routes() -> &'static Routes {
+pub(crate) fn routes() -> &'static Routes {
     static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         let route = |line: &str| {
             let (method, rest) = line.split_once("Method: ")?.1.split_once(", Path: \"")?;

@@ -9,6 +9,8 @@ mod cases;
 #[cfg(test)]
 mod consent;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod journey;
 #[cfg(test)]
 mod later_release;

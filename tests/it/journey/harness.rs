@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use sim::{GLOBAL_ADMINISTRATOR, IncidentSeed, Sim, TenantSeed, User};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::{backends::routes, contract::assert_response};
+
 /// Every binary that is deployed.
 pub(crate) const BINARIES: [&str; 6] =
     ["consent-callback", "token-issuance", "incident-fetch", "incident-dispatch", "tenant-admin", "secret-rotation"];
@@ -149,7 +151,8 @@ impl StackHarness {
 
     /// Calls a route as an operator.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> ApiResponse {
-        self.stack.call(method, path, body).await.unwrap()
+        let response = self.stack.call(method, path, body).await.unwrap();
+        assert_described(method, path, response)
     }
 
     /// Calls a route as an operator, with a body that may be anything.
@@ -157,7 +160,8 @@ impl StackHarness {
         let signature = "AWS4-HMAC-SHA256 Credential=AKIDLOCAL/20260101/eu-central-1/execute-api/aws4_request, \
                          SignedHeaders=host, Signature=0";
         let headers = [("authorization", signature), ("content-type", "application/json")];
-        self.stack.public(method, path, &headers, body.as_bytes().to_vec()).await.unwrap()
+        let response = self.stack.public(method, path, &headers, body.as_bytes().to_vec()).await.unwrap();
+        assert_described(method, path, response)
     }
 
     /// The JSON of an answer with this status.
@@ -281,6 +285,15 @@ impl StackHarness {
 
 /// The partner's own tenant.
 pub(crate) const HOME: &str = "11733a9e-0000-4000-8000-000000000000";
+
+/// Asserts that `infra/openapi.json` has this response for the route, and returns it.
+fn assert_described(method: &str, path: &str, response: ApiResponse) -> ApiResponse {
+    let path = path.split('?').next().unwrap_or_default();
+    let route = routes().find(method, path).map_or_else(|| format!("{method} {path}"), |found| found.route.key());
+    let content_type = response.headers.get("content-type").and_then(|value| value.to_str().ok());
+    assert_response(&route, response.status, content_type, &response.body);
+    response
+}
 
 pub(crate) fn is_tenant_id(text: &str) -> bool {
     let parts: Vec<_> = text.split('-').map(str::len).collect();

@@ -20,7 +20,10 @@ use shared::{
 };
 use sim::IncidentSeed;
 
-use crate::backends::{Backends, CLIENT_ID, request, tenant_record};
+use crate::{
+    backends::{Backends, CLIENT_ID, request, tenant_record},
+    contract::assert_answer,
+};
 
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
 
@@ -132,8 +135,9 @@ impl SyncHarness {
     }
 
     pub(super) async fn call(&self, method: &str, path: &str, query: &str, body: Option<&str>) -> (u16, Value) {
-        let answer =
-            self.app.handle(request(method, path, query, body), invocation(Duration::from_secs(29))).await.unwrap();
+        let event = request(method, path, query, body);
+        let answer = self.app.handle(event.clone(), invocation(Duration::from_secs(29))).await.unwrap();
+        assert_answer(&event, &answer);
         let json = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         (u16::try_from(answer["statusCode"].as_u64().unwrap()).unwrap(), json)
     }

@@ -22,7 +22,10 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::harness::{A, B, TokenHarness, claims, refusal, tenant};
-use crate::backends::{CALLER, CLIENT_SECRET, lines_of, public_request, request, tenant_record, unique_request_id};
+use crate::{
+    backends::{CALLER, CLIENT_SECRET, lines_of, public_request, request, tenant_record, unique_request_id},
+    contract::assert_answer,
+};
 
 struct IssuanceHarness {
     harness: TokenHarness,
@@ -69,7 +72,8 @@ impl IssuanceHarness {
     }
 
     async fn http(&self, event: Value) -> (u16, Value, Value) {
-        let answer = self.app.handle(event, self.invocation()).await.unwrap();
+        let answer = self.app.handle(event.clone(), self.invocation()).await.unwrap();
+        assert_answer(&event, &answer);
         let body = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         (answer["statusCode"].as_u64().unwrap().try_into().unwrap(), body, answer["headers"].clone())
     }

@@ -24,7 +24,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// The longest time to open a connection, with its TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The longest silence inside the body of a response.
+/// The longest silence before the head of a response, and inside its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The origin of a service: `https`, or `http` on loopback, and never with a path, a query or credentials.
@@ -86,6 +86,11 @@ pub struct HttpClient {
 impl HttpClient {
     /// Builds the client. A process needs one, whose connections all callers share.
     pub fn new() -> Result<Self> {
+        Self::with_read_timeout(READ_TIMEOUT)
+    }
+
+    /// Builds a client for a server that may be silent for as long as `read_timeout` before it responds.
+    pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -102,7 +107,7 @@ impl HttpClient {
             .no_proxy()
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(read_timeout)
             // A frozen function wakes up to connections that the other side has closed.
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
@@ -123,6 +128,11 @@ impl HttpClient {
     /// A PATCH request to `url`, to be sent with [`send`].
     pub fn patch(&self, url: Url) -> reqwest::RequestBuilder {
         self.client.patch(url)
+    }
+
+    /// A request to `url` with any method.
+    pub fn request(&self, method: http::Method, url: Url) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
     }
 }
 

@@ -72,6 +72,11 @@ impl Api {
         self.base.as_str().trim_end_matches('/')
     }
 
+    /// The port of a local stack.
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        if self.signer.is_local() { self.base.port() } else { None }
+    }
+
     /// GET of the route whose path has these segments. Segments and values may be any text.
     pub async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Problem> {
         self.send(Method::GET, path, query, None).await

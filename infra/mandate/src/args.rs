@@ -8,13 +8,12 @@ use shared::tenant::TenantId;
 
 use crate::time::{Moment, Span};
 
-/// The list of commands that `mandate --help` shows. Twenty-three lines of it would not fit on a screen.
+/// What `mandate --help` shows. One line for each of 23 commands would not fit on a screen.
 const SCREEN: &str = "\
 {about}
 
-Usage: mandate [--api URL | --stack NAME] [--json] COMMAND …
+Usage: mandate [OPTIONS] COMMAND …        mandate COMMAND --help has an example
 
-Commands (mandate COMMAND --help has an example of each):
   invite, invitations, revoke   make a customer's link, list the links, end one
   tenants, tenant               all customers, the worst first; one of them
   pause, resume, offboard       stop reading, go on, end it for good
@@ -27,11 +26,18 @@ Commands (mandate COMMAND --help has an example of each):
   console, mcp                  a page in your browser; tools for an agent
   completions, man              completion for your shell; the manual page
 
-{options}";
+Options:
+  --api URL      the address of the API, like http://localhost:8400 [MANDATE_API]
+  --stack NAME   the stack whose output ApiUrl is the address [MANDATE_STACK]
+  --json         one JSON object a line, as where the output is no terminal
+  -h, --help     this page
+  -V, --version  the version
+";
 
 /// Works with the customers, incidents and hunts of Mandate.
 #[derive(Debug, Parser)]
-#[command(name = "mandate", version, help_template = SCREEN, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "mandate", version, help_template = SCREEN, disable_help_subcommand = true)]
+#[command(max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -141,7 +147,7 @@ pub(crate) enum Command {
                             --redirect-uri https://partner.example.com/consent/callback --dry-run\n\n\
                             It compares the registration with the options and sends only the differences. The operator's own\n\
                             token for Microsoft Graph comes from the Azure CLI (`az login` first), a device code or a file.")]
-    Register(Register),
+    Register(Box<Register>),
     /// Creates a self-signed certificate for an RSA key in KMS, in PEM. The key never leaves KMS.
     #[command(after_help = "Example:\n  mandate certificate --key-id alias/mandate-signing > certificate.pem")]
     Certificate(Certificate),
@@ -318,6 +324,7 @@ pub(crate) struct Token {
 }
 
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Register {
     /// The name that a customer's administrator sees when consenting
     #[arg(long)]
@@ -387,16 +394,16 @@ pub(crate) struct Certificate {
 
 #[derive(Args, Debug)]
 pub(crate) struct Check {
-    /// The tenant to try it on [default: each active one]
+    /// The tenant to try it on [default: the active one with the most incidents]
     #[arg(long, value_name = "ID", value_parser = tenant_id)]
-    pub(crate) tenant: Vec<TenantId>,
+    pub(crate) tenant: Option<TenantId>,
     /// The URL of Microsoft Graph in another cloud, or of a simulator
-    #[arg(long, value_name = "URL", default_value = "https://graph.microsoft.com")]
-    pub(crate) graph: String,
+    #[arg(long, value_name = "URL")]
+    pub(crate) graph: Option<String>,
     /// The URL of Defender's API in another cloud, or of a simulator
-    #[arg(long, value_name = "URL", default_value = "https://api.security.microsoft.com")]
-    pub(crate) defender: String,
-    /// Also send requests until Microsoft answers 429, at most 120 of them
+    #[arg(long, value_name = "URL")]
+    pub(crate) defender: Option<String>,
+    /// Also send requests until Microsoft responds with 429, at most 120 of them; the tenant's feed then waits, too
     #[arg(long)]
     pub(crate) provoke_throttling: bool,
 }
@@ -465,4 +472,51 @@ fn tenant_id(text: &str) -> Result<TenantId, String> {
     TenantId::from_guid(text).map_err(|_| {
         "not a tenant id: a GUID like 11111111-2222-4333-8444-555555555555. `mandate tenants` lists them".to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_fits_on_a_screen_and_names_every_command() {
+        let help = Cli::command().render_help().to_string();
+        let widest = help.lines().map(|line| line.chars().count()).max();
+        assert!(help.lines().count() <= 24 && widest <= Some(80), "{} lines, {widest:?}", help.lines().count());
+        let words: Vec<_> = help.split(|letter: char| !letter.is_alphanumeric()).collect();
+        for command in Cli::command().get_subcommands() {
+            assert!(words.contains(&command.get_name()), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_parses() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = help.split_once("  mandate ").map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
+            if command.get_name() == "mcp" {
+                assert!(help.contains("\"args\": [\"mcp\""), "{help}");
+                continue;
+            }
+            let Some(example) = example else { panic!("{} has no example", command.get_name()) };
+            let first = example.replace("\\\n", " ");
+            let first = first.lines().next().unwrap().split('>').next().unwrap();
+            let words = split(first);
+            let parsed = Cli::try_parse_from(std::iter::once("mandate".to_owned()).chain(words));
+            assert!(parsed.is_ok(), "{first}: {}", parsed.unwrap_err());
+        }
+    }
+
+    /// Splits a command as a shell does, as far as the examples need it.
+    fn split(line: &str) -> Vec<String> {
+        let quoted = line.split('"').enumerate();
+        let parts = quoted.map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+            _ => vec![part.to_owned()],
+        });
+        parts.flatten().collect()
+    }
 }

@@ -198,3 +198,64 @@ fn stack_output_in(xml: &str, output: &str) -> Option<String> {
         .find(|member| element(member, "OutputKey").as_deref() == Some(output))
         .and_then(|member| element(member, "OutputValue"))
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::{digest, hmac};
+    use shared::text::hex;
+
+    use super::*;
+
+    /// The signature by the steps of AWS's documents, without the library.
+    fn signature(canonical: &str, date: &str, region: &str) -> String {
+        let sha256 = |text: &str| hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        let day = &date[..8];
+        let text = format!("AWS4-HMAC-SHA256\n{date}\n{day}/{region}/execute-api/aws4_request\n{}", sha256(canonical));
+        let mut key = b"AWS4secret".to_vec();
+        for part in [day, region, "execute-api", "aws4_request", &text] {
+            key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();
+        }
+        hex(&key)
+    }
+
+    #[tokio::test]
+    async fn signature_is_the_one_of_aws_documents() {
+        let signer = Signer {
+            config: None,
+            credentials: SharedCredentialsProvider::new(Credentials::new(
+                "AKIDX",
+                "secret",
+                Some("session".into()),
+                None,
+                "t",
+            )),
+            region: "eu-central-1".into(),
+            service: "execute-api",
+            clock: Clock::by_hand("2026-11-22T10:00:00Z".parse().unwrap()),
+        };
+        let url =
+            "https://abc.execute-api.eu-central-1.amazonaws.com/tenants/a%20b%2Fc?assigned_to=J%C3%BCrgen%20M&limit=5";
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        signer.sign(&Method::POST, &url.parse().unwrap(), &mut headers, b"{}").await.unwrap();
+        // The path is encoded twice, as for every service but S3.
+        let canonical = "POST\n/tenants/a%2520b%252Fc\nassigned_to=J%C3%BCrgen%20M&limit=5\naccept:application/json\n\
+                         host:abc.execute-api.eu-central-1.amazonaws.com\nx-amz-date:20261122T100000Z\n\
+                         x-amz-security-token:session\n\naccept;host;x-amz-date;x-amz-security-token\n\
+                         44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        let expected = signature(canonical, "20261122T100000Z", "eu-central-1");
+        let sent = headers["authorization"].to_str().unwrap();
+        assert!(sent.ends_with(&format!("Signature={expected}")), "{sent}");
+        assert!(headers["authorization"].is_sensitive() && headers["x-amz-security-token"].is_sensitive());
+    }
+
+    #[test]
+    fn outputs_are_found_in_the_answer_of_cloudformation() {
+        let xml = "<Outputs><member><OutputKey>A</OutputKey><OutputValue>1</OutputValue></member>\
+                   <member><OutputValue>https://x/?a=1&amp;b=2</OutputValue><Description>d</Description>\
+                   <OutputKey>ApiUrl</OutputKey></member></Outputs>";
+        assert_eq!(stack_output_in(xml, "ApiUrl").as_deref(), Some("https://x/?a=1&b=2"));
+        assert_eq!(stack_output_in(xml, "Other"), None);
+        assert_eq!(stack_output_in("<Error/>", "ApiUrl"), None);
+    }
+}

@@ -8,6 +8,7 @@ pub mod advice;
 pub mod api;
 pub mod args;
 mod aws;
+mod check;
 pub mod commands;
 pub mod console;
 mod entra;
@@ -66,40 +67,33 @@ async fn until_interrupted(cli: Cli, out: Output) -> Result<(), Problem> {
 }
 
 async fn run(cli: Cli, out: Output) -> Result<(), Problem> {
-    // These need no API.
+    let named = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let target = Target { api: named(cli.global.api), stack: named(cli.global.stack) };
+    // Not every command needs the API.
+    let session = async || Ok::<_, Problem>(Session { api: Api::connect(&target).await?, out: out.clone() });
     match cli.command {
-        Command::Completions { shell } => return shell::completions(shell),
-        Command::Man => return shell::man(),
-        Command::Register(args) => return entra::register::run(&args, &out).await,
-        Command::Certificate(args) => return entra::certificate::run(&args, &out).await,
-        _ => {}
-    }
-    let target = Target { api: cli.global.api, stack: cli.global.stack };
-    let api = Api::connect(&target).await?;
-    let session = Session { api, out };
-    match cli.command {
-        Command::Invite(args) => session.invite(&args).await,
-        Command::Invitations => session.invitations().await,
-        Command::Revoke { invitation_id } => session.revoke(&invitation_id).await,
-        Command::Tenants { status } => session.tenants(status).await,
-        Command::Tenant(one) => session.tenant(&one).await,
-        Command::Pause(one) => session.pause(&one).await,
-        Command::Resume(one) => session.resume(&one).await,
-        Command::Offboard { one, yes } => session.offboard(&one, yes).await,
-        Command::Backfill(args) => session.start_job("backfill", &args).await,
-        Command::Sweep(args) => session.start_job("sweep", &args).await,
-        Command::Job(args) => session.job(&args).await,
-        Command::Incidents(args) => session.incidents(&args).await,
-        Command::Incident(args) => session.incident(&args).await,
-        Command::Set(args) => session.set(&args).await,
-        Command::Hunt(args) => session.hunt(&args).await,
-        Command::Token(args) => session.token(&args).await,
-        Command::Console(args) => console::serve(session.api, args).await,
-        Command::Mcp => mcp::serve(session.api).await,
-        Command::Completions { .. }
-        | Command::Man
-        | Command::Register(_)
-        | Command::Certificate(_)
-        | Command::Check(_) => Err(Problem::new("internal", "This command is not built in.")),
+        Command::Invite(args) => session().await?.invite(&args).await,
+        Command::Invitations => session().await?.invitations().await,
+        Command::Revoke { invitation_id } => session().await?.revoke(&invitation_id).await,
+        Command::Tenants { status } => session().await?.tenants(status).await,
+        Command::Tenant(one) => session().await?.tenant(&one).await,
+        Command::Pause(one) => session().await?.pause(&one).await,
+        Command::Resume(one) => session().await?.resume(&one).await,
+        Command::Offboard { one, yes } => session().await?.offboard(&one, yes).await,
+        Command::Backfill(args) => session().await?.start_job("backfill", &args).await,
+        Command::Sweep(args) => session().await?.start_job("sweep", &args).await,
+        Command::Job(args) => session().await?.job(&args).await,
+        Command::Incidents(args) => session().await?.incidents(&args).await,
+        Command::Incident(args) => session().await?.incident(&args).await,
+        Command::Set(args) => session().await?.set(&args).await,
+        Command::Hunt(args) => session().await?.hunt(&args).await,
+        Command::Token(args) => session().await?.token(&args).await,
+        Command::Check(args) => session().await?.check(&args).await,
+        Command::Console(args) => console::serve(session().await?.api, args).await,
+        Command::Mcp => mcp::serve(session().await?.api).await,
+        Command::Register(args) => entra::register::run(&args, &out).await,
+        Command::Certificate(args) => entra::certificate::run(&args, &out).await,
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man => shell::man(),
     }
 }

@@ -74,6 +74,13 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Says on a terminal what the program is doing.
+    pub(crate) fn progress(&self, text: impl Display) {
+        if self.shows_progress() {
+            self.note(format_args!("{text} …"));
+        }
+    }
+
     /// Writes a table, or nothing for one without rows.
     pub(crate) fn table(&self, rows: Rows) -> Result<(), Problem> {
         if rows.rows.is_empty() {
@@ -88,6 +95,9 @@ impl Output {
         table.set_header(rows.header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
         for row in rows.rows {
             table.add_row(row.into_iter().map(|field| field.cell(self.colour)));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
         }
         for column in rows.unbroken {
             if let Some(column) = table.column_mut(column) {

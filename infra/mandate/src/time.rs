@@ -5,6 +5,8 @@ use std::str::FromStr;
 use jiff::{Timestamp, Unit, Zoned, civil::DateTime, tz::TimeZone};
 use shared::clock::Clock;
 
+use crate::text::shown;
+
 /// A time that a person names: a span before now (`7d`), a local date or time, or a time with an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment(Timestamp);
@@ -68,10 +70,10 @@ impl FromStr for Span {
     }
 }
 
-/// The time of a response, as a person on this machine reads it. Text that is no time is returned as it is.
+/// The time of a response, as a person on this machine reads it. Text that is no time is made safe to print.
 pub(crate) fn local(text: &str, zone: &TimeZone) -> String {
     text.parse::<Timestamp>()
-        .map_or_else(|_| text.to_owned(), |at| Zoned::new(at, zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+        .map_or_else(|_| shown(text), |at| Zoned::new(at, zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
 /// A number of seconds in its two largest units.
@@ -126,6 +128,6 @@ mod tests {
         let shown: Vec<String> = [0, 59, 61, 3700, 90_000, -5].into_iter().map(seconds).collect();
         assert_eq!(shown, ["0s", "59s", "1m 1s", "1h 1m", "1d 1h", "-5s"]);
         assert_eq!(local("2026-11-22T10:00:00.5Z", &TimeZone::UTC), "2026-11-22 10:00:00");
-        assert_eq!(local("never", &TimeZone::UTC), "never");
+        assert_eq!(local("never\u{1b}", &TimeZone::UTC), "never\\u{1b}");
     }
 }

@@ -7,4 +7,3 @@ mod harness;
 mod onboarding;
 mod pages;
 mod refusals;
-mod registration;

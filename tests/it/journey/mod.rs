@@ -7,5 +7,6 @@ mod harness;
 mod job;
 mod leaks;
 mod memory;
+mod operator;
 mod shapes;
 mod start;

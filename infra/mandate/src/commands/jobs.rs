@@ -10,7 +10,7 @@ use crate::{
     args::{Backfill, Job},
     output::Field,
     problem::Problem,
-    text::shown,
+    text::{safe_json, shown},
     time::local,
 };
 
@@ -61,7 +61,7 @@ impl Session {
             ("From", time("from")),
             ("To", time("to")),
             ("Read up to", time("covered_until")),
-            ("Delivered", Field::from(job["delivered"].to_string())),
+            ("Delivered", Field::from(safe_json(&job["delivered"]))),
         ])
     }
 
@@ -79,7 +79,7 @@ impl Session {
                 "{} {}, {} delivered",
                 shown(text(&job, "kind")),
                 shown(text(&job, "status")),
-                job["delivered"]
+                safe_json(&job["delivered"])
             ));
             if !matches!(text(&job, "status"), "queued" | "running") {
                 break job;

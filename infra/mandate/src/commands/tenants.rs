@@ -11,7 +11,7 @@ use crate::{
     args::{One, TenantStatus},
     output::{Field, Mood, Rows},
     problem::Problem,
-    text::shown,
+    text::{safe_json, shown},
     time::{local, seconds},
 };
 
@@ -165,7 +165,7 @@ impl Session {
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(name, count)| format!("{} {}", count, shown(name)))
+            .map(|(name, count)| format!("{} {}", safe_json(count), shown(name)))
             .collect();
         self.out.say(format_args!("{tenant_id} is offboarded. Deleted: {}.", purged.join(", ")))?;
         if receipt["access_ended"] == true {

@@ -48,7 +48,7 @@ pub(crate) async fn issue(api: &crate::api::Api, tenant: &str, resource: Option<
 }
 
 /// Takes the token out of the response and returns its claims. An opaque token has none: then the other members count.
-fn claims_of(issued: &mut Value) -> Value {
+pub(crate) fn claims_of(issued: &mut Value) -> Value {
     let token = issued["access_token"].take();
     let parts: Vec<_> = token.as_str().unwrap_or_default().split('.').collect();
     let claims = match parts[..] {

@@ -412,7 +412,7 @@ pub(crate) struct Check {
 #[derive(Args, Clone, Debug)]
 pub struct ConsoleArgs {
     /// The port on loopback; 0 takes a free one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = crate::console::DEFAULT_PORT)]
     pub port: u16,
     /// Print the address and open no browser
     #[arg(long)]

@@ -89,7 +89,7 @@ async fn run(cli: Cli, out: Output) -> Result<(), Problem> {
         Command::Hunt(args) => session().await?.hunt(&args).await,
         Command::Token(args) => session().await?.token(&args).await,
         Command::Check(args) => session().await?.check(&args).await,
-        Command::Console(args) => console::serve(session().await?.api, args).await,
+        Command::Console(args) => console::serve(session().await?.api, &out, &args).await,
         Command::Mcp => mcp::serve(session().await?.api).await,
         Command::Register(args) => entra::register::run(&args, &out).await,
         Command::Certificate(args) => entra::certificate::run(&args, &out).await,

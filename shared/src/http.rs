@@ -31,7 +31,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// The longest time to open a connection, with its TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The longest silence before a response and inside its body.
+/// The longest silence before the head of a response, and inside its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The longest silence before the response to a hunting query, which may run for three minutes.
@@ -97,9 +97,15 @@ pub struct HttpClient {
 impl HttpClient {
     /// Builds the client for all hosts but AWS's. A process needs one, whose connections all callers share.
     pub fn new() -> Result<Self> {
+        Self::with_read_timeout(READ_TIMEOUT)
+    }
+
+    /// Builds a client for a server that may be silent for as long as `read_timeout` before it responds.
+    pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
         Self::build(|client| {
             client
                 .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
+                .read_timeout(read_timeout)
                 // A frozen function wakes up to connections that the other side has closed.
                 .pool_idle_timeout(Duration::from_secs(20))
         })
@@ -154,6 +160,11 @@ impl HttpClient {
     /// A PATCH request to `url`, to be sent with [`send`].
     pub fn patch(&self, url: Url) -> reqwest::RequestBuilder {
         self.client.patch(url)
+    }
+
+    /// A request to `url` with any method.
+    pub fn request(&self, method: http::Method, url: Url) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
     }
 }
 

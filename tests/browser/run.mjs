@@ -1,17 +1,20 @@
-// The consent pages in a real browser, with the real functions in the local stack. Each journey runs once. Each page gets
-// a picture, and each of our own pages an accessibility check.
+// The consent pages and the console in a real browser, with the real functions in the local stack. Each journey runs
+// once. Each page gets a picture, and each of our own pages an accessibility check.
 //
 //   npm ci && npm test                    starts `cargo dev`
 //   node run.mjs --port 8400 --aws URL    uses a running `cargo dev`, with the port and the AWS address that it printed
+//   node run.mjs --only console           runs the journeys whose names begin like this
+//   node run.mjs --pictures               replaces the pictures of the front page
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
+import { copyFile, mkdir } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { chromium } from "playwright-core";
+import { consoleJourneys } from "./console.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, "../..");
@@ -21,6 +24,10 @@ const { values: options } = parseArgs({
     aws: { type: "string" },
     out: { type: "string", default: join(root, "target/browser") },
     chromium: { type: "string", default: "/usr/bin/chromium" },
+    only: { type: "string" },
+    // `cargo dev` has built it.
+    mandate: { type: "string", default: join(process.env.CARGO_TARGET_DIR ?? join(root, "target"), "debug/mandate") },
+    pictures: { type: "boolean", default: false },
   },
 });
 const port = Number(options.port ?? 8480);
@@ -112,14 +119,17 @@ async function createTenant(name, more = {}) {
 const invite = (customer, expected_tenant) => call("POST", `${api}/invitations`, { customer, expected_tenant });
 
 const failures = [];
-let pictures = 0;
+const pictures = new Set();
+/** The origins of our own pages: the HTTP API, and the consoles that journeys start. */
+const ownOrigins = new Set([api]);
+const isOwn = (url) => URL.canParse(url) && ownOrigins.has(new URL(url).origin);
 
 /** Opens a browser context with an empty profile, in one language and colour scheme. */
 async function openBrowser(chrome, journey, settings = {}) {
   const context = await chrome.newContext({ locale: "en-GB", viewport: { width: 900, height: 1000 }, ...settings });
   const page = await context.newPage();
   page.on("console", (message) => {
-    const isOurs = message.location().url.startsWith(api);
+    const isOurs = isOwn(message.location().url);
     // Chromium reports the status of an error page, and the missing favicon.
     const isExpected = /Failed to load resource|favicon/.test(message.text());
     if (isOurs && message.type() === "error" && !isExpected) failures.push(`${journey}: console: ${message.text()}`);
@@ -129,9 +139,10 @@ async function openBrowser(chrome, journey, settings = {}) {
     await page.waitForLoadState("load");
     const heading = (await page.textContent("h1"))?.trim() ?? "";
     if (!heading.includes(title)) throw new Error(`${journey}: expected "${title}", found "${heading}" at ${page.url()}`);
-    pictures += 1;
-    await page.screenshot({ path: join(options.out, `${journey}-${step}.png`), fullPage: true });
-    if (!page.url().startsWith(api)) return;
+    const picture = `${journey}-${step}`;
+    pictures.add(picture);
+    await page.screenshot({ path: join(options.out, `${picture}.png`), fullPage: true });
+    if (!isOwn(page.url())) return;
     const violations = await accessibilityViolations();
     for (const violation of violations) failures.push(`${journey}-${step}: ${violation}`);
   };
@@ -372,6 +383,8 @@ const journeys = {
   },
 };
 
+Object.assign(journeys, consoleJourneys({ program: options.mandate, api, login, call, createTenant, openBrowser, ownOrigins }));
+const chosen = options.only ? Object.entries(journeys).filter(([name]) => name.startsWith(options.only)) : Object.entries(journeys);
 await mkdir(options.out, { recursive: true });
 const stack = options.port ? undefined : await startStack();
 const chrome = await chromium.launch({
@@ -379,7 +392,7 @@ const chrome = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
 });
 try {
-  for (const [name, journey] of Object.entries(journeys)) {
+  for (const [name, journey] of chosen) {
     try {
       await journey(chrome);
       console.log(`ok      ${name}`);
@@ -393,8 +406,21 @@ try {
   stack?.kill("SIGINT");
 }
 for (const failure of failures) console.error(failure);
-console.log(`${pictures} pictures in ${options.out}`);
+if (options.pictures) {
+  const shown = {
+    "accept-light-1-invitation": join(here, "pictures/invitation.png"),
+    "accept-light-3-result": join(here, "pictures/result.png"),
+    "console-light-tenants": join(root, "infra/mandate/pictures/tenants.png"),
+    "console-dark-incident": join(root, "infra/mandate/pictures/incident.png"),
+  };
+  for (const [name, to] of Object.entries(shown)) {
+    if (!pictures.has(name)) continue;
+    await mkdir(dirname(to), { recursive: true });
+    await copyFile(join(options.out, `${name}.png`), to);
+  }
+}
+console.log(`${pictures.size} pictures in ${options.out}`);
 const failed = failures.length;
-const passed = Math.max(0, Object.keys(journeys).length - failed);
+const passed = Math.max(0, chosen.length - failed);
 console.log(`test result: ${failed ? "FAILED" : "ok"}. ${passed} passed; ${failed} failed`);
 process.exitCode = failed > 0 ? 1 : 0;

@@ -121,8 +121,11 @@ fn functions_and_the_simulator_depend_on_none_of_their_kind() {
         .filter(|path| path.join("Cargo.toml").exists())
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
-    let packages =
-        functions.iter().map(|name| format!("functions/{name}")).chain(["shared".into(), "tests/sim".into()]);
+    let packages = functions.iter().map(|name| format!("functions/{name}")).chain([
+        "shared".into(),
+        "tests/sim".into(),
+        "infra/mandate".into(),
+    ]);
     for package in packages {
         let manifest = fs::read_to_string(repository().join(&package).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split_once("[dependencies]").unwrap().1;

@@ -311,7 +311,7 @@ fn warn_of_unexpected_roles(tenant_id: &TenantId, granted: &[String]) {
 }
 
 fn unexpected_roles(granted: &[String]) -> Vec<&str> {
-    // The roles that the app registration requests (`infra/entra/register.py`).
+    // The roles that the app registration requests (`mandate register`).
     let is_requested = |role: &str| {
         IncidentApi::ALL.iter().any(|api| [api.read_role(), api.write_role(), api.hunting_role()].contains(&role))
     };

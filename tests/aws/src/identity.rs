@@ -64,14 +64,17 @@ impl Aws {
                              "KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY"}));
         }
         only(request, &["KeyId", "Message", "MessageType", "SigningAlgorithm"])?;
-        if (&request["SigningAlgorithm"], &request["MessageType"]) != (&json!("RSASSA_PSS_SHA_256"), &json!("RAW")) {
-            return Err(invalid(format!("the double does not sign {request}")));
-        }
+        let algorithm: &'static dyn RsaEncoding =
+            match (request["SigningAlgorithm"].as_str(), request["MessageType"].as_str()) {
+                (Some("RSASSA_PSS_SHA_256"), Some("RAW")) => &signature::RSA_PSS_SHA256,
+                (Some("RSASSA_PKCS1_V1_5_SHA_256"), Some("RAW")) => &signature::RSA_PKCS1_SHA256,
+                _ => return Err(invalid(format!("the double does not sign {request}"))),
+            };
         let message =
             BASE64_STANDARD.decode(text(request, "Message")?).map_err(|_| invalid("Message is not base64"))?;
-        let signature = self.signed(&signature::RSA_PSS_SHA256, &message)?;
+        let signature = self.signed(algorithm, &message)?;
         Ok(json!({"KeyId": key_id, "Signature": BASE64_STANDARD.encode(signature),
-                  "SigningAlgorithm": "RSASSA_PSS_SHA_256"}))
+                  "SigningAlgorithm": request["SigningAlgorithm"]}))
     }
 
     pub(crate) fn sts(&self, form: &BTreeMap<String, String>) -> Served<Response> {

@@ -1,4 +1,4 @@
-//! The functions' binaries. One cargo call builds them all and reports their paths.
+//! The binaries of the functions and of the operator's program. One cargo call builds them all and reports their paths.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
 
@@ -10,7 +10,12 @@ use crate::{ambient, console::Progress, error::StackError, paths};
 /// The result of the build. All stacks of a process share it.
 static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
 
-/// Builds every package under `functions/` in the development profile and returns the path of each binary.
+/// The operator's program. A dependency of it with more features than the functions need would otherwise be built twice,
+/// here and in a build of the whole workspace.
+const OPERATOR: &str = "mandate";
+
+/// Builds every package under `functions/` and the operator's program in the development profile, and returns the path of
+/// each binary.
 pub async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
     BUILT.get_or_try_init(|| run_cargo(progress)).await.cloned()
 }
@@ -22,7 +27,7 @@ async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathB
     // Built together with the stack, the dependencies get the same features as in a build of the whole workspace.
     // Otherwise each of the two builds would rebuild what the other one built.
     cargo.args(["--package", env!("CARGO_PKG_NAME")]);
-    for package in packages()? {
+    for package in packages()?.into_iter().chain([OPERATOR.to_owned()]) {
         cargo.args(["--package", &package]);
     }
     let stderr = if progress.shows_output() { Stdio::inherit() } else { Stdio::piped() };

@@ -87,7 +87,7 @@ impl Microsoft {
         sim.grant(HOME_TENANT_ID, rotator.client_id, &[ROTATION_ROLE]);
     }
 
-    /// Registers the app of a separate sign-in as `infra/entra/register.py --sign-in-only` does. Does nothing at the real
+    /// Registers the app of a separate sign-in as `mandate register --sign-in-only` does. Does nothing at the real
     /// Microsoft.
     pub(crate) fn register_sign_in(&self, app: &SimulatedApp, redirect_uri: &str) {
         let Some(sim) = self.sim() else { return };

@@ -31,6 +31,7 @@ pub(crate) async fn prepare(stack: &Stack, sim: &Sim, console: &mut Console) -> 
     let link = journey::invite(stack, FABRIKAM.name, None).await?;
     console.line("");
     console.line(&format!("HTTP API    {}", stack.api_url()));
+    console.line(&format!("Try         {}", operator_line(stack).await?));
     console.line(&format!(
         "Microsoft   {} (login), {} (Graph), {} (Defender)",
         sim.entra_url(),
@@ -54,6 +55,7 @@ pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result
     let link = journey::invite(stack, "Live customer", None).await?;
     console.line("");
     console.line(&format!("HTTP API    {}", stack.api_url()));
+    console.line(&format!("Try         {}", operator_line(stack).await?));
     console.line(&format!("AWS         {} (region {}, any keys)", stack.aws().endpoint(), devstack::REGION));
     console.line("Microsoft   the real one");
     console.line("");
@@ -64,6 +66,15 @@ pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result
     console.line(&format!("  {link}"));
     console.line("");
     Ok(())
+}
+
+/// A command of the operator's program to try, with its path from here.
+async fn operator_line(stack: &Stack) -> Result<String, Failed> {
+    let binaries = devstack::build(&mut devstack::Quiet).await?;
+    let path = binaries.get("mandate").map(|path| path.display().to_string()).unwrap_or_default();
+    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+    let path = path.strip_prefix(&here).unwrap_or(&path);
+    Ok(format!("{path} --api {} tenants", stack.api_url()))
 }
 
 /// Prints deliveries, status changes and failures until the future is dropped. Returns only an error.

@@ -9,4 +9,3 @@ mod onboarding;
 mod pages;
 mod races;
 mod refusals;
-mod registration;

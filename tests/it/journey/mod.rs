@@ -8,5 +8,6 @@ mod job;
 mod leaks;
 mod live;
 mod memory;
+mod operator;
 mod shapes;
 mod start;

@@ -1,9 +1,11 @@
-//! The script that registers the app, against the simulator.
+//! `mandate register`, against the simulator.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use serde_json::Value;
 use sim::{Resource, Sim, SimOptions, TenantSeed};
+
+use crate::api::{Run, program};
 
 const HOME: &str = "33333333-2222-4333-8444-abcdefabcdef";
 const OPERATOR: &str = "44444444-2222-4333-8444-abcdefabcdef";
@@ -11,16 +13,14 @@ const REDIRECT: &str = "https://partner.example.com/consent/callback";
 
 async fn run(sim: &Sim, arguments: &[&str]) -> (bool, Value, String) {
     let token = sim.issue_token(HOME, OPERATOR, &["Application.ReadWrite.All"], Resource::Graph);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let file =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("token-{}", sim.graph_url().rsplit(':').next().unwrap()));
-    std::fs::write(&file, token).unwrap();
-    let mut command = Command::new("python3");
-    command.arg(root.join("infra/entra/register.py")).args(["--name", "Northwind SOC", "--graph", sim.graph_url()]);
-    command.arg("--token-file").arg(&file).args(arguments);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+    std::fs::write(&file, &token).unwrap();
+    let fixed =
+        ["register", "--name", "Northwind SOC", "--graph", sim.graph_url(), "--token-file", file.to_str().unwrap()];
+    let run = Run::of(program(&[&fixed[..], arguments].concat()).output().await.unwrap());
+    assert!(!run.stdout.contains(&token) && !run.stderr.contains(&token));
+    (run.status == Some(0), serde_json::from_str(&run.stdout).unwrap_or_default(), run.stderr)
 }
 
 async fn sim() -> Sim {
@@ -43,7 +43,7 @@ async fn a_dry_run_sends_nothing_and_a_second_run_changes_nothing() {
 
     let (done, outcome, said) = run(&sim, &dry).await;
     assert!(done, "{said}");
-    assert_eq!((outcome["client_id"].is_null(), writes(&sim)), (true, 0));
+    assert_eq!((outcome["client_id"].is_null(), &outcome["dry_run"], writes(&sim)), (true, &Value::Bool(true), 0));
     for shown in [
         "AzureADMultipleOrgs",
         "DirectoryRole",
@@ -74,13 +74,13 @@ async fn registration_for_the_sign_in_has_no_permission() {
     let sim = sim().await;
     let options = ["--redirect-uri", REDIRECT, "--sign-in-only"];
     let (done, _, said) = run(&sim, &[&options[..], &["--dry-run"]].concat()).await;
-    assert!(done && said.contains(r#""requiredResourceAccess": []"#) && said.contains("DirectoryRole"), "{said}");
+    assert!(done && said.contains(r#""requiredResourceAccess":[]"#) && said.contains("DirectoryRole"), "{said}");
     let (done, outcome, said) = run(&sim, &options).await;
     assert!(done && outcome["changed"] == serde_json::json!(["created"]), "{said}");
     let (done, outcome, said) = run(&sim, &options).await;
     assert!(done && outcome["changed"] == serde_json::json!([]), "{said}");
     let (done, _, said) = run(&sim, &[&options[..], &["--with-write"]].concat()).await;
-    assert!(!done && said.contains("--sign-in-only requests no permission"), "{said}");
+    assert!(!done && said.contains("cannot be used with"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,7 @@ async fn impossible_options_are_refused_with_a_reason() {
         assert!(!done && said.contains("/consent/callback"), "{said}");
     }
     sim.update_tenant(HOME, |tenant| tenant.defender_licensed = false);
-    let (done, _, said) = run(&sim, &["--redirect-uri", REDIRECT, "--surface", "defender"]).await;
+    let (done, _, said) = run(&sim, &["--redirect-uri", REDIRECT, "--incident-api", "defender"]).await;
     assert!(!done && said.contains("no service principal of defender"), "{said}");
     assert_eq!(writes(&sim), 0);
 }

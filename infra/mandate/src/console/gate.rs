@@ -1,0 +1,152 @@
+//! The rules that every request must pass, in this order: host, origin, session, key, and the form of a change.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{Console, pass::Exchange, routes};
+use crate::problem::Problem;
+
+/// The header with the page's key. A page of another origin cannot send it: the browser asks first, and is refused.
+pub(super) const KEY_HEADER: HeaderName = HeaderName::from_static("x-mandate-console");
+
+/// The request by which the page gets its key. It is the only one that needs none.
+pub(super) const KEY_PATH: &str = "/session/key";
+
+const API_PREFIX: &str = "/api/";
+
+/// The page loads nothing but its own files and speaks to this server only. No text can become markup or a script, even by
+/// a fault of the page's own scripts (`trusted-types`).
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+     trusted-types 'none'";
+
+const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Adds the headers that every response has.
+pub(super) async fn with_security_headers(mut response: Response) -> Response {
+    for (name, value) in SECURITY_HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Lets a request through to the routes, or responds to it.
+pub(super) async fn admit(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+    match console.check(request.method(), request.uri(), request.headers()) {
+        Ok(None) => next.run(request).await,
+        Ok(Some(response)) => response,
+        Err(problem) if request.uri().path() == "/" => (status_of(&problem), problem.detail).into_response(),
+        Err(problem) => routes::refuse(&problem),
+    }
+}
+
+fn status_of(problem: &Problem) -> StatusCode {
+    problem.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::FORBIDDEN)
+}
+
+fn refusal(status: u16, code: &str, detail: &str) -> Problem {
+    Problem { status: Some(status), ..Problem::new(code, detail) }
+}
+
+impl Console {
+    /// Checks a request by all rules. A response ends it: the redirect that follows the token.
+    fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response>, Problem> {
+        let host = self.check_host(uri, headers)?;
+        check_origin(host, headers)?;
+        if uri.path() == "/" {
+            if let Some(token) = token_in(uri) {
+                return self.exchange_token(method, &token).map(Some);
+            }
+        }
+        if !self.pass.has_session(headers) {
+            return Err(refusal(
+                401,
+                "no_session",
+                "This browser has no session. Start `mandate console` again and open the address that it prints.",
+            ));
+        }
+        let is_key = |value: &HeaderValue| self.pass.is_key(value.as_bytes());
+        if uri.path().starts_with(API_PREFIX) && !headers.get(&KEY_HEADER).is_some_and(is_key) {
+            return Err(refusal(401, "unknown_key", "The request does not come from the page of this console."));
+        }
+        check_form(method, headers)?;
+        Ok(None)
+    }
+
+    /// Returns the host that the request names, if it is this server. A name that an attacker's DNS points to loopback is
+    /// refused here.
+    fn check_host<'r>(&self, uri: &Uri, headers: &'r HeaderMap) -> Result<&'r str, Problem> {
+        let refused = || refusal(403, "foreign_host", "The request names another host.");
+        let mut hosts = headers.get_all(header::HOST).into_iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(refused()) };
+        let host = host.to_str().map_err(|_| refused())?;
+        let named_in_target = uri.authority().map(axum::http::uri::Authority::as_str);
+        let ours = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", self.port));
+        let is_ours = |host: &str| ours.iter().any(|ours| ours.eq_ignore_ascii_case(host));
+        if is_ours(host) && named_in_target.is_none_or(is_ours) { Ok(host) } else { Err(refused()) }
+    }
+
+    /// Answers the address that was printed: the token goes out of the address, and the session into a cookie.
+    fn exchange_token(&self, method: &Method, token: &str) -> Result<Response, Problem> {
+        if method != Method::GET {
+            return Err(refusal(405, "not_found", "The address is opened with GET."));
+        }
+        match self.pass.exchange(token) {
+            Exchange::Admitted(cookie) => {
+                Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), (header::SET_COOKIE, cookie)])
+                    .into_response())
+            }
+            Exchange::UsedBefore => Err(refusal(
+                403,
+                "token_used",
+                "This address was used before. If that was not you, end the console with Ctrl-C. Start it again for a new address.",
+            )),
+            Exchange::Wrong => Err(refusal(403, "token_unknown", "This address is not of this console.")),
+        }
+    }
+}
+
+/// The value of the parameter `token`.
+fn token_in(uri: &Uri) -> Option<String> {
+    let query = uri.query()?.as_bytes();
+    url::form_urlencoded::parse(query).find(|(name, _)| name == "token").map(|(_, value)| value.into_owned())
+}
+
+/// Refuses a request that another site's page made, by what browsers say of it. A person who types an address, and a
+/// program that is no browser, say nothing or `none`.
+fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    let ours = format!("http://{host}");
+    let foreign = headers.get_all(header::ORIGIN).into_iter().any(|origin| origin.as_bytes() != ours.as_bytes());
+    let sites = headers.get_all("sec-fetch-site");
+    let cross_site = sites.into_iter().any(|site| site != "same-origin" && site != "none");
+    if foreign || cross_site {
+        return Err(refusal(403, "foreign_origin", "The request comes from another site."));
+    }
+    Ok(())
+}
+
+/// Refuses a change that an HTML form could have sent.
+fn check_form(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let is_json = |value: &HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    };
+    if method.is_safe() || headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return Ok(());
+    }
+    Err(refusal(415, "invalid_request", "A change must have a body of JSON."))
+}

@@ -1,0 +1,114 @@
+//! A page on loopback that shows tenants, incidents and hunts in the browser.
+//!
+//! Any page that the operator visits can send requests to loopback, and any program of the machine can connect to it. So
+//! [`gate`] lets in one browser only, from its own page only, and [`routes`] has a fixed list of what that browser may
+//! reach. The credentials stay in this process.
+
+mod assets;
+mod gate;
+mod pass;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use axum::{Router, middleware};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{api::Api, args::ConsoleArgs, output::Output, problem::Problem};
+
+use self::pass::Pass;
+
+/// The port without `--port`. It is the same each time, so that the browser keeps what it remembers for the page.
+pub(crate) const DEFAULT_PORT: u16 = 8420;
+
+/// Whether the browser may change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    ReadOnly,
+    Write,
+}
+
+/// One console: the API that it speaks to, the browser that it has let in, and what that browser may do.
+struct Console {
+    api: Api,
+    mode: Mode,
+    /// The port on loopback.
+    port: u16,
+    pass: Pass,
+    /// The hunts that this console started. Without `--write` the browser may cancel no others.
+    hunts: Mutex<HashSet<String>>,
+}
+
+impl Console {
+    fn new(api: Api, mode: Mode, port: u16, random: &dyn SecureRandom) -> Result<Self, Problem> {
+        Ok(Self { api, mode, port, pass: Pass::generate(random, port)?, hunts: Mutex::default() })
+    }
+
+    /// The address that lets one browser in, once.
+    fn address(&self) -> String {
+        format!("http://{}:{}/?token={}", Ipv4Addr::LOCALHOST, self.port, self.pass.token())
+    }
+
+    fn remember_hunt(&self, hunt_id: &str) {
+        self.hunts.lock().unwrap_or_else(PoisonError::into_inner).insert(hunt_id.to_owned());
+    }
+
+    fn started_hunt(&self, hunt_id: &str) -> bool {
+        self.hunts.lock().unwrap_or_else(PoisonError::into_inner).contains(hunt_id)
+    }
+}
+
+/// Serves the page until Ctrl-C ends the program.
+///
+/// # Errors
+/// `port_in_use`, or `internal` if the page cannot be served.
+pub(crate) async fn serve(api: Api, out: &Output, args: &ConsoleArgs) -> Result<(), Problem> {
+    let (listener, port) = listen(args.port).await?;
+    let mode = if args.write { Mode::Write } else { Mode::ReadOnly };
+    let console = Console::new(api, mode, port, &SystemRandom::new())?;
+    let address = console.address();
+    if out.is_json() {
+        out.object(&json!({ "address": address, "write": args.write }))?;
+    } else {
+        out.say(&address)?;
+    }
+    let may = if args.write { "and change" } else { "but not change" };
+    out.note(format_args!("The address works once. The page can read {may} what {} has. Ctrl-C ends it.", console.api.address()));
+    if !args.no_open && open::that_detached(&address).is_err() {
+        out.note("No browser could be started: open the address yourself.");
+    }
+    axum::serve(listener, router(console))
+        .await
+        .map_err(|error| Problem::new("internal", format!("The page cannot be served: {error}.")))
+}
+
+/// Listens on loopback, and never on another interface.
+async fn listen(port: u16) -> Result<(TcpListener, u16), Problem> {
+    let refused = |error: std::io::Error| {
+        Problem::new("port_in_use", format!("The port {port} of this machine cannot be used: {error}."))
+            .advise("Another console may have it: end that one, or use --port 0 for a free port.")
+    };
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(refused)?;
+    let port = listener.local_addr().map_err(refused)?.port();
+    Ok((listener, port))
+}
+
+/// Everything that the console serves. [`gate::admit`] comes before every route, and before what is no route.
+fn router(console: Console) -> Router {
+    let console = Arc::new(console);
+    routes::api()
+        .merge(assets::files())
+        .fallback(routes::no_such_route)
+        .method_not_allowed_fallback(routes::no_such_route)
+        .layer(middleware::from_fn_with_state(Arc::clone(&console), gate::admit))
+        .layer(middleware::map_response(gate::with_security_headers))
+        .with_state(console)
+}

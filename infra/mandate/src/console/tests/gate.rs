@@ -1,0 +1,220 @@
+//! The rules that every request must pass.
+
+use std::net::Ipv4Addr;
+
+use serde_json::json;
+
+use super::{Browser, TENANT, changes, start};
+use crate::console::{Mode, assets::FILES, listen};
+
+#[tokio::test]
+async fn page_is_on_loopback_only() {
+    let (listener, port) = listen(0).await.unwrap();
+    assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+    assert_eq!(listen(port).await.unwrap_err().code, "port_in_use");
+}
+
+#[tokio::test]
+async fn foreign_hosts_are_refused() {
+    let stage = start(Mode::Write).await;
+    let browser = stage.enter().await;
+    let port = stage.port;
+    for host in ["127.0.0.1", "localhost", "[::1]", "LocalHost"] {
+        let host = format!("{host}:{port}");
+        let headers = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
+        assert_eq!(stage.raw("GET", "/api/tenants", &headers, "").await.status, 200, "{host}");
+    }
+    stage.calls();
+    let foreign = [
+        format!("evil.example:{port}"),
+        "evil.example".into(),
+        "127.0.0.1".into(),
+        format!("127.0.0.1:{}", port - 1),
+        format!("127.0.0.1:{port}.evil.example"),
+        format!("evil.example@127.0.0.1:{port}"),
+        format!("localhost.:{port}"),
+        format!("127.1:{port}"),
+        String::new(),
+    ];
+    for host in &foreign {
+        for target in ["/api/tenants", "/", "/console.css"] {
+            let headers = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
+            let reply = stage.raw("GET", target, &headers, "").await;
+            assert!(reply.status == 403 || reply.status == 400, "{host} {target}: {}", reply.status);
+        }
+    }
+    // Two hosts, none, and a target that names another one.
+    let ours = stage.host();
+    let session = [("cookie", browser.cookie.as_str()), ("x-mandate-console", &browser.key)];
+    let two = [&[("host", ours.as_str()), ("host", "evil.example")], session.as_slice()].concat();
+    assert_ne!(stage.raw("GET", "/api/tenants", &two, "").await.status, 200);
+    assert_ne!(stage.raw("GET", "/api/tenants", &session, "").await.status, 200);
+    let absolute = [&[("host", ours.as_str())], session.as_slice()].concat();
+    let target = format!("http://evil.example:{port}/api/tenants");
+    assert_eq!(stage.raw("GET", &target, &absolute, "").await.code(), "foreign_host");
+    assert_eq!(stage.calls(), []);
+}
+
+#[tokio::test]
+async fn requests_of_other_sites_are_refused() {
+    let stage = start(Mode::Write).await;
+    let browser = stage.enter().await;
+    let host = stage.host();
+    let other_port = format!("http://127.0.0.1:{}", stage.port - 1);
+    let other_name = format!("http://localhost:{}", stage.port);
+    let table = [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("origin", ""),
+        ("origin", other_port.as_str()),
+        // A page under the other name of this host has another origin.
+        ("origin", other_name.as_str()),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("sec-fetch-site", "unheard-of"),
+    ];
+    for (name, value) in table {
+        for (method, target, body) in [("GET", "/api/tenants", ""), ("GET", "/", ""), ("POST", "/api/invitations", "{}")] {
+            let headers = [
+                ("host", host.as_str()),
+                ("cookie", &browser.cookie),
+                ("x-mandate-console", &browser.key),
+                ("content-type", "application/json"),
+                (name, value),
+            ];
+            let reply = stage.raw(method, target, &headers, body).await;
+            assert_eq!(reply.status, 403, "{method} {target} with {name}: {value}");
+        }
+    }
+    assert_eq!(stage.calls(), []);
+}
+
+#[tokio::test]
+async fn token_lets_one_browser_in_once() {
+    let stage = start(Mode::ReadOnly).await;
+    let ours = stage.host();
+    let host = [("host", ours.as_str())];
+    let address = format!("/?token={}", stage.token);
+    assert_eq!(stage.raw("GET", "/?token=", &host, "").await.status, 403);
+    assert_eq!(stage.raw("GET", &format!("/?token={}", "0".repeat(64)), &host, "").await.status, 403);
+    assert_eq!(stage.raw("HEAD", &address, &host, "").await.status, 405);
+    let cross_site = [host[0], ("sec-fetch-site", "cross-site")];
+    assert_eq!(stage.raw("GET", &address, &cross_site, "").await.status, 403);
+
+    let reply = stage.raw("GET", &address, &host, "").await;
+    assert_eq!((reply.status, reply.header("location")), (303, Some("/")));
+    let cookie = reply.header("set-cookie").unwrap();
+    for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    assert!(cookie.starts_with(&format!("mandate-console-{}=", stage.port)));
+    assert!(!cookie.contains(&stage.token) && !reply.body.contains(&stage.token));
+
+    // Refused for everybody, also for the browser that was let in.
+    let again = stage.raw("GET", &address, &host, "").await;
+    assert_eq!((again.status, again.header("set-cookie")), (403, None));
+    assert!(again.body.contains("used before"), "{}", again.body);
+    let browser = Browser { cookie: cookie.split(';').next().unwrap().into(), ..Browser::default() };
+    assert_eq!(stage.send(&browser, "GET", &address, None).await.status, 403);
+    assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_request_needs_the_session() {
+    let stage = start(Mode::Write).await;
+    let browser = stage.enter().await;
+    let wrong = format!("mandate-console-{}={}", stage.port, "0".repeat(64));
+    let renamed = browser.cookie.replace("mandate-console", "other");
+    let reads = ["/api/session", "/api/tenants", "/api/incidents", "/no-such-route"];
+    for cookie in ["", wrong.as_str(), &renamed] {
+        let stranger = Browser { cookie: cookie.into(), key: browser.key.clone() };
+        for target in FILES.iter().map(|(path, ..)| *path).chain(reads) {
+            assert_eq!(stage.send(&stranger, "GET", target, None).await.status, 401, "{target}");
+        }
+        for (method, target, body) in changes() {
+            assert_eq!(stage.send(&stranger, method, &target, Some(&body)).await.code(), "no_session", "{target}");
+        }
+        assert_eq!(stage.send(&stranger, "POST", "/session/key", Some(&json!({}))).await.code(), "no_session");
+    }
+    assert_eq!(stage.calls(), []);
+}
+
+#[tokio::test]
+async fn cookie_alone_opens_no_data() {
+    let stage = start(Mode::Write).await;
+    let browser = stage.enter().await;
+    // The key is given once, so a program that sees the cookie later does not get it.
+    assert_eq!(stage.send(&browser, "POST", "/session/key", Some(&json!({}))).await.code(), "key_given");
+    for key in ["", "0", &"0".repeat(64)] {
+        let thief = Browser { key: key.into(), ..browser.clone() };
+        assert_eq!(stage.send(&thief, "GET", "/api/tenants", None).await.code(), "unknown_key");
+        for (method, target, body) in changes() {
+            assert_eq!(stage.send(&thief, method, &target, Some(&body)).await.code(), "unknown_key", "{target}");
+        }
+    }
+    assert_eq!(stage.calls(), []);
+    assert_eq!(stage.send(&browser, "GET", "/api/tenants", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn change_that_a_form_could_send_is_refused() {
+    let stage = start(Mode::Write).await;
+    let browser = stage.enter().await;
+    let (host, target) = (stage.host(), format!("/api/tenants/{TENANT}/pause"));
+    let session = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json-x", ""] {
+        let headers = [session.as_slice(), &[("content-type", content_type)]].concat();
+        let reply = stage.raw("POST", &target, &headers, r#"{"customer": "Contoso"}"#).await;
+        assert_eq!(reply.status, 415, "{content_type}");
+    }
+    assert_eq!(stage.raw("POST", &target, &session, r#"{"customer": "Contoso"}"#).await.status, 415);
+    assert_eq!(stage.calls(), []);
+    let headers = [session.as_slice(), &[("content-type", "application/json; charset=utf-8")]].concat();
+    assert_eq!(stage.raw("POST", &target, &headers, r#"{"customer": "Contoso"}"#).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_response_has_the_security_headers() {
+    let stage = start(Mode::ReadOnly).await;
+    let host = stage.host();
+    let entry = stage.raw("GET", &format!("/?token={}", stage.token), &[("host", &host)], "").await;
+    let browser = Browser {
+        cookie: entry.header("set-cookie").unwrap().split(';').next().unwrap().into(),
+        ..Browser::default()
+    };
+    let mut replies = vec![
+        entry,
+        stage.raw("GET", "/", &[("host", &host)], "").await,
+        stage.raw("GET", "/", &[("host", "evil.example")], "").await,
+        stage.send(&browser, "GET", "/no-such-route", None).await,
+        stage.send(&browser, "PUT", "/console.css", Some(&json!({}))).await,
+        stage.send(&browser, "GET", "/api/tenants", None).await,
+        stage.send(&browser, "POST", "/session/key", Some(&json!({}))).await,
+    ];
+    for (path, content_type, content) in FILES {
+        let reply = stage.send(&browser, "GET", path, None).await;
+        assert_eq!((reply.status, reply.header("content-type"), reply.body.as_str()), (200, Some(content_type), content));
+        replies.push(reply);
+    }
+    for reply in replies {
+        let policy = reply.header("content-security-policy").unwrap();
+        for part in [
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; \
+             form-action 'self'; frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.contains(part), "{policy}");
+        }
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("x-frame-options", "DENY"),
+        ] {
+            assert_eq!(reply.header(name), Some(value), "{}", reply.head);
+        }
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! The files of the page.
+
+use crate::console::assets::FILES;
+
+#[test]
+fn page_has_no_inline_script_and_builds_no_markup() {
+    for (path, _, content) in FILES {
+        for forbidden in [
+            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "setHTML", "eval(", "new Function",
+            "DOMParser", "javascript:", "<style", " style=", "<script>", "http://", "https://",
+        ] {
+            let is_namespace = path == "/icon.svg" && forbidden == "http://";
+            assert!(is_namespace || !content.contains(forbidden), "{path}: {forbidden}");
+        }
+    }
+    let index = FILES[0].2;
+    let handler = index.split_whitespace().find(|word| word.starts_with("on") && word.contains('='));
+    assert_eq!(handler, None);
+}
+
+#[test]
+fn every_imported_script_is_served() {
+    for (path, _, content) in FILES.iter().filter(|(path, ..)| path.ends_with(".js")) {
+        for import in content.lines().filter(|line| line.starts_with("import ")) {
+            let file = import.split('"').nth(1).unwrap().trim_start_matches('.');
+            assert!(FILES.iter().any(|(path, ..)| *path == file), "{path} imports {file}");
+        }
+    }
+}

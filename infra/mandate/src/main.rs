@@ -1,0 +1,7 @@
+//! The operator's program of Mandate.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mandate::main()
+}

@@ -1,0 +1,152 @@
+//! What a person's terminal receives: the program runs on a pseudo-terminal of its own.
+
+use serde_json::json;
+
+use crate::api::{Api, CONTOSO, FABRIKAM, incident, tenant};
+
+/// Clears the screen, sets the title by OSC, colours by C1, overrides the direction, hides text by tags.
+const ATTACK: &str =
+    "Pay\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{9d}0;owned\u{9c}\u{202e}fdp\u{2066}\u{200b}\u{e0041}\u{7f}\r\u{8}end";
+
+/// Runs the program on a terminal of this width and returns what it wrote.
+const ON_A_TERMINAL: &str = "
+import fcntl, os, pty, struct, sys, termios
+columns = int(sys.argv[1])
+process, terminal = pty.fork()
+if process == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 50, columns, 0, 0))
+    os.execv(sys.argv[2], sys.argv[2:])
+written = b''
+while True:
+    try:
+        part = os.read(terminal, 65536)
+    except OSError:
+        break
+    if not part:
+        break
+    written += part
+_, status = os.waitpid(process, 0)
+sys.stdout.buffer.write(written)
+sys.exit(os.waitstatus_to_exitcode(status))
+";
+
+async fn on_a_terminal(api: &Api, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-c", ON_A_TERMINAL, &columns.to_string(), env!("CARGO_BIN_EXE_mandate")]).args(arguments);
+    command.env_clear().envs([
+        ("TZ", "UTC"),
+        ("TERM", "xterm-256color"),
+        ("PATH", "/usr/bin:/bin:/usr/local/bin"),
+        ("MANDATE_API", &api.url),
+    ]);
+    let output = command.envs(variables.iter().copied()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n")
+}
+
+/// What is left without the sequences that colour text and end the colour.
+fn without_colour(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        let end = after.find(|letter: char| !letter.is_ascii_digit() && letter != ';').unwrap_or(after.len());
+        if !after[end..].starts_with('m') {
+            plain.push_str("\u{1b}[");
+            rest = after;
+            continue;
+        }
+        rest = &after[end + 1..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// The lines without white space at their ends.
+fn trimmed(text: &str) -> Vec<&str> {
+    text.lines().map(str::trim_end).collect()
+}
+
+/// Fails if something in the text could move the cursor, colour, hide or turn text.
+fn is_harmless(text: &str) {
+    let bad = |letter: &char| {
+        (letter.is_control() && *letter != '\n')
+            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e0000}'..='\u{e0fff}')
+    };
+    assert_eq!(text.chars().find(bad), None, "{text:?}");
+}
+
+#[tokio::test]
+async fn hostile_text_never_reaches_the_terminal() {
+    let table = json!({"schema": [{"name": ATTACK, "type": "String"}], "failures": [], "results": [{"tenant_id": CONTOSO, ATTACK: ATTACK}]});
+    let api = Api::of(vec![
+        ("GET", "/incidents".into(), json!({"incidents": [incident(CONTOSO, "7", ATTACK)], "failures": [{"tenant_id": ATTACK, "code": ATTACK, "reason": ATTACK}], "next": null})),
+        ("GET", format!("/tenants/{CONTOSO}/incidents/7"), incident(CONTOSO, "7", ATTACK)),
+        ("GET", "/tenants".into(), json!({"tenants": [tenant(CONTOSO, ATTACK, "active", None, 5)], "next": null})),
+        ("GET", format!("/tenants/{CONTOSO}"), tenant(CONTOSO, ATTACK, "paused", Some(ATTACK), 5)),
+        ("POST", "/hunting".into(), table),
+        ("POST", "/invitations".into(), json!({"customer": ATTACK, "consent_url": ATTACK, "expires_at": ATTACK, "expected_tenant": ATTACK})),
+        ("POST", format!("/tenants/{CONTOSO}/token"), json!({"access_token": ATTACK, "resource": ATTACK})),
+    ])
+    .await;
+    let commands: [&[&str]; 8] = [
+        &["incidents"],
+        &["incident", CONTOSO, "7"],
+        &["tenants"],
+        &["tenant", CONTOSO],
+        &["hunt", "DeviceInfo"],
+        &["invite", "x"],
+        &["token", CONTOSO, "--claims"],
+        &["token", CONTOSO],
+    ];
+    for arguments in commands {
+        for more in [&[][..], &["--json"]] {
+            let arguments = [arguments, more].concat();
+            let coloured = on_a_terminal(&api, 300, &[], &arguments).await;
+            is_harmless(&without_colour(&coloured));
+            assert!(!coloured.contains("\u{1b}[2J") && coloured.contains("Pay"), "{arguments:?}: {coloured:?}");
+            let shown = if more.is_empty() { "\\u{1b}[2J" } else { "\\u001b[2J" };
+            assert!(coloured.contains(shown), "{arguments:?}: {coloured:?}");
+            is_harmless(&on_a_terminal(&api, 300, &[("NO_COLOR", "1")], &arguments).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tables_fit_the_terminal_and_colour_is_optional() {
+    let tenants = [
+        tenant(CONTOSO, "Contoso", "active", None, 20),
+        tenant(FABRIKAM, "Fabrikam with a very long name that does not fit", "paused", Some("role_missing"), 90_061),
+    ];
+    let api = Api::of(vec![("GET", "/tenants".into(), json!({"tenants": tenants, "next": null}))]).await;
+    let wide = on_a_terminal(&api, 200, &[], &["tenants"]).await;
+    assert!(wide.contains("\u{1b}[") && wide.contains("paused: role_missing") && wide.contains("1d 1h"), "{wide:?}");
+    for (variable, value) in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let plain = on_a_terminal(&api, 200, &[(variable, value)], &["tenants"]).await;
+        assert_eq!(trimmed(&plain), trimmed(&without_colour(&wide)), "{variable}");
+    }
+    let plain = without_colour(&wide);
+    let lines: Vec<_> = plain.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();
+    assert_eq!(lines, ["CUSTOMER", "Fabrikam", "Contoso", "", "2"], "the worst first: {plain}");
+    let narrow = on_a_terminal(&api, 80, &[("NO_COLOR", "1")], &["tenants"]).await;
+    assert!(narrow.contains(CONTOSO) && narrow.contains(FABRIKAM), "an id that a person copies is whole: {narrow}");
+    let widest = narrow.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(100), "{widest:?} {narrow}");
+}
+
+#[tokio::test]
+async fn times_are_local_on_a_terminal_and_utc_in_requests() {
+    let api = Api::of(vec![
+        (
+            "GET",
+            "/incidents".into(),
+            json!({"incidents": [incident(CONTOSO, "7", "One")], "failures": [], "next": null}),
+        ),
+        ("GET", "/tenants".into(), json!({"tenants": [], "next": null})),
+    ])
+    .await;
+    let shown = on_a_terminal(&api, 200, &[("TZ", "XYZ-5:30")], &["incidents", "--since", "2026-11-22T10:00"]).await;
+    assert!(shown.contains("2026-11-22 15:28:00"), "{shown}");
+    let list = api.received().into_iter().find(|request| request.path == "/incidents").unwrap();
+    assert!(list.query.contains("from=2026-11-22T04%3A30%3A00Z"), "{}", list.query);
+}

@@ -269,8 +269,8 @@ impl StackHarness {
                 for dimension in sets.flat_map(|set| set.as_array().unwrap()) {
                     assert!(dimension.as_str().is_some_and(|name| !field(name).is_empty()), "{told}");
                 }
-                // CloudFormation makes the name from the function's logical id.
-                let name = field("FunctionName").to_lowercase();
+                // CloudFormation makes the name from the function's logical id, but for the rotation's.
+                let name = field("FunctionName").to_lowercase().replace('-', "");
                 assert!(name.contains(&binary.replace('-', "")), "{told}");
             }
         }

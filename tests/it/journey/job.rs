@@ -300,6 +300,8 @@ async fn leave(harness: &StackHarness) {
         ("POST", format!("{path}/pause"), None),
         ("POST", format!("{path}/resume"), None),
     ];
+    // A warm process takes a tenant for active for up to 30 seconds.
+    harness.stack.kill("token-issuance");
     for (method, path, body) in refusals {
         let reply = harness.call(method, &path, body).await;
         refused(&format!("{method} {path}"), &reply, "tenant_not_active");

@@ -408,6 +408,8 @@ async fn tenants(harness: &StackHarness) {
     let paused = harness.expect(200, "POST", &format!("{}/pause", CONTOSO.path()), None).await;
     is_tenant(&paused);
     assert_eq!((&paused["status"], &paused["reason"]), (&json!("paused"), &json!("operator")));
+    // A warm process takes a tenant for active for up to 30 seconds.
+    harness.stack.kill("token-issuance");
     for (method, path) in [("POST", "/token"), ("GET", "/incidents"), ("GET", "/incidents/1")] {
         let reply = harness.call(method, &format!("{}{path}", CONTOSO.path()), None).await;
         let problem = refused("a paused tenant", &reply, "tenant_not_active");

@@ -166,16 +166,17 @@ pub(crate) fn lines_of(request_id: &str) -> Vec<Value> {
     lines.filter(|line| line["request_id"] == request_id).collect()
 }
 
-/// The routes of the template.
+/// The routes of the API, which are those of the template (`tests/devstack/test_openapi.py`).
 pub(crate) fn routes() -> &'static Routes {
     static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
-        let route = |line: &str| {
-            let (method, rest) = line.split_once("Method: ")?.1.split_once(", Path: \"")?;
-            let path = rest.split_once('"')?.0;
-            Some(Route { method: method.into(), path: path.into(), function: String::new(), auth: Auth::None })
-        };
-        let routes: Vec<_> = include_str!("../../infra/template.yaml").lines().filter_map(route).collect();
-        assert!(routes.len() > 20, "the template's routes are read");
+        let api: Value = serde_json::from_str(include_str!("../../infra/openapi.json")).unwrap();
+        let mut routes = Vec::new();
+        for (path, operations) in api["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys() {
+                let (method, path) = (method.to_uppercase(), path.clone());
+                routes.push(Route { method, path, function: String::new(), auth: Auth::None });
+            }
+        }
         Routes::new(routes)
     });
     &ROUTES

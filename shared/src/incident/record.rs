@@ -171,6 +171,12 @@ impl Record {
             Alerts::Omitted => Members::of(sent),
         };
         let mut members = members.ok_or(Unreadable::NotJson)?;
+        let json: Box<str> = without_whitespace(sent).into();
+        // The one pass over the alerts accepts control characters in a string, which JSON does not. One of them, a line
+        // feed, would end the delivered line.
+        if json.bytes().any(|byte| byte < b' ') {
+            return Err(Unreadable::NotJson);
+        }
         let sent_alerts = members.alerts.take().unwrap_or_default();
         let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
         if members.all("tenantId").filter_map(text).any(|named| is_foreign(&named)) {
@@ -195,7 +201,7 @@ impl Record {
             last_updated,
             status,
             merged_into,
-            json: without_whitespace(sent).into(),
+            json,
             untruncated_bytes: None,
         })
     }

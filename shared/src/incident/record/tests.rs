@@ -216,6 +216,19 @@ proptest! {
     }
 
     #[test]
+    fn control_character_in_any_text_is_no_json(control in 0u8..32) {
+        let control = char::from(control);
+        for sent in [
+            format!(r#"{{"id":"1","lastUpdateDateTime":"2026-01-02T03:04:05Z","alerts":[{{"id":"a","title":"x{control}y"}}]}}"#),
+            format!(r#"{{"id":"1","lastUpdateDateTime":"2026-01-02T03:04:05Z","alerts":[{{"id":"a{control}b"}}]}}"#),
+            format!(r#"{{"id":"1","lastUpdateDateTime":"2026-01-02T03:04:05Z","na{control}me":"x","alerts":[]}}"#),
+        ] {
+            let read = Record::parse(sent.as_bytes(), &tenant(), IncidentApi::Graph, Alerts::Included);
+            prop_assert!(matches!(read, Err(Unreadable::NotJson)), "{:?}", sent);
+        }
+    }
+
+    #[test]
     fn damaged_records_are_unreadable_or_have_an_id(
         raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),
     ) {

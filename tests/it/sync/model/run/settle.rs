@@ -120,11 +120,13 @@ impl Run<'_> {
         let feeds = account.items("FEED");
         let [feed] = feeds[..] else { return false };
         let profile = account.items("PROFILE")[0];
+        // A feed writes what changed: a number that was never written is zero.
+        let is_zero = |name: &str| feed.get(name).is_none_or(|number| number["N"] == "0");
         !feed.contains_key("pass_position")
             && !feed.contains_key("open_jobs")
-            && feed["quarantined"]["N"] == "0"
+            && is_zero("quarantined")
             && account.items("QUARANTINE").is_empty()
-            && feed["failures"]["N"] == "0"
+            && is_zero("failures")
             && profile["status"]["S"] == "active"
             && account.is_queue_empty()
     }

@@ -54,7 +54,7 @@ class Alarms(TemplateCase):
             if alarm["Namespace"] == "AWS/SQS"
         }
         visible, age = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
-        wanted = {("SyncDeadLetterQueue", visible), ("TickDeadLetterQueue", visible), ("SyncQueue", age)}
+        wanted = {(f"{name}DeadLetterQueue", visible) for name in ("Incident", "Sync", "Tick")} | {("SyncQueue", age)}
         self.assertEqual(queues, wanted)
 
     def test_alarm_windows_cover_the_interval_of_their_metrics(self):

@@ -21,7 +21,7 @@ use shared::{
     config::Variables,
     delivery::{
         bucket::{Bucket, Format},
-        events::Events,
+        events::{Events, IncidentEvents},
     },
     entra::token_cache::Tokens,
     error::{Error, Result},
@@ -55,6 +55,7 @@ pub struct Config {
     incident_bucket: String,
     event_bus_name: Option<String>,
     format: Format,
+    incident_events: IncidentEvents,
     poll_interval: SignedDuration,
     poll_max_interval: SignedDuration,
     overlap: SignedDuration,
@@ -73,6 +74,7 @@ impl Config {
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let incident_api = variables.incident_api();
         let format = variables.parsed("DELIVERY_FORMAT", Format::Envelope, "must be envelope, ocsf or both");
+        let incident_events = variables.parsed("INCIDENT_EVENTS", IncidentEvents::None, "must be none or summary");
         let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
         let poll_max_interval = variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
         let overlap = variables.at_least("POLL_OVERLAP_SECONDS", 900, 0);
@@ -89,6 +91,7 @@ impl Config {
             incident_bucket: incident_bucket?,
             event_bus_name,
             format,
+            incident_events,
             poll_interval: seconds(poll_interval),
             poll_max_interval: seconds(poll_max_interval),
             overlap: seconds(overlap),
@@ -131,6 +134,7 @@ impl App {
                 first_lookback: config.first_lookback,
                 max_token_age: config.consent_check - POLL_JITTER,
                 format: config.format,
+                incident_events: config.incident_events,
             },
         };
         Self {

@@ -15,11 +15,12 @@ use serde::Serialize;
 
 use crate::{
     clock::pause_before_attempt,
-    delivery::events::DeliveredObject,
+    delivery::events::{DeliveredObject, IncidentChanged, IncidentEvents},
     error::{Error, Result},
     incident::{
         line::IncidentLine,
         ocsf::incident_finding,
+        summary::IncidentSummary,
         version::{DeliveredVersion, Version},
     },
     tenant::TenantId,
@@ -71,6 +72,7 @@ pub struct Bucket {
 /// for each format and day of last update.
 pub struct Batch {
     format: Format,
+    incident_events: IncidentEvents,
     days: BTreeMap<String, Day>,
     versions: HashMap<String, DeliveredVersion>,
 }
@@ -81,12 +83,15 @@ pub struct WrittenBatch {
     pub objects: Vec<DeliveredObject>,
     /// The last delivered version of each incident in them, by incident id.
     pub versions: HashMap<String, DeliveredVersion>,
+    /// The versions in them, for an event each. Without [`IncidentEvents::Summary`] there are none.
+    pub changed: Vec<IncidentChanged>,
 }
 
 struct Day {
     incidents: Option<CompressedLines>,
     findings: Option<CompressedLines>,
     keys: Vec<String>,
+    summaries: Vec<IncidentSummary>,
     from: Timestamp,
     to: Timestamp,
 }
@@ -105,9 +110,9 @@ fn add_line(lines: &mut CompressedLines, line: &impl Serialize) -> Result<()> {
 }
 
 impl Batch {
-    /// An empty batch, to be delivered as `format`.
-    pub fn new(format: Format) -> Self {
-        Self { format, days: BTreeMap::new(), versions: HashMap::new() }
+    /// An empty batch, to be delivered as `format`, with these events about its versions.
+    pub fn new(format: Format, incident_events: IncidentEvents) -> Self {
+        Self { format, incident_events, days: BTreeMap::new(), versions: HashMap::new() }
     }
 
     /// Returns whether no version was added.
@@ -120,10 +125,11 @@ impl Batch {
         self.versions.contains_key(incident_id)
     }
 
-    /// The compressed size so far, in bytes. Some are still in the compressors.
+    /// The size of the compressed lines and of the summaries so far, in bytes. Some are still in the compressors.
     pub fn size(&self) -> usize {
         let lines = self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten();
-        lines.map(|lines| lines.get_ref().len()).sum()
+        let summaries = self.days.values().flat_map(|day| &day.summaries);
+        lines.map(|lines| lines.get_ref().len()).sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
     }
 
     /// Adds a version, in the formats of the batch. Once it is written, `delivered` is the last delivered version.
@@ -135,6 +141,7 @@ impl Batch {
             incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
             findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
             keys: Vec::new(),
+            summaries: Vec::new(),
             from: record.last_updated,
             to: record.last_updated,
         });
@@ -143,6 +150,9 @@ impl Batch {
         }
         if let Some(lines) = &mut day.findings {
             add_line(lines, &incident_finding(version)?)?;
+        }
+        if self.incident_events == IncidentEvents::Summary {
+            day.summaries.push(IncidentSummary::of(version));
         }
         // A record may change again with the same time, and so with the same key, before its version is recorded. The
         // hash tells the two apart.
@@ -166,13 +176,20 @@ impl Bucket {
     /// Writes a batch. The name of an object is the hash of the versions in it and of their states. So an object that is
     /// there already holds exactly these.
     pub async fn write(&self, tenant: &TenantId, batch: Batch) -> Result<WrittenBatch> {
-        let mut writes = Vec::new();
+        let (mut writes, mut changed) = (Vec::new(), Vec::new());
         for (date, mut day) in batch.days {
             day.keys.sort_unstable();
             let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
             for (prefix, lines) in [("incidents", day.incidents), ("ocsf", day.findings)] {
                 let Some(lines) = lines else { continue };
                 let object = format!("{prefix}/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
+                // With both formats, the events name the object with the records as they were sent.
+                let summaries = std::mem::take(&mut day.summaries).into_iter();
+                changed.extend(summaries.map(|summary| IncidentChanged {
+                    summary,
+                    bucket: self.name.clone(),
+                    object: object.clone(),
+                }));
                 let body =
                     lines.finish().map_err(|error| Error::internal("an object could not be compressed", error))?;
                 let written = DeliveredObject {
@@ -189,7 +206,7 @@ impl Bucket {
             }
         }
         let objects: Vec<DeliveredObject> = stream::iter(writes).buffered(CONCURRENT_WRITES).try_collect().await?;
-        Ok(WrittenBatch { objects, versions: batch.versions })
+        Ok(WrittenBatch { objects, versions: batch.versions, changed })
     }
 
     /// Writes quarantined content as JSON under `quarantine/`. The first content of a name stays.

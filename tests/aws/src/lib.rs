@@ -75,6 +75,8 @@ pub struct Account {
     pub events: Vec<Event>,
     /// The bus accepts no events.
     pub bus_is_down: bool,
+    /// The bus refuses entries of this detail-type inside successful calls.
+    pub refused_detail_type: Option<String>,
     queue: Vec<QueuedMessage>,
     messages: u32,
     secrets: BTreeMap<String, Secret>,
@@ -97,6 +99,7 @@ impl Account {
             objects: Vec::new(),
             events: Vec::new(),
             bus_is_down: false,
+            refused_detail_type: None,
             queue: Vec::new(),
             messages: 0,
             secrets: BTreeMap::new(),

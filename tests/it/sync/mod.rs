@@ -9,6 +9,7 @@ mod dispatch;
 mod earlier_versions;
 mod failures;
 mod harness;
+mod incident_events;
 mod live;
 mod model;
 mod odd_records;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Progress, RECHECK_DELAY, Worker, is_transient};
 use shared::{
-    delivery::bucket::{Batch, WrittenBatch},
+    delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
     incident::{
         record::{Alerts, Record, Unreadable},
@@ -22,7 +22,7 @@ use shared::{
     text::hex,
 };
 
-/// The compressed size at which a batch is written before the response ends.
+/// The size at which a batch is written before the response ends.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// The maximum number of incidents without alerts that wait to be read again.
@@ -238,9 +238,10 @@ impl Worker<'_> {
         if !is_as_before && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));
-        let WrittenBatch { objects, versions } = self.sync.bucket.write(&tenant, batch).await?;
+        let batch = std::mem::replace(&mut self.batch, self.sync.settings.new_batch());
+        let WrittenBatch { objects, versions, changed } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
+        self.sync.events.incidents_changed(&present, &changed).await?;
         self.sync.registry.record_versions(&tenant, &versions).await?;
         let delivered = versions.len() as u64;
         self.stats.delivered += delivered;

@@ -2,7 +2,7 @@
 //!
 //! A window of time is done only when one list holds all of it: one response, or pages that join without a gap. Nothing
 //! depends on the order of rows, or on rows that move while they are read. Versions are delivered: S3 first, then the
-//! event, then the registry, then the cursor. A crash anywhere repeats work and loses nothing.
+//! events, then the registry, then the cursor. A crash anywhere repeats work and loses nothing.
 //!
 //! | file | holds |
 //! |---|---|
@@ -32,7 +32,7 @@ use shared::{
     clock::Clock,
     delivery::{
         bucket::{Batch, Bucket, Format},
-        events::Events,
+        events::{Events, IncidentEvents},
     },
     error::{Call, Error, Result},
     http::Deadline,
@@ -105,6 +105,15 @@ pub(crate) struct Settings {
     pub(crate) max_token_age: SignedDuration,
     /// The schema of delivered incidents.
     pub(crate) format: Format,
+    /// The events about delivered versions.
+    pub(crate) incident_events: IncidentEvents,
+}
+
+impl Settings {
+    /// An empty batch, to be delivered as the deployment wants it.
+    fn new_batch(self) -> Batch {
+        Batch::new(self.format, self.incident_events)
+    }
 }
 
 /// The reason why work on a tenant ended without an error.
@@ -206,7 +215,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(COMMIT_RESERVE),
             kind: SyncKind::Poll,
             delivered_versions: HashMap::new(),
-            batch: Batch::new(sync.settings.format),
+            batch: sync.settings.new_batch(),
             created_in_batch: 0,
             versions_found: 0,
             saw_partial_response: false,
@@ -265,7 +274,7 @@ impl<'a> Worker<'a> {
         if self.sync.registry.take_lease(self.lease, self.sync.clock.now()).await? == Write::Done {
             return Ok(());
         }
-        self.batch = Batch::new(self.sync.settings.format);
+        self.batch = self.sync.settings.new_batch();
         Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
     }
 

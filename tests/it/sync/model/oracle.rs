@@ -52,6 +52,7 @@ pub(super) fn judge(outcome: &Outcome) -> Vec<String> {
         present_versions_came(outcome, &lines, &mut wrong);
     }
     keys_are_right(outcome, &lines, &mut wrong);
+    incident_events_are_right(outcome, &lines, &mut wrong);
     if outcome.history.profile == Profile::Calm {
         all_is_told_once(outcome, &lines, &mut wrong);
         changes_are_called_right(&lines, &mut wrong);
@@ -143,6 +144,40 @@ fn present_versions_came(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<
             wrong.push(format!("incident {incident} was not delivered as it is: {version:?}; told were {told:?}"));
         } else if !came.iter().any(|line| named.contains(line.object)) {
             wrong.push(format!("no event names an object with {incident} as it is"));
+        } else if outcome.history.has_incident_events()
+            && !came.iter().any(|line| incident_events(outcome).any(|event| is_of(event, line)))
+        {
+            wrong.push(format!("no event shows {incident} as it is"));
+        }
+    }
+}
+
+/// The details of the events about single versions.
+fn incident_events(outcome: &Outcome) -> impl Iterator<Item = &Value> {
+    outcome.events.iter().filter(|(kind, _)| kind == "Incident Changed").map(|(_, detail)| detail)
+}
+
+fn is_of(event: &Value, line: &Line<'_>) -> bool {
+    event["key"] == line.key && event["object"] == line.object
+}
+
+/// Each event shows a version that its object holds, as that version is.
+fn incident_events_are_right(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<String>) {
+    for event in incident_events(outcome) {
+        let Some(line) = lines.iter().find(|line| is_of(event, line)) else {
+            wrong.push(format!("no object holds the version of {event}"));
+            continue;
+        };
+        let word = |text: &str| text.replace("inprogress", "in_progress").replace("awaitingaction", "awaiting_action");
+        let version = &line.version;
+        let is_right = event["incident_id"] == line.incident
+            && event["change"] == line.change
+            && event["status"] == word(&version.status)
+            && event["merged_into"].as_str() == version.redirect.map(|id| id.to_string()).as_deref()
+            && event["alerts"].as_u64().is_none_or(|alerts| alerts == version.alerts.len() as u64)
+            && event["last_updated"] == version.last_update.to_string();
+        if !is_right {
+            wrong.push(format!("{event} is not {version:?}"));
         }
     }
 }
@@ -196,7 +231,12 @@ fn all_is_told_once(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<Strin
         }
     }
     let of_status = outcome.events.iter().filter(|(kind, _)| kind == "Tenant Status Changed").count();
-    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() + of_status {
+    let of_incidents = incident_events(outcome).count();
+    let expected = if outcome.history.has_incident_events() { lines.len() } else { 0 };
+    if of_incidents != expected {
+        wrong.push(format!("{of_incidents} events for {expected} versions"));
+    }
+    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() + of_status + of_incidents {
         wrong.push(format!("{} objects and {} events", outcome.objects.len(), outcome.events.len()));
     }
     let hides = outcome.history.steps.iter().any(|step| matches!(step, Step::Hide { .. }));

@@ -58,6 +58,7 @@ pub(super) enum PlantedDefect {
     CursorPastReading,
     ForgottenThrottling,
     IgnoredRefusedEvents,
+    SkippedIncidentEvents,
     IgnoredPause,
     OverwrittenCancellation,
 }
@@ -184,6 +185,7 @@ impl<'a> Run<'a> {
             covers_past_reading: planted == Some(PlantedDefect::CursorPastReading),
             forgets_throttling: planted == Some(PlantedDefect::ForgottenThrottling),
             ignores_refused_events: planted == Some(PlantedDefect::IgnoredRefusedEvents),
+            skips_refused_incident_events: planted == Some(PlantedDefect::SkippedIncidentEvents),
             ignores_pause: planted == Some(PlantedDefect::IgnoredPause),
             ignores_cancellation: planted == Some(PlantedDefect::OverwrittenCancellation),
         };
@@ -253,6 +255,7 @@ impl<'a> Run<'a> {
             ("INCIDENT_BUCKET", BUCKET),
             ("EVENT_BUS_NAME", BUS),
             ("POLL_OVERLAP_SECONDS", self.overlap),
+            ("INCIDENT_EVENTS", if self.history.has_incident_events() { "summary" } else { "none" }),
         ];
         let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();

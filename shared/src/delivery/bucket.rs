@@ -17,12 +17,8 @@ use crate::{
     clock::pause_before_attempt,
     delivery::events::{DeliveredObject, IncidentChanged, IncidentEvents},
     error::{Error, Result},
-    incident::{
-        line::IncidentLine,
-        ocsf::incident_finding,
-        summary::IncidentSummary,
-        version::{DeliveredVersion, Version},
-    },
+    incident::{line::IncidentLine, ocsf::incident_finding, summary::IncidentSummary, version::Version},
+    registry::versions::NewVersion,
     tenant::TenantId,
     text::hex,
 };
@@ -74,7 +70,7 @@ pub struct Batch {
     format: Format,
     incident_events: IncidentEvents,
     days: BTreeMap<String, Day>,
-    versions: HashMap<String, DeliveredVersion>,
+    versions: HashMap<String, NewVersion>,
 }
 
 /// A batch that is in the bucket.
@@ -82,7 +78,7 @@ pub struct WrittenBatch {
     /// The objects, of which some may have been there before with the same content.
     pub objects: Vec<DeliveredObject>,
     /// The last delivered version of each incident in them, by incident id.
-    pub versions: HashMap<String, DeliveredVersion>,
+    pub versions: HashMap<String, NewVersion>,
     /// The versions in them, for an event each. Without [`IncidentEvents::Summary`] there are none.
     pub changed: Vec<IncidentChanged>,
 }
@@ -132,8 +128,8 @@ impl Batch {
         lines.map(|lines| lines.get_ref().len()).sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
     }
 
-    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is the last delivered version.
-    pub fn add(&mut self, version: &Version<'_>, delivered: DeliveredVersion) -> Result<()> {
+    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is to be recorded.
+    pub fn add(&mut self, version: &Version<'_>, delivered: NewVersion) -> Result<()> {
         let record = version.record;
         let format = self.format;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();

@@ -12,6 +12,7 @@ pub mod feed;
 pub mod invitations;
 pub mod jobs;
 pub mod lease;
+pub mod open_incidents;
 pub mod position;
 pub mod quarantine;
 mod table;

@@ -7,14 +7,20 @@ use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{
         put_item::builders::PutItemFluentBuilder, query::builders::QueryFluentBuilder,
-        update_item::builders::UpdateItemFluentBuilder,
+        transact_write_items::TransactWriteItemsError, update_item::builders::UpdateItemFluentBuilder,
     },
-    types::{AttributeValue, KeysAndAttributes},
+    types::{
+        AttributeValue, CancellationReason, KeysAndAttributes, TransactWriteItem, Update, builders::UpdateBuilder,
+        error::TransactionCanceledException,
+    },
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, Result};
+use crate::{
+    clock::pause_before_attempt,
+    error::{Error, Result},
+};
 
 /// The number of times that a change reads, changes and writes an item before it gives up against other writers.
 const MAX_CHANGE_TRIES: u32 = 8;
@@ -25,6 +31,9 @@ const MAX_BATCH_KEYS: usize = 100;
 
 /// The number of times in a row that `BatchGetItem` may return all keys unprocessed.
 const MAX_UNPROCESSED_BATCHES: u32 = 5;
+
+/// Attempts for a transaction that collides with another one.
+const MAX_TRANSACTION_ATTEMPTS: u32 = 4;
 
 /// The longest `next` that is decoded. DynamoDB's keys are shorter.
 const MAX_NEXT_LENGTH: usize = 1_000;
@@ -151,6 +160,35 @@ impl Registry {
         self.client.update_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
     }
 
+    /// An update of one item within a transaction, to which the caller adds its expressions.
+    pub(super) fn transacted(&self, pk: impl Into<String>, sk: impl Into<String>) -> UpdateBuilder {
+        Update::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
+    }
+
+    /// Carries a transaction out: all of its writes or none. A transaction that collides with another one is tried again.
+    /// [`Write::Conflict`]: one of its conditions does not hold.
+    pub(super) async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<Write> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let request = self.client.transact_write_items().set_transact_items(Some(items.clone()));
+            let Err(error) = request.send().await else { return Ok(Write::Done) };
+            let cancellation = match error.as_service_error() {
+                Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => cancellation(canceled),
+                _ => Cancellation::Other,
+            };
+            match cancellation {
+                Cancellation::Condition => return Ok(Write::Conflict),
+                Cancellation::Passing if attempts < MAX_TRANSACTION_ATTEMPTS => {
+                    pause_before_attempt(attempts + 1).await;
+                }
+                Cancellation::Passing | Cancellation::Other => {
+                    return Err(Error::aws("dynamodb:TransactWriteItems", &error));
+                }
+            }
+        }
+    }
+
     pub(super) async fn delete(&self, pk: &str, sk: &str) -> Result<()> {
         let delete = self.client.delete_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
         delete.send().await.map(drop).map_err(|error| Error::aws("dynamodb:DeleteItem", &error))
@@ -248,6 +286,30 @@ impl Registry {
             last = Some(position);
         }
         Ok(Page { items, next: None })
+    }
+}
+
+/// The reason for which DynamoDB did not carry a transaction out.
+enum Cancellation {
+    /// A condition does not hold.
+    Condition,
+    /// Another transaction, or too much traffic, was in the way.
+    Passing,
+    /// Anything else.
+    Other,
+}
+
+fn cancellation(canceled: &TransactionCanceledException) -> Cancellation {
+    let has = |codes: &[&str]| {
+        let mut reasons = canceled.cancellation_reasons().iter().filter_map(CancellationReason::code);
+        reasons.any(|code| codes.contains(&code))
+    };
+    if has(&["ConditionalCheckFailed"]) {
+        Cancellation::Condition
+    } else if has(&["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"]) {
+        Cancellation::Passing
+    } else {
+        Cancellation::Other
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Defects {
     pub ignores_refused_events: bool,
     /// Entries of `Incident Changed` that the bus refuses count as accepted.
     pub skips_refused_incident_events: bool,
+    /// The counts of open incidents are written after the versions, by a caller that is still alive then.
+    pub counts_apart: bool,
     /// Each tenant is read as active.
     pub ignores_pause: bool,
     /// Conditions on jobs always hold.
@@ -107,8 +109,10 @@ impl Account {
         caller.plan.clear();
         let late = std::mem::take(&mut caller.late_objects);
         let is_alive = !caller.is_dead;
+        let counts = std::mem::take(&mut self.late_counts);
         if is_alive {
             self.objects.extend(late);
+            self.items.extend(counts);
         }
         is_alive
     }

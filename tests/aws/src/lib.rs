@@ -16,7 +16,7 @@ mod secrets;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -69,6 +69,10 @@ pub struct Account {
     now: Now,
     defects: Defects,
     items: BTreeMap<(String, String), Item>,
+    /// The tokens of the transactions so far.
+    transactions: BTreeSet<String>,
+    /// Counts that a defective writer has not written yet.
+    late_counts: BTreeMap<(String, String), Item>,
     /// The bucket's objects in the order in which they were written.
     pub objects: Vec<Object>,
     /// The accepted events in their order.
@@ -96,6 +100,8 @@ impl Account {
             now: Box::new(now),
             defects,
             items: BTreeMap::new(),
+            transactions: BTreeSet::new(),
+            late_counts: BTreeMap::new(),
             objects: Vec::new(),
             events: Vec::new(),
             bus_is_down: false,

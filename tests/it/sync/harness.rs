@@ -196,6 +196,15 @@ pub(super) fn active(tenant_id: TenantId, api: IncidentApi) -> Tenant {
 }
 
 pub(super) fn fetch(backends: &Backends, clock: &Clock, variables: &[(&str, &str)]) -> App {
+    App::new(config(backends, variables), &crate::backends::platform(&backends.aws, clock))
+}
+
+/// The function as another caller of AWS.
+pub(super) fn fetch_as(backends: &Backends, caller: &aws_config::SdkConfig, clock: &Clock) -> App {
+    App::new(config(backends, &[]), &crate::backends::platform(caller, clock))
+}
+
+fn config(backends: &Backends, variables: &[(&str, &str)]) -> Config {
     let microsoft = backends.microsoft();
     let fixed = [
         ("APP_CREDENTIAL_SECRET_ID", microsoft.app_credential_secret_id.as_str()),
@@ -209,8 +218,7 @@ pub(super) fn fetch(backends: &Backends, clock: &Clock, variables: &[(&str, &str
     ];
     let lookup =
         |name: &str| variables.iter().chain(&fixed).find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-    let config = shared::config::load(&lookup, Config::read).unwrap();
-    App::new(config, &crate::backends::platform(&backends.aws, clock))
+    shared::config::load(&lookup, Config::read).unwrap()
 }
 
 pub(super) async fn hand_over(app: &App, bodies: &[String], time: Duration) -> Value {

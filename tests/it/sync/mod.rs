@@ -13,6 +13,7 @@ mod incident_events;
 mod live;
 mod model;
 mod odd_records;
+mod open_incidents;
 mod quiet;
 mod refusals;
 mod slow_aws;

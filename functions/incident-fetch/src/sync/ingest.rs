@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Progress, RECHECK_DELAY, Worker, is_transient};
+use super::{Progress, RECHECK_DELAY, Worker, another_worker, is_transient};
 use shared::{
     delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
@@ -18,7 +18,13 @@ use shared::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
         query::{IncidentQuery, NextPage},
     },
-    registry::{feed::Recheck, position::RowTimes, tenants::Status, versions::VersionBlock},
+    registry::{
+        Write,
+        feed::Recheck,
+        position::RowTimes,
+        tenants::Status,
+        versions::{NewVersion, VersionBlock},
+    },
     text::hex,
 };
 
@@ -156,12 +162,13 @@ impl Worker<'_> {
                 }
                 let fetched_at = read_at.ours;
                 let tenant_id = self.tenant.tenant_id;
+                let open_before = delivered.as_ref().and_then(|delivered| delivered.open);
                 let next = delivered.map_or_else(
                     || DeliveredVersion::of(record, ordinal, api),
                     |before| before.followed_by(record, ordinal, api, read_at),
                 );
                 let version = Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at };
-                self.batch.add(&version, next.clone())?;
+                self.batch.add(&version, NewVersion { version: next.clone(), open_before })?;
                 self.versions_found += 1;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
@@ -172,9 +179,10 @@ impl Worker<'_> {
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
                 let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
-                let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
+                let open_before = delivered.as_ref().and_then(|delivered| delivered.open);
+                let new = NewVersion { version: version.clone(), open_before };
                 self.take_lease().await?;
-                self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
+                self.record_versions(&HashMap::from([(record.incident_id.clone(), new)])).await?;
                 self.remember(&record.incident_id, version);
             }
             VersionComparison::Same => self.note_older_since(&record.incident_id, delivered, None).await?,
@@ -242,13 +250,28 @@ impl Worker<'_> {
         let WrittenBatch { objects, versions, changed } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
         self.sync.events.incidents_changed(&present, &changed).await?;
-        self.sync.registry.record_versions(&tenant, &versions).await?;
+        self.record_versions(&versions).await?;
         let delivered = versions.len() as u64;
         self.stats.delivered += delivered;
         self.lease.feed.incidents_total += std::mem::take(&mut self.created_in_batch);
         self.lease.feed.last_news_at = Some(self.sync.clock.now());
         tracing::info!(versions = delivered, objects = objects.len(), "incidents delivered");
         Ok(())
+    }
+
+    /// Records delivered versions.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another worker recorded versions of the same incidents since this one read them. This one
+    /// lost its lease then.
+    async fn record_versions(&mut self, versions: &HashMap<String, NewVersion>) -> Result<()> {
+        match self.sync.registry.record_versions(&self.tenant.tenant_id, versions).await? {
+            Write::Done => Ok(()),
+            Write::Conflict => {
+                self.lease.lose();
+                Err(another_worker())
+            }
+        }
     }
 
     fn recheck_later(&mut self, incident_id: &str, at: Timestamp) {

@@ -275,7 +275,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.batch = self.sync.settings.new_batch();
-        Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
+        Err(another_worker())
     }
 
     async fn commit_feed(&mut self) -> Result<Write> {
@@ -425,6 +425,11 @@ impl<'a> Worker<'a> {
     fn quarantined_spans(&self) -> Vec<Span> {
         self.quarantine.iter().filter(|entry| entry.blocks).map(QuarantineEntry::span).collect()
     }
+}
+
+/// Another worker had the lease since this one began.
+fn another_worker() -> Error {
+    Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None }
 }
 
 /// Returns true for an error of Microsoft at this moment. A later or a smaller request may succeed.

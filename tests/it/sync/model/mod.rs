@@ -210,6 +210,11 @@ fn model_finds_skipped_incident_events() {
 }
 
 #[test]
+fn model_finds_counts_apart_from_versions() {
+    assert_found(PlantedDefect::CountsApart, Profile::Workers);
+}
+
+#[test]
 fn model_finds_an_ignored_pause() {
     assert_found(PlantedDefect::IgnoredPause, Profile::Calm);
 }

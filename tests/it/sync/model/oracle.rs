@@ -20,6 +20,7 @@ struct Line<'a> {
     key: String,
     change: String,
     incident: String,
+    severity: String,
     version: Version,
 }
 
@@ -37,9 +38,10 @@ impl<'a> Line<'a> {
             alerts: record["alerts"].as_array().into_iter().flatten().map(alert).collect(),
         };
         let incident = plain(&either("id", "incidentId"));
+        let severity = record["severity"].as_str().unwrap().to_ascii_lowercase();
         assert_eq!(text("incident_id"), incident);
         assert_eq!(text("last_updated").parse::<Timestamp>().unwrap(), version.last_update);
-        Self { object, key: text("key"), change: text("change"), incident, version }
+        Self { object, key: text("key"), change: text("change"), incident, severity, version }
     }
 }
 
@@ -50,6 +52,7 @@ pub(super) fn judge(outcome: &Outcome) -> Vec<String> {
     versions_existed(outcome, &lines, &mut wrong);
     if !outcome.is_offboarded {
         present_versions_came(outcome, &lines, &mut wrong);
+        open_incidents_are_counted(outcome, &lines, &mut wrong);
     }
     keys_are_right(outcome, &lines, &mut wrong);
     incident_events_are_right(outcome, &lines, &mut wrong);
@@ -148,6 +151,26 @@ fn present_versions_came(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<
             && !came.iter().any(|line| incident_events(outcome).any(|event| is_of(event, line)))
         {
             wrong.push(format!("no event shows {incident} as it is"));
+        }
+    }
+}
+
+/// The counts are those of the marks, and each incident that Microsoft shows is marked as its version was delivered.
+fn open_incidents_are_counted(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<String>) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for severity in outcome.open_marks.values() {
+        *counts.entry(severity.clone()).or_default() += 1;
+    }
+    if counts != outcome.open_counts {
+        wrong.push(format!("{:?} open incidents are counted as {:?}", counts, outcome.open_counts));
+    }
+    for (incident, version) in &outcome.present {
+        let came = lines.iter().rev().find(|line| line.incident == *incident && line.version == *version);
+        let Some(line) = came else { continue };
+        let is_open = version.redirect.is_none() && !matches!(version.status.as_str(), "resolved" | "redirected");
+        let expected = Some(&line.severity).filter(|severity| is_open && *severity != "unknown");
+        if outcome.open_marks.get(incident) != expected {
+            wrong.push(format!("{incident} counts as {:?}, not {expected:?}", outcome.open_marks.get(incident)));
         }
     }
 }

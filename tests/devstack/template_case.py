@@ -120,7 +120,7 @@ READS = {
     "TokenIssuance": OF_ONE_TENANT,
     "IncidentFetch": OF_ONE_TENANT,
     "IncidentDispatch": set(),
-    "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*"},
+    "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*", "RANKING#*"},
     "SecretRotation": set(),
 }
 WRITES = {

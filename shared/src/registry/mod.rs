@@ -15,6 +15,7 @@ pub mod lease;
 pub mod open_incidents;
 pub mod position;
 pub mod quarantine;
+pub mod ranking;
 mod table;
 pub mod tenants;
 mod throttling;

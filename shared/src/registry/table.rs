@@ -15,6 +15,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -28,6 +29,9 @@ const MAX_CHANGE_TRIES: u32 = 8;
 /// The most keys that DynamoDB takes in one `BatchGetItem`.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 const MAX_BATCH_KEYS: usize = 100;
+
+/// The number of `BatchGetItem` calls at the same time.
+const CONCURRENT_BATCHES: usize = 8;
 
 /// The number of times in a row that `BatchGetItem` may return all keys unprocessed.
 const MAX_UNPROCESSED_BATCHES: u32 = 5;
@@ -114,13 +118,30 @@ impl Registry {
     }
 
     /// Reads many items with consistent reads. Missing ones are left out.
-    pub(super) async fn batch_get(&self, mut keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+    pub(super) async fn batch_get(&self, keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+        self.batch_get_attributes(keys, None).await
+    }
+
+    /// Reads some attributes of many items, or all of them, with consistent reads. Missing items are left out.
+    pub(super) async fn batch_get_attributes(
+        &self,
+        keys: Vec<(String, String)>,
+        attributes: Option<&str>,
+    ) -> Result<Vec<Item>> {
+        let batches = keys.chunks(MAX_BATCH_KEYS).map(|batch| self.read_batch(batch.to_vec(), attributes));
+        let batches: Vec<Vec<Item>> = stream::iter(batches).buffered(CONCURRENT_BATCHES).try_collect().await?;
+        Ok(batches.into_iter().flatten().collect())
+    }
+
+    async fn read_batch(&self, mut keys: Vec<(String, String)>, attributes: Option<&str>) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut unprocessed_batches = 0;
         while !keys.is_empty() {
-            let batch = keys.split_off(keys.len().saturating_sub(MAX_BATCH_KEYS));
-            let mut request = KeysAndAttributes::builder().consistent_read(true);
-            for (pk, sk) in batch {
+            let requested = keys.len();
+            let mut request = KeysAndAttributes::builder()
+                .consistent_read(true)
+                .set_projection_expression(attributes.map(str::to_owned));
+            for (pk, sk) in keys.drain(..) {
                 request = request.keys(HashMap::from([("pk".into(), text(pk)), ("sk".into(), text(sk))]));
             }
             let request = request.build().map_err(|error| Error::internal("dynamodb:BatchGetItem", error))?;
@@ -133,9 +154,8 @@ impl Registry {
                 .map_err(|error| Error::aws("dynamodb:BatchGetItem", &error))?;
             items.extend(response.responses.unwrap_or_default().into_values().flatten());
             let unprocessed = response.unprocessed_keys.unwrap_or_default().into_values().flat_map(|keys| keys.keys);
-            let left = keys.len();
             keys.extend(unprocessed.filter_map(|key| Some((string(&key, "pk")?.into(), string(&key, "sk")?.into()))));
-            if keys.len() > left {
+            if keys.len() == requested {
                 unprocessed_batches += 1;
                 if unprocessed_batches > MAX_UNPROCESSED_BATCHES {
                     return Err(Error::Internal("dynamodb:BatchGetItem: keys stay unprocessed".into()));

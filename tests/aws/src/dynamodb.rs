@@ -281,13 +281,18 @@ impl Account {
         only(request, &["RequestItems"])?;
         only(&request["RequestItems"], &[TABLE])?;
         let table = &request["RequestItems"][TABLE];
-        only(table, &["Keys", "ConsistentRead"])?;
+        only(table, &["Keys", "ConsistentRead", "ProjectionExpression"])?;
+        let wanted = table["ProjectionExpression"].as_str().map(|names| names.split(", ").collect::<BTreeSet<_>>());
+        let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
         let keys: Vec<Key> = list(table, "Keys")?.iter().map(exact_key).collect::<Served<_>>()?;
         let distinct: BTreeSet<&Key> = keys.iter().collect();
         if keys.is_empty() || keys.len() > MAX_BATCH || distinct.len() < keys.len() {
             return Err(invalid(format!("a batch of {} keys, {} of them distinct", keys.len(), distinct.len())));
         }
-        let items: Vec<&Item> = keys.iter().filter_map(|key| self.items.get(key)).collect();
+        let shown = |item: &Item| -> Item {
+            item.iter().filter(|(name, _)| is_wanted(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let items: Vec<Item> = keys.iter().filter_map(|key| self.items.get(key)).map(shown).collect();
         Ok(json!({"Responses": {TABLE: items}, "UnprocessedKeys": {}}))
     }
 }

@@ -40,7 +40,7 @@ const MAX_UNPROCESSED_BATCHES: u32 = 5;
 const MAX_TRANSACTION_ATTEMPTS: u32 = 4;
 
 /// The longest `next` that is decoded. DynamoDB's keys are shorter.
-const MAX_NEXT_LENGTH: usize = 1_000;
+const MAX_NEXT_LENGTH: usize = 2_000;
 
 /// The attributes that a query on the `listing` index continues from.
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];

@@ -11,6 +11,7 @@ mod failures;
 mod harness;
 mod incident_events;
 mod live;
+mod live_completeness;
 mod model;
 mod odd_records;
 mod open_incidents;

@@ -2,30 +2,26 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{Progress, RECHECK_DELAY, Worker, another_worker, is_transient};
+use super::{Progress, RECHECK_DELAY, Worker, another_worker, is_transient, page_read::PageRead};
 use shared::{
     delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
     incident::{
         record::{Alerts, Record, Unreadable},
-        span::Span,
         version::{Change, DeliveredVersion, MAX_STALE, ReadTime, Version, VersionComparison, compare},
     },
     incident_api::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
-        query::{IncidentQuery, NextPage},
+        query::IncidentQuery,
     },
     registry::{
         Write,
         feed::Recheck,
-        position::RowTimes,
         tenants::Status,
         versions::{NewVersion, VersionBlock},
     },
-    text::hex,
 };
 
 /// The size at which a batch is written before the response ends.
@@ -36,51 +32,6 @@ const MAX_RECHECKS: usize = 100;
 
 /// The number of failed rechecks in one poll after which the others wait. An outage then costs few requests.
 const MAX_FAILED_RECHECKS: u32 = 2;
-
-/// The age that a response without a `Date` header is given. It is longer than any response takes.
-const AGE_WITHOUT_DATE: SignedDuration = SignedDuration::from_mins(1);
-
-/// The contents of a response, as far as the choice of the next window needs them.
-#[derive(Debug, Default)]
-pub(super) struct PageRead {
-    /// The number of rows.
-    pub(super) rows: u32,
-    /// The number of rows before the first one, where a next link named it.
-    pub(super) first_row: Option<u32>,
-    /// A key for each row: the incident's identifier, or a hash of what cannot be parsed.
-    pub(super) keys: Vec<String>,
-    /// Microsoft has further rows, or says so.
-    pub(super) more: bool,
-    /// The `Date` of the response.
-    pub(super) date: Option<Timestamp>,
-    /// The rows that could be parsed.
-    pub(super) rows_shown: Vec<RowShown>,
-}
-
-/// The times and the identifier of a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RowShown {
-    pub(super) last_updated: Timestamp,
-    pub(super) created: Option<Timestamp>,
-    incident_id: String,
-}
-
-impl PageRead {
-    /// The times of last update and of creation of the rows.
-    pub(super) fn times(&self) -> impl Iterator<Item = RowTimes> {
-        self.rows_shown.iter().map(|row| RowTimes { updated: row.last_updated, created: row.created })
-    }
-}
-
-/// Returns false for a record outside of what was asked for.
-fn is_within(record: &Record, query: &IncidentQuery) -> bool {
-    let created_within = |created: Span| record.created.is_none_or(|time| created.contains(time));
-    query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
-}
-
-fn row_key(row: &[u8]) -> String {
-    hex(&digest(&SHA256, row).as_ref()[..8])
-}
 
 impl Worker<'_> {
     /// Sends one query and ingests the rows of its response. Rows that arrive before a failure are ingested, too, and
@@ -94,11 +45,7 @@ impl Worker<'_> {
                 self.quarantine_alerts(query.updated).await?;
             }
             let end = end?;
-            page.more = end.more && end.rows > 0;
-            let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
-            if let Some(NextPage::Skip(rows)) = next.next_page {
-                page.first_row = Some(rows);
-            }
+            let Some(next) = page.after_empty_page(&end, &query) else { return Ok(()) };
             query = next;
         }
         Err(Error::Malformed { call: Call::ListIncidents })
@@ -107,25 +54,15 @@ impl Worker<'_> {
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
-        let mut outside: Option<Timestamp> = None;
         let date = list.date();
         while let Some(row) = list.next().await? {
-            page.rows += 1;
             match Record::parse(&row, &tenant, self.api, query.alerts) {
                 Ok(record) => {
-                    if !is_within(&record, query) {
-                        outside = Some(outside.map_or(record.last_updated, |time| time.min(record.last_updated)));
-                    }
-                    page.keys.push(record.incident_id.clone());
-                    page.rows_shown.push(RowShown {
-                        last_updated: record.last_updated,
-                        created: record.created,
-                        incident_id: record.incident_id.clone(),
-                    });
+                    page.note(&record, query);
                     self.ingest(&record, date).await?;
                 }
                 Err(why) => {
-                    page.keys.push(row_key(&row));
+                    page.note_unreadable(&row);
                     self.quarantine_row(&row, why, query).await?;
                 }
             }
@@ -134,17 +71,7 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        page.date = end.date;
-        if end.partial && !std::mem::replace(&mut self.saw_partial_response, true) {
-            // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
-            return Err(Error::Partial { call: Call::ListIncidents });
-        }
-        // A record may be updated while the response is made, so one that was updated just now shows nothing.
-        if outside.is_some_and(|updated| updated < self.response_time(page) - AGE_WITHOUT_DATE) {
-            // The rows are taken, but what such a response does not show says nothing.
-            tracing::warn!("Microsoft did not apply the filter of a list");
-            return Err(Error::FilterNotApplied { call: Call::ListIncidents });
-        }
+        page.judge(&end, self.sync.clock.now(), &mut self.saw_partial_response)?;
         Ok(end)
     }
 
@@ -329,9 +256,8 @@ impl Worker<'_> {
         self.ingest(&record, None).await
     }
 
-    /// The response's `Date`, never later than now; one minute ago if the header is missing.
+    /// Microsoft's time of a response ([`PageRead::response_time`]).
     pub(super) fn response_time(&self, page: &PageRead) -> Timestamp {
-        let now = self.sync.clock.now();
-        page.date.map_or(now - AGE_WITHOUT_DATE, |date| date.min(now))
+        page.response_time(self.sync.clock.now())
     }
 }

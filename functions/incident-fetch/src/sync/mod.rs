@@ -13,13 +13,15 @@
 //! | `failure_search` | the search for what fails |
 //! | `bisect` | a failing second, incident by incident |
 //! | `quarantine` | whatever cannot be read, and its retries |
+//! | `page_read` | what a response showed, and whether it can be believed |
 //! | `ingest` | records on their way into the bucket |
 
 mod bisect;
 mod failure_search;
 mod ingest;
 mod inseparable;
-mod paging;
+pub(crate) mod page_read;
+pub(crate) mod paging;
 mod quarantine;
 pub(crate) mod window;
 mod windows;

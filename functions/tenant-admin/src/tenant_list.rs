@@ -120,7 +120,7 @@ impl fmt::Display for RankingPosition {
 }
 
 fn parse_status(text: &str) -> Result<Status> {
-    [Status::Pending, Status::Active, Status::Paused, Status::Offboarded]
+    Status::ALL
         .into_iter()
         .find(|status| status.as_str() == text)
         .ok_or_else(|| invalid("`status` must be pending, active, paused or offboarded."))

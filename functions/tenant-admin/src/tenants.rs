@@ -94,7 +94,7 @@ enum Resumption {
 impl Resumption {
     fn of(tenant: &Tenant) -> Result<Self> {
         match (tenant.status, tenant.reason) {
-            (Status::Offboarded, _) => Err(Error::TenantNotActive(tenant.reason)),
+            (Status::Offboarded | Status::Unknown(_), _) => Err(Error::TenantNotActive(tenant.reason)),
             (Status::Pending, Some(Reason::Operator)) => Ok(Self::Onboard),
             (Status::Active | Status::Pending, _) => Ok(Self::Nothing),
             (Status::Paused, _) if tenant.activated_at.is_none() => Ok(Self::Onboard),

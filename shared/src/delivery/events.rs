@@ -8,14 +8,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    clock::{Clock, pause_before_attempt},
+    aws::{LazyClient, lazy_client},
+    clock::pause_before_attempt,
     error::{Error, Result},
     incident::summary::IncidentSummary,
     registry::{
         Registry,
         tenants::{Status, StatusChange, Tenant},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
 };
 
@@ -60,12 +61,11 @@ impl FromStr for IncidentEvents {
 #[derive(Clone, Debug)]
 pub struct Events {
     bus: Option<Bus>,
-    clock: Clock,
 }
 
 #[derive(Clone, Debug)]
 struct Bus {
-    client: Client,
+    client: LazyClient<Client>,
     name: String,
 }
 
@@ -97,10 +97,9 @@ pub struct IncidentChanged {
 }
 
 impl Events {
-    /// The bus named `bus`, if there is one. Without a bus no client is made: a function that sends no events starts
-    /// without one.
-    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>, clock: Clock) -> Self {
-        Self { bus: bus.map(|name| Bus { client: Client::new(config), name }), clock }
+    /// The bus named `bus`, if there is one.
+    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>) -> Self {
+        Self { bus: bus.map(|name| Bus { client: lazy_client(config, Client::new), name }) }
     }
 
     /// Sends `Tenant Status Changed` for each change of a tenant that is not announced yet, then clears the marks. Every
@@ -123,7 +122,7 @@ impl Events {
                 "tenant status changed"
             );
             if is_pause_by_microsoft(change) {
-                telemetry::metrics(self.clock.now(), Some(&tenant_id), &[("TenantPaused", "Count", 1.0)]);
+                telemetry::metrics(Some(&tenant_id), &[Metric::count("TenantPaused", 1)]);
             }
         }
         let clear = |stored: &mut Tenant| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry,
-    table::{from_item, number, string},
+    table::{from_item, number, string, transacted_with_schema},
     tenant_of, tenant_pk,
 };
 use crate::{
@@ -65,7 +65,7 @@ impl CountChanges {
         if parts.is_empty() {
             return Ok(None);
         }
-        let update = update.update_expression(format!("ADD {}", parts.join(", ")));
+        let update = transacted_with_schema(update.update_expression(format!("ADD {}", parts.join(", "))));
         let update = update.build().map_err(|error| Error::internal("dynamodb:TransactWriteItems", error))?;
         Ok(Some(TransactWriteItem::builder().update(update).build()))
     }

@@ -18,7 +18,7 @@ use futures_util::{TryStreamExt, stream};
 use super::{
     Registry, Write,
     open_incidents::{self, CountChanges},
-    table::{Item, string, text},
+    table::{Item, string, text, transacted_with_schema, with_schema},
     tenant_pk,
 };
 use crate::{
@@ -145,10 +145,12 @@ impl BlockUpdate {
 
     /// The update alone, for a block without a changed mark.
     fn alone(self, update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
-        update
-            .update_expression(self.expression())
-            .set_expression_attribute_names(Some(self.names))
-            .set_expression_attribute_values(Some(self.values))
+        with_schema(
+            update
+                .update_expression(self.expression())
+                .set_expression_attribute_names(Some(self.names))
+                .set_expression_attribute_values(Some(self.values)),
+        )
     }
 
     /// The update as a part of a transaction.
@@ -158,7 +160,8 @@ impl BlockUpdate {
             .condition_expression(self.conditions.join(" AND "))
             .set_expression_attribute_names(Some(self.names))
             .set_expression_attribute_values(Some(self.values));
-        let update = update.build().map_err(|error| Error::internal("dynamodb:TransactWriteItems", error))?;
+        let update = transacted_with_schema(update).build();
+        let update = update.map_err(|error| Error::internal("dynamodb:TransactWriteItems", error))?;
         Ok(TransactWriteItem::builder().update(update).build())
     }
 }
@@ -236,7 +239,7 @@ impl Registry {
             }
             None => update.update_expression("REMOVE #notes"),
         };
-        update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
+        with_schema(update).send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
     }
 }
 

@@ -125,3 +125,16 @@ fn parse_status(text: &str) -> Result<Status> {
         .find(|status| status.as_str() == text)
         .ok_or_else(|| invalid("`status` must be pending, active, paused or offboarded."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_has_four_words() {
+        assert_eq!(parse_status("paused").unwrap(), Status::Paused);
+        for wrong in ["", "Paused", "gone"] {
+            assert!(parse_status(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Registry,
-    table::{number, text, to_item},
+    table::{text, to_item},
 };
 use crate::{
     error::{Error, Result},
@@ -54,18 +54,18 @@ impl Registry {
     /// Keeps an order of tenants for the later pages of a list.
     pub async fn keep_ranking(&self, id: Uuid, tenants: &[TenantId], now: Timestamp) -> Result<()> {
         let expires_at = (now + RANKING_LIFETIME).as_second();
-        let put = |(index, part): (usize, &[TenantId])| {
-            let stretch = Stretch { total: tenants.len(), tenants: part.to_vec(), expires_at };
-            async move {
-                let mut item = to_item(&stretch)?;
-                item.insert("pk".into(), text(pk(id)));
-                item.insert("sk".into(), text(sk(index)));
-                item.insert("expires_at".into(), number(expires_at));
-                self.put(item).send().await.map(drop).map_err(|error| Error::aws("dynamodb:PutItem", &error))
-            }
-        };
-        let writes = stream::iter(tenants.chunks(TENANTS_PER_ITEM).enumerate().map(put));
-        writes.buffer_unordered(CONCURRENT_WRITES).try_collect().await
+        let stretch = |part: &[TenantId]| Stretch { total: tenants.len(), tenants: part.to_vec(), expires_at };
+        let stretches: Vec<Stretch> = tenants.chunks(TENANTS_PER_ITEM).map(stretch).collect();
+        let writes = stretches.into_iter().enumerate().map(|(index, stretch)| self.put_stretch(id, index, stretch));
+        stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
+    }
+
+    async fn put_stretch(&self, id: Uuid, index: usize, stretch: Stretch) -> Result<()> {
+        let mut item = to_item(&stretch)?;
+        item.insert("pk".into(), text(pk(id)));
+        item.insert("sk".into(), text(sk(index)));
+        let put = self.put(item).send().await;
+        put.map(drop).map_err(|error| Error::aws("dynamodb:PutItem", &error))
     }
 
     /// Reads at most `limit` tenants of an order that is kept, after the first `skipped` ones. A page may be shorter.

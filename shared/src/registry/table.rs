@@ -142,8 +142,9 @@ impl Registry {
         keys: Vec<(String, String)>,
         attributes: Option<&str>,
     ) -> Result<Vec<Item>> {
-        let batches = keys.chunks(MAX_BATCH_KEYS).map(|batch| self.read_batch(batch.to_vec(), attributes));
-        let batches: Vec<Vec<Item>> = stream::iter(batches).buffered(CONCURRENT_BATCHES).try_collect().await?;
+        let batches: Vec<Vec<(String, String)>> = keys.chunks(MAX_BATCH_KEYS).map(<[_]>::to_vec).collect();
+        let reads = batches.into_iter().map(|batch| self.read_batch(batch, attributes));
+        let batches: Vec<Vec<Item>> = stream::iter(reads).buffered(CONCURRENT_BATCHES).try_collect().await?;
         Ok(batches.into_iter().flatten().collect())
     }
 

@@ -92,12 +92,11 @@ class Data(TemplateCase):
 
     def test_only_its_own_rule_sends_to_the_incident_queue(self):
         queues = [{"Fn::GetAtt": [name, "Arn"]} for name in ("IncidentQueue", "IncidentDeadLetterQueue")]
-        for policy in self.properties_of("AWS::SQS::QueuePolicy").values():
-            for statement in policy["PolicyDocument"]["Statement"][1:]:
-                self.assertEqual(statement["Principal"], {"Service": "events.amazonaws.com"})
-                self.assertEqual((statement["Action"], statement["Resource"]), ("sqs:SendMessage", queues))
-                rule = {"Fn::GetAtt": ["IncidentRule", "Arn"]}
-                self.assertEqual(statement["Condition"], {"ArnEquals": {"aws:SourceArn": rule}})
+        _, allowed = self.resources["IncidentQueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        self.assertEqual(allowed["Principal"], {"Service": "events.amazonaws.com"})
+        self.assertEqual((allowed["Action"], allowed["Resource"]), ("sqs:SendMessage", queues))
+        rule = {"Fn::GetAtt": ["IncidentRule", "Arn"]}
+        self.assertEqual(allowed["Condition"], {"ArnEquals": {"aws:SourceArn": rule}})
         (target,) = self.resources["IncidentRule"]["Properties"]["Targets"]
         self.assertEqual([target["Arn"], target["DeadLetterConfig"]["Arn"]], queues)
 

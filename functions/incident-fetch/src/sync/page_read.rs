@@ -34,7 +34,7 @@ pub(crate) struct PageRead {
     /// The rows that could be parsed.
     pub(crate) rows_shown: Vec<RowShown>,
     /// The earliest last update of the rows that the query excludes.
-    outside: Option<Timestamp>,
+    pub(crate) outside: Option<Timestamp>,
 }
 
 /// The times and the identifier of a row.

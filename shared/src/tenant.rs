@@ -33,6 +33,16 @@ impl TenantId {
     pub fn from_guid(text: &str) -> Result<Self, NotATenantId> {
         text.to_ascii_lowercase().parse()
     }
+
+    /// The identifier of 16 bytes. `None`: they are all zero.
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        Some(Uuid::from_bytes(bytes)).filter(|id| !id.is_nil()).map(Self)
+    }
+
+    /// The identifier as 16 bytes.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
 }
 
 impl FromStr for TenantId {

@@ -51,6 +51,7 @@ DEFAULT_STACK = "mandate"
 CREATED = {
     "AWS::DynamoDB::Table",  # without the TTL, which is enabled afterwards
     "AWS::Events::EventBus",
+    "AWS::Events::Rule",
     "AWS::IAM::ManagedPolicy",
     "AWS::IAM::Role",
     "AWS::KMS::Alias",

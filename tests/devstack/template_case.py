@@ -67,6 +67,7 @@ ENVIRONMENT = {
         "HUNT_QUEUE_URL",
         "INCIDENT_API",
         "INCIDENT_BUCKET",
+        "INCIDENT_EVENTS",
         "JWT_AUDIENCE",
         "POLL_INTERVAL_SECONDS",
         "POLL_MAX_INTERVAL_SECONDS",
@@ -154,7 +155,7 @@ READS = {
     "TokenIssuance": OF_ONE_TENANT,
     "IncidentFetch": OF_ONE_TENANT | {"HUNT#*"},
     "IncidentDispatch": set(),
-    "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*"},
+    "TenantAdmin": OF_ONE_TENANT | {"INVITATION#*", "RANKING#*"},
     "SecretRotation": set(),
 }
 WRITES = {

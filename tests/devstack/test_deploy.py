@@ -112,23 +112,15 @@ class Deployment(unittest.TestCase):
 
     def test_rotation_is_enabled_and_no_step_is_called(self):
         self.assertEqual(self.report["rotations"], [])
-        # A process of its own, because all moto servers of one process share their state.
-        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        server = subprocess.Popen([sys.executable, SERVER], **pipe)
-        self.addCleanup(server.communicate)
-        endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
         values = {
             "PartnerName": "Contoso",
             "RotationCredentialSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rotator-AbCdEf",
             "HomeTenantId": "11733a9e-0000-4000-8000-000000000000",
         }
-        given = [word for name, value in values.items() for word in ("--parameter", f"{name}={value}")]
-        deployed = run("--endpoint", endpoint, *given)
-        self.assertEqual(deployed.returncode, 0, deployed.stderr)
-        report = json.loads(deployed.stdout)
+        client, report = self.deploy_apart(values)
         secret = report["resources"]["secret"]
         self.assertEqual(report["rotations"], [{"secret": secret, "function": "mandate-secret-rotation"}])
-        described = deploy.clients(endpoint)("secretsmanager").describe_secret(SecretId=secret)
+        described = client("secretsmanager").describe_secret(SecretId=secret)
         self.assertIs(described["RotationEnabled"], True)
         self.assertEqual(described["RotationRules"], {"AutomaticallyAfterDays": 30})
         self.assertFalse(described.get("VersionIdsToStages"))
@@ -141,6 +133,42 @@ class Deployment(unittest.TestCase):
             self.assertNotEqual(name, self.report["resources"][key], key)
         functions = [{one["name"] for one in one["functions"]} for one in (report, self.report)]
         self.assertFalse(functions[0] & functions[1])
+
+    def test_incident_queue_receives_events_of_its_severities(self):
+        values = {"PartnerName": "Contoso", "IncidentEvents": "summary", "IncidentQueueSeverity": "medium"}
+        client, report = self.deploy_apart(values)
+        (queue,) = [url for url in client("sqs").list_queues()["QueueUrls"] if "IncidentQueue" in url]
+        for number, (kind, severity) in enumerate(
+            [
+                ("Incident Changed", "high"),
+                ("Incident Changed", "low"),
+                ("Incident Changed", "medium"),
+                ("Incident Changed", None),
+                ("Incidents Delivered", "high"),
+            ]
+        ):
+            detail = json.dumps({"key": f"tenant/{number}/time", "severity": severity})
+            entry = {"Source": "partner.incidents", "DetailType": kind, "Detail": detail}
+            entry["EventBusName"] = report["resources"]["event_bus"]
+            self.assertEqual(client("events").put_events(Entries=[entry])["FailedEntryCount"], 0)
+        bodies = []
+        while messages := client("sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+            bodies += [json.loads(message["Body"]) for message in messages]
+        self.assertEqual(sorted(body["detail"]["key"] for body in bodies), ["tenant/0/time", "tenant/2/time"])
+        (rule,) = client("events").list_rules(EventBusName=report["resources"]["event_bus"])["Rules"]
+        found = client("events").list_targets_by_rule(Rule=rule["Name"], EventBusName=rule["EventBusName"])
+        self.assertIn("IncidentDeadLetterQueue", found["Targets"][0]["DeadLetterConfig"]["Arn"])
+
+    def deploy_apart(self, values):
+        """Deploys into a server in a process of its own, because all moto servers of one process share their state."""
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        server = subprocess.Popen([sys.executable, SERVER], **pipe)
+        self.addCleanup(server.communicate)
+        endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        given = [word for name, value in values.items() for word in ("--parameter", f"{name}={value}")]
+        deployed = run("--endpoint", endpoint, *given)
+        self.assertEqual(deployed.returncode, 0, deployed.stderr)
+        return deploy.clients(endpoint), json.loads(deployed.stdout)
 
     def test_error_is_one_line(self):
         for arguments in (

@@ -66,6 +66,7 @@ class Functions(TemplateCase):
             "SWEEP_DAYS": {"Ref": "SweepDays"},
             "CONSENT_CHECK_SECONDS": {"Ref": "ConsentCheckSeconds"},
             "DELIVERY_FORMAT": {"Ref": "DeliveryFormat"},
+            "INCIDENT_EVENTS": {"Ref": "IncidentEvents"},
             "LOG_LEVEL": {"Ref": "LogLevel"},
             "HOME_TENANT_ID": {"Ref": "HomeTenantId"},
             "ROTATION_CREDENTIAL_SECRET_ID": {"Ref": "RotationCredentialSecretArn"},
@@ -88,6 +89,8 @@ class Functions(TemplateCase):
             "SweepDays": "3",
             "ConsentCheckSeconds": "600",
             "DeliveryFormat": "envelope",
+            "IncidentEvents": "none",
+            "IncidentQueueSeverity": "none",
             "LogLevel": "info",
             "PublicBaseUrl": "",
             # A new account has too little concurrency to reserve any. It must still be able to deploy.

@@ -76,7 +76,7 @@ class Alarms(TemplateCase):
         visible, age = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
         queues = set(self.properties_of("AWS::SQS::Queue"))
         worked_on = {"SyncQueue", "HuntQueue"}
-        wanted = {(queue, visible) for queue in queues - worked_on} | {(queue, age) for queue in worked_on}
+        wanted = {(queue, visible) for queue in queues - worked_on - {"IncidentQueue"}} | {(queue, age) for queue in worked_on}
         self.assertEqual(found, wanted)
 
     def test_description_says_urgency_section_and_query(self):

@@ -1,10 +1,14 @@
 """The template's stores, queues and schedules."""
 
 import json
+import os
+import re
 import unittest
 
+from moto.events.models import EventPattern
+
 import sam_template
-from template_case import DATA, ROUTES, TemplateCase, as_list, resource_name
+from template_case import DATA, ROUTES, TEMPLATE, TemplateCase, as_list, resource_name
 
 
 class Data(TemplateCase):
@@ -85,6 +89,51 @@ class Data(TemplateCase):
             covered |= {resource_name(resource) for resource in as_list(statement["Resource"])}
         queues = set(self.properties_of("AWS::SQS::Queue"))
         self.assertEqual(covered, {"IncidentBucket", "IncidentBucket/*"} | queues)
+
+    def test_only_its_own_rule_sends_to_the_incident_queue(self):
+        queues = [{"Fn::GetAtt": [name, "Arn"]} for name in ("IncidentQueue", "IncidentDeadLetterQueue")]
+        _, allowed = self.resources["IncidentQueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        self.assertEqual(allowed["Principal"], {"Service": "events.amazonaws.com"})
+        self.assertEqual((allowed["Action"], allowed["Resource"]), ("sqs:SendMessage", queues))
+        rule = {"Fn::GetAtt": ["IncidentRule", "Arn"]}
+        self.assertEqual(allowed["Condition"], {"ArnEquals": {"aws:SourceArn": rule}})
+        (target,) = self.resources["IncidentRule"]["Properties"]["Targets"]
+        self.assertEqual([target["Arn"], target["DeadLetterConfig"]["Arn"]], queues)
+
+    def test_incident_queue_exists_only_with_a_severity(self):
+        names = [name for name, one in self.resources.items() if one.get("Condition") == "HasIncidentQueue"]
+        wanted = ["IncidentDeadLetterQueue", "IncidentDeadLetters", "IncidentQueue", "IncidentQueuePolicy"]
+        self.assertEqual(sorted(names), [*wanted, "IncidentRule"])
+        for severity, there in (("none", False), ("high", True)):
+            values = {**self.values, "IncidentQueueSeverity": severity}
+            self.assertIs(sam_template.condition_holds("HasIncidentQueue", self.expanded, values), there)
+
+    def test_sample_rules_match_the_events_that_they_are_for(self):
+        with open(os.path.join(os.path.dirname(TEMPLATE), "README.md"), encoding="utf-8") as file:
+            rules = re.findall(r"put-rule --name mandate-(\w+) [^']*'(\{[^']*\})'", file.read())
+        one, other = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
+        detail = {"tenant_id": other, "change": "updated", "severity": "low", "status": "active"}
+        events = {
+            "new and high": {"severity": "high", "change": "created"},
+            "high": {"severity": "high"},
+            "medium and resolved": {"severity": "medium", "status": "resolved"},
+            "medium": {"severity": "medium"},
+            "low": {},
+            "without a severity": {"severity": None},
+            "of the customer": {"tenant_id": one},
+        }
+        wanted = {
+            "delivered": [],
+            "high": ["new and high"],
+            "contoso": ["of the customer"],
+            "tickets": ["new and high", "high", "medium"],
+        }
+        found = {}
+        for name, pattern in rules:
+            matches = EventPattern.load(pattern).matches_event
+            event = {"source": "partner.incidents", "detail-type": "Incident Changed"}
+            found[name] = [case for case, parts in events.items() if matches({**event, "detail": {**detail, **parts}})]
+        self.assertEqual(found, wanted)
 
     def test_log_groups_expire_and_are_encrypted(self):
         groups = self.properties_of("AWS::Logs::LogGroup")

@@ -31,19 +31,19 @@ const GRAPH_ROLE: &str = "SecurityIncident.Read.All";
 const DEFENDER_ROLE: &str = "Incident.Read.All";
 
 /// The function and what it stands on.
-struct AdminHarness {
-    backends: Backends,
+pub(crate) struct AdminHarness {
+    pub(crate) backends: Backends,
     app: App,
-    registry: Registry,
-    clock: Clock,
+    pub(crate) registry: Registry,
+    pub(crate) clock: Clock,
 }
 
 impl AdminHarness {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_at(Clock::system()).await
     }
 
-    async fn start_at(clock: Clock) -> Self {
+    pub(crate) async fn start_at(clock: Clock) -> Self {
         Self::start_with(clock, None).await
     }
 
@@ -78,20 +78,20 @@ impl AdminHarness {
         (status, body)
     }
 
-    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u64, Value) {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u64, Value) {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         self.send(request(method, path, query, body.map(|body| body.to_string()).as_deref())).await
     }
 
     /// A call that is refused: its code and its detail.
-    async fn refused(&self, method: &str, path: &str, body: Option<Value>) -> (String, String) {
+    pub(crate) async fn refused(&self, method: &str, path: &str, body: Option<Value>) -> (String, String) {
         let (status, problem) = self.call(method, path, body).await;
         let code = problem["code"].as_str().unwrap_or_else(|| panic!("{method} {path} gave {status} {problem}"));
         (code.to_owned(), problem["detail"].as_str().unwrap().to_owned())
     }
 
     /// A tenant that stands like this, with a feed if it is active.
-    async fn tenant(&self, id: &str, status: Status, reason: Option<Reason>) -> TenantId {
+    pub(crate) async fn tenant(&self, id: &str, status: Status, reason: Option<Reason>) -> TenantId {
         let id: TenantId = id.parse().unwrap();
         let now = self.clock.now();
         let tenant = Tenant {

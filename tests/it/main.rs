@@ -27,4 +27,6 @@ mod snapshots;
 #[cfg(test)]
 mod sync;
 #[cfg(test)]
+mod tenant_list;
+#[cfg(test)]
 mod tokens;

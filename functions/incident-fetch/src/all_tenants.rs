@@ -1,5 +1,7 @@
 //! Live reads over all active tenants, for a person who waits.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use futures_util::StreamExt;
 use serde_json::Value;
 use shared::{
@@ -9,7 +11,11 @@ use shared::{
         event::{HttpRequest, HttpResponse},
         runtime::tenant_span,
     },
-    registry::tenants::{Status, Tenant},
+    registry::{
+        position::PageSizes,
+        tenants::{Status, Tenant},
+    },
+    tenant::TenantId,
 };
 use tracing::Instrument;
 
@@ -21,24 +27,39 @@ use crate::{
 /// The number of tenants that are read at the same time for a person who waits.
 pub(crate) const CONCURRENT_TENANTS: usize = 8;
 
+/// The time for one tenant of a list over all, so that a few slow tenants do not use up the time of the others.
+const TENANT_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl App {
     /// `GET /incidents`, the list over all active tenants.
     pub(crate) async fn list_all_incidents(&self, request: &HttpRequest, deadline: Deadline) -> Result<HttpResponse> {
         let now = self.clock.now();
         let list = ListRequest::parse(request, None, now)?;
+        // A tenant that failed on a page before is named again, and not read: its list would have a gap.
+        let (failed, mut failures): (BTreeSet<TenantId>, Vec<Value>) = list.failures().into_iter().unzip();
         let tenants = self.active_tenants().await?;
+        let ids: Vec<TenantId> = tenants.iter().map(|tenant| tenant.tenant_id).collect();
+        let feeds = self.registry.feeds(&ids).await?;
+        let tenants = tenants.into_iter().filter(|tenant| !failed.contains(&tenant.tenant_id)).map(|tenant| {
+            let feed = feeds.get(&tenant.tenant_id).cloned();
+            let sizes = feed.map(|mut feed| *feed.page_sizes(tenant.api)).unwrap_or_default();
+            (tenant, sizes)
+        });
         let pages = futures_util::stream::iter(tenants)
-            .map(|tenant| self.page_or_failure(tenant, &list, deadline))
+            .map(|(tenant, sizes)| self.page_or_failure(tenant, sizes, &list, deadline))
             .buffer_unordered(CONCURRENT_TENANTS);
         let mut pages = Box::pin(pages);
-        let (mut page, mut failures) = (TenantPage::default(), Vec::new());
+        let mut page = TenantPage::default();
         while let Some(outcome) = pages.next().await {
             match outcome {
                 Ok(of_tenant) => merge_into_page(&mut page, of_tenant, list.limit as usize),
                 Err(failure) => failures.push(failure),
             }
         }
-        let next = page.complete_to.map(|complete_to| list.next(complete_to, now)).transpose()?;
+        let next = match page.complete_to {
+            Some(complete_to) => Some(list.with_failures(&failures)?.next(complete_to, now)?),
+            None => None,
+        };
         let incidents = page.rows.into_iter().map(|row| row.incident).collect();
         Ok(HttpResponse::json(200, &ListBody { incidents, failures: Some(failures), next }))
     }
@@ -47,13 +68,15 @@ impl App {
     async fn page_or_failure(
         &self,
         tenant: Tenant,
+        sizes: PageSizes,
         list: &ListRequest,
         deadline: Deadline,
     ) -> Result<TenantPage, Value> {
         let work = async {
+            let deadline = deadline.at_most(TENANT_TIMEOUT);
             // Half of the reserve is for this tenant to end, the other half for the response.
             let (reading, all) = (deadline.reserving(RESPONSE_RESERVE), deadline.reserving(RESPONSE_RESERVE / 2));
-            let page = all.run(Box::pin(self.tenant_page(&tenant, list, reading))).await;
+            let page = all.run(Box::pin(self.tenant_page(&tenant, sizes, list, reading))).await;
             page.map_err(|error| tenant_failure(&tenant.tenant_id.to_string(), &error))
         };
         work.instrument(tenant_span(&tenant.tenant_id)).await
@@ -61,16 +84,7 @@ impl App {
 
     /// Reads all active tenants from the table.
     pub(crate) async fn active_tenants(&self) -> Result<Vec<Tenant>> {
-        let mut tenants = Vec::new();
-        let mut next = None;
-        loop {
-            let page = self.registry.tenants(Some(Status::Active), 100, next.as_deref()).await?;
-            tenants.extend(page.items);
-            next = page.next;
-            if next.is_none() {
-                return Ok(tenants);
-            }
-        }
+        self.registry.all_tenants(Some(Status::Active)).await
     }
 }
 
@@ -101,7 +115,6 @@ mod tests {
     use shared::{
         incident::record::{Alerts, Record},
         microsoft::IncidentApi,
-        tenant::TenantId,
     };
 
     use super::*;

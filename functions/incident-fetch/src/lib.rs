@@ -21,7 +21,7 @@ use shared::{
     config::{JwtAudience, Variables},
     delivery::{
         bucket::{Bucket, Format},
-        events::Events,
+        events::{Events, IncidentEvents},
     },
     entra::token_cache::Tokens,
     error::{Error, Result},
@@ -57,6 +57,7 @@ pub struct Config {
     incident_bucket: String,
     event_bus_name: Option<String>,
     format: Format,
+    incident_events: IncidentEvents,
     poll_interval: SignedDuration,
     poll_max_interval: SignedDuration,
     overlap: SignedDuration,
@@ -77,6 +78,7 @@ impl Config {
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let incident_api = variables.incident_api();
         let format = variables.parsed("DELIVERY_FORMAT", Format::Envelope, "must be envelope, ocsf or both");
+        let incident_events = variables.parsed("INCIDENT_EVENTS", IncidentEvents::None, "must be none or summary");
         let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
         let poll_max_interval = variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);
         let overlap = variables.at_least("POLL_OVERLAP_SECONDS", 900, 0);
@@ -95,6 +97,7 @@ impl Config {
             incident_bucket: incident_bucket?,
             event_bus_name,
             format,
+            incident_events,
             poll_interval: seconds(poll_interval),
             poll_max_interval: seconds(poll_max_interval),
             overlap: seconds(overlap),
@@ -141,6 +144,7 @@ impl App {
                 first_lookback: config.first_lookback,
                 max_token_age: config.consent_check - POLL_JITTER,
                 format: config.format,
+                incident_events: config.incident_events,
             },
         };
         Self {

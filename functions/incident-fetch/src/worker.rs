@@ -138,8 +138,9 @@ impl App {
         let mut worker = Worker::new(&self.sync, tenant, lease, deadline);
         let outcome = Box::pin(self.poll_and_run_jobs(&mut worker, message.kind, job_id.as_deref())).await;
         let stats = worker.stats;
-        if lease.is_lost() && !lease.was_taken() {
-            return Ok(None);
+        if lease.is_lost() {
+            // With a lease that was taken, the other worker has done or does the work.
+            return Ok(lease.was_taken().then_some(Worked::Told));
         }
         let follow_up = match self.follow_up(tenant, lease, outcome, stats).await {
             Ok(follow_up) => follow_up,

@@ -4,6 +4,7 @@ mod input;
 mod invitations;
 mod jobs;
 mod offboarding;
+mod tenant_list;
 mod tenants;
 
 use jiff::SignedDuration;

@@ -1,8 +1,7 @@
-//! Reading tenants, and changing their name, their API and whether they are polled.
+//! Reading one tenant, and changing its name, their API and whether they are polled.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::json;
 use shared::{
     error::{Error, Result},
     http::Deadline,
@@ -13,6 +12,7 @@ use shared::{
     queue::{SyncKind, SyncMessage},
     registry::{
         feed::{Feed, LastSweep},
+        open_incidents::OpenIncidents,
         tenants::{Status, Tenant},
     },
     telemetry::RECORD,
@@ -21,7 +21,7 @@ use shared::{
 
 use crate::{
     AdminRequest, App,
-    input::{Body, PageRequest, expect_no_input, invalid},
+    input::{Body, expect_no_input, invalid},
 };
 
 /// The delay after which `incident-fetch` sends an event that could not be sent.
@@ -29,7 +29,7 @@ const ANNOUNCE_AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
 /// The Tenant of `functions/interface.md`, in its order of members.
 #[derive(Serialize)]
-struct TenantView<'a> {
+pub(crate) struct TenantView<'a> {
     tenant_id: TenantId,
     customer: &'a str,
     status: Status,
@@ -44,13 +44,19 @@ struct TenantView<'a> {
     incidents_total: u64,
     quarantined: u64,
     last_sweep: Option<&'a LastSweep>,
+    open_incidents: OpenIncidents,
     /// Only while the tenant is pending, when the operator may have to decide on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     role_proven: Option<bool>,
 }
 
 impl<'a> TenantView<'a> {
-    fn new(tenant: &'a Tenant, feed: Option<&'a Feed>, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        tenant: &'a Tenant,
+        feed: Option<&'a Feed>,
+        open_incidents: OpenIncidents,
+        now: Timestamp,
+    ) -> Self {
         let covered_until = feed.and_then(|feed| feed.covered_until);
         Self {
             tenant_id: tenant.tenant_id,
@@ -67,6 +73,7 @@ impl<'a> TenantView<'a> {
             incidents_total: feed.map_or(0, |feed| feed.incidents_total),
             quarantined: feed.map_or(0, |feed| feed.quarantined),
             last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
+            open_incidents,
             role_proven: (tenant.status == Status::Pending).then_some(tenant.role_proven),
         }
     }
@@ -150,22 +157,10 @@ impl App {
     }
 
     async fn respond_with(&self, tenant: &Tenant) -> Result<HttpResponse> {
-        let feed = self.clients.registry.feed(&tenant.tenant_id).await?;
-        Ok(HttpResponse::json(200, &TenantView::new(tenant, feed.as_ref(), self.clock.now())))
-    }
-
-    /// `GET /tenants`: a page of all tenants, or of those with a `status`.
-    pub(crate) async fn list_tenants(&self, request: &AdminRequest<'_>) -> Result<HttpResponse> {
-        let parameters = request.http.parameters(&["status", "limit", "next"])?;
-        let PageRequest { limit, next } = PageRequest::parse(&parameters)?;
-        let status = parameters.get("status").map(|text| parse_status(text)).transpose()?;
-        let page = self.clients.registry.tenants(status, limit, next).await?;
-        let ids: Vec<TenantId> = page.items.iter().map(|tenant| tenant.tenant_id).collect();
-        let feeds = self.clients.registry.feeds(&ids).await?;
-        let now = self.clock.now();
-        let views = page.items.iter().map(|tenant| TenantView::new(tenant, feeds.get(&tenant.tenant_id), now));
-        let tenants = views.collect::<Vec<_>>();
-        Ok(HttpResponse::json(200, &json!({"tenants": tenants, "next": page.next})))
+        let registry = &self.clients.registry;
+        let feed = registry.feed(&tenant.tenant_id).await?;
+        let open = registry.open_incidents(&[tenant.tenant_id]).await?.remove(&tenant.tenant_id).unwrap_or_default();
+        Ok(HttpResponse::json(200, &TenantView::new(tenant, feed.as_ref(), open, self.clock.now())))
     }
 
     /// `GET /tenants/{tenant_id}`: one tenant in any status, offboarded too.
@@ -315,15 +310,10 @@ fn refuse_offboarded(tenant: &Tenant) -> Result<()> {
     if tenant.status == Status::Offboarded { Err(Error::TenantNotActive(tenant.reason)) } else { Ok(()) }
 }
 
-fn parse_status(text: &str) -> Result<Status> {
-    Status::ALL
-        .into_iter()
-        .find(|status| status.as_str() == text)
-        .ok_or_else(|| invalid("`status` must be pending, active, paused or offboarded."))
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn tenant(status: Status, reason: Option<Reason>) -> Tenant {
@@ -349,21 +339,23 @@ mod tests {
             "last_sweep": {"at": "2026-11-22T03:00:00Z", "checked": 40, "missing": 2}
         }))
         .unwrap();
+        let open = OpenIncidents { informational: 0, low: 1, medium: 2, high: 3 };
         assert_eq!(
-            serde_json::to_string(&TenantView::new(&active, Some(&feed), now)).unwrap(),
+            serde_json::to_string(&TenantView::new(&active, Some(&feed), open, now)).unwrap(),
             concat!(
                 r#"{"tenant_id":"11111111-2222-4333-8444-abcdefabcdef","customer":"Contoso","#,
                 r#""status":"active","reason":null,"api":"graph","roles":["SecurityIncident.Read.All"],"#,
                 r#""consented_at":"2026-11-22T08:00:00Z","consented_by":"Ada","#,
                 r#""last_success_at":"2026-11-22T09:59:05Z","covered_until":"2026-11-22T09:59:00.2Z","#,
                 r#""lag_seconds":60,"incidents_total":7,"quarantined":1,"#,
-                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2}}"#
+                r#""last_sweep":{"at":"2026-11-22T03:00:00Z","checked":40,"missing":2},"#,
+                r#""open_incidents":{"informational":0,"low":1,"medium":2,"high":3}}"#
             )
         );
         let pending = tenant(Status::Pending, Some(Reason::Operator));
-        let pending = serde_json::to_value(TenantView::new(&pending, None, now)).unwrap();
+        let pending = serde_json::to_value(TenantView::new(&pending, None, open, now)).unwrap();
         assert_eq!(pending["role_proven"], serde_json::Value::Bool(true));
-        let never = serde_json::to_value(TenantView::new(&active, None, now)).unwrap();
+        let never = serde_json::to_value(TenantView::new(&active, None, open, now)).unwrap();
         assert_eq!(never["lag_seconds"], serde_json::Value::Null);
         assert_eq!(never["last_sweep"], serde_json::Value::Null);
         assert_eq!(never["incidents_total"], 0);
@@ -386,13 +378,5 @@ mod tests {
         assert_eq!(resumed(refused.clone()), (Status::Paused, Some(Reason::ConsentMissing)));
         assert!(matches!(Resumption::of(&refused), Ok(Resumption::Verify)));
         assert!(matches!(Resumption::of(&tenant(Status::Offboarded, None)), Err(Error::TenantNotActive(None))));
-    }
-
-    #[test]
-    fn status_has_four_words() {
-        assert_eq!(parse_status("paused").unwrap(), Status::Paused);
-        for wrong in ["", "Paused", "gone"] {
-            assert!(parse_status(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -16,13 +16,10 @@ use serde::Serialize;
 use crate::{
     aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
-    delivery::events::DeliveredObject,
+    delivery::events::{DeliveredObject, IncidentChanged, IncidentEvents},
     error::{Error, Result},
-    incident::{
-        line::IncidentLine,
-        ocsf::incident_finding,
-        version::{DeliveredVersion, Version},
-    },
+    incident::{line::IncidentLine, ocsf::incident_finding, summary::IncidentSummary, version::Version},
+    registry::versions::NewVersion,
     tenant::TenantId,
     text::hex,
 };
@@ -72,8 +69,9 @@ pub struct Bucket {
 /// for each format and day of last update.
 pub struct Batch {
     format: Format,
+    incident_events: IncidentEvents,
     days: BTreeMap<String, Day>,
-    versions: HashMap<String, DeliveredVersion>,
+    versions: HashMap<String, NewVersion>,
 }
 
 /// A batch that is in the bucket.
@@ -81,13 +79,16 @@ pub struct WrittenBatch {
     /// The objects, of which some may have been there before with the same content.
     pub objects: Vec<DeliveredObject>,
     /// The last delivered version of each incident in them, by incident id.
-    pub versions: HashMap<String, DeliveredVersion>,
+    pub versions: HashMap<String, NewVersion>,
+    /// The versions in them, for an event each. Without [`IncidentEvents::Summary`] there are none.
+    pub changed: Vec<IncidentChanged>,
 }
 
 struct Day {
     incidents: Option<CompressedLines>,
     findings: Option<CompressedLines>,
     keys: Vec<String>,
+    summaries: Vec<IncidentSummary>,
     from: Timestamp,
     to: Timestamp,
 }
@@ -111,9 +112,9 @@ fn write_line(
 }
 
 impl Batch {
-    /// An empty batch, to be delivered as `format`.
-    pub fn new(format: Format) -> Self {
-        Self { format, days: BTreeMap::new(), versions: HashMap::new() }
+    /// An empty batch, to be delivered as `format`, with these events about its versions.
+    pub fn new(format: Format, incident_events: IncidentEvents) -> Self {
+        Self { format, incident_events, days: BTreeMap::new(), versions: HashMap::new() }
     }
 
     /// Returns whether no version was added.
@@ -126,14 +127,15 @@ impl Batch {
         self.versions.contains_key(incident_id)
     }
 
-    /// The compressed size so far, in bytes. Some are still in the compressors.
+    /// The size of the compressed lines and of the summaries so far, in bytes. Some are still in the compressors.
     pub fn size(&self) -> usize {
         let lines = self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten();
-        lines.map(|lines| lines.get_ref().len()).sum()
+        let summaries = self.days.values().flat_map(|day| &day.summaries);
+        lines.map(|lines| lines.get_ref().len()).sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
     }
 
-    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is the last delivered version.
-    pub fn add(&mut self, version: &Version<'_>, delivered: DeliveredVersion) -> Result<()> {
+    /// Adds a version, in the formats of the batch. Once it is written, `delivered` is to be recorded.
+    pub fn add(&mut self, version: &Version<'_>, delivered: NewVersion) -> Result<()> {
         let record = version.record;
         let format = self.format;
         let date = record.last_updated.strftime("%Y-%m-%d").to_string();
@@ -141,6 +143,7 @@ impl Batch {
             incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
             findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
             keys: Vec::new(),
+            summaries: Vec::new(),
             from: record.last_updated,
             to: record.last_updated,
         });
@@ -150,6 +153,9 @@ impl Batch {
         if let Some(lines) = &mut day.findings {
             let finding = incident_finding(version)?;
             write_line(lines, |lines| Ok(serde_json::to_writer(lines, &finding)?))?;
+        }
+        if self.incident_events == IncidentEvents::Summary {
+            day.summaries.push(IncidentSummary::of(version));
         }
         // A record may change again with the same time, and so with the same key, before its version is recorded. The
         // hash tells the two apart.
@@ -175,13 +181,20 @@ impl Bucket {
     /// Writes a batch. The name of an object is the hash of the versions in it and of their states. So an object that is
     /// there already holds exactly these.
     pub async fn write(&self, tenant: &TenantId, batch: Batch) -> Result<WrittenBatch> {
-        let mut writes = Vec::new();
+        let (mut writes, mut changed) = (Vec::new(), Vec::new());
         for (date, mut day) in batch.days {
             day.keys.sort_unstable();
             let name = hex(digest(&SHA256, day.keys.join("\n").as_bytes()).as_ref());
             for (prefix, lines) in [("incidents", day.incidents), ("ocsf", day.findings)] {
                 let Some(lines) = lines else { continue };
                 let object = format!("{prefix}/tenant_id={tenant}/date={date}/{name}.ndjson.gz");
+                // With both formats, the events name the object with the records as they were sent.
+                let summaries = std::mem::take(&mut day.summaries).into_iter();
+                changed.extend(summaries.map(|summary| IncidentChanged {
+                    summary,
+                    bucket: self.name.clone(),
+                    object: object.clone(),
+                }));
                 let body =
                     lines.finish().map_err(|error| Error::internal("an object could not be compressed", error))?;
                 let written = DeliveredObject {
@@ -198,7 +211,7 @@ impl Bucket {
             }
         }
         let objects: Vec<DeliveredObject> = stream::iter(writes).buffered(CONCURRENT_WRITES).try_collect().await?;
-        Ok(WrittenBatch { objects, versions: batch.versions })
+        Ok(WrittenBatch { objects, versions: batch.versions, changed })
     }
 
     /// Writes quarantined content as JSON under `quarantine/`. The first content of a name stays.

@@ -1,12 +1,17 @@
-//! Events on EventBridge about delivered objects and about tenants. Events may repeat. They hold no incident.
+//! Events on `EventBridge` about delivered objects, delivered versions and tenants. Events may repeat. They hold no more of
+//! an incident than its summary.
+
+use std::str::FromStr;
 
 use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
     error::{Error, Result},
+    incident::summary::IncidentSummary,
     registry::{
         Registry,
         tenants::{Status, StatusChange, Tenant},
@@ -19,6 +24,38 @@ const SOURCE: &str = "partner.incidents";
 
 /// Attempts for entries that EventBridge refuses inside a successful call.
 const MAX_ATTEMPTS: u32 = 3;
+
+/// The maximum number of entries in one call.
+const MAX_ENTRIES: usize = 10;
+
+/// The total size of the entries of one call stays below this.
+/// <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevent-size.html>
+const MAX_REQUEST_BYTES: usize = 256 << 10;
+
+/// The events about single versions: the setting `INCIDENT_EVENTS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncidentEvents {
+    /// None.
+    None,
+    /// One `Incident Changed` for each version.
+    Summary,
+}
+
+/// The text is not a value of [`IncidentEvents`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotIncidentEvents;
+
+impl FromStr for IncidentEvents {
+    type Err = NotIncidentEvents;
+
+    fn from_str(text: &str) -> Result<Self, NotIncidentEvents> {
+        match text {
+            "none" => Ok(Self::None),
+            "summary" => Ok(Self::Summary),
+            _ => Err(NotIncidentEvents),
+        }
+    }
+}
 
 /// The event bus. Without `EVENT_BUS_NAME` no event is sent.
 #[derive(Clone, Debug)]
@@ -45,6 +82,18 @@ pub struct DeliveredObject {
     pub from: String,
     /// The latest time of last update in it, in RFC 3339.
     pub to: String,
+}
+
+/// A delivered version, as `Incident Changed` describes it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IncidentChanged {
+    /// The version's summary.
+    #[serde(flatten)]
+    pub summary: IncidentSummary,
+    /// Name of the bucket that holds the object.
+    pub bucket: String,
+    /// Key of the object that holds the version.
+    pub object: String,
 }
 
 impl Events {
@@ -92,6 +141,23 @@ impl Events {
         self.put("Incidents Delivered", details.collect()).await
     }
 
+    /// Sends `Incident Changed`, one event for each version.
+    pub async fn incidents_changed(&self, tenant: &Tenant, changed: &[IncidentChanged]) -> Result<()> {
+        #[derive(Serialize)]
+        struct Detail<'a> {
+            tenant_id: TenantId,
+            customer: &'a str,
+            #[serde(flatten)]
+            changed: &'a IncidentChanged,
+        }
+
+        let details = changed.iter().map(|changed| {
+            let detail = Detail { tenant_id: tenant.tenant_id, customer: &tenant.customer, changed };
+            serde_json::to_value(detail).map_err(|error| Error::internal("an event could not be serialised", error))
+        });
+        self.put("Incident Changed", details.collect::<Result<_>>()?).await
+    }
+
     async fn put(&self, detail_type: &str, details: Vec<Value>) -> Result<()> {
         let Some(Bus { client, name }) = &self.bus else { return Ok(()) };
         let mut waiting = details
@@ -110,8 +176,7 @@ impl Events {
                 pause_before_attempt(attempt).await;
             }
             let mut refused = Vec::new();
-            // A call takes at most ten entries.
-            for entries in waiting.chunks(10) {
+            for entries in requests(&waiting) {
                 let response = client
                     .put_events()
                     .set_entries(Some(entries.to_vec()))
@@ -133,6 +198,26 @@ impl Events {
     }
 }
 
+/// Divides entries into as few requests as the limits allow, in their order.
+fn requests(mut entries: &[PutEventsRequestEntry]) -> impl Iterator<Item = &[PutEventsRequestEntry]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = entries.iter().take(MAX_ENTRIES).take_while(|entry| {
+            bytes += size_of_entry(entry);
+            bytes < MAX_REQUEST_BYTES
+        });
+        // An entry that is too large alone is for EventBridge to refuse.
+        let (request, rest) = entries.split_at_checked(fitting.count().max(1))?;
+        entries = rest;
+        Some(request)
+    })
+}
+
+/// The size of an entry as `EventBridge` counts it: the bytes of its source, its detail-type and its detail in UTF-8.
+fn size_of_entry(entry: &PutEventsRequestEntry) -> usize {
+    [entry.source(), entry.detail_type(), entry.detail()].into_iter().flatten().map(str::len).sum()
+}
+
 /// Returns whether the tenant was paused, and not by an operator.
 fn is_pause_by_microsoft(change: &StatusChange) -> bool {
     change.to == Status::Paused && change.from != Some(Status::Paused) && change.reason != Some(Reason::Operator)
@@ -141,6 +226,22 @@ fn is_pause_by_microsoft(change: &StatusChange) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_have_at_most_ten_entries_and_256_kb() {
+        let entry = |bytes: usize| PutEventsRequestEntry::builder().detail("x".repeat(bytes)).build();
+        let sizes = |entries: &[usize]| -> Vec<usize> {
+            let entries: Vec<_> = entries.iter().map(|bytes| entry(*bytes)).collect();
+            requests(&entries).map(<[_]>::len).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 25]), [10, 10, 5]);
+        assert_eq!(sizes(&[100 << 10; 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[128 << 10; 2]), [1, 1], "exactly 256 KB is too much");
+        assert_eq!(sizes(&[1, 300 << 10, 1]), [1, 1, 1]);
+        let whole = PutEventsRequestEntry::builder().source("ü").detail_type("b").detail("c").event_bus_name("bus");
+        assert_eq!(size_of_entry(&whole.build()), 4, "the bus does not count");
+    }
 
     #[test]
     fn only_a_pause_by_microsoft_s_responses_is_counted() {

@@ -4,4 +4,5 @@ pub mod line;
 pub mod ocsf;
 pub mod record;
 pub mod span;
+pub mod summary;
 pub mod version;

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use memchr::memchr2;
 use serde::{
-    Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
@@ -206,6 +206,12 @@ impl Record {
         })
     }
 
+    /// The severity of an incident that is neither resolved nor redirected. `None` also for a severity that is no
+    /// [`Severity`].
+    pub fn open_severity(&self) -> Option<Severity> {
+        self.severity.as_deref().filter(|_| self.state() == State::Open).and_then(Severity::of)
+    }
+
     /// The state of the incident for [`Change`](super::version::Change).
     pub fn state(&self) -> State {
         match self.status.as_str() {
@@ -214,6 +220,40 @@ impl Record {
             _ if self.merged_into.is_some() => State::Redirected,
             _ => State::Open,
         }
+    }
+}
+
+/// A severity of both APIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Microsoft's lowest one, for what may be no threat.
+    Informational,
+    /// A threat that was not seen to do harm.
+    Low,
+    /// A threat that may do harm.
+    Medium,
+    /// Microsoft's highest one.
+    High,
+}
+
+impl Severity {
+    /// All severities, from the lowest one.
+    pub const ALL: [Self; 4] = [Self::Informational, Self::Low, Self::Medium, Self::High];
+
+    /// The interface's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Informational => "informational",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// The severity of a word. `None` for any other word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.as_str() == word)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, fmt, str::FromStr};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::record::{Record, State};
+use super::record::{Record, Severity, State};
 use crate::{microsoft::IncidentApi, tenant::TenantId};
 
 /// The difference of a version from the one before, by the interface's rule.
@@ -39,6 +39,8 @@ pub struct DeliveredVersion {
     pub api: IncidentApi,
     /// The record had at least one alert.
     pub with_alerts: bool,
+    /// The severity under which the registry counts the incident as open. It is stored beside the packed form.
+    pub open: Option<Severity>,
     /// The version before this one, if this one's time lay in Microsoft's future when it was read.
     pub before: Option<Box<DeliveredVersion>>,
     /// The time since which Microsoft has shown only older records of the incident.
@@ -164,6 +166,7 @@ impl DeliveredVersion {
             ordinal,
             api,
             with_alerts: record.alerts.is_some_and(|alerts| alerts > 0),
+            open: record.open_severity(),
             before: None,
             older_since: None,
         }
@@ -189,7 +192,7 @@ impl DeliveredVersion {
             || self.older_since.is_some_and(|since| read_at.ours.duration_since(since) >= MAX_STALE)
     }
 
-    /// The text for what [`fmt::Display`] leaves out, if there is anything. The registry stores it beside the packed form,
+    /// The text for what [`fmt::Display`] leaves out of its history, if there is anything. The registry stores it beside the packed form,
     /// which older releases read. It begins with the packed form, so that it counts for this version only.
     pub fn notes(&self) -> Option<String> {
         let or_none = |part: Option<String>| part.unwrap_or_else(|| "-".into());
@@ -281,6 +284,7 @@ impl FromStr for DeliveredVersion {
             with_alerts: alerts == b'a',
             state_hash: state_hash.to_owned(),
             ordinal: ordinal.parse().map_err(|_| NotADeliveredVersion)?,
+            open: None,
             before: None,
             older_since: None,
         })

@@ -11,7 +11,7 @@ use super::{
     budget::{Budget, BudgetOf},
     due::shard_of,
     position::{PageSizes, Position},
-    table::{from_item, number, string, text, update_if, with_schema},
+    table::{Item, from_item, number, string, text, update_if, with_schema},
     tenant_of, tenant_pk,
 };
 use crate::{
@@ -177,6 +177,16 @@ impl Registry {
             }
         }
         Ok(feeds)
+    }
+
+    /// Reads the cursors of many feeds. Tenants without one are left out.
+    pub async fn cursors(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, Timestamp>> {
+        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let items = self.batch_get_attributes(keys, Some("pk, covered_until")).await?;
+        let cursor = |item: &Item| {
+            Some((tenant_of(string(item, "pk")?)?, string(item, "covered_until")?.parse::<Timestamp>().ok()?))
+        };
+        Ok(items.iter().filter_map(cursor).collect())
     }
 
     pub(super) fn update_feed(&self, tenant: &TenantId) -> UpdateItemFluentBuilder {

@@ -112,6 +112,11 @@ impl Lease {
         self.hold == Hold::Lost
     }
 
+    /// Notes that another worker had the lease since. Nothing more is written under this one.
+    pub fn lose(&mut self) {
+        self.hold = Hold::Lost;
+    }
+
     /// Returns true if the lease was stored at some time.
     pub fn was_taken(&self) -> bool {
         self.was_taken

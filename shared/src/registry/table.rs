@@ -7,16 +7,21 @@ use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{
         put_item::builders::PutItemFluentBuilder, query::builders::QueryFluentBuilder,
-        update_item::builders::UpdateItemFluentBuilder,
+        transact_write_items::TransactWriteItemsError, update_item::builders::UpdateItemFluentBuilder,
     },
-    types::{AttributeValue, KeysAndAttributes},
+    types::{
+        AttributeValue, CancellationReason, KeysAndAttributes, TransactWriteItem, Update, builders::UpdateBuilder,
+        error::TransactionCanceledException,
+    },
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::carry_over::carry_over;
 use crate::{
     aws::{LazyClient, lazy_client},
+    clock::pause_before_attempt,
     error::{Error, Result},
 };
 
@@ -27,11 +32,17 @@ const MAX_CHANGE_TRIES: u32 = 8;
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 const MAX_BATCH_KEYS: usize = 100;
 
+/// The number of `BatchGetItem` calls at the same time.
+const CONCURRENT_BATCHES: usize = 8;
+
 /// The number of times in a row that `BatchGetItem` may return all keys unprocessed.
 const MAX_UNPROCESSED_BATCHES: u32 = 5;
 
+/// Attempts for a transaction that collides with another one.
+const MAX_TRANSACTION_ATTEMPTS: u32 = 4;
+
 /// The longest `next` that is decoded. DynamoDB's keys are shorter.
-const MAX_NEXT_LENGTH: usize = 1_000;
+const MAX_NEXT_LENGTH: usize = 2_000;
 
 /// The attribute with the number of the form in which an item is stored. A release that changes the meaning of what is stored
 /// takes the next number. What it adds needs none: older releases keep it.
@@ -121,13 +132,31 @@ impl Registry {
     }
 
     /// Reads many items with consistent reads. Missing ones are left out.
-    pub(super) async fn batch_get(&self, mut keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+    pub(super) async fn batch_get(&self, keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+        self.batch_get_attributes(keys, None).await
+    }
+
+    /// Reads some attributes of many items, or all of them, with consistent reads. Missing items are left out.
+    pub(super) async fn batch_get_attributes(
+        &self,
+        keys: Vec<(String, String)>,
+        attributes: Option<&str>,
+    ) -> Result<Vec<Item>> {
+        let batches: Vec<Vec<(String, String)>> = keys.chunks(MAX_BATCH_KEYS).map(<[_]>::to_vec).collect();
+        let reads = batches.into_iter().map(|batch| self.read_batch(batch, attributes));
+        let batches: Vec<Vec<Item>> = stream::iter(reads).buffered(CONCURRENT_BATCHES).try_collect().await?;
+        Ok(batches.into_iter().flatten().collect())
+    }
+
+    async fn read_batch(&self, mut keys: Vec<(String, String)>, attributes: Option<&str>) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut unprocessed_batches = 0;
         while !keys.is_empty() {
-            let batch = keys.split_off(keys.len().saturating_sub(MAX_BATCH_KEYS));
-            let mut request = KeysAndAttributes::builder().consistent_read(true);
-            for (pk, sk) in batch {
+            let requested = keys.len();
+            let mut request = KeysAndAttributes::builder()
+                .consistent_read(true)
+                .set_projection_expression(attributes.map(str::to_owned));
+            for (pk, sk) in keys.drain(..) {
                 request = request.keys(HashMap::from([("pk".into(), text(pk)), ("sk".into(), text(sk))]));
             }
             let request = request.build().map_err(|error| Error::internal("dynamodb:BatchGetItem", error))?;
@@ -140,9 +169,8 @@ impl Registry {
                 .map_err(|error| Error::aws("dynamodb:BatchGetItem", &error))?;
             items.extend(response.responses.unwrap_or_default().into_values().flatten());
             let unprocessed = response.unprocessed_keys.unwrap_or_default().into_values().flat_map(|keys| keys.keys);
-            let left = keys.len();
             keys.extend(unprocessed.filter_map(|key| Some((string(&key, "pk")?.into(), string(&key, "sk")?.into()))));
-            if keys.len() > left {
+            if keys.len() == requested {
                 unprocessed_batches += 1;
                 if unprocessed_batches > MAX_UNPROCESSED_BATCHES {
                     return Err(Error::Internal("dynamodb:BatchGetItem: keys stay unprocessed".into()));
@@ -166,6 +194,35 @@ impl Registry {
     /// An update of one item, to which the caller adds its expressions.
     pub(super) fn update(&self, pk: impl Into<String>, sk: impl Into<String>) -> UpdateItemFluentBuilder {
         self.client.update_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
+    }
+
+    /// An update of one item within a transaction, to which the caller adds its expressions.
+    pub(super) fn transacted(&self, pk: impl Into<String>, sk: impl Into<String>) -> UpdateBuilder {
+        Update::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
+    }
+
+    /// Carries a transaction out: all of its writes or none. A transaction that collides with another one is tried again.
+    /// [`Write::Conflict`]: one of its conditions does not hold.
+    pub(super) async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<Write> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let request = self.client.transact_write_items().set_transact_items(Some(items.clone()));
+            let Err(error) = request.send().await else { return Ok(Write::Done) };
+            let cancellation = match error.as_service_error() {
+                Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => cancellation(canceled),
+                _ => Cancellation::Other,
+            };
+            match cancellation {
+                Cancellation::Condition => return Ok(Write::Conflict),
+                Cancellation::Passing if attempts < MAX_TRANSACTION_ATTEMPTS => {
+                    pause_before_attempt(attempts + 1).await;
+                }
+                Cancellation::Passing | Cancellation::Other => {
+                    return Err(Error::aws("dynamodb:TransactWriteItems", &error));
+                }
+            }
+        }
     }
 
     pub(super) async fn delete(&self, pk: &str, sk: &str) -> Result<()> {
@@ -270,6 +327,30 @@ impl Registry {
     }
 }
 
+/// The reason for which DynamoDB did not carry a transaction out.
+enum Cancellation {
+    /// A condition does not hold.
+    Condition,
+    /// Another transaction, or too much traffic, was in the way.
+    Passing,
+    /// Anything else.
+    Other,
+}
+
+fn cancellation(canceled: &TransactionCanceledException) -> Cancellation {
+    let has = |codes: &[&str]| {
+        let mut reasons = canceled.cancellation_reasons().iter().filter_map(CancellationReason::code);
+        reasons.any(|code| codes.contains(&code))
+    };
+    if has(&["ConditionalCheckFailed"]) {
+        Cancellation::Condition
+    } else if has(&["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"]) {
+        Cancellation::Passing
+    } else {
+        Cancellation::Other
+    }
+}
+
 /// Runs a query to its last page.
 pub(super) async fn query_all<T: DeserializeOwned>(query: QueryFluentBuilder) -> Result<Vec<T>> {
     let mut stored = query.into_paginator().items().send();
@@ -306,14 +387,27 @@ where
 /// Adds the number of the stored form to an update that may create its item. An item of a newer release keeps its number.
 pub(super) fn with_schema(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
     let expression = update.get_update_expression().clone().unwrap_or_default();
+    update
+        .update_expression(assigning_schema(&expression))
+        .expression_attribute_names("#schema", SCHEMA)
+        .expression_attribute_values(":schema", number(SCHEMA_NUMBER))
+}
+
+/// [`with_schema`] for an update within a transaction.
+pub(super) fn transacted_with_schema(update: UpdateBuilder) -> UpdateBuilder {
+    let expression = update.get_update_expression().clone().unwrap_or_default();
+    update
+        .update_expression(assigning_schema(&expression))
+        .expression_attribute_names("#schema", SCHEMA)
+        .expression_attribute_values(":schema", number(SCHEMA_NUMBER))
+}
+
+fn assigning_schema(expression: &str) -> String {
     let rest = match expression.strip_prefix("SET ") {
         Some(assignments) => format!(", {assignments}"),
         None => format!(" {expression}"),
     };
-    update
-        .update_expression(format!("SET #schema = if_not_exists(#schema, :schema){rest}"))
-        .expression_attribute_names("#schema", SCHEMA)
-        .expression_attribute_values(":schema", number(SCHEMA_NUMBER))
+    format!("SET #schema = if_not_exists(#schema, :schema){rest}")
 }
 
 fn changed_meanwhile<T: Versioned>() -> Error {

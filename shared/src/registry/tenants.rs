@@ -145,6 +145,13 @@ impl Tenant {
         self.verification = Some(Verification::new(now));
     }
 
+    /// The key by which lists are in the order of customers, whatever the letter case of their names. A customer's tenants
+    /// are in the order of their identifiers.
+    fn place_in_list(&self) -> String {
+        // No name has a tab, and no other letter of a name comes before it.
+        format!("{}\t{}", self.customer.to_lowercase(), self.tenant_id)
+    }
+
     /// True if it is active, or was since its onboarding. Such a tenant belongs to its customer.
     pub fn was_active(&self) -> bool {
         self.status == Status::Active || self.activated_at.is_some()
@@ -266,10 +273,21 @@ impl Registry {
         self.change(&tenant_pk(tenant), SORT_KEY, marked).await
     }
 
-    /// Reads a page of tenants in the order of their identifiers, of one status or of all.
+    /// Reads a page of tenants in the order of their customers, of one status or of all.
     pub async fn tenants(&self, status: Option<Status>, limit: u32, next: Option<&str>) -> Result<Page<Tenant>> {
         let keep = |tenant: &Tenant| status.is_none_or(|status| tenant.status == status);
         self.list(LISTING, Order::Ascending, limit, next, keep).await
+    }
+
+    /// Reads all tenants in the order of their customers, of one status or of all.
+    pub async fn all_tenants(&self, status: Option<Status>) -> Result<Vec<Tenant>> {
+        Ok(self.tenants(status, u32::MAX, None).await?.items)
+    }
+
+    /// Reads many tenants with consistent reads, in no order. Unknown ones are left out.
+    pub async fn tenants_of(&self, tenants: &[TenantId]) -> Result<Vec<Tenant>> {
+        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        self.batch_get(keys).await?.into_iter().map(from_item).collect()
     }
 
     /// Deletes all items of a tenant but its profile. Returns the number of deleted items by kind. The throttling times
@@ -323,7 +341,7 @@ impl Versioned for Tenant {
             pk: tenant_pk(&self.tenant_id),
             sk: SORT_KEY,
             listing: LISTING,
-            listed_at: self.tenant_id.to_string(),
+            listed_at: self.place_in_list(),
             tenant: self,
         })
     }

@@ -1,6 +1,9 @@
 //! DynamoDB: one table with the keys `pk` and `sk` and two indexes.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -18,7 +21,7 @@ type Key = (String, String);
 
 /// The most items of a page. DynamoDB's pages are of 1 MB; a small page makes callers read on.
 const MAX_PAGE: usize = 100;
-/// The most keys of a batch.
+/// The most keys of a batch, and the most writes of a transaction.
 const MAX_BATCH: usize = 100;
 
 /// A secondary index, as `infra/template.yaml` declares it.
@@ -86,8 +89,10 @@ impl Account {
     }
 
     pub(crate) fn dynamodb(&mut self, operation: &str, request: &Value) -> Served {
-        if operation == "BatchGetItem" {
-            return self.batch_get(request);
+        match operation {
+            "BatchGetItem" => return self.batch_get(request),
+            "TransactWriteItems" => return self.transact(request),
+            _ => {}
         }
         named(request, "TableName", TABLE)?;
         let terms = Terms::of(request)?;
@@ -134,6 +139,43 @@ impl Account {
             }
             _ => self.query(request, &terms),
         }
+    }
+
+    /// Carries out all updates of a transaction or none. A request that is repeated with its token does nothing.
+    fn transact(&mut self, request: &Value) -> Served {
+        only(request, &["TransactItems", "ClientRequestToken"])?;
+        let token = text(request, "ClientRequestToken")?.to_owned();
+        let items = list(request, "TransactItems")?;
+        let (mut codes, mut written) = (Vec::new(), BTreeMap::new());
+        for item in items {
+            only(item, &["Update"])?;
+            let update = &item["Update"];
+            only(update, &["TableName", "Key", "ConditionExpression", "UpdateExpression", NAMES, VALUES])?;
+            named(update, "TableName", TABLE)?;
+            let (terms, key) = (Terms::of(update)?, exact_key(&update["Key"])?);
+            codes.push(if self.condition(update, &terms, &key).is_ok() { "None" } else { "ConditionalCheckFailed" });
+            let new = || update["Key"].as_object().cloned().unwrap_or_default();
+            let mut changed = self.items.get(&key).cloned().unwrap_or_else(new);
+            terms.apply(text(update, "UpdateExpression")?, &mut changed)?;
+            written.insert(key, changed);
+        }
+        if !(1..=MAX_BATCH).contains(&items.len()) || written.len() < items.len() {
+            return Err(invalid(format!("a transaction of {} writes to {} items", items.len(), written.len())));
+        }
+        if !self.transactions.insert(token) {
+            return Ok(json!({}));
+        }
+        if codes.contains(&"ConditionalCheckFailed") {
+            return Err(Refusal::of_transaction(&codes));
+        }
+        for (key, item) in written {
+            if self.defects.counts_apart && key.1 == "OPEN" {
+                self.late_counts.insert(key, item);
+            } else {
+                self.write(key, item)?;
+            }
+        }
+        Ok(json!({}))
     }
 
     fn condition(&self, request: &Value, terms: &Terms, key: &Key) -> Served<()> {
@@ -239,13 +281,18 @@ impl Account {
         only(request, &["RequestItems"])?;
         only(&request["RequestItems"], &[TABLE])?;
         let table = &request["RequestItems"][TABLE];
-        only(table, &["Keys", "ConsistentRead"])?;
+        only(table, &["Keys", "ConsistentRead", "ProjectionExpression"])?;
+        let wanted = table["ProjectionExpression"].as_str().map(|names| names.split(", ").collect::<BTreeSet<_>>());
+        let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
         let keys: Vec<Key> = list(table, "Keys")?.iter().map(exact_key).collect::<Served<_>>()?;
         let distinct: BTreeSet<&Key> = keys.iter().collect();
         if keys.is_empty() || keys.len() > MAX_BATCH || distinct.len() < keys.len() {
             return Err(invalid(format!("a batch of {} keys, {} of them distinct", keys.len(), distinct.len())));
         }
-        let items: Vec<&Item> = keys.iter().filter_map(|key| self.items.get(key)).collect();
+        let shown = |item: &Item| -> Item {
+            item.iter().filter(|(name, _)| is_wanted(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let items: Vec<Item> = keys.iter().filter_map(|key| self.items.get(key)).map(shown).collect();
         Ok(json!({"Responses": {TABLE: items}, "UnprocessedKeys": {}}))
     }
 }

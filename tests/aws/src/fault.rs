@@ -23,7 +23,7 @@ pub enum AwsFault {
     Throttled,
     /// S3 refuses a write because of another one of the same key (409).
     Conflict,
-    /// AWS accepts the next batch and refuses its first entry.
+    /// AWS accepts the next batch from this position on and refuses its first entry.
     Partial,
     /// The caller dies just before the request.
     KilledBefore,
@@ -60,6 +60,10 @@ pub struct Defects {
     pub forgets_throttling: bool,
     /// Entries that the bus refuses count as accepted.
     pub ignores_refused_events: bool,
+    /// Entries of `Incident Changed` that the bus refuses count as accepted.
+    pub skips_refused_incident_events: bool,
+    /// The counts of open incidents are written after the versions, by a caller that is still alive then.
+    pub counts_apart: bool,
     /// Each tenant is read as active.
     pub ignores_pause: bool,
     /// Conditions on jobs always hold.
@@ -105,8 +109,10 @@ impl Account {
         caller.plan.clear();
         let late = std::mem::take(&mut caller.late_objects);
         let is_alive = !caller.is_dead;
+        let counts = std::mem::take(&mut self.late_counts);
         if is_alive {
             self.objects.extend(late);
+            self.items.extend(counts);
         }
         is_alive
     }
@@ -126,7 +132,8 @@ impl Account {
         let (now, since) = (caller.requests, caller.since_object);
         let is_batch = matches!(operation, "PutEvents" | "SendMessageBatch");
         let due = caller.plan.iter().position(|(position, fault)| match (fault, position) {
-            (AwsFault::Partial, _) => is_batch,
+            (AwsFault::Partial, FaultPosition::Request(at)) => is_batch && now >= *at,
+            (AwsFault::Partial, FaultPosition::Delivery(at)) => is_batch && since.is_some_and(|since| since >= *at),
             (_, FaultPosition::Request(at)) => *at == now,
             (_, FaultPosition::Delivery(at)) => Some(*at) == since,
         })?;

@@ -16,7 +16,7 @@ mod secrets;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -69,6 +69,10 @@ pub struct Account {
     now: Now,
     defects: Defects,
     items: BTreeMap<(String, String), Item>,
+    /// The tokens of the transactions so far.
+    transactions: BTreeSet<String>,
+    /// Counts that a defective writer has not written yet.
+    late_counts: BTreeMap<(String, String), Item>,
     /// The bucket's objects in the order in which they were written.
     pub objects: Vec<Object>,
     uploads: BTreeMap<String, s3::Upload>,
@@ -76,6 +80,8 @@ pub struct Account {
     pub events: Vec<Event>,
     /// The bus accepts no events.
     pub bus_is_down: bool,
+    /// The bus refuses entries of this detail-type inside successful calls.
+    pub refused_detail_type: Option<String>,
     queue: Vec<QueuedMessage>,
     messages: u32,
     secrets: BTreeMap<String, Secret>,
@@ -95,10 +101,13 @@ impl Account {
             now: Box::new(now),
             defects,
             items: BTreeMap::new(),
+            transactions: BTreeSet::new(),
+            late_counts: BTreeMap::new(),
             objects: Vec::new(),
             uploads: BTreeMap::new(),
             events: Vec::new(),
             bus_is_down: false,
+            refused_detail_type: None,
             queue: Vec::new(),
             messages: 0,
             secrets: BTreeMap::new(),

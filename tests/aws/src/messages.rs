@@ -15,6 +15,9 @@ const MAX_RECEIVES: u32 = 5;
 /// The most entries of a batch, of SQS and of EventBridge.
 const MAX_ENTRIES: usize = 10;
 
+/// The size that the entries of one call of EventBridge do not reach.
+const MAX_ENTRIES_BYTES: usize = 256 << 10;
+
 /// The longest delay of a message.
 const MAX_DELAY_SECONDS: i64 = 900;
 
@@ -118,26 +121,34 @@ impl Account {
         if self.bus_is_down {
             return Err(Refusal::new("InternalException", "the bus is down"));
         }
-        let mut results = Vec::new();
-        let is_told = !self.defects.ignores_refused_events;
-        let refused = if is_told {
-            json!({"ErrorCode": "InternalFailure", "ErrorMessage": "refused"})
-        } else {
-            json!({"EventId": "e"})
-        };
-        for (index, entry) in entries(request)?.iter().enumerate() {
-            only(entry, &["Source", "DetailType", "Detail", "EventBusName", "Resources", "Time"])?;
+        let (mut results, mut bytes, mut failed) = (Vec::new(), 0, 0);
+        for entry in entries(request)? {
+            only(entry, &["Source", "DetailType", "Detail", "EventBusName"])?;
             named(entry, "EventBusName", BUS)?;
-            if is_partial && index == 0 {
-                results.push(refused.clone());
+            for member in ["Source", "DetailType", "Detail"] {
+                bytes += text(entry, member)?.len();
+            }
+        }
+        if bytes >= MAX_ENTRIES_BYTES {
+            return Err(invalid(format!("entries of {bytes} bytes")));
+        }
+        for (index, entry) in entries(request)?.iter().enumerate() {
+            let (source, detail_type) = (text(entry, "Source")?.to_owned(), text(entry, "DetailType")?.to_owned());
+            if is_partial && index == 0 || self.refused_detail_type.as_ref() == Some(&detail_type) {
+                let is_of_incident = detail_type == "Incident Changed";
+                if self.defects.ignores_refused_events || is_of_incident && self.defects.skips_refused_incident_events {
+                    results.push(json!({"EventId": "e"}));
+                } else {
+                    failed += 1;
+                    results.push(json!({"ErrorCode": "InternalFailure", "ErrorMessage": "refused"}));
+                }
                 continue;
             }
             let detail = serde_json::from_str(text(entry, "Detail")?).map_err(|_| invalid("Detail is not JSON"))?;
-            let (source, detail_type) = (text(entry, "Source")?.to_owned(), text(entry, "DetailType")?.to_owned());
             self.events.push(Event { source, detail_type, detail });
             results.push(json!({"EventId": "e"}));
         }
-        Ok(json!({"FailedEntryCount": u32::from(is_partial && is_told), "Entries": results}))
+        Ok(json!({"FailedEntryCount": failed, "Entries": results}))
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{Aws, fault::AwsFault, s3};
 
@@ -15,13 +15,24 @@ use crate::{Aws, fault::AwsFault, s3};
 pub(crate) struct Refusal {
     code: &'static str,
     message: String,
+    /// Further members of the response.
+    more: Map<String, Value>,
 }
 
 pub(crate) type Served<T = Value> = Result<T, Refusal>;
 
 impl Refusal {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), more: Map::new() }
+    }
+
+    /// The refusal of a transaction, with the code of each of its writes.
+    pub(crate) fn of_transaction(codes: &[&str]) -> Self {
+        let message =
+            format!("Transaction cancelled, please refer cancellation reasons for specific reasons {codes:?}");
+        let reasons = codes.iter().map(|code| json!({"Code": code})).collect();
+        let more = Map::from_iter([("CancellationReasons".to_owned(), Value::Array(reasons))]);
+        Self { more, ..Self::new("TransactionCanceledException", message) }
     }
 }
 
@@ -57,7 +68,8 @@ pub(crate) fn named(request: &Value, member: &str, name: &str) -> Served<()> {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = json!({"__type": format!("com.amazonaws#{}", self.code), "message": self.message});
+        let mut body = json!({"__type": format!("com.amazonaws#{}", self.code), "message": self.message});
+        body.as_object_mut().unwrap_or(&mut Map::new()).extend(self.more);
         (StatusCode::BAD_REQUEST, body.to_string()).into_response()
     }
 }
@@ -139,7 +151,7 @@ pub(crate) async fn serve(
 impl crate::Account {
     pub(crate) fn call(&mut self, operation: &str, request: &Value, is_partial: bool) -> Served {
         match operation {
-            "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "BatchGetItem" => {
+            "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "BatchGetItem" | "TransactWriteItems" => {
                 self.dynamodb(operation, request)
             }
             "GetSecretValue" | "PutSecretValue" | "DescribeSecret" | "UpdateSecretVersionStage" => {

@@ -89,6 +89,13 @@ impl Capacity {
                 self.store_size(&response["Attributes"]);
                 write(table + due_entries(request["UpdateExpression"].as_str().unwrap_or_default()))
             }
+            // Each write of a transaction costs twice.
+            "TransactWriteItems" => {
+                let items = request["TransactItems"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let units =
+                    items.iter().map(|item| self.of("UpdateItem", &item["Update"], &Value::Null, outcome).write);
+                Units { read: 0.0, write: 2.0 * units.sum::<f64>() }
+            }
             "DeleteItem" => write(units_of(self.known_size(&request["Key"]), WRITE_UNIT)),
             _ => Units::default(),
         }

@@ -15,7 +15,7 @@ fn poll() -> String {
 }
 
 /// The operations of DynamoDB that write.
-const WRITES: [&str; 3] = ["UpdateItem", "PutItem", "DeleteItem"];
+const WRITES: [&str; 4] = ["UpdateItem", "PutItem", "DeleteItem", "TransactWriteItems"];
 
 fn writes(sync: &SyncHarness) -> usize {
     WRITES.iter().map(|operation| sync.backends.double.account().calls(operation)).sum()

@@ -13,7 +13,10 @@ use shared::{
         list::{ListEnd, MAX_EMPTY_PAGES},
         query::{IncidentQuery, MAX_SKIP},
     },
-    registry::tenants::Tenant,
+    registry::{
+        position::{ListPosition, PageSizes},
+        tenants::Tenant,
+    },
 };
 
 use super::{
@@ -21,7 +24,14 @@ use super::{
     render::{Renderer, warn_too_large},
     request::ListRequest,
 };
-use crate::{App, sync::window::floor};
+use crate::{
+    App,
+    sync::{
+        page_read::PageRead,
+        paging::{AskedPage, PageStep, note_page, skip_of},
+        window::floor,
+    },
+};
 
 /// The maximum number of calls to Microsoft for one page of one tenant, once at least one window was read completely.
 const MAX_CALLS: u32 = 20;
@@ -30,15 +40,17 @@ const MAX_CALLS: u32 = 20;
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 impl App {
-    /// Reads and renders the newest incidents of a tenant that a caller wants.
+    /// Reads and renders the newest incidents of a tenant that a caller wants. `sizes` are those of the pages that the
+    /// tenant's API has shown.
     pub(crate) async fn tenant_page(
         &self,
         tenant: &Tenant,
+        sizes: PageSizes,
         request: &ListRequest,
         deadline: Deadline,
     ) -> Result<TenantPage> {
         let page = PageBuilder::new(request.limit);
-        let mut list = LiveList { app: self, tenant, request, deadline, page, calls: 0 };
+        let mut list = LiveList { app: self, tenant, request, deadline, page, sizes, calls: 0 };
         let read_from = Box::pin(list.read()).await?;
         let mut page = TenantPage { rows: Vec::new(), complete_to: list.page.complete_to(read_from) };
         let mut renderer = Renderer::new(self, tenant, request.format);
@@ -68,17 +80,18 @@ struct LiveList<'a> {
     request: &'a ListRequest,
     deadline: Deadline,
     page: PageBuilder,
+    sizes: PageSizes,
     calls: u32,
 }
 
 /// The facts about a window that decide which one is read next.
 #[derive(Clone, Copy)]
 struct WindowRead {
-    /// The response held the whole window.
+    /// The whole window was read.
     complete: bool,
-    /// The number of rows in the response.
+    /// The number of rows that were read.
     rows: u32,
-    /// The oldest last update in the response.
+    /// The oldest last update of them.
     oldest: Option<Timestamp>,
 }
 
@@ -104,8 +117,8 @@ impl LiveList<'_> {
             let mut outcome = self.read_window(&query).await;
             let crowded = outcome.as_ref().is_ok_and(|read| !read.complete) && present.duration_since(from) <= SECOND;
             if crowded {
-                let first_page = outcome.as_ref().map_or(0, |read| read.rows);
-                let second = self.read_crowded_second(&query, first_page).await;
+                let first_rows = outcome.as_ref().map_or(0, |read| read.rows);
+                let second = self.read_crowded_second(&query, first_rows).await;
                 outcome = second.map(|()| WindowRead { complete: true, rows: 0, oldest: None });
             }
             let WindowRead { complete, oldest, .. } = match outcome {
@@ -134,8 +147,34 @@ impl LiveList<'_> {
         Ok(None)
     }
 
-    /// Reads one response into the page.
+    /// Reads a window by the rules of the sync: only a list that was read to its end is complete. Further pages are read
+    /// while the list may be shorter than one full page. They show what lies behind a short page.
     async fn read_window(&mut self, query: &IncidentQuery) -> Result<WindowRead> {
+        let mut list: Option<ListPosition> = None;
+        let mut oldest: Option<Timestamp> = None;
+        loop {
+            let skip = list.as_ref().map_or(0, skip_of);
+            let page = self.read_page(&IncidentQuery { skip, ..query.clone() }).await?;
+            oldest = oldest.into_iter().chain(page.times().map(|row| row.updated)).min();
+            let shown_at = page.response_time(self.app.clock.now());
+            let asked = AskedPage { to: query.updated.to, top: query.top, shown_at, confirms_end: false };
+            let (step, _) = note_page(&mut list, &page, asked, &mut self.sizes);
+            let rows = list.as_ref().map_or(page.rows, |list| list.rows);
+            if step != PageStep::NextPage || rows >= query.top {
+                return Ok(WindowRead { complete: step == PageStep::Complete, rows, oldest });
+            }
+        }
+    }
+
+    /// Reads one response into the page. One that leaves something out is asked for again, once.
+    async fn read_page(&mut self, query: &IncidentQuery) -> Result<PageRead> {
+        match self.read_page_once(query).await {
+            Err(Error::Partial { .. }) => self.read_page_once(query).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn read_page_once(&mut self, query: &IncidentQuery) -> Result<PageRead> {
         self.calls += 1;
         let deadline = self.deadline;
         // Without time left a request is not worth a call of the budget.
@@ -149,27 +188,26 @@ impl LiveList<'_> {
         })
     }
 
-    async fn read_rows(&mut self, query: &IncidentQuery) -> Result<WindowRead> {
-        let mut query = query.clone();
+    async fn read_rows(&mut self, query: &IncidentQuery) -> Result<PageRead> {
+        let (mut query, mut page) = (query.clone(), PageRead::default());
         for _ in 0..MAX_EMPTY_PAGES {
-            let (end, oldest) = self.read_response(&query).await?;
-            let Some(next) = end.after_empty_page(&query) else {
-                let complete = end.rows == 0 || !end.more && end.rows < query.top;
-                return Ok(WindowRead { complete, rows: end.rows, oldest });
-            };
+            let end = self.read_response(&query, &mut page).await?;
+            let Some(next) = page.after_empty_page(&end, &query) else { return Ok(page) };
             query = next;
         }
         Err(Error::Malformed { call: Call::ListIncidents })
     }
 
-    async fn read_response(&mut self, query: &IncidentQuery) -> Result<(ListEnd, Option<Timestamp>)> {
+    async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut rows = self.app.client(self.tenant, self.deadline).list(query, TokenFreshness::Cached).await?;
-        let mut oldest: Option<Timestamp> = None;
         while let Some(row) = rows.next().await? {
             // The sync quarantines a row that cannot be parsed. A list shows the others.
-            let Ok(record) = Record::parse(&row, &tenant, self.tenant.api, Alerts::Included) else { continue };
-            oldest = Some(oldest.map_or(record.last_updated, |oldest| oldest.min(record.last_updated)));
+            let Ok(record) = Record::parse(&row, &tenant, self.tenant.api, Alerts::Included) else {
+                page.note_unreadable(&row);
+                continue;
+            };
+            page.note(&record, query);
             let position = Position::of(tenant, &record);
             if !self.request.wants(&record, &position) {
                 continue;
@@ -179,20 +217,23 @@ impl LiveList<'_> {
                 None => warn_too_large(&position),
             }
         }
-        Ok((rows.end()?, oldest))
+        let end = rows.end()?;
+        // Nothing finds later what a list leaves out, so no partial response is accepted.
+        page.judge(&end, self.app.clock.now(), &mut false)?;
+        Ok(end)
     }
 
     /// Pages through a second that one response does not hold. Where it has more incidents than Graph lets a client
     /// skip, the list shows those that can be read and continues before that second. The sync splits such a second by
     /// time of creation and delivers all of it.
-    async fn read_crowded_second(&mut self, query: &IncidentQuery, first_page: u32) -> Result<()> {
-        let mut skip = first_page;
+    async fn read_crowded_second(&mut self, query: &IncidentQuery, first_rows: u32) -> Result<()> {
+        let mut skip = first_rows;
         while skip <= MAX_SKIP {
-            let read = self.read_window(&IncidentQuery { skip, ..query.clone() }).await?;
-            if read.complete || read.rows == 0 {
+            let page = self.read_page(&IncidentQuery { skip, ..query.clone() }).await?;
+            if page.is_last(query.top, self.sizes) {
                 return Ok(());
             }
-            skip += read.rows;
+            skip += page.rows;
         }
         tracing::warn!(second = %query.updated.from, "a second holds more incidents than a list can show");
         Ok(())

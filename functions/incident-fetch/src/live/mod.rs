@@ -49,7 +49,9 @@ impl App {
         let list = ListRequest::parse(request, Some(id), now);
         let tenant = self.registry.active_tenant(&id).await?;
         let list = list?;
-        let page = self.tenant_page(&tenant, &list, deadline.reserving(RESPONSE_RESERVE)).await?;
+        let feed = self.registry.feed(&id).await?;
+        let sizes = feed.map(|mut feed| *feed.page_sizes(tenant.api)).unwrap_or_default();
+        let page = self.tenant_page(&tenant, sizes, &list, deadline.reserving(RESPONSE_RESERVE)).await?;
         let next = page.complete_to.map(|complete_to| list.next(complete_to, now)).transpose()?;
         let incidents = page.rows.into_iter().map(|row| row.incident).collect();
         Ok(HttpResponse::json(200, &ListBody { incidents, failures: None, next }))

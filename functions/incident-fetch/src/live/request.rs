@@ -1,8 +1,11 @@
 //! The query of a list: its parameters, its `next`, and the filters that Microsoft applies itself.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use shared::{
     error::{Error, Result},
     incident::record::Record,
@@ -16,6 +19,9 @@ use super::{page::Position, render::ResponseFormat};
 
 /// The default of `from`, before the present.
 const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
+
+/// The most tenants that may fail in a list that is to be continued. A request line has room for so many identifiers.
+const MAX_FAILED_TENANTS: usize = 200;
 
 /// The time after which a `next` is refused.
 const NEXT_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
@@ -40,6 +46,32 @@ pub(crate) struct ListRequest {
     pub(super) after: Option<Position>,
     /// The time after which a `next` made from this is refused.
     expires: Option<Timestamp>,
+    /// The tenants that failed on a page before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<FailedTenants>,
+}
+
+/// Tenants that failed alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FailedTenants {
+    code: String,
+    reason: Option<String>,
+    /// Their identifiers, 16 bytes each, in base64.
+    tenants: String,
+}
+
+impl FailedTenants {
+    fn ids(&self) -> Option<Vec<TenantId>> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(&self.tenants).ok()?;
+        let (ids, rest) = bytes.as_chunks::<16>();
+        if rest.is_empty() { ids.iter().map(|id| TenantId::from_bytes(*id)).collect() } else { None }
+    }
+
+    /// Returns false for what no page has given: the caller held it.
+    fn is_valid(&self) -> bool {
+        let is_word = |word: &String| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_word(&self.code) && self.reason.iter().all(is_word) && self.ids().is_some()
+    }
 }
 
 impl ListRequest {
@@ -64,6 +96,7 @@ impl ListRequest {
             tenant,
             after: None,
             expires: None,
+            failed: Vec::new(),
         };
         if !list.is_forward() {
             return Err(Error::InvalidRequest("`to` must be later than `from`.".into()));
@@ -91,6 +124,7 @@ impl ListRequest {
             && one_of("status", list.status.as_deref(), &STATUSES).is_ok()
             && one_of("severity", list.severity.as_deref(), &SEVERITIES).is_ok()
             && times.into_iter().flatten().all(|time| parse_utc(&time.to_string()).is_some())
+            && list.failed.iter().all(FailedTenants::is_valid)
             && list.is_forward();
         if !valid {
             return Err(invalid());
@@ -103,6 +137,40 @@ impl ListRequest {
 
     fn is_forward(&self) -> bool {
         self.to.is_none_or(|to| to > self.from)
+    }
+
+    /// The entries of `failures` of the pages before, with their tenants.
+    pub(crate) fn failures(&self) -> Vec<(TenantId, Value)> {
+        let of_group = |group: &FailedTenants| {
+            let entry = |id: TenantId| (id, json!({"tenant_id": id, "code": group.code, "reason": group.reason}));
+            group.ids().unwrap_or_default().into_iter().map(entry).collect::<Vec<_>>()
+        };
+        self.failed.iter().flat_map(of_group).collect()
+    }
+
+    /// This list with `failures` for the pages after it. Each of them names these tenants again, because it lacks what they
+    /// would have shown before.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for more than a `next` can hold.
+    pub(crate) fn with_failures(&self, failures: &[Value]) -> Result<Self> {
+        if failures.len() > MAX_FAILED_TENANTS {
+            let detail = format!("More than {MAX_FAILED_TENANTS} tenants could not be read. Try again later.");
+            return Err(Error::Conflict { detail, reason: None });
+        }
+        let mut groups: BTreeMap<(String, Option<String>), Vec<u8>> = BTreeMap::new();
+        for failure in failures {
+            let word = |name: &str| failure[name].as_str().map(str::to_owned);
+            let id: Option<TenantId> = failure["tenant_id"].as_str().and_then(|id| id.parse().ok());
+            let group = groups.entry((word("code").unwrap_or_default(), word("reason"))).or_default();
+            group.extend(id.map(TenantId::to_bytes).into_iter().flatten());
+        }
+        let failed = groups.into_iter().map(|((code, reason), ids)| FailedTenants {
+            code,
+            reason,
+            tenants: BASE64_URL_SAFE_NO_PAD.encode(ids),
+        });
+        Ok(Self { failed: failed.collect(), ..self.clone() })
     }
 
     /// Returns the `next` of a page that ends at `after`.
@@ -236,6 +304,31 @@ mod tests {
         assert!(!resumed.wants(&record, &Position::of(tenant(), &record)), "a page does not repeat the page before");
         assert_eq!(parse(Some(tenant()), now() + SignedDuration::from_hours(2)), Err(Error::Gone));
         assert!(matches!(parse(None, now()), Err(Error::InvalidRequest(_))), "a `next` of another list");
+    }
+
+    #[test]
+    fn failed_tenants_travel_in_the_next_of_a_list() {
+        let list = ListRequest::parse(&request(&[]), None, now()).unwrap();
+        let sent = br#"{"id":"9","lastUpdateDateTime":"2026-11-22T09:00:00Z"}"#;
+        let record = Record::parse(sent, &tenant(), IncidentApi::Graph, Alerts::Included).unwrap();
+        let failures = |count: u32| -> Vec<Value> {
+            let id = |number: u32| format!("{number:08x}-2222-4333-8444-abcdefabcdef");
+            let entry = |number| json!({"tenant_id": id(number), "code": "throttled", "reason": null});
+            (0..count).map(entry).collect()
+        };
+        let next = |list: &ListRequest| list.next(Position::of(tenant(), &record), now()).unwrap();
+        let longest = next(&list.with_failures(&failures(200)).unwrap());
+        assert!(longest.len() < 7_000, "{} characters; the gateway takes 10,240 with the headers", longest.len());
+        let resumed = ListRequest::parse(&request(&[("next", &longest)]), None, now()).unwrap();
+        let told: Vec<Value> = resumed.failures().into_iter().map(|(_, failure)| failure).collect();
+        assert_eq!(told, failures(200));
+        assert!(matches!(list.with_failures(&failures(201)), Err(Error::Conflict { .. })));
+        let group =
+            |code: &str, tenants: &str| FailedTenants { code: code.into(), reason: None, tenants: tenants.into() };
+        for tampered in [group("<b>", ""), group("throttled", "AAAA"), group("throttled", "AAAAAAAAAAAAAAAAAAAAAA")] {
+            let tampered = next(&ListRequest { failed: vec![tampered], ..list.clone() });
+            assert!(ListRequest::parse(&request(&[("next", &tampered)]), None, now()).is_err());
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use shared::{
     microsoft::IncidentApi,
 };
 
-use super::{Worker, ingest::PageRead, is_transient, quarantine::UNREADABLE_ALERTS};
+use super::{Worker, is_transient, page_read::PageRead, quarantine::UNREADABLE_ALERTS};
 
 /// The number of calls after which a larger budget would not help, because it was nearly full before.
 const CALLS_OF_A_FULL_BUDGET: u32 = 16;

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Worker,
     bisect::SecondListing,
-    ingest::PageRead,
     is_transient,
+    page_read::PageRead,
     window::{ceil, floor},
 };
 use shared::{

@@ -2,27 +2,29 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{Progress, RECHECK_DELAY, Worker, is_transient};
+use super::{Progress, RECHECK_DELAY, Worker, another_worker, is_transient, page_read::PageRead};
 use shared::{
-    delivery::bucket::{Batch, WrittenBatch},
+    delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
     incident::{
         record::{Alerts, Record, Unreadable},
-        span::Span,
         version::{Change, DeliveredVersion, MAX_STALE, ReadTime, Version, VersionComparison, compare},
     },
     incident_api::{
         list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
-        query::{IncidentQuery, NextPage},
+        query::IncidentQuery,
     },
-    registry::{feed::Recheck, position::RowTimes, tenants::Status, versions::VersionBlock},
-    text::hex,
+    registry::{
+        Write,
+        feed::Recheck,
+        tenants::Status,
+        versions::{NewVersion, VersionBlock},
+    },
 };
 
-/// The compressed size at which a batch is written before the response ends.
+/// The size at which a batch is written before the response ends.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// The maximum number of incidents without alerts that wait to be read again.
@@ -30,51 +32,6 @@ const MAX_RECHECKS: usize = 100;
 
 /// The number of failed rechecks in one poll after which the others wait. An outage then costs few requests.
 const MAX_FAILED_RECHECKS: u32 = 2;
-
-/// The age that a response without a `Date` header is given. It is longer than any response takes.
-const AGE_WITHOUT_DATE: SignedDuration = SignedDuration::from_mins(1);
-
-/// The contents of a response, as far as the choice of the next window needs them.
-#[derive(Debug, Default)]
-pub(super) struct PageRead {
-    /// The number of rows.
-    pub(super) rows: u32,
-    /// The number of rows before the first one, where a next link named it.
-    pub(super) first_row: Option<u32>,
-    /// A key for each row: the incident's identifier, or a hash of what cannot be parsed.
-    pub(super) keys: Vec<String>,
-    /// Microsoft has further rows, or says so.
-    pub(super) more: bool,
-    /// The `Date` of the response.
-    pub(super) date: Option<Timestamp>,
-    /// The rows that could be parsed.
-    pub(super) rows_shown: Vec<RowShown>,
-}
-
-/// The times and the identifier of a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RowShown {
-    pub(super) last_updated: Timestamp,
-    pub(super) created: Option<Timestamp>,
-    incident_id: String,
-}
-
-impl PageRead {
-    /// The times of last update and of creation of the rows.
-    pub(super) fn times(&self) -> impl Iterator<Item = RowTimes> {
-        self.rows_shown.iter().map(|row| RowTimes { updated: row.last_updated, created: row.created })
-    }
-}
-
-/// Returns false for a record outside of what was asked for.
-fn is_within(record: &Record, query: &IncidentQuery) -> bool {
-    let created_within = |created: Span| record.created.is_none_or(|time| created.contains(time));
-    query.updated.contains(record.last_updated) && query.created.is_none_or(created_within)
-}
-
-fn row_key(row: &[u8]) -> String {
-    hex(&digest(&SHA256, row).as_ref()[..8])
-}
 
 impl Worker<'_> {
     /// Sends one query and ingests the rows of its response. Rows that arrive before a failure are ingested, too, and
@@ -88,11 +45,7 @@ impl Worker<'_> {
                 self.quarantine_alerts(query.updated).await?;
             }
             let end = end?;
-            page.more = end.more && end.rows > 0;
-            let Some(next) = end.after_empty_page(&query) else { return Ok(()) };
-            if let Some(NextPage::Skip(rows)) = next.next_page {
-                page.first_row = Some(rows);
-            }
+            let Some(next) = page.after_empty_page(&end, &query) else { return Ok(()) };
             query = next;
         }
         Err(Error::Malformed { call: Call::ListIncidents })
@@ -101,25 +54,15 @@ impl Worker<'_> {
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
-        let mut outside: Option<Timestamp> = None;
         let date = list.date();
         while let Some(row) = list.next().await? {
-            page.rows += 1;
             match Record::parse(&row, &tenant, self.api, query.alerts) {
                 Ok(record) => {
-                    if !is_within(&record, query) {
-                        outside = Some(outside.map_or(record.last_updated, |time| time.min(record.last_updated)));
-                    }
-                    page.keys.push(record.incident_id.clone());
-                    page.rows_shown.push(RowShown {
-                        last_updated: record.last_updated,
-                        created: record.created,
-                        incident_id: record.incident_id.clone(),
-                    });
+                    page.note(&record, query);
                     self.ingest(&record, date).await?;
                 }
                 Err(why) => {
-                    page.keys.push(row_key(&row));
+                    page.note_unreadable(&row);
                     self.quarantine_row(&row, why, query).await?;
                 }
             }
@@ -128,17 +71,7 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        page.date = end.date;
-        if end.partial && !std::mem::replace(&mut self.saw_partial_response, true) {
-            // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
-            return Err(Error::Partial { call: Call::ListIncidents });
-        }
-        // A record may be updated while the response is made, so one that was updated just now shows nothing.
-        if outside.is_some_and(|updated| updated < self.response_time(page) - AGE_WITHOUT_DATE) {
-            // The rows are taken, but what such a response does not show says nothing.
-            tracing::warn!("Microsoft did not apply the filter of a list");
-            return Err(Error::FilterNotApplied { call: Call::ListIncidents });
-        }
+        page.judge(&end, self.sync.clock.now(), &mut self.saw_partial_response)?;
         Ok(end)
     }
 
@@ -156,12 +89,13 @@ impl Worker<'_> {
                 }
                 let fetched_at = read_at.ours;
                 let tenant_id = self.tenant.tenant_id;
+                let open_before = delivered.as_ref().and_then(|delivered| delivered.open);
                 let next = delivered.map_or_else(
                     || DeliveredVersion::of(record, ordinal, api),
                     |before| before.followed_by(record, ordinal, api, read_at),
                 );
                 let version = Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at };
-                self.batch.add(&version, next.clone())?;
+                self.batch.add(&version, NewVersion { version: next.clone(), open_before })?;
                 self.versions_found += 1;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
@@ -172,9 +106,10 @@ impl Worker<'_> {
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
                 let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
-                let versions = HashMap::from([(record.incident_id.clone(), version.clone())]);
+                let open_before = delivered.as_ref().and_then(|delivered| delivered.open);
+                let new = NewVersion { version: version.clone(), open_before };
                 self.take_lease().await?;
-                self.sync.registry.record_versions(&self.tenant.tenant_id, &versions).await?;
+                self.record_versions(&HashMap::from([(record.incident_id.clone(), new)])).await?;
                 self.remember(&record.incident_id, version);
             }
             VersionComparison::Same => self.note_older_since(&record.incident_id, delivered, None).await?,
@@ -238,16 +173,32 @@ impl Worker<'_> {
         if !is_as_before && present.status != Status::Active {
             return Err(Error::TenantNotActive(present.reason));
         }
-        let batch = std::mem::replace(&mut self.batch, Batch::new(self.sync.settings.format));
-        let WrittenBatch { objects, versions } = self.sync.bucket.write(&tenant, batch).await?;
+        let batch = std::mem::replace(&mut self.batch, self.sync.settings.new_batch());
+        let WrittenBatch { objects, versions, changed } = self.sync.bucket.write(&tenant, batch).await?;
         self.sync.events.incidents_delivered(&tenant, &objects).await?;
-        self.sync.registry.record_versions(&tenant, &versions).await?;
+        self.sync.events.incidents_changed(&present, &changed).await?;
+        self.record_versions(&versions).await?;
         let delivered = versions.len() as u64;
         self.stats.delivered += delivered;
         self.lease.feed.incidents_total += std::mem::take(&mut self.created_in_batch);
         self.lease.feed.last_news_at = Some(self.sync.clock.now());
         tracing::info!(versions = delivered, objects = objects.len(), "incidents delivered");
         Ok(())
+    }
+
+    /// Records delivered versions.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another worker recorded versions of the same incidents since this one read them. This one
+    /// lost its lease then.
+    async fn record_versions(&mut self, versions: &HashMap<String, NewVersion>) -> Result<()> {
+        match self.sync.registry.record_versions(&self.tenant.tenant_id, versions).await? {
+            Write::Done => Ok(()),
+            Write::Conflict => {
+                self.lease.lose();
+                Err(another_worker())
+            }
+        }
     }
 
     fn recheck_later(&mut self, incident_id: &str, at: Timestamp) {
@@ -305,9 +256,8 @@ impl Worker<'_> {
         self.ingest(&record, None).await
     }
 
-    /// The response's `Date`, never later than now; one minute ago if the header is missing.
+    /// Microsoft's time of a response ([`PageRead::response_time`]).
     pub(super) fn response_time(&self, page: &PageRead) -> Timestamp {
-        let now = self.sync.clock.now();
-        page.date.map_or(now - AGE_WITHOUT_DATE, |date| date.min(now))
+        page.response_time(self.sync.clock.now())
     }
 }

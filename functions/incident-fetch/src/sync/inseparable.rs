@@ -1,6 +1,6 @@
 //! Rows that share their seconds of last update and of creation, or have no time of creation. No split tells them apart.
 
-use super::{Progress, Worker, ingest::PageRead};
+use super::{Progress, Worker, page_read::PageRead};
 use shared::{
     error::Result,
     incident_api::query::{IncidentQuery, MAX_SKIP},
@@ -30,9 +30,7 @@ impl Worker<'_> {
             self.flush().await?;
             self.stats.moved = true;
             readings.present.extend(page.keys.iter().cloned());
-            let looks_complete = !page.more && page.rows < query.top;
-            let is_end = looks_complete && self.lease.feed.page_sizes(self.api).believes(page.rows) || page.rows == 0;
-            if !is_end {
+            if !page.is_last(query.top, *self.lease.feed.page_sizes(self.api)) {
                 readings.skip += page.rows;
                 continue;
             }

@@ -2,7 +2,7 @@
 //!
 //! A window of time is done only when one list holds all of it: one response, or pages that join without a gap. Nothing
 //! depends on the order of rows, or on rows that move while they are read. Versions are delivered: S3 first, then the
-//! event, then the registry, then the cursor. A crash anywhere repeats work and loses nothing.
+//! events, then the registry, then the cursor. A crash anywhere repeats work and loses nothing.
 //!
 //! | file | holds |
 //! |---|---|
@@ -13,13 +13,15 @@
 //! | `failure_search` | the search for what fails |
 //! | `bisect` | a failing second, incident by incident |
 //! | `quarantine` | whatever cannot be read, and its retries |
+//! | `page_read` | what a response showed, and whether it can be believed |
 //! | `ingest` | records on their way into the bucket |
 
 mod bisect;
 mod failure_search;
 mod ingest;
 mod inseparable;
-mod paging;
+pub(crate) mod page_read;
+pub(crate) mod paging;
 mod quarantine;
 pub(crate) mod window;
 mod windows;
@@ -32,7 +34,7 @@ use shared::{
     clock::Clock,
     delivery::{
         bucket::{Batch, Bucket, Format},
-        events::Events,
+        events::{Events, IncidentEvents},
     },
     error::{Call, Error, Result},
     http::Deadline,
@@ -105,6 +107,15 @@ pub(crate) struct Settings {
     pub(crate) max_token_age: SignedDuration,
     /// The schema of delivered incidents.
     pub(crate) format: Format,
+    /// The events about delivered versions.
+    pub(crate) incident_events: IncidentEvents,
+}
+
+impl Settings {
+    /// An empty batch, to be delivered as the deployment wants it.
+    fn new_batch(self) -> Batch {
+        Batch::new(self.format, self.incident_events)
+    }
 }
 
 /// The reason why work on a tenant ended without an error.
@@ -206,7 +217,7 @@ impl<'a> Worker<'a> {
             deadline: deadline.reserving(COMMIT_RESERVE),
             kind: SyncKind::Poll,
             delivered_versions: HashMap::new(),
-            batch: Batch::new(sync.settings.format),
+            batch: sync.settings.new_batch(),
             created_in_batch: 0,
             versions_found: 0,
             saw_partial_response: false,
@@ -265,8 +276,8 @@ impl<'a> Worker<'a> {
         if self.sync.registry.take_lease(self.lease, self.sync.clock.now()).await? == Write::Done {
             return Ok(());
         }
-        self.batch = Batch::new(self.sync.settings.format);
-        Err(Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None })
+        self.batch = self.sync.settings.new_batch();
+        Err(another_worker())
     }
 
     async fn commit_feed(&mut self) -> Result<Write> {
@@ -417,6 +428,11 @@ impl<'a> Worker<'a> {
     fn quarantined_spans(&self) -> Vec<Span> {
         self.quarantine.iter().filter(|entry| entry.blocks).map(QuarantineEntry::span).collect()
     }
+}
+
+/// Another worker had the lease since this one began.
+fn another_worker() -> Error {
+    Error::Conflict { detail: "Another worker was on the tenant.".into(), reason: None }
 }
 
 /// Returns true for an error of Microsoft at this moment. A later or a smaller request may succeed.

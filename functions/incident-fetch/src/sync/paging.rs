@@ -11,14 +11,14 @@ use shared::{
     registry::position::{ListPosition, PageSizes},
 };
 
-use super::ingest::PageRead;
+use super::page_read::PageRead;
 
 /// The number of rows that a list may have to be read page by page. `$skip` reaches little further.
 pub(super) const MAX_LIST_ROWS: u32 = 450;
 
 /// The next step after a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PageStep {
+pub(crate) enum PageStep {
     /// The list is read to its end.
     Complete,
     /// The list goes on, or may do so.
@@ -31,19 +31,19 @@ pub(super) enum PageStep {
 
 /// What a page was asked for.
 #[derive(Clone, Copy)]
-pub(super) struct AskedPage {
+pub(crate) struct AskedPage {
     /// The end of the window.
-    pub(super) to: Option<Timestamp>,
+    pub(crate) to: Option<Timestamp>,
     /// The most rows that the page may have.
-    pub(super) top: u32,
+    pub(crate) top: u32,
     /// The time of the response.
-    pub(super) shown_at: Timestamp,
+    pub(crate) shown_at: Timestamp,
     /// A page that looks like the last one is not believed.
-    pub(super) confirms_end: bool,
+    pub(crate) confirms_end: bool,
 }
 
 /// The value of `$skip` for the next page.
-pub(super) fn skip_of(list: &ListPosition) -> u32 {
+pub(crate) fn skip_of(list: &ListPosition) -> u32 {
     list.last_row + u32::from(list.is_past_last_row)
 }
 
@@ -51,7 +51,7 @@ pub(super) fn skip_of(list: &ListPosition) -> u32 {
 ///
 /// What was read of a complete list is all of it, whatever its order: between its first row and its last one no place is
 /// left out, and each place had another row.
-pub(super) fn note_page(
+pub(crate) fn note_page(
     list: &mut Option<ListPosition>,
     page: &PageRead,
     asked: AskedPage,

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     PollPlan, Progress, Stop, TIME_WITHOUT_ALERTS, Worker,
     failure_search::{FailureSearch, NextStep},
-    ingest::PageRead,
     is_transient,
+    page_read::PageRead,
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
     window::{
         RowOrder, TARGET_FULLNESS, Window, ceil, covered_by, end_by_pace, estimated_rows, floor, go_past, middle,

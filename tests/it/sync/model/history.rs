@@ -125,6 +125,7 @@ pub(super) enum OperatorAction {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum IncidentChange {
     Status(&'static str),
+    Severity(&'static str),
     Alert,
     Assign,
 }
@@ -234,6 +235,11 @@ impl History {
         history
     }
 
+    /// Every second history has an event for each version.
+    pub(super) fn has_incident_events(&self) -> bool {
+        self.seed.is_multiple_of(2)
+    }
+
     /// Without what lies behind these steps, or in them.
     pub(super) fn with(&self, steps: Vec<Step>) -> Self {
         Self { steps, ..self.clone() }
@@ -308,7 +314,10 @@ impl SeededRandom {
                 let (count, ago) = (self.index(2) + 1, self.seconds(60, ago));
                 Step::Create { count, ago, nanos: self.nanos(), apart: 0, created_apart: 7, alerts: 1, alerts_in: None }
             }
-            5..=7 => Step::Update { pick, change: self.change() },
+            5..=7 => {
+                let severity = IncidentChange::Severity(self.of(&["high", "low", "informational", "unknown"]));
+                Step::Update { pick, change: if self.one_in(4) { severity } else { self.change() } }
+            }
             8..=9 => Step::Silent { pick, change: self.change() },
             10 => Step::Merge { pick, into: self.index(1_000) },
             11 => Step::Hide { pick },

@@ -205,6 +205,16 @@ fn model_finds_ignored_refusals_of_events() {
 }
 
 #[test]
+fn model_finds_skipped_incident_events() {
+    assert_found(PlantedDefect::SkippedIncidentEvents, Profile::Workers);
+}
+
+#[test]
+fn model_finds_counts_apart_from_versions() {
+    assert_found(PlantedDefect::CountsApart, Profile::Workers);
+}
+
+#[test]
 fn model_finds_an_ignored_pause() {
     assert_found(PlantedDefect::IgnoredPause, Profile::Calm);
 }

@@ -20,6 +20,7 @@ struct Line<'a> {
     key: String,
     change: String,
     incident: String,
+    severity: String,
     version: Version,
 }
 
@@ -37,9 +38,10 @@ impl<'a> Line<'a> {
             alerts: record["alerts"].as_array().into_iter().flatten().map(alert).collect(),
         };
         let incident = plain(&either("id", "incidentId"));
+        let severity = record["severity"].as_str().unwrap().to_ascii_lowercase();
         assert_eq!(text("incident_id"), incident);
         assert_eq!(text("last_updated").parse::<Timestamp>().unwrap(), version.last_update);
-        Self { object, key: text("key"), change: text("change"), incident, version }
+        Self { object, key: text("key"), change: text("change"), incident, severity, version }
     }
 }
 
@@ -50,8 +52,10 @@ pub(super) fn judge(outcome: &Outcome) -> Vec<String> {
     versions_existed(outcome, &lines, &mut wrong);
     if !outcome.is_offboarded {
         present_versions_came(outcome, &lines, &mut wrong);
+        open_incidents_are_counted(outcome, &lines, &mut wrong);
     }
     keys_are_right(outcome, &lines, &mut wrong);
+    incident_events_are_right(outcome, &lines, &mut wrong);
     if outcome.history.profile == Profile::Calm {
         all_is_told_once(outcome, &lines, &mut wrong);
         changes_are_called_right(&lines, &mut wrong);
@@ -143,6 +147,60 @@ fn present_versions_came(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<
             wrong.push(format!("incident {incident} was not delivered as it is: {version:?}; told were {told:?}"));
         } else if !came.iter().any(|line| named.contains(line.object)) {
             wrong.push(format!("no event names an object with {incident} as it is"));
+        } else if outcome.history.has_incident_events()
+            && !came.iter().any(|line| incident_events(outcome).any(|event| is_of(event, line)))
+        {
+            wrong.push(format!("no event shows {incident} as it is"));
+        }
+    }
+}
+
+/// The counts are those of the marks, and each incident that Microsoft shows is marked as its version was delivered.
+fn open_incidents_are_counted(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<String>) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for severity in outcome.open_marks.values() {
+        *counts.entry(severity.clone()).or_default() += 1;
+    }
+    if counts != outcome.open_counts {
+        wrong.push(format!("{:?} open incidents are counted as {:?}", counts, outcome.open_counts));
+    }
+    for (incident, version) in &outcome.present {
+        let came = lines.iter().rev().find(|line| line.incident == *incident && line.version == *version);
+        let Some(line) = came else { continue };
+        let is_open = version.redirect.is_none() && !matches!(version.status.as_str(), "resolved" | "redirected");
+        let expected = Some(&line.severity).filter(|severity| is_open && *severity != "unknown");
+        if outcome.open_marks.get(incident) != expected {
+            wrong.push(format!("{incident} counts as {:?}, not {expected:?}", outcome.open_marks.get(incident)));
+        }
+    }
+}
+
+/// The details of the events about single versions.
+fn incident_events(outcome: &Outcome) -> impl Iterator<Item = &Value> {
+    outcome.events.iter().filter(|(kind, _)| kind == "Incident Changed").map(|(_, detail)| detail)
+}
+
+fn is_of(event: &Value, line: &Line<'_>) -> bool {
+    event["key"] == line.key && event["object"] == line.object
+}
+
+/// Each event shows a version that its object holds, as that version is.
+fn incident_events_are_right(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<String>) {
+    for event in incident_events(outcome) {
+        let Some(line) = lines.iter().find(|line| is_of(event, line)) else {
+            wrong.push(format!("no object holds the version of {event}"));
+            continue;
+        };
+        let word = |text: &str| text.replace("inprogress", "in_progress").replace("awaitingaction", "awaiting_action");
+        let version = &line.version;
+        let is_right = event["incident_id"] == line.incident
+            && event["change"] == line.change
+            && event["status"] == word(&version.status)
+            && event["merged_into"].as_str() == version.redirect.map(|id| id.to_string()).as_deref()
+            && event["alerts"].as_u64().is_none_or(|alerts| alerts == version.alerts.len() as u64)
+            && event["last_updated"] == version.last_update.to_string();
+        if !is_right {
+            wrong.push(format!("{event} is not {version:?}"));
         }
     }
 }
@@ -196,7 +254,12 @@ fn all_is_told_once(outcome: &Outcome, lines: &[Line<'_>], wrong: &mut Vec<Strin
         }
     }
     let of_status = outcome.events.iter().filter(|(kind, _)| kind == "Tenant Status Changed").count();
-    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() + of_status {
+    let of_incidents = incident_events(outcome).count();
+    let expected = if outcome.history.has_incident_events() { lines.len() } else { 0 };
+    if of_incidents != expected {
+        wrong.push(format!("{of_incidents} events for {expected} versions"));
+    }
+    if outcome.objects.len() != named.len() || outcome.events.len() != named.len() + of_status + of_incidents {
         wrong.push(format!("{} objects and {} events", outcome.objects.len(), outcome.events.len()));
     }
     let hides = outcome.history.steps.iter().any(|step| matches!(step, Step::Hide { .. }));

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_double::{Aws, AwsFault, BUCKET, BUS, Defects, FaultPosition, QUEUE_URL, TABLE};
+use aws_double::{Account, Aws, AwsFault, BUCKET, BUS, Defects, FaultPosition, QUEUE_URL, TABLE};
 use incident_dispatch::App as Dispatch;
 use incident_fetch::App as Fetch;
 use jiff::{SignedDuration, Timestamp};
@@ -58,6 +58,8 @@ pub(super) enum PlantedDefect {
     CursorPastReading,
     ForgottenThrottling,
     IgnoredRefusedEvents,
+    SkippedIncidentEvents,
+    CountsApart,
     IgnoredPause,
     OverwrittenCancellation,
 }
@@ -93,6 +95,10 @@ pub(super) struct Outcome {
     pub(super) present: BTreeMap<String, Version>,
     pub(super) objects: Vec<(String, Vec<u8>)>,
     pub(super) events: Vec<(String, Value)>,
+    /// The numbers of open incidents by severity.
+    pub(super) open_counts: BTreeMap<String, usize>,
+    /// The incidents that are marked as open, with their severities.
+    pub(super) open_marks: BTreeMap<String, String>,
     /// Found while it ran.
     pub(super) wrong: Vec<String>,
     pub(super) acted_faults: Vec<String>,
@@ -184,6 +190,8 @@ impl<'a> Run<'a> {
             covers_past_reading: planted == Some(PlantedDefect::CursorPastReading),
             forgets_throttling: planted == Some(PlantedDefect::ForgottenThrottling),
             ignores_refused_events: planted == Some(PlantedDefect::IgnoredRefusedEvents),
+            skips_refused_incident_events: planted == Some(PlantedDefect::SkippedIncidentEvents),
+            counts_apart: planted == Some(PlantedDefect::CountsApart),
             ignores_pause: planted == Some(PlantedDefect::IgnoredPause),
             ignores_cancellation: planted == Some(PlantedDefect::OverwrittenCancellation),
         };
@@ -253,6 +261,7 @@ impl<'a> Run<'a> {
             ("INCIDENT_BUCKET", BUCKET),
             ("EVENT_BUS_NAME", BUS),
             ("POLL_OVERLAP_SECONDS", self.overlap),
+            ("INCIDENT_EVENTS", if self.history.has_incident_events() { "summary" } else { "none" }),
         ];
         let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();
@@ -449,6 +458,8 @@ impl<'a> Run<'a> {
                 .into_iter()
                 .map(|event| (event.detail_type, event.detail))
                 .collect(),
+            open_counts: open_counts(&account),
+            open_marks: open_marks(&account),
             wrong: self.wrong,
             acted_faults: std::mem::take(&mut account.acted_faults),
             switched: self.switched,
@@ -465,6 +476,23 @@ impl<'a> Run<'a> {
         let incidents = self.harness.sim.incidents(&self.id).into_iter().filter(shown);
         incidents.map(|incident| (incident.id.to_string(), Version::of(&incident))).collect()
     }
+}
+
+/// The counts in the registry that are not zero.
+fn open_counts(account: &Account) -> BTreeMap<String, usize> {
+    let items = account.items("OPEN");
+    let attributes = items.iter().flat_map(|item| item.iter());
+    let counts = attributes.filter_map(|(name, value)| Some((name.clone(), value["N"].as_str()?.parse().unwrap())));
+    counts.filter(|(_, count)| *count != 0).collect()
+}
+
+/// The marks in the registry, by incident.
+fn open_marks(account: &Account) -> BTreeMap<String, String> {
+    let blocks = account.items("VERSIONS#");
+    let attributes = blocks.iter().flat_map(|block| block.iter());
+    let mark =
+        |(name, value): (&String, &Value)| Some((name.strip_prefix('o')?.to_owned(), value["S"].as_str()?.to_owned()));
+    attributes.filter_map(mark).collect()
 }
 
 impl Version {

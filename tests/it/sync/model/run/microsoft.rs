@@ -164,6 +164,7 @@ impl IncidentChange {
         match self {
             Self::Status(_) if incident.redirect_incident_id.is_some() => {}
             Self::Status(status) => incident.status = status.into(),
+            Self::Severity(severity) => incident.severity = severity.into(),
             Self::Alert => {
                 incident.add_alert(now);
             }

@@ -1,0 +1,104 @@
+//! The number of a tenant's open incidents by severity: of those that were delivered and are neither resolved nor
+//! redirected since.
+//!
+//! The counts have an item of their own. It is written only in the transactions that record versions, so that nothing else
+//! collides with these.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::{TransactWriteItem, builders::UpdateBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Registry,
+    table::{from_item, number, string, transacted_with_schema},
+    tenant_of, tenant_pk,
+};
+use crate::{
+    error::{Error, Result},
+    incident::record::Severity,
+    tenant::TenantId,
+};
+
+pub(super) const SORT_KEY: &str = "OPEN";
+
+/// The numbers of open incidents of one tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenIncidents {
+    /// Incidents of severity informational.
+    pub informational: u64,
+    /// Incidents of low severity.
+    pub low: u64,
+    /// Incidents of medium severity.
+    pub medium: u64,
+    /// Incidents of high severity.
+    pub high: u64,
+}
+
+/// The changes of the counts that a transaction makes, in the order of [`Severity::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CountChanges([i64; 4]);
+
+impl CountChanges {
+    /// Counts an incident that was open under one severity before, and is under another one now.
+    pub(super) fn count(&mut self, before: Option<Severity>, now: Option<Severity>) {
+        for (severity, change) in Severity::ALL.into_iter().zip(&mut self.0) {
+            *change += i64::from(now == Some(severity)) - i64::from(before == Some(severity));
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        for (change, other) in self.0.iter_mut().zip(other.0) {
+            *change += other;
+        }
+    }
+
+    /// The update of the counts in a transaction. `None`: nothing changes.
+    pub(super) fn update(self, mut update: UpdateBuilder) -> Result<Option<TransactWriteItem>> {
+        let mut parts = Vec::new();
+        for (severity, change) in Severity::ALL.into_iter().zip(self.0).filter(|(_, change)| *change != 0) {
+            let name = severity.as_str();
+            parts.push(format!("{name} :{name}"));
+            update = update.expression_attribute_values(format!(":{name}"), number(change));
+        }
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let update = transacted_with_schema(update.update_expression(format!("ADD {}", parts.join(", "))));
+        let update = update.build().map_err(|error| Error::internal("dynamodb:TransactWriteItems", error))?;
+        Ok(Some(TransactWriteItem::builder().update(update).build()))
+    }
+}
+
+impl Registry {
+    /// Reads the numbers of open incidents of many tenants. Tenants that never had one are left out.
+    pub async fn open_incidents(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, OpenIncidents>> {
+        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let mut counts = HashMap::new();
+        for item in self.batch_get(keys).await? {
+            if let Some(tenant) = string(&item, "pk").and_then(tenant_of) {
+                counts.insert(tenant, from_item(item)?);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_add_up_over_the_blocks_of_a_transaction() {
+        let (mut one, mut other) = (CountChanges::default(), CountChanges::default());
+        one.count(None, Some(Severity::High));
+        one.count(Some(Severity::Low), Some(Severity::High));
+        one.count(Some(Severity::Low), Some(Severity::Low));
+        other.count(Some(Severity::High), None);
+        other.count(Some(Severity::Informational), Some(Severity::Medium));
+        one.add(other);
+        assert_eq!(one, CountChanges([-1, -1, 1, 1]));
+        assert!(CountChanges::default().update(UpdateBuilder::default()).unwrap().is_none());
+    }
+}

@@ -12,6 +12,10 @@ import re
 from urllib.parse import unquote
 
 
+# The rights of calls whose right has another name.
+RIGHTS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
+
+
 def function_of(environ):
     """Returns the access key and the service of a signed request, or None."""
     match = re.search(r"Credential=([a-z]+-[a-z]+)/\d{8}/[^/]+/([a-z0-9]+)/", environ.get("HTTP_AUTHORIZATION", ""))
@@ -78,6 +82,7 @@ class CallLog:
         else:
             action = environ.get("HTTP_X_AMZ_TARGET", "").rsplit(".", 1)[-1]
             resources = resources_of(service, action, json.loads(body)) if action else ["*"]
+            action = RIGHTS.get(action, action)
         new = {f"{binary} {service}:{action} {resource}" for resource in resources} - self.seen
         if new:
             self.seen |= new

@@ -52,7 +52,7 @@ class Record(unittest.TestCase):
         )
         client("dynamodb").batch_get_item(RequestItems={"t": {"Keys": [key]}})
         queue = own.get_queue_url(QueueName="mandate-SyncQueue-ABC123")["QueueUrl"]
-        client("sqs").send_message(QueueUrl=queue, MessageBody="{}")
+        client("sqs").send_message_batch(QueueUrl=queue, Entries=[{"Id": "1", "MessageBody": "{}"}])
         client("s3").put_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz", Body=b"line\n")
         self.assertEqual(client("s3").get_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz")["Body"].read(), b"line\n")
         (name,) = os.listdir(directory.name)

@@ -14,16 +14,20 @@ async fn start(api: IncidentApi) -> SyncHarness {
     SyncHarness::start_with(api, &[("DELIVERY_FORMAT", "both")]).await
 }
 
-/// The delivered findings by incident id, the last of each. All are valid.
+/// The delivered findings by incident id, the newest of each. All are valid.
 fn delivered(sync: &SyncHarness) -> BTreeMap<String, Value> {
-    let mut findings = BTreeMap::new();
+    let mut findings: BTreeMap<String, Value> = BTreeMap::new();
     for object in sync.backends.objects("ocsf/") {
         let mut text = String::new();
         GzDecoder::new(sync.backends.object(&object).as_slice()).read_to_string(&mut text).unwrap();
         for line in text.lines() {
             let event: Value = serde_json::from_str(line).unwrap();
             assert_valid(&event);
-            findings.insert(event["metadata"]["original_event_uid"].as_str().unwrap().to_owned(), event);
+            let id = event["metadata"]["original_event_uid"].as_str().unwrap().to_owned();
+            let newest = findings.entry(id).or_insert_with(|| event.clone());
+            if newest["time"].as_i64() < event["time"].as_i64() {
+                *newest = event;
+            }
         }
     }
     findings

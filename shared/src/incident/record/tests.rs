@@ -208,7 +208,8 @@ proptest! {
                 "{}", sent
             );
             prop_assert_eq!(record.last_updated.to_string(), "2026-01-02T03:04:05.12Z");
-            prop_assert_eq!(record.created.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05.1234567Z"));
+            let created = record.created.map(|time| time.to_string());
+            prop_assert_eq!(created.as_deref(), Some("2026-01-02T03:04:05.1234567Z"));
             prop_assert_eq!((record.merged_into.as_deref(), record.alerts), (Some("7"), Some(1)));
             prop_assert_eq!(record.state_hash, state_hash_of("active", Some("7"), vec!["da1".into()]));
         }

@@ -31,6 +31,11 @@ USED_BY_AWS = {
 SECRETS = {"mandate-rotation": "RotationCredentialSecretArn", "mandate-sign-in": "SignInCredentialSecretArn"}
 # Lambda sends what an asynchronous invocation could not process.
 USED_BY_AWS_THERE = {("incident-dispatch", "sqs:SendMessage", "TickDeadLetterQueue")}
+# A journey hands the rotation secrets that are not the app's. In AWS the policy refuses these, as here the function does.
+REFUSED_ON_PURPOSE = {
+    ("secret-rotation", "secretsmanager:DescribeSecret", "RotationCredentialSecretArn"),
+    ("secret-rotation", "secretsmanager:DescribeSecret", "canary-from-outside"),
+}
 
 
 def rights_of(statement):
@@ -84,7 +89,7 @@ def called(directory):
 
 def refused(calls, rights):
     """Yields the calls that AWS would refuse."""
-    for binary, action, resource in sorted(calls - rights):
+    for binary, action, resource in sorted(calls - rights - REFUSED_ON_PURPOSE):
         yield f"{binary} calls {action} on {resource}, which its policies do not allow"
 
 

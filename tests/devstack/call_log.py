@@ -12,6 +12,12 @@ import re
 from urllib.parse import unquote
 
 
+# A resource that no policy names, so that such a call has no right.
+UNKNOWN = "?"
+# The rights of calls whose right has another name.
+RIGHTS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
+
+
 def function_of(environ):
     """Returns the access key and the service of a signed request, or None."""
     match = re.search(r"Credential=([a-z]+-[a-z]+)/\d{8}/[^/]+/([a-z0-9]+)/", environ.get("HTTP_AUTHORIZATION", ""))
@@ -40,16 +46,29 @@ def resources_of(service, action, request):
         elif action == "Query":
             yield partition(request["ExpressionAttributeValues"][":pk"]["S"])
         else:
-            yield partition((request.get("Key") or request.get("Item"))["pk"]["S"])
+            item = request.get("Key") or request.get("Item") or {}
+            yield partition(item["pk"]["S"]) if "pk" in item else UNKNOWN
     elif service == "sqs":
         yield physical(request["QueueUrl"].rsplit("/", 1)[-1])
     elif service == "secretsmanager":
         name = request["SecretId"].rsplit(":", 1)[-1]
         yield "AppCredential" if "AppCredential" in name else re.sub(r"-[A-Za-z0-9]{6}$", "", name)
     elif service == "events":
-        yield from {"EventBus" for _ in request["Entries"]}
+        yield "EventBus"
     else:
         yield "*"
+
+
+def of_storage(environ):
+    """Returns the action and the resource of a request to S3. Its parts need the right of the whole object."""
+    # Path style: /bucket/folder/…
+    folder, query = unquote(environ["PATH_INFO"]).split("/")[2:3], environ.get("QUERY_STRING", "")
+    action = {"PUT": "PutObject", "POST": "PutObject", "GET": "GetObject", "HEAD": "GetObject", "DELETE": "DeleteObject"}[
+        environ["REQUEST_METHOD"]
+    ]
+    if action == "DeleteObject" and "uploadId=" in query:
+        action = "AbortMultipartUpload"
+    return action, f"{folder[0]}/*" if folder and folder[0] else UNKNOWN
 
 
 class CallLog:
@@ -64,20 +83,21 @@ class CallLog:
     def __call__(self, environ, start_response):
         caller = function_of(environ)
         if caller:
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            environ["wsgi.input"] = io.BytesIO(body)
+            body = b"{}"
+            if "CONTENT_LENGTH" in environ and caller[1] != "s3":
+                body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"] or 0)) or body
+                environ["wsgi.input"] = io.BytesIO(body)
             self.record(*caller, environ, body)
         return self.application(environ, start_response)
 
     def record(self, binary, service, environ, body):
         if service == "s3":
-            method = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "GetObject", "DELETE": "DeleteObject"}
-            action = method[environ["REQUEST_METHOD"]]
-            # Path style: /bucket/folder/…
-            resources = [unquote(environ["PATH_INFO"]).split("/")[2] + "/*"]
+            action, resource = of_storage(environ)
+            resources = [resource]
         else:
             action = environ.get("HTTP_X_AMZ_TARGET", "").rsplit(".", 1)[-1]
             resources = resources_of(service, action, json.loads(body)) if action else ["*"]
+            action = RIGHTS.get(action, action)
         new = {f"{binary} {service}:{action} {resource}" for resource in resources} - self.seen
         if new:
             self.seen |= new

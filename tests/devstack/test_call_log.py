@@ -52,9 +52,18 @@ class Record(unittest.TestCase):
         )
         client("dynamodb").batch_get_item(RequestItems={"t": {"Keys": [key]}})
         queue = own.get_queue_url(QueueName="mandate-SyncQueue-ABC123")["QueueUrl"]
-        client("sqs").send_message(QueueUrl=queue, MessageBody="{}")
+        client("sqs").send_message_batch(QueueUrl=queue, Entries=[{"Id": "1", "MessageBody": "{}"}])
         client("s3").put_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz", Body=b"line\n")
         self.assertEqual(client("s3").get_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz")["Body"].read(), b"line\n")
+        upload = {"Bucket": "bucket", "Key": "hunts/hunt_id=1/rows.gz"}
+        for finish in ("complete", "abort"):
+            begun = client("s3").create_multipart_upload(**upload)["UploadId"]
+            part = client("s3").upload_part(**upload, UploadId=begun, PartNumber=1, Body=b"rows")
+            if finish == "abort":
+                client("s3").abort_multipart_upload(**upload, UploadId=begun)
+            else:
+                parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+                client("s3").complete_multipart_upload(**upload, UploadId=begun, MultipartUpload=parts)
         (name,) = os.listdir(directory.name)
         with open(os.path.join(directory.name, name), encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -65,7 +74,9 @@ class Record(unittest.TestCase):
                 "incident-fetch dynamodb:GetItem CREDENTIAL",
                 "incident-fetch dynamodb:PutItem TENANT#*",
                 "incident-fetch dynamodb:Query TENANT#*",
+                "incident-fetch s3:AbortMultipartUpload hunts/*",
                 "incident-fetch s3:GetObject incidents/*",
+                "incident-fetch s3:PutObject hunts/*",
                 "incident-fetch s3:PutObject incidents/*",
                 "incident-fetch sqs:SendMessage SyncQueue",
             ],

@@ -1,6 +1,6 @@
 """Prints the claims of a tenant's access token, never the token.
 
-    python infra/entra/claims.py --function mandate-prod-token-issuance 11111111-2222-4333-8444-555555555555
+    python infra/entra/claims.py --function "$(output TokenIssuanceFunction)" 11111111-2222-4333-8444-555555555555
 
 Invokes `token-issuance` directly, which writes an audit line. Requires boto3, and the permission lambda:InvokeFunction
 for that function.

@@ -1,6 +1,11 @@
 //! Secret texts, hexadecimal digits, and parsing of JSON objects, texts and times.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use jiff::Timestamp;
 use serde::{
@@ -35,6 +40,41 @@ impl fmt::Debug for Secret {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// A word of an open enumeration that this release does not know, as the release that stored it wrote it. A process keeps
+/// each such word for good, so that the enumerations stay `Copy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownWord(&'static str);
+
+/// The most unknown words of a process. All enumerations together have fewer.
+const MAX_UNKNOWN_WORDS: usize = 64;
+
+/// The longest unknown word, in bytes.
+const MAX_UNKNOWN_WORD_LENGTH: usize = 40;
+
+impl UnknownWord {
+    /// Keeps a word. A text that cannot be one of ours, and one too many, becomes `unknown`.
+    pub fn of(text: &str) -> Self {
+        static WORDS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let is_word = (1..=MAX_UNKNOWN_WORD_LENGTH).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let mut words = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(word) = words.get(text) {
+            return Self(word);
+        }
+        if !is_word || words.len() >= MAX_UNKNOWN_WORDS {
+            return Self("unknown");
+        }
+        let word: &'static str = Box::leak(text.into());
+        words.insert(word);
+        Self(word)
+    }
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        self.0
     }
 }
 
@@ -80,6 +120,12 @@ impl<'de> Deserialize<'de> for LossyText<'de> {
 /// struct.
 pub fn from_json_object<T: DeserializeOwned>(value: Value) -> Option<T> {
     if value.is_object() { serde_json::from_value(value).ok() } else { None }
+}
+
+/// Deserializes a member that may be odd in form. `None`: it is not a `T`. An odd member of a response then costs only
+/// itself.
+pub fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// Parses a time in the format of this API: RFC 3339, in UTC with `Z`.

@@ -11,7 +11,13 @@ mod consent;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
+mod later_release;
+#[cfg(test)]
 mod layers;
+#[cfg(test)]
+mod ocsf;
+#[cfg(test)]
+mod panics;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]

@@ -83,7 +83,10 @@ impl SecretVersions {
     /// The value of the current version.
     pub(crate) async fn current(&self, secret: &str) -> Result<Secret> {
         let current = self.value(secret, CURRENT, None).await?;
-        current.ok_or_else(|| Error::Internal("a secret has no current version".into()))
+        current.ok_or_else(|| Error::CredentialUnusable {
+            secret_id: secret.to_owned(),
+            problem: "does not exist or has no value yet".into(),
+        })
     }
 
     /// The versions that are pending, current and previous. A version that moves on meanwhile is read at least once.

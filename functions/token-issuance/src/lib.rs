@@ -1,8 +1,8 @@
-//! Issues access tokens for active tenants to callers that IAM has authenticated. Each token leaves a line in the audit.
+//! Issues access tokens for active tenants to callers that the gateway has authenticated. Each token leaves a line in the audit.
 
 mod active_tenants;
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shared::{
     clients::Clients,
     clock::Clock,
-    config::Variables,
+    config::{JwtAudience, Variables},
     entra::{access_token::AccessToken, token_cache::Tokens},
     error::{Error, Result},
     http::Deadline,
@@ -21,7 +21,7 @@ use shared::{
     },
     microsoft::{IncidentApi, IncidentApiSetting, Microsoft, NotAnIncidentApi},
     registry::tenants::Tenant,
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
     text::from_json_object,
 };
@@ -41,6 +41,35 @@ pub struct Config {
     pub table_name: String,
     /// The APIs that tokens are issued for.
     pub incident_api: IncidentApiSetting,
+    /// The audience of JWT callers. Without it only IAM callers are admitted.
+    pub jwt_audience: Option<JwtAudience>,
+    /// Whether tokens are issued to callers that invoke the function directly, past the API.
+    pub direct_invocation: DirectInvocation,
+}
+
+/// The setting `DIRECT_TOKEN_INVOCATION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectInvocation {
+    /// Whoever may invoke the function gets tokens.
+    Enabled,
+    /// Tokens come from the HTTP API alone.
+    Disabled,
+}
+
+/// The text is not a [`DirectInvocation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADirectInvocation;
+
+impl FromStr for DirectInvocation {
+    type Err = NotADirectInvocation;
+
+    fn from_str(text: &str) -> Result<Self, NotADirectInvocation> {
+        match text {
+            "enabled" => Ok(Self::Enabled),
+            "disabled" => Ok(Self::Disabled),
+            _ => Err(NotADirectInvocation),
+        }
+    }
 }
 
 impl Config {
@@ -49,13 +78,18 @@ impl Config {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
         let incident_api = variables.incident_api();
-        Some(Self { microsoft: microsoft?, table_name: table_name?, incident_api })
+        let jwt_audience = variables.jwt_audience();
+        let rule = "must be enabled or disabled";
+        let direct_invocation = variables.parsed("DIRECT_TOKEN_INVOCATION", DirectInvocation::Enabled, rule);
+        Some(Self { microsoft: microsoft?, table_name: table_name?, incident_api, jwt_audience, direct_invocation })
     }
 }
 
 /// The function, with the clients that it keeps between invocations.
 pub struct App {
     incident_api: IncidentApiSetting,
+    jwt_audience: Option<JwtAudience>,
+    direct_invocation: DirectInvocation,
     tenants: ActiveTenants,
     tokens: Tokens,
     clock: Clock,
@@ -93,8 +127,9 @@ impl App {
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Clients { registry, tokens, clock, .. } =
             Clients::new(&config.microsoft, config.table_name, None, platform);
+        let Config { incident_api, jwt_audience, direct_invocation, .. } = config;
         let tenants = ActiveTenants::new(registry, clock.clone());
-        Self { incident_api: config.incident_api, tenants, tokens, clock }
+        Self { incident_api, jwt_audience, direct_invocation, tenants, tokens, clock }
     }
 
     /// Handles one event: a request of the HTTP API, or a direct call.
@@ -106,6 +141,7 @@ impl App {
             .in_request_span(async {
                 match Event::parse(event) {
                     Event::Http(request) => {
+                        let request = request.with_jwt_caller(self.jwt_audience.as_ref());
                         let work = Box::pin(self.serve_request(&request, &invocation));
                         Ok(json_route(&invocation, &self.clock, &request, work).await.into_value())
                     }
@@ -132,23 +168,25 @@ impl App {
         } else {
             request.json(r#"at most "resource": "graph" or "defender""#)?
         };
-        let token = self.issue(&tenant, body.resource.as_deref(), &caller.user_arn, invocation.deadline).await?;
+        let token = self.issue(&tenant, body.resource.as_deref(), &caller.name, invocation.deadline).await?;
         Ok(HttpResponse::json(200, &token))
     }
 
     async fn serve_direct_call(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
         let outcome = invocation.deadline.run(self.issue_for_call(call, invocation.deadline)).await;
         outcome.map_err(|error| {
-            let (code, status) = error.code();
-            if status == 500 {
-                telemetry::internal_failure(self.clock.now());
+            if error.is_internal_failure() {
+                telemetry::internal_failure();
             }
-            tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
+            tracing::warn!(code = error.code().0, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
             InvocationError::from(error)
         })
     }
 
     async fn issue_for_call(&self, call: Value, deadline: Deadline) -> Result<Value> {
+        if self.direct_invocation == DirectInvocation::Disabled {
+            return Err(Error::UnauthorizedCaller);
+        }
         let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
@@ -189,6 +227,7 @@ impl App {
                 "access token issued"
             );
         })?;
+        telemetry::metrics(None, &[Metric::count("TokensIssued", 1)]);
         Ok(json!(body))
     }
 

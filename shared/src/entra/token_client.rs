@@ -26,7 +26,7 @@ use crate::{
         Registry, Write,
         breaker::{BreakerDecision, BreakerKey},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::TenantId,
     text::Secret,
 };
@@ -108,6 +108,8 @@ impl TokenClient {
             return Err(Error::Throttled { until });
         }
         let outcome = self.exchange(&Grant::ClientCredentials { tenant, api }, versions, deadline).await;
+        let failed = u64::from(outcome.is_err());
+        telemetry::metrics(None, &[Metric::count("TokenRequests", 1), Metric::count("TokenFailures", failed)]);
         self.update_probe_tenant(versions.current.client_id(), tenant, api, &outcome).await;
         match outcome {
             Ok(Accepted { response, credential }) => self.endpoint.validate(response, tenant, api, &credential),
@@ -305,7 +307,7 @@ impl TokenClient {
                 unknown_refusal = unknown.map(|(refusal, _)| refusal),
                 "Entra refuses the app credential; no tenant can be read until it is renewed"
             );
-            telemetry::metrics(now, None, &[("CredentialRejected", "Count", 1.0)]);
+            telemetry::metrics(None, &[Metric::count("CredentialRejected", 1)]);
         }
         Ok(())
     }

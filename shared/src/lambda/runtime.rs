@@ -75,8 +75,11 @@ fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::resu
         let rule = "must be error, warn, info, debug or trace";
         let LogLevel(level) = variables.parsed("LOG_LEVEL", LogLevel(LevelFilter::INFO), rule);
         let mut name = |variable| variables.optional(variable).unwrap_or_default();
-        let dimensions =
-            MetricDimensions { table_name: name("TABLE_NAME"), function_name: name("AWS_LAMBDA_FUNCTION_NAME") };
+        let dimensions = MetricDimensions {
+            table_name: name("TABLE_NAME"),
+            function_name: name("AWS_LAMBDA_FUNCTION_NAME"),
+            function_version: name("AWS_LAMBDA_FUNCTION_VERSION"),
+        };
         Some((level, dimensions, read(variables)?))
     });
     match configured {

@@ -290,6 +290,8 @@ async fn start_server(python: &Path, log: &Path) -> Result<(Child, u16), StackEr
     let stderr = std::fs::File::create(log).map_err(StackError::io(doing))?;
     let mut server = Command::new(python)
         .arg(script("aws_server.py"))
+        .arg("--calls")
+        .arg(paths::state().join("calls"))
         .env("MOTO_ACCOUNT_ID", ACCOUNT_ID)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,18 +1,23 @@
 //! `cargo dev`: the whole system on this machine. `cargo dev --help` lists the options.
 
+mod chaos;
 mod cli;
+mod credential;
 mod customers;
 mod journey;
 mod keyboard;
 mod watch;
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
-use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{Command, HELP, Options};
+use crate::{
+    chaos::Chaos,
+    cli::{Command, HELP, Options},
+    credential::CredentialSource,
+};
 
 /// The poll interval, short enough to watch.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -47,12 +52,17 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let mut chaos = options.chaos.then(Chaos::default);
     let outcome = tokio::select! {
-        outcome = run(&stack, &options, &mut console) => outcome,
+        outcome = run(&stack, &options, chaos.as_mut(), &mut console) => outcome,
         () = signals.received() => {
             console.step("stopping");
             if options.once { Err("it was stopped".to_owned()) } else { Ok(()) }
         }
+    };
+    let outcome = match (&outcome, &chaos) {
+        (Ok(()), Some(chaos)) => chaos.end(&stack, &mut console).await.map_err(|failed| failed.to_string()),
+        _ => outcome,
     };
     stack.shutdown().await;
     match outcome {
@@ -65,7 +75,7 @@ async fn main() -> ExitCode {
 }
 
 async fn start(options: &Options, console: &mut Console) -> Result<Stack, String> {
-    let credential = options.live.as_deref().map(read_credential).transpose()?;
+    let credential = options.live.as_ref().map(CredentialSource::read).transpose()?;
     let seconds = if options.once { 1 } else { POLL_INTERVAL.as_secs() };
     let port = options.port;
     let options = StackOptions {
@@ -81,9 +91,13 @@ async fn start(options: &Options, console: &mut Console) -> Result<Stack, String
     Stack::start(options, console).await.map_err(|error| error.to_string())
 }
 
-async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<(), String> {
+async fn run(stack: &Stack, options: &Options, chaos: Option<&mut Chaos>, console: &mut Console) -> Result<(), String> {
     if options.once {
-        return journey::run(stack, console).await.map_err(|failed| failed.to_string());
+        let done = match chaos {
+            Some(chaos) => chaos.each_fault_once(stack, console).await,
+            None => journey::run(stack, console).await,
+        };
+        return done.map_err(|failed| failed.to_string());
     }
     let logs = options.logs.then(|| stack.follow_logs());
     let prepared = match stack.sim() {
@@ -91,16 +105,15 @@ async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<
         None => watch::prepare_live(stack, console).await,
     };
     prepared.map_err(|failed| failed.to_string())?;
-    Err(watch::run(stack, logs, console).await.to_string())
-}
-
-fn read_credential(file: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let credential: Value = serde_json::from_str(&text).map_err(|_| format!("{} is not JSON", file.display()))?;
-    if credential["client_id"].is_string() {
-        Ok(credential)
-    } else {
-        Err(format!("{} has no client_id", file.display()))
+    let chaos = async {
+        match chaos {
+            Some(chaos) => chaos.one_fault_after_the_other(stack).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        failed = watch::run(stack, logs, console) => Err(failed.to_string()),
+        outcome = chaos => outcome.map_err(|failed| failed.to_string()),
     }
 }
 

@@ -52,6 +52,12 @@ fn formed(binary: &str) -> Vec<&'static str> {
     if ["incident-fetch", "tenant-admin"].contains(&binary) {
         names.push("SWEEP_DAYS");
     }
+    if ["incident-fetch", "tenant-admin", "token-issuance"].contains(&binary) {
+        names.push("JWT_AUDIENCE");
+    }
+    if binary == "token-issuance" {
+        names.push("DIRECT_TOKEN_INVOCATION");
+    }
     if ["incident-dispatch", "incident-fetch"].contains(&binary) {
         names.extend(["POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS"]);
     }
@@ -150,6 +156,8 @@ async fn each_variable_has_its_own_rule() {
         ("incident-dispatch", "LOG_LEVEL", "off"),
         ("incident-dispatch", "LOG_LEVEL", "3"),
         ("token-issuance", "MICROSOFT_CLOUD", "china"),
+        ("token-issuance", "JWT_AUDIENCE", "api://a api://b"),
+        ("token-issuance", "DIRECT_TOKEN_INVOCATION", "false"),
         ("tenant-admin", "PUBLIC_BASE_URL", "http://partner.example.com"),
         ("consent-callback", "PUBLIC_BASE_URL", "https://partner.example.com/?x"),
         ("secret-rotation", "HOME_TENANT_ID", "11733A9E-0000-4000-8000-00000000000A"),

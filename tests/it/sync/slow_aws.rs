@@ -56,7 +56,7 @@ async fn call_that_hangs_is_tried_again() {
 #[tokio::test]
 async fn refused_events_are_sent_again_after_growing_pauses() {
     let sync = SyncHarness::start(APIS[0]).await;
-    let events = Events::new(&sync.backends.aws, Some(sync.backends.bus.clone()), sync.clock.clone());
+    let events = Events::new(&sync.backends.aws, Some(sync.backends.bus.clone()));
     let object = shared::delivery::events::DeliveredObject {
         bucket: "bucket".into(),
         object: "object".into(),

@@ -1,0 +1,148 @@
+//! `start`: the time from the start of a process to its first request for an event, and the sizes of the binaries.
+//! `--sizes` prints the sizes alone.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use bench::{
+    binaries::{self, FUNCTIONS},
+    fleet::tenant_ids,
+    lambda::Function,
+    report::{self, Figure, percentile},
+    stand::{Stand, incident, request},
+};
+use devstack::{Console, Failed};
+use flate2::{Compression, write::DeflateEncoder};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use shared::{clock::Clock, microsoft::IncidentApi};
+
+/// The number of starts of each program.
+const STARTS: usize = 40;
+
+/// The largest ratio of the worst start to the floor's.
+const MOST: f64 = 1.5;
+
+/// The largest binary, and the largest zip, in MB.
+const MOST_MB: (f64, f64) = (16.0, 7.0);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    report::run(measure).await
+}
+
+async fn measure(console: &mut Console) -> Result<bool, Failed> {
+    let functions = binaries::functions(&FUNCTIONS, console).await?;
+    if std::env::args().nth(1).as_deref() == Some("--sizes") {
+        let mut figures = Vec::new();
+        add_sizes(&functions, &mut figures)?;
+        return Ok(report::print(console, "bound", &figures));
+    }
+    let floor = binaries::of_bench("floor", console).await?;
+    let stand = Stand::start().await?;
+    let mut programs: BTreeMap<&str, (&PathBuf, Vec<Duration>)> = BTreeMap::from([("floor", (&floor, Vec::new()))]);
+    for (name, path) in &functions {
+        programs.insert(name, (path, Vec::new()));
+    }
+    // The programs take turns, so that whatever else the machine does, it does to all of them.
+    for _ in 0..STARTS {
+        for (path, times) in programs.values_mut() {
+            times.push(Function::start(path, &[], &stand.variables()).await?.first_poll().await?);
+        }
+    }
+    let medians: BTreeMap<&str, Duration> =
+        programs.iter_mut().map(|(name, (_, times))| (*name, percentile(times, 50))).collect();
+    let floor_median = medians["floor"];
+    let mut figures: Vec<Figure> = FUNCTIONS
+        .iter()
+        .map(|name| Figure::of_times(format!("start of {name}"), medians[name], floor_median, MOST))
+        .collect();
+    add_sizes(&functions, &mut figures)?;
+    let hold = report::print(console, "floor or bound", &figures);
+    console.line("");
+    console.line("| what a person waits for | process | first response | warm response |");
+    console.line("|---|---|---|---|");
+    first_page(&functions, &stand, console).await?;
+    live_read(&functions, &stand, console).await?;
+    Ok(hold)
+}
+
+/// Prints the waits for the page of an invitation.
+async fn first_page(functions: &BTreeMap<String, PathBuf>, stand: &Stand, console: &mut Console) -> Result<(), Failed> {
+    let mut admin = Function::start(&functions["tenant-admin"], &[], &stand.variables()).await?;
+    let invited = admin.invoke(&request("POST /invitations", &[], Some(&json!({"customer": "Contoso"})))).await?;
+    let body: Value = serde_json::from_str(invited.response["body"].as_str().unwrap_or_default())
+        .map_err(|error| Failed(format!("no invitation: {error}")))?;
+    let link = body["consent_url"].as_str().and_then(|url| url.rsplit_once('/')).map_or("", |(_, link)| link);
+    let event = request("GET /consent/{invitation}", &[("invitation", link)], None);
+    waits("the page of an invitation", &functions["consent-callback"], &event, stand, console).await?;
+    Ok(())
+}
+
+/// Prints the waits for a live list of incidents, and the parts of the first one.
+async fn live_read(functions: &BTreeMap<String, PathBuf>, stand: &Stand, console: &mut Console) -> Result<(), Failed> {
+    let tenant = tenant_ids(1)?[0];
+    stand.onboard(tenant, IncidentApi::Graph, (0..20).map(|number| incident(number, 600))).await?;
+    let event = request("GET /tenants/{tenant_id}/incidents", &[("tenant_id", &tenant.to_string())], None);
+    let asked = waits("a live list of 20 incidents", &functions["incident-fetch"], &event, stand, console).await?;
+    let calls = stand.sim.calls();
+    if let [token, list, ..] = calls.as_slice() {
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(asked)).unwrap_or_default();
+        let (token, list) = (until(token.at), until(list.at));
+        console.line(&format!(
+            "Of the first list, tenant, secret and token took {}, and Microsoft's list {}.",
+            report::shown(token),
+            report::shown(list.saturating_sub(token))
+        ));
+    }
+    Ok(())
+}
+
+/// Prints the waits for a new process, for its first response and for the median of the next ones. Returns the time of
+/// the first request.
+async fn waits(
+    name: &str,
+    binary: &Path,
+    event: &Value,
+    stand: &Stand,
+    console: &mut Console,
+) -> Result<Timestamp, Failed> {
+    let mut function = Function::start(binary, &[], &stand.variables()).await?;
+    let process = function.first_poll().await?;
+    let asked = Clock::system().now();
+    let first = function.invoke(event).await?;
+    if first.response["statusCode"] != 200 {
+        return Err(Failed(format!("{name} failed: {}", first.response)));
+    }
+    let mut warm = Vec::new();
+    for _ in 0..10 {
+        warm.push(function.invoke(event).await?.duration);
+    }
+    let [process, first, warm] = [process, first.duration, percentile(&mut warm, 50)].map(report::shown);
+    console.line(&format!("| {name} | {process} | {first} | {warm} |"));
+    Ok(asked)
+}
+
+fn add_sizes(functions: &BTreeMap<String, PathBuf>, figures: &mut Vec<Figure>) -> Result<(), Failed> {
+    for name in FUNCTIONS {
+        let path = functions.get(name).ok_or_else(|| Failed(format!("cargo built no {name}")))?;
+        let (binary, zip) = sizes(path)?;
+        figures.push(Figure::of_amount(format!("binary of {name}"), binary, MOST_MB.0, "MB"));
+        figures.push(Figure::of_amount(format!("zip of {name}"), zip, MOST_MB.1, "MB"));
+    }
+    Ok(())
+}
+
+/// The sizes of a binary and of its zip, in MB.
+fn sizes(path: &Path) -> Result<(f64, f64), Failed> {
+    let binary = std::fs::read(path)?;
+    let mut zip = DeflateEncoder::new(Vec::new(), Compression::default());
+    zip.write_all(&binary)?;
+    let megabytes = |bytes: usize| bench::counts::float(bytes) / 1e6;
+    Ok((megabytes(binary.len()), megabytes(zip.finish()?.len())))
+}

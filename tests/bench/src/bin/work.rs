@@ -1,0 +1,67 @@
+//! `work`: one part of the hot path, so many times. `instructions` counts what it costs.
+
+use std::process::ExitCode;
+
+use devstack::Failed;
+use serde_json::value::RawValue;
+use shared::{
+    delivery::bucket::{Batch, Format},
+    incident::{
+        ocsf::incident_finding,
+        record::{Alerts, Record},
+        version::{Change, DeliveredVersion, ReadTime, Version, VersionComparison, compare},
+    },
+    microsoft::IncidentApi,
+    tenant::TenantId,
+};
+
+/// An incident as Defender sends it.
+const INCIDENT: &str = include_str!("../../incident.json");
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (part, times) = (arguments.next().unwrap_or_default(), arguments.next().and_then(|times| times.parse().ok()));
+    match times.map_or(Err(Failed("usage: work PART TIMES".to_owned())), |times| work(&part, times)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn work(part: &str, times: u32) -> Result<(), Failed> {
+    let failed = |what: &str| Failed(what.to_owned());
+    let tenant: TenantId =
+        "11111111-2222-4333-8444-abcdefabcdef".parse().map_err(|_| failed("the tenant is no GUID"))?;
+    let sent: Box<RawValue> = serde_json::from_str(INCIDENT).map_err(|error| failed(&error.to_string()))?;
+    let api = IncidentApi::Defender;
+    let parse = || Record::parse(sent.get().as_bytes(), &tenant, api, Alerts::Included);
+    let record = parse().map_err(|why| failed(why.as_str()))?;
+    let (change, fetched_at) = (Some(Change::Created), record.last_updated);
+    let version = Version { tenant_id: tenant, api, record: &record, change, ordinal: 1, fetched_at };
+    let delivered = DeliveredVersion::of(&record, 1, api);
+    for _ in 0..times {
+        let done = match part {
+            "parse" => parse().is_ok(),
+            "convert" => incident_finding(&version).is_ok(),
+            "compress" => compress(&version, &delivered).is_ok(),
+            "compare" => {
+                let read_at = ReadTime { ours: fetched_at, microsofts: None };
+                std::hint::black_box(compare(Some(&delivered), &record, api, read_at)) == VersionComparison::Same
+            }
+            _ => return Err(failed("there is no such part")),
+        };
+        if !done {
+            return Err(failed("the work failed"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a hundred versions into one batch, as a page of incidents is.
+fn compress(version: &Version<'_>, delivered: &DeliveredVersion) -> shared::error::Result<()> {
+    let mut batch = Batch::new(Format::Envelope);
+    for _ in 0..100 {
+        batch.add(version, delivered.clone())?;
+    }
+    std::hint::black_box(batch.size());
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! One process of a function, as Lambda runs it, with the runtime API on loopback.
+
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use devstack::Failed;
+use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
+
+/// The longest time for a start or an invocation.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// The time that `/proc` counts in.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A process with its runtime API. The process ends when this is dropped.
+pub struct Function {
+    process: Child,
+    started: Instant,
+    events: mpsc::UnboundedSender<String>,
+    polls: mpsc::UnboundedReceiver<Instant>,
+    responses: mpsc::UnboundedReceiver<(Instant, Bytes)>,
+}
+
+/// The outcome of one invocation.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The time from the event to the whole response, at the runtime API.
+    pub duration: Duration,
+    /// The function's response, or its error.
+    pub response: Value,
+}
+
+struct Runtime {
+    events: Mutex<mpsc::UnboundedReceiver<String>>,
+    polls: mpsc::UnboundedSender<Instant>,
+    responses: mpsc::UnboundedSender<(Instant, Bytes)>,
+}
+
+impl Function {
+    /// Starts a program with these variables and no others.
+    pub async fn start(program: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Result<Self, Failed> {
+        let (events, taken) = mpsc::unbounded_channel();
+        let (polled, polls) = mpsc::unbounded_channel();
+        let (responded, responses) = mpsc::unbounded_channel();
+        let runtime = Arc::new(Runtime { events: Mutex::new(taken), polls: polled, responses: responded });
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?.to_string();
+        let routes = Router::new()
+            .route("/2018-06-01/runtime/invocation/next", get(next))
+            .route("/2018-06-01/runtime/invocation/{request_id}/response", post(response))
+            .route("/2018-06-01/runtime/invocation/{request_id}/error", post(response))
+            .with_state(runtime);
+        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+            // A response that is sent late is a response nevertheless.
+            let _ = stream.set_nodelay(true);
+        });
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs([("AWS_LAMBDA_FUNCTION_NAME", "bench"), ("AWS_LAMBDA_FUNCTION_VERSION", "1")])
+            .envs([("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"), ("AWS_LAMBDA_LOG_GROUP_NAME", "bench")])
+            .envs([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "it"), ("AWS_SECRET_ACCESS_KEY", "local")])
+            .env("AWS_LAMBDA_LOG_STREAM_NAME", "bench")
+            .env("AWS_LAMBDA_RUNTIME_API", address)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        let started = devstack::instant();
+        let process = command.spawn().map_err(|error| Failed(format!("{}: {error}", program.display())))?;
+        Ok(Self { process, started, events, polls, responses })
+    }
+
+    /// The time from the start of the process to its first request for an event.
+    pub async fn first_poll(&mut self) -> Result<Duration, Failed> {
+        let polled = tokio::time::timeout(PATIENCE, self.polls.recv()).await;
+        let polled = polled.ok().flatten().ok_or_else(|| Failed("the function did not start".to_owned()))?;
+        Ok(polled.duration_since(self.started))
+    }
+
+    /// Passes an event to the function and waits for its response.
+    pub async fn invoke(&mut self, event: &Value) -> Result<Invocation, Failed> {
+        let event = event.to_string();
+        let handed_over = devstack::instant();
+        let ended = || Failed("the function ended".to_owned());
+        self.events.send(event).map_err(|_| ended())?;
+        let responded = tokio::time::timeout(PATIENCE, self.responses.recv()).await;
+        let (at, body) = responded.ok().flatten().ok_or_else(ended)?;
+        let response = serde_json::from_slice(&body).map_err(|error| Failed(error.to_string()))?;
+        Ok(Invocation { duration: at.duration_since(handed_over), response })
+    }
+
+    /// The processor time that the process has used so far.
+    pub fn cpu(&self) -> Result<Duration, Failed> {
+        let stat = self.proc("stat")?;
+        // The name in brackets may hold spaces; user and system time are the 12th and 13th field after it.
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let ticks = fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>();
+        Ok(TICK * ticks)
+    }
+
+    /// The most memory that the process has held, in KiB.
+    pub fn peak_kib(&self) -> Result<u64, Failed> {
+        let status = self.proc("status")?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse().ok());
+        peak.ok_or_else(|| Failed("the process shows no peak".to_owned()))
+    }
+
+    /// Ends the process by a signal, as Lambda does, and waits until it has ended.
+    pub async fn end(mut self) -> Result<(), Failed> {
+        if let Some(process) = self.process.id() {
+            Command::new("kill").args(["-TERM", &process.to_string()]).status().await?;
+        }
+        self.process.wait().await?;
+        Ok(())
+    }
+
+    fn proc(&self, file: &str) -> Result<String, Failed> {
+        let process = self.process.id().ok_or_else(|| Failed("the process has ended".to_owned()))?;
+        Ok(std::fs::read_to_string(format!("/proc/{process}/{file}"))?)
+    }
+}
+
+async fn next(State(runtime): State<Arc<Runtime>>) -> impl IntoResponse {
+    let _ = runtime.polls.send(devstack::instant());
+    let Some(event) = runtime.events.lock().await.recv().await else {
+        // The process is about to be killed.
+        return std::future::pending().await;
+    };
+    let headers = [
+        ("content-type", "application/json"),
+        ("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd"),
+        ("lambda-runtime-deadline-ms", "4102444800000"),
+        ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:bench"),
+    ];
+    (headers, event)
+}
+
+async fn response(State(runtime): State<Arc<Runtime>>, body: Bytes) -> StatusCode {
+    let _ = runtime.responses.send((devstack::instant(), body));
+    StatusCode::ACCEPTED
+}

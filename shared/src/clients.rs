@@ -34,7 +34,7 @@ impl Clients {
         let tokens = Tokens::new(microsoft, http.clone(), aws, registry.clone(), clock.clone(), random.clone());
         let endpoints = microsoft.endpoints.clone();
         let incidents = Incidents::new(endpoints, http.clone(), tokens.clone(), registry.clone(), clock.clone());
-        let events = Events::new(aws, event_bus_name, clock.clone());
+        let events = Events::new(aws, event_bus_name);
         Self { registry, tokens, incidents, events, clock: clock.clone() }
     }
 

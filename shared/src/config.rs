@@ -149,6 +149,11 @@ impl Variables<'_> {
         self.parsed("INCIDENT_API", IncidentApiSetting::Auto, "must be auto, graph or defender")
     }
 
+    /// `JWT_AUDIENCE`: the audience of the JWT callers, if there may be any.
+    pub fn jwt_audience(&mut self) -> Option<JwtAudience> {
+        self.optional_parsed("JWT_AUDIENCE", "must be one audience, without spaces")
+    }
+
     /// `SWEEP_DAYS`: the length of a sweep whose caller names no start. Three days without one.
     pub fn sweep(&mut self) -> SignedDuration {
         let days = self.at_least("SWEEP_DAYS", 3, 1);
@@ -184,6 +189,30 @@ impl FromStr for PublicBaseUrl {
         let safe = crate::http::is_https_or_loopback(&url);
         let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
         if safe && plain { Ok(Self(text.trim_end_matches('/').to_owned())) } else { Err(NotAPublicBaseUrl) }
+    }
+}
+
+/// The `aud` of tokens with which callers may come that API Gateway admitted by its JWT authoriser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtAudience(String);
+
+impl JwtAudience {
+    /// The claim's value.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text is not a [`JwtAudience`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAJwtAudience;
+
+impl FromStr for JwtAudience {
+    type Err = NotAJwtAudience;
+
+    fn from_str(text: &str) -> Result<Self, NotAJwtAudience> {
+        let is_one = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_one { Ok(Self(text.to_owned())) } else { Err(NotAJwtAudience) }
     }
 }
 

@@ -18,6 +18,12 @@ use crate::{
 /// The longest wait that a response can ask for. A longer one is a mistake, and nothing else would end it.
 pub const MAX_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
+/// The headers by which Microsoft's services name a request: Graph's, then those of Defender's gateways.
+const REQUEST_ID_HEADERS: [&str; 4] = ["request-id", "x-ms-request-id", "x-ms-correlation-id", "x-request-id"];
+
+/// The longest identifier of a request that is believed.
+const MAX_REQUEST_ID_LENGTH: usize = 128;
+
 /// The limit of a body that is read as a whole: tokens, keys, errors, single objects of Entra.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -75,7 +81,7 @@ impl Endpoint {
     }
 }
 
-/// The client for all hosts but AWS's. It checks certificates against the pinned public roots.
+/// A client, for Microsoft or for AWS. It checks certificates against the pinned public roots.
 ///
 /// It follows no redirect and uses no proxy, because either would give a token away.
 #[derive(Clone, Debug)]
@@ -84,13 +90,29 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Builds the client. A process needs one, whose connections all callers share.
+    /// Builds the client for all hosts but AWS's. A process needs one, whose connections all callers share.
     pub fn new() -> Result<Self> {
         Self::with_read_timeout(READ_TIMEOUT)
     }
 
-    /// Builds a client for a server that may be silent for as long as `read_timeout` before it responds.
+    /// Builds the same client for a server that may be silent for as long as `read_timeout` before it responds.
     pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
+        Self::build(|client| {
+            client
+                .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
+                .read_timeout(read_timeout)
+                // A frozen function wakes up to connections that the other side has closed.
+                .pool_idle_timeout(Duration::from_secs(20))
+        })
+    }
+
+    /// Builds the client for the connector of the AWS SDK, which has its own time-outs, retries and user agent. It speaks
+    /// HTTP/1.1 alone: an attempt that the SDK gives up then closes its connection.
+    pub(crate) fn for_aws() -> Result<Self> {
+        Self::build(reqwest::ClientBuilder::http1_only)
+    }
+
+    fn build(finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<Self> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -100,19 +122,24 @@ impl HttpClient {
             .with_no_client_auth();
         #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
         let builder = reqwest::Client::builder();
-        let client = builder
+        let builder = builder
             .tls_backend_preconfigured(tls)
-            .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(read_timeout)
-            // A frozen function wakes up to connections that the other side has closed.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build()
-            .map_err(|error| Error::internal("the HTTP client could not be built", error))?;
+            .connect_timeout(CONNECT_TIMEOUT);
+        let client =
+            finish(builder).build().map_err(|error| Error::internal("the HTTP client could not be built", error))?;
         Ok(Self { client })
+    }
+
+    /// Sends a request of the AWS SDK. The error does not name the URL.
+    pub(crate) async fn execute(
+        &self,
+        request: http::Request<reqwest::Body>,
+    ) -> reqwest::Result<http::Response<reqwest::Body>> {
+        let response = self.client.execute(request.try_into()?).await;
+        response.map(Into::into).map_err(reqwest::Error::without_url)
     }
 
     /// A GET request to `url`, to be sent with [`send`].
@@ -247,6 +274,13 @@ impl Response {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// The sender's own identifier of the request, which Microsoft asks for in a support case. Text from outside: it is left
+    /// out where it is longer than such an identifier or has other characters.
+    pub fn request_id(&self) -> Option<&str> {
+        let mut ids = REQUEST_ID_HEADERS.iter().filter_map(|name| self.headers.get(*name)?.to_str().ok());
+        ids.find(|id| is_request_id(id))
+    }
+
     /// The sender's own time, from the `Date` header.
     pub fn date(&self) -> Option<Timestamp> {
         parse_http_date(self.header(header::DATE)?)
@@ -294,6 +328,11 @@ impl Response {
     pub fn malformed(&self) -> Error {
         Error::Malformed { call: self.call }
     }
+}
+
+fn is_request_id(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:|".contains(&byte);
+    (1..=MAX_REQUEST_ID_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<SignedDuration> {
@@ -350,6 +389,21 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_identifiers_are_request_ids() {
+        for (text, is_id) in [
+            ("6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a10", true),
+            ("|00-0af7651916cd43dd8448eb211c80319c.1_2:3", true),
+            ("", false),
+            ("a b", false),
+            ("<script>", false),
+            ("\u{fc}", false),
+            (&"a".repeat(129), false),
+        ] {
+            assert_eq!(is_request_id(text), is_id, "{text}");
         }
     }
 

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
     error::{Error, Result},
     tenant::TenantId,
@@ -62,14 +63,14 @@ impl SyncMessage {
 /// The client of the queue, with its URL.
 #[derive(Clone, Debug)]
 pub struct SyncQueue {
-    client: Client,
+    client: LazyClient<Client>,
     url: String,
 }
 
 impl SyncQueue {
     /// A client of the queue at `url`.
     pub fn new(config: &aws_config::SdkConfig, url: String) -> Self {
-        Self { client: Client::new(config), url }
+        Self { client: lazy_client(config, Client::new), url }
     }
 
     /// Sends one message, to be delivered after `delay`, at most 15 minutes.

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::text::UnknownWord;
+
 /// The directory of personal Microsoft accounts, which is never a customer.
 pub const PERSONAL_ACCOUNTS: TenantId = TenantId(Uuid::from_u128(0x9188_040d_6c67_4c5b_b112_36a3_04b6_6dad));
 
@@ -72,7 +74,7 @@ impl fmt::Debug for TenantId {
 
 /// The reason why a tenant is not usable, as operators read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "String", into = "&'static str")]
 pub enum Reason {
     /// Our service principal or its consent is missing in the tenant.
     ConsentMissing,
@@ -98,9 +100,32 @@ pub enum Reason {
     Unavailable,
     /// The operator of this deployment paused the tenant or has to approve it.
     Operator,
+    /// A reason of a newer release. Only that release and the operator end it.
+    Unknown(UnknownWord),
 }
 
 impl Reason {
+    /// All reasons that this release knows.
+    pub const ALL: [Self; 12] = [
+        Self::ConsentMissing,
+        Self::RoleMissing,
+        Self::DisabledByCustomer,
+        Self::ResourceAbsent,
+        Self::BlockedByPolicy,
+        Self::TenantNotFound,
+        Self::TenantInactive,
+        Self::WrongCloud,
+        Self::CredentialRejected,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Operator,
+    ];
+
+    /// Returns true for a reason that calls to Microsoft do not end, whatever it responds.
+    pub fn outlasts_success(self) -> bool {
+        matches!(self, Self::Operator | Self::Unknown(_))
+    }
+
     /// The reason's name in responses, log lines and the registry.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,7 +141,20 @@ impl Reason {
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",
             Self::Operator => "operator",
+            Self::Unknown(word) => word.as_str(),
         }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self::ALL.into_iter().find(|known| known.as_str() == text).unwrap_or(Self::Unknown(UnknownWord::of(&text)))
+    }
+}
+
+impl From<Reason> for &'static str {
+    fn from(reason: Reason) -> Self {
+        reason.as_str()
     }
 }
 
@@ -128,7 +166,23 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn word_of_a_newer_release_is_kept_and_shown() {
+        let read = |word: &str| serde_json::from_value::<Reason>(json!(word)).unwrap();
+        for known in Reason::ALL {
+            assert_eq!(read(known.as_str()), known);
+        }
+        let unknown = read("licence_expired");
+        assert_eq!((unknown.as_str(), json!(unknown)), ("licence_expired", json!("licence_expired")));
+        assert!(unknown == read("licence_expired") && unknown != read("other") && unknown.outlasts_success());
+        for odd in ["", "Consent Missing", "<b>", &"a".repeat(41)] {
+            assert_eq!(read(odd).as_str(), "unknown", "{odd}");
+        }
+    }
 
     #[test]
     fn only_the_canonical_form_is_a_tenant() {

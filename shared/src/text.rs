@@ -1,6 +1,11 @@
 //! Secret texts, hexadecimal digits, and parsing of JSON objects, texts and times.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use jiff::Timestamp;
 use serde::{
@@ -38,6 +43,41 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// A word of an open enumeration that this release does not know, as the release that stored it wrote it. A process keeps
+/// each such word for good, so that the enumerations stay `Copy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownWord(&'static str);
+
+/// The most unknown words of a process. All enumerations together have fewer.
+const MAX_UNKNOWN_WORDS: usize = 64;
+
+/// The longest unknown word, in bytes.
+const MAX_UNKNOWN_WORD_LENGTH: usize = 40;
+
+impl UnknownWord {
+    /// Keeps a word. A text that cannot be one of ours, and one too many, becomes `unknown`.
+    pub fn of(text: &str) -> Self {
+        static WORDS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let is_word = (1..=MAX_UNKNOWN_WORD_LENGTH).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let mut words = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(word) = words.get(text) {
+            return Self(word);
+        }
+        if !is_word || words.len() >= MAX_UNKNOWN_WORDS {
+            return Self("unknown");
+        }
+        let word: &'static str = Box::leak(text.into());
+        words.insert(word);
+        Self(word)
+    }
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
 /// The bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes
@@ -63,7 +103,8 @@ impl<'de> Deserialize<'de> for LossyText<'de> {
             }
 
             fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<LossyText<'de>, E> {
-                Ok(LossyText(String::from_utf8_lossy(bytes)))
+                // Almost every text is whole, and then this is faster.
+                Ok(LossyText(str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)))
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<LossyText<'de>, E> {

@@ -1,12 +1,15 @@
 """Runs moto, the local AWS, on a free loopback port and prints that port when it is ready.
 
-It exits at the end of its standard input, so that it never outlives the stack that started it.
+It exits at the end of its standard input, so that it never outlives the stack that started it. With the argument
+`--calls DIRECTORY` it writes there which function called which action on what, each once.
 """
 
+import argparse
 import os
 import sys
 import threading
 
+from call_log import CallLog
 from moto import backends
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -27,6 +30,9 @@ def exit_with_standard_input() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", metavar="DIRECTORY")
+    arguments = parser.parse_args()
     # The functions run in the stack. Without Docker, moto treats its own invocations as successful.
     default_user_config["lambda"]["use_docker"] = False
     # moto lists its own directory for each request. The list never changes.
@@ -35,6 +41,8 @@ def main() -> None:
     # moto counts all messages of a queue whenever one is sent or received. Nothing here reads these counts.
     Queue.BASE_ATTRIBUTES = [name for name in Queue.BASE_ATTRIBUTES if not name.startswith("ApproximateNumber")]
     application = DomainDispatcherApplication(create_backend_app)
+    if arguments.calls:
+        application = CallLog(application, arguments.calls)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=RequestHandler)
     os.environ["MOTO_PORT"] = str(server.server_port)
     threading.Thread(target=exit_with_standard_input, daemon=True).start()

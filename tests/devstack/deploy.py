@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Deploys the SAM template into a local moto server, or lints it.
+"""Deploys the SAM template into a local moto server, lints it, or prints its expansion.
 
     deploy.py --endpoint http://127.0.0.1:5000 --template infra/template.yaml --parameter PartnerName=Contoso
     deploy.py --lint --template infra/template.yaml
+    deploy.py --expand --template infra/template.yaml
 
 SAM's own translator expands the template, so that the same template runs locally and in AWS. A deployment prints one
 JSON document to standard output: the resources that the local stack has to know. An error is one line on standard error
@@ -10,6 +11,7 @@ and exit code 1.
 """
 
 import argparse
+import graphlib
 import io
 import ipaddress
 import json
@@ -42,7 +44,7 @@ from sam_template import (
     seconds_of,
 )
 
-STACK = "mandate"
+DEFAULT_STACK = "mandate"
 
 # Every resource type of the expanded template must be in one of these four lists.
 # moto's CloudFormation creates these types.
@@ -70,17 +72,27 @@ REPORTED = {
 }
 # A local run does not need these types. Only their references are checked.
 ONLY_CHECKED = {
+    "AWS::ApiGatewayV2::ApiMapping",
+    "AWS::ApiGatewayV2::DomainName",
     "AWS::ApiGatewayV2::Stage",
+    "AWS::Athena::NamedQuery",
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::Dashboard",
     "AWS::CodeDeploy::Application",
     "AWS::CodeDeploy::DeploymentGroup",
+    "AWS::Glue::Database",
+    "AWS::Glue::Table",
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::Permission",
     "AWS::Lambda::Version",
+    "AWS::Logs::QueryDefinition",
+    "AWS::Route53::RecordSet",
     "AWS::S3::BucketPolicy",
     "AWS::SQS::QueuePolicy",
+    "AWS::SecretsManager::ResourcePolicy",
 }
+# Policies of callers, which refer to the HTTP API.
+NOT_CREATED = {"OperatorPolicy", "ReaderPolicy", "TokenCallerPolicy"}
 # Types whose `Ref` moto does not resolve to a text. This attribute has the same value.
 REF_IS_ATTRIBUTE = {"AWS::Events::EventBus": "Name"}
 # Resources whose `Ref` the local stack needs: key in the report, logical id in the template.
@@ -92,22 +104,36 @@ RESOURCES = {
     "event_bus": "EventBus",
 }
 SECRET_OUTPUT = "AppCredentialSecretArn"
+# What CloudFormation accepts at most in one template.
+LIMITS = {"Resources": 500, "Outputs": 200, "Parameters": 200, "Mappings": 200}
+MAX_TEMPLATE_BYTES = 1_000_000
 
 
 def check(expanded):
-    """Checks that every type is in a list above, and that every reference has a target."""
+    """Checks the types, the references, CloudFormation's limits, and that no resource waits for itself."""
+    for part, limit in LIMITS.items():
+        if len(expanded.get(part, {})) > limit:
+            raise ToolError(f"the template has {len(expanded[part])} {part}; CloudFormation accepts {limit}")
+    if len(json.dumps(expanded)) > MAX_TEMPLATE_BYTES:
+        raise ToolError(f"the template has more than {MAX_TEMPLATE_BYTES} bytes")
     resources = expanded["Resources"]
     known = CREATED | CREATED_HERE | REPORTED | ONLY_CHECKED
     for logical_id, resource in resources.items():
         if resource["Type"] not in known:
             raise ToolError(f"{logical_id}: {resource['Type']} is not in a list of deploy.py; add it to one")
     names = set(resources) | set(expanded.get("Parameters", {}))
+    waits_for = {}
     for logical_id, resource in resources.items():
         depends = resource.get("DependsOn", [])
         targets = list(references(resource)) + ([depends] if isinstance(depends, str) else depends)
         for target in targets:
             if target not in names and not target.startswith("AWS::"):
                 raise ToolError(f"{logical_id} refers to {target}, which is not in the template")
+        waits_for[logical_id] = set(targets) & set(resources)
+    try:
+        list(graphlib.TopologicalSorter(waits_for).static_order())
+    except graphlib.CycleError as error:
+        raise ToolError(f"these resources wait for each other: {' -> '.join(error.args[1])}") from error
 
 
 class Rotation(NamedTuple):
@@ -138,11 +164,12 @@ def upload_placeholder(s3):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("bootstrap", "")
-    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    if bucket not in [one["Name"] for one in s3.list_buckets()["Buckets"]]:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_object(Bucket=bucket, Key=key, Body=archive.getvalue())
 
 
-def create_secrets(expanded, values, secretsmanager):
+def create_secrets(stack, expanded, values, secretsmanager):
     """Creates the secrets, without a value as in the template, and returns their ARNs by logical id."""
     arns = {}
     for logical_id, resource in by_type(expanded, "AWS::SecretsManager::Secret").items():
@@ -151,7 +178,7 @@ def create_secrets(expanded, values, secretsmanager):
         properties = resource["Properties"]
         if "SecretString" in properties or "GenerateSecretString" in properties:
             raise ToolError(f"{logical_id}: the local stack only creates secrets without a value")
-        arns[logical_id] = secretsmanager.create_secret(Name=f"{STACK}-{logical_id}")["ARN"]
+        arns[logical_id] = secretsmanager.create_secret(Name=f"{stack}-{logical_id}")["ARN"]
     return arns
 
 
@@ -176,10 +203,14 @@ def create_rotations(expanded, values, secrets, secretsmanager):
     return rotations
 
 
-def create_stack(expanded, values, replacements, outputs, cloudformation):
+def create_stack(stack, expanded, values, replacements, outputs, cloudformation):
     """Creates the resources that moto supports. Returns physical ids by logical id, and the values of `outputs`."""
     resources = expanded["Resources"]
-    created = {name: replaced(one, replacements) for name, one in resources.items() if one["Type"] in CREATED}
+    created = {
+        name: replaced(one, replacements)
+        for name, one in resources.items()
+        if one["Type"] in CREATED and name not in NOT_CREATED
+    }
     # A reference to a resource with a condition is inside an Fn::If.
     absent = {name for name, one in resources.items() if name not in created and "Condition" not in one}
     for name, resource in created.items():
@@ -197,29 +228,30 @@ def create_stack(expanded, values, replacements, outputs, cloudformation):
         },
     }
     cloudformation.create_stack(
-        StackName=STACK,
+        StackName=stack,
         TemplateBody=json.dumps(body),
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
     )
-    stack = cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
-    if stack["StackStatus"] != "CREATE_COMPLETE":
-        raise ToolError(f"moto could not create the stack: {stack.get('StackStatusReason') or stack['StackStatus']}")
-    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=STACK)
+    created_stack = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+    status = created_stack["StackStatus"]
+    if status != "CREATE_COMPLETE":
+        raise ToolError(f"moto could not create the stack: {created_stack.get('StackStatusReason') or status}")
+    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
     summaries = [one for page in pages for one in page["StackResourceSummaries"]]
     physical_ids = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in summaries}
     missing = sorted(set(created) - set(physical_ids) - {name for name, one in created.items() if "Condition" in one})
     if missing:
         raise ToolError(f"moto did not create {missing[0]} ({created[missing[0]]['Type']})")
-    return physical_ids, {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
+    return physical_ids, {one["OutputKey"]: one["OutputValue"] for one in created_stack.get("Outputs", [])}
 
 
-def deploy(template, values, client):
+def deploy(stack, template, values, client):
     """Deploys the template and returns the report for the local stack."""
     expanded = expand(template, values)
     check(expanded)
     aliases = aliases_of(expanded)
-    secrets = create_secrets(expanded, values, client("secretsmanager"))
+    secrets = create_secrets(stack, expanded, values, client("secretsmanager"))
     rotations = create_rotations(expanded, values, secrets, client("secretsmanager"))
     upload_placeholder(client("s3"))
 
@@ -229,7 +261,7 @@ def deploy(template, values, client):
     for kind, attribute in REF_IS_ATTRIBUTE.items():
         replacements.update({name: {"Fn::GetAtt": [name, attribute]} for name in by_type(expanded, kind)})
     outputs = wanted_outputs(template, expanded)
-    physical_ids, outputs = create_stack(expanded, values, replacements, outputs, client("cloudformation"))
+    physical_ids, outputs = create_stack(stack, expanded, values, replacements, outputs, client("cloudformation"))
     enable_ttl(expanded, physical_ids, client("dynamodb"))
 
     functions = [
@@ -252,7 +284,8 @@ def deploy(template, values, client):
         ],
         "routes": [
             {"method": route.method, "path": route.path, "function": physical_ids[route.function], "auth": route.auth}
-            for route in routes_of(expanded, aliases)
+            for route in routes_of(expanded, aliases, values)
+            if route.auth != "jwt"
         ],
         "schedules": [
             {
@@ -348,8 +381,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--template", default="infra/template.yaml")
     parser.add_argument("--endpoint", help="URL of a moto server on this machine")
+    parser.add_argument("--stack-name", default=DEFAULT_STACK)
     parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--lint", action="store_true", help="check the template and create nothing")
+    parser.add_argument("--expand", action="store_true", help="print the template as CloudFormation receives it")
     arguments = parser.parse_args()
     try:
         given = {}
@@ -359,13 +394,15 @@ def main():
                 raise ToolError(f"--parameter {parameter}: write NAME=VALUE")
             given[name] = value
         template = load(arguments.template)
-        values = parameters_of(template, given, fill_in=arguments.lint)
-        if arguments.lint:
+        values = parameters_of(template, given, fill_in=arguments.lint or arguments.expand)
+        if arguments.expand:
+            json.dump(expand(template, values), sys.stdout, indent=1)
+        elif arguments.lint:
             lint(arguments.template, template, values)
         elif not arguments.endpoint:
             raise ToolError("--endpoint is missing; give the URL of a moto server, or --lint")
         else:
-            json.dump(deploy(template, values, clients(arguments.endpoint)), sys.stdout, indent=2)
+            json.dump(deploy(arguments.stack_name, template, values, clients(arguments.endpoint)), sys.stdout, indent=2)
             print()
     except (ToolError, ClientError, BotoCoreError, ResponseParserError) as error:
         print("deploy.py: " + " ".join(str(error).split()), file=sys.stderr)

@@ -34,7 +34,7 @@ class Policies:
     """The managed policies that the translator may add to a template, by name."""
 
     def load(self):
-        names = ("AWSXrayWriteOnlyAccess", "AWSXRayDaemonWriteAccess", "service-role/AWSCodeDeployRoleForLambda")
+        names = ("AWSXrayWriteOnlyAccess", "AWSXRayDaemonWriteAccess")
         return {name.rsplit("/", 1)[-1]: f"arn:aws:iam::aws:policy/{name}" for name in names}
 
 
@@ -87,47 +87,102 @@ def parameters_of(template, given, *, fill_in=False):
     return values
 
 
-def expand(template, values):
-    """Returns the template as CloudFormation receives it, after SAM's expansion."""
+def expand(template, values, code=None):
+    """Returns the template as CloudFormation receives it, after SAM's expansion.
+
+    `code` has the place of each function's zip by logical id; without it, all have one that nobody runs.
+    """
     template = copy.deepcopy(template)
     code_uri = "s3://{}/{}".format(*ARTIFACTS)
     template.get("Globals", {}).get("Function", {}).pop("CodeUri", None)
-    for resource in template["Resources"].values():
+    for name, resource in template["Resources"].items():
         if resource.get("Type") == "AWS::Serverless::Function":
-            resource.setdefault("Properties", {})["CodeUri"] = code_uri
+            resource.setdefault("Properties", {})["CodeUri"] = code[name] if code else code_uri
     try:
         return transform(template, dict(values), Policies())
     except InvalidDocumentException as error:
         raise ToolError("SAM refuses the template: " + " ".join(cause.message for cause in error.causes)) from error
 
 
+class Missing(Exception):
+    """The value of `AWS::NoValue`, which removes the member that has it."""
+
+
 def condition_holds(name, template, values):
     """Evaluates a condition of the template."""
-
-    def value(node):
-        if isinstance(node, dict) and set(node) == {"Ref"} and node["Ref"] in values:
-            return values[node["Ref"]]
-        if isinstance(node, (str, int, float)):
-            return str(node)
-        raise ToolError(f"the condition {name} uses an expression that this tool cannot evaluate: {json.dumps(node)}")
-
-    def holds(node):
-        (kind, argument), = node.items()
-        if kind == "Condition":
-            return condition_holds(argument, template, values)
-        if kind == "Fn::Equals":
-            return value(argument[0]) == value(argument[1])
-        if kind == "Fn::Not":
-            return not holds(argument[0])
-        if kind == "Fn::And":
-            return all(map(holds, argument))
-        if kind == "Fn::Or":
-            return any(map(holds, argument))
-        raise ToolError(f"the condition {name} uses {kind}")
-
     if name not in template.get("Conditions", {}):
         raise ToolError(f"there is no condition {name}")
-    return holds(template["Conditions"][name])
+    return holds(template["Conditions"][name], template, values)
+
+
+def holds(node, template, values):
+    """Evaluates an expression of a condition."""
+    (kind, argument), = node.items()
+    if kind == "Condition":
+        return condition_holds(argument, template, values)
+    if kind == "Fn::Equals":
+        first, second = (evaluated(one, template, values) for one in argument)
+        return str(first) == str(second)
+    if kind == "Fn::Not":
+        return not holds(argument[0], template, values)
+    if kind in ("Fn::And", "Fn::Or"):
+        every = all if kind == "Fn::And" else any
+        return every(holds(one, template, values) for one in argument)
+    raise ToolError(f"a condition uses {kind}")
+
+
+def evaluated(node, template, values):
+    """Returns a part of the template as CloudFormation evaluates it with these parameter values.
+
+    A reference to a resource or a pseudo parameter becomes a text that stands for it: what depends on nothing but the
+    parameters is exact. The text has the form of a secret's ARN, so that its parts can be selected.
+    """
+
+    def stands_for(name):
+        return values[name] if name in values else f"arn:aws:any:region:account:resource:{name}-random"
+
+    def value(node):
+        if isinstance(node, list):
+            return [one for one in map(member, node) if one is not Missing]
+        if not isinstance(node, dict):
+            return node
+        if len(node) == 1:
+            (kind, argument), = node.items()
+            if kind == "Ref":
+                if argument == "AWS::NoValue":
+                    raise Missing
+                return stands_for(argument)
+            if kind in functions:
+                return functions[kind](argument)
+        return {key: one for key, one in ((key, member(one)) for key, one in node.items()) if one is not Missing}
+
+    def member(node):
+        try:
+            return value(node)
+        except Missing:
+            return Missing
+
+    def substituted(argument):
+        text, given = (argument, {}) if isinstance(argument, str) else argument
+
+        def text_of(match):
+            name = match[1]
+            if name.startswith("!"):
+                return "${" + name[1:] + "}"
+            return str(value(given[name]) if name in given else stands_for(name))
+
+        return re.sub(r"\$\{([^}]+)\}", text_of, text)
+
+    functions = {
+        "Fn::If": lambda one: value(one[1] if condition_holds(one[0], template, values) else one[2]),
+        "Fn::Sub": substituted,
+        "Fn::GetAtt": lambda one: stands_for(one if isinstance(one, str) else ".".join(one)),
+        "Fn::Join": lambda one: one[0].join(value(one[1])),
+        "Fn::Split": lambda one: str(value(one[1])).split(one[0]),
+        "Fn::Select": lambda one: value(one[1])[int(one[0])],
+        "Fn::FindInMap": lambda one: template["Mappings"][one[0]][value(one[1])][value(one[2])],
+    }
+    return value(node)
 
 
 def references(node):
@@ -200,14 +255,25 @@ def seconds_of(expression):
     raise ToolError(f"{expression} is not a schedule; write rate(n minutes) or cron(six fields)")
 
 
-def routes_of(expanded, aliases):
-    """Yields each route of the HTTP APIs."""
+def routes_of(expanded, aliases, values):
+    """Yields each route of the HTTP APIs that exist with these parameter values."""
     for api in by_type(expanded, "AWS::ApiGatewayV2::Api").values():
-        for path, methods in sorted(api["Properties"]["Body"]["paths"].items()):
+        if "Condition" in api and not condition_holds(api["Condition"], expanded, values):
+            continue
+        body = api["Properties"]["Body"]
+        integrations = body.get("components", {}).get("x-amazon-apigateway-integrations", {})
+        for path, methods in sorted(body["paths"].items()):
+            if set(methods) == {"Fn::If"}:
+                condition, there, absent = methods["Fn::If"]
+                methods = there if condition_holds(condition, expanded, values) else absent
             for method, route in sorted(methods.items()):
+                if method == "Ref":
+                    continue  # AWS::NoValue
                 schemes = [name for scheme in route.get("security", []) for name in scheme]
-                if schemes not in (["AWS_IAM"], ["NONE"]):
+                if schemes not in (["AWS_IAM"], ["NONE"], ["jwt"]):
                     found = schemes or "none"
                     raise ToolError(f"{method.upper()} {path} has the authorization {found}; write AWS_IAM or NONE there")
-                target = function_behind(route["x-amazon-apigateway-integration"]["uri"], aliases)
-                yield Route(method.upper(), path, target, schemes[0])
+                integration = route["x-amazon-apigateway-integration"]
+                if "$ref" in integration:
+                    integration = integrations[integration["$ref"].rsplit("/", 1)[-1]]
+                yield Route(method.upper(), path, function_behind(integration["uri"], aliases), schemes[0])

@@ -1,5 +1,6 @@
 """The template as data, for its tests: what is expected of it, and a test case that has it expanded."""
 
+import functools
 import os
 import re
 import unittest
@@ -53,7 +54,7 @@ ENVIRONMENT = {
     | CALLS_MICROSOFT
     | {"APP_CLIENT_ID", "SIGN_IN_CREDENTIAL_SECRET_ID"}
     | {"EVENT_BUS_NAME", "INCIDENT_API", "PARTNER_NAME", "PUBLIC_BASE_URL"},
-    "TokenIssuance": EVERYWHERE | CALLS_MICROSOFT | {"INCIDENT_API"},
+    "TokenIssuance": EVERYWHERE | CALLS_MICROSOFT | {"DIRECT_TOKEN_INVOCATION", "INCIDENT_API", "JWT_AUDIENCE"},
     "IncidentFetch": EVERYWHERE
     | CALLS_MICROSOFT
     | {
@@ -63,6 +64,7 @@ ENVIRONMENT = {
         "FIRST_LOOKBACK_HOURS",
         "INCIDENT_API",
         "INCIDENT_BUCKET",
+        "JWT_AUDIENCE",
         "POLL_INTERVAL_SECONDS",
         "POLL_MAX_INTERVAL_SECONDS",
         "POLL_OVERLAP_SECONDS",
@@ -72,8 +74,34 @@ ENVIRONMENT = {
     "IncidentDispatch": EVERYWHERE | {"POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS", "SYNC_QUEUE_URL"},
     "TenantAdmin": EVERYWHERE
     | CALLS_MICROSOFT
-    | {"EVENT_BUS_NAME", "INCIDENT_BUCKET", "PUBLIC_BASE_URL", "SWEEP_DAYS", "SYNC_QUEUE_URL"},
+    | {"EVENT_BUS_NAME", "INCIDENT_BUCKET", "JWT_AUDIENCE", "PUBLIC_BASE_URL", "SWEEP_DAYS", "SYNC_QUEUE_URL"},
     "SecretRotation": EVERYWHERE | CALLS_MICROSOFT | {"ROTATION_CREDENTIAL_SECRET_ID"},
+}
+
+# A value of each parameter that cannot be derived from its declaration.
+GUID = "0a1b2c3d-0000-4000-8000-000000000000"
+SECRET_ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:"
+SAMPLES = {
+    "AccessLogBucket": "access-logs",
+    "AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms",
+    "AppClientId": GUID,
+    "AppCredentialSecretArn": SECRET_ARN + "app-AbCdEf",
+    "CertificateArn": "arn:aws:acm:eu-central-1:123456789012:certificate/1",
+    "DomainName": "mandate.example.com",
+    "HomeTenantId": GUID,
+    "HostedZoneId": "Z0123456789",
+    "JwtAudience": GUID,
+    "JwtIssuer": f"https://login.microsoftonline.com/{GUID}/v2.0",
+    "KmsSigningKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/1",
+    "PartnerName": "Northwind SOC",
+    "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+    "PublicBaseUrl": "https://mandate.example.com",
+    "ReaderAccountIds": "111111111111,222222222222",
+    "ReaderExternalId": "northwind-siem",
+    "RotationCredentialSecretArn": SECRET_ARN + "rotator-AbCdEf",
+    "RunbookUrl": "https://wiki.example.com/mandate",
+    "SignInCredentialSecretArn": SECRET_ARN + "sign-in-AbCdEf",
+    "Stage": "prod",
 }
 
 # The rights of each function to our resources: (action, resource).
@@ -150,15 +178,35 @@ def resource_name(resource):
     return resource["Fn::GetAtt"][0]
 
 
+def another_value(name, declaration, value):
+    """Returns an allowed value of a parameter that is not this one."""
+    if "AllowedValues" in declaration:
+        return next(str(one) for one in declaration["AllowedValues"] if str(one) != value)
+    if declaration["Type"] == "Number":
+        return str(int(value) + 1 if int(value) < int(declaration.get("MaxValue", int(value) + 1)) else int(value) - 1)
+    return SAMPLES[name]
+
+
+@functools.cache
+def the_template():
+    """Returns the template before and after its expansion, and the values that it was expanded with."""
+    source = sam_template.load(TEMPLATE)
+    values = sam_template.parameters_of(source, {}, fill_in=True)
+    return source, values, sam_template.expand(source, values)
+
+
 class TemplateCase(unittest.TestCase):
     """A test with the template in `source`, expanded in `expanded`."""
 
     @classmethod
     def setUpClass(cls):
-        cls.source = sam_template.load(TEMPLATE)
-        cls.values = sam_template.parameters_of(cls.source, {}, fill_in=True)
-        cls.expanded = sam_template.expand(cls.source, cls.values)
+        cls.source, cls.values, cls.expanded = the_template()
         cls.resources = cls.expanded["Resources"]
+
+    def expanded_with(self, **given):
+        """Returns the template that is expanded with these parameters, and all values."""
+        values = sam_template.parameters_of(self.source, {**self.values, **given})
+        return sam_template.expand(self.source, values), values
 
     def properties_of(self, kind):
         """Returns the properties of all resources of one type by logical id."""

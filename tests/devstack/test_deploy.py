@@ -49,7 +49,7 @@ class Deployment(unittest.TestCase):
         expected = {name: names for name, names in ENVIRONMENT.items() if name != "SecretRotation"}
         self.assertEqual({one["logical_id"]: set(one["environment"]) for one in self.report["functions"]}, expected)
         for function in self.report["functions"]:
-            self.assertEqual(function["name"], "mandate-dev-" + function["binary"])
+            self.assertTrue(function["name"].startswith(f"mandate-{function['logical_id']}-"), function["name"])
             for name, value in function["environment"].items():
                 self.assertIsInstance(value, str, name)
         by_id = {one["logical_id"]: one["environment"] for one in self.report["functions"]}
@@ -65,6 +65,7 @@ class Deployment(unittest.TestCase):
 
     def test_routes_sources_and_schedules_name_functions(self):
         names = {one["name"]: one["logical_id"] for one in self.report["functions"]}
+        by_id = {logical_id: name for name, logical_id in names.items()}
         found = {name: set() for name in ROUTES}
         for route in self.report["routes"]:
             found[names[route["function"]]].add((route["method"], route["path"]))
@@ -73,7 +74,7 @@ class Deployment(unittest.TestCase):
         self.assertEqual(
             source,
             {
-                "function": "mandate-dev-incident-fetch",
+                "function": by_id["IncidentFetch"],
                 "queue_url": self.report["resources"]["queue_url"],
                 "batch_size": 50,
                 "report_batch_item_failures": True,
@@ -81,10 +82,10 @@ class Deployment(unittest.TestCase):
             },
         )
         schedules = {one["name"]: one for one in self.report["schedules"]}
-        self.assertEqual(schedules["mandate-dev-poll"]["every_seconds"], 60)
-        self.assertEqual(schedules["mandate-dev-poll"]["input"], {"kind": "poll"})
-        self.assertIsNone(schedules["mandate-dev-sweep"]["every_seconds"])
-        self.assertEqual({one["function"] for one in schedules.values()}, {"mandate-dev-incident-dispatch"})
+        self.assertEqual(schedules["mandate-poll"]["every_seconds"], 60)
+        self.assertEqual(schedules["mandate-poll"]["input"], {"kind": "poll"})
+        self.assertIsNone(schedules["mandate-sweep"]["every_seconds"])
+        self.assertEqual({one["function"] for one in schedules.values()}, {by_id["IncidentDispatch"]})
 
     def test_created_resources_exist(self):
         resources = self.report["resources"]
@@ -124,11 +125,20 @@ class Deployment(unittest.TestCase):
         self.assertEqual(deployed.returncode, 0, deployed.stderr)
         report = json.loads(deployed.stdout)
         secret = report["resources"]["secret"]
-        self.assertEqual(report["rotations"], [{"secret": secret, "function": "mandate-dev-secret-rotation"}])
+        self.assertEqual(report["rotations"], [{"secret": secret, "function": "mandate-secret-rotation"}])
         described = deploy.clients(endpoint)("secretsmanager").describe_secret(SecretId=secret)
         self.assertIs(described["RotationEnabled"], True)
         self.assertEqual(described["RotationRules"], {"AutomaticallyAfterDays": 30})
         self.assertFalse(described.get("VersionIdsToStages"))
+
+    def test_second_stack_fits_beside_the_first(self):
+        second = run("--endpoint", self.endpoint, "--stack-name", "second", "--parameter", "PartnerName=Contoso")
+        self.assertEqual(second.returncode, 0, second.stderr)
+        report = json.loads(second.stdout)
+        for key, name in report["resources"].items():
+            self.assertNotEqual(name, self.report["resources"][key], key)
+        functions = [{one["name"] for one in one["functions"]} for one in (report, self.report)]
+        self.assertFalse(functions[0] & functions[1])
 
     def test_error_is_one_line(self):
         for arguments in (

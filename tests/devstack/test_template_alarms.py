@@ -7,55 +7,132 @@ import unittest
 
 from template_case import REPORTS_FAILURES_ITSELF, ROUTES, TEMPLATE, TemplateCase
 
+RUNBOOK = os.path.join(os.path.dirname(TEMPLATE), "runbook.md")
+
 
 class Alarms(TemplateCase):
-    def test_every_function_and_queue_has_its_alarms(self):
-        alarms = self.properties_of("AWS::CloudWatch::Alarm")
-        for name, alarm in alarms.items():
-            for actions in ("AlarmActions", "OKActions"):
-                wanted = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
-                self.assertEqual(alarm[actions], wanted, name)
-            self.assertIn("TreatMissingData", alarm, name)
+    def metrics_of(self, name):
+        """Returns the metrics that an alarm reads: (namespace, metric, dimensions)."""
+        alarm = self.resources[name]["Properties"]
+        if "Metrics" not in alarm:
+            parts = [alarm]
+        else:
+            parts = [one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one]
+        return [
+            (one["Namespace"], one["MetricName"], {each["Name"]: each["Value"] for each in one["Dimensions"]})
+            for one in parts
+        ]
+
+    def test_every_function_has_its_alarms(self):
         for function in ROUTES:
-            dimensions = [{"Name": "FunctionName", "Value": {"Ref": function}}]
+            of_function = {"FunctionName": {"Ref": function}}
             for suffix, metric in {"Errors": "Errors", "Throttles": "Throttles", "Duration": "Duration"}.items():
-                alarm = alarms[function + suffix]
-                self.assertEqual((alarm["Namespace"], alarm["MetricName"]), ("AWS/Lambda", metric))
-                self.assertEqual(alarm["Dimensions"], dimensions)
+                self.assertIn(("AWS/Lambda", metric, of_function), self.metrics_of(function + suffix))
+            duration = self.resources[function + "Duration"]["Properties"]
             timeout = self.resources[function]["Properties"]["Timeout"]
-            self.assertEqual(alarms[function + "Duration"]["ExtendedStatistic"], "p99")
-            self.assertLess(alarms[function + "Duration"]["Threshold"], timeout * 1000)
-        ours = {name: alarm for name, alarm in alarms.items() if alarm["Namespace"] == "Mandate"}
-        of_the_deployment = {
-            "CredentialEndsInAMonth": "CredentialDaysLeft",
-            "CredentialEndsInAWeek": "CredentialDaysLeft",
-            "CredentialRejected": "CredentialRejected",
-            "ForeignRecord": "ForeignRecord",
-            "ForeignToken": "ForeignToken",
-            "Lag": "LagSeconds",
-            "Quarantined": "Quarantined",
-            "SweepAge": "SweepAgeSeconds",
-            "SweepMissing": "SweepMissing",
-            "TenantPaused": "TenantPaused",
-        }
-        failures = {f"{function}Failures" for function in REPORTS_FAILURES_ITSELF}
-        self.assertEqual(set(ours), set(of_the_deployment) | failures)
-        for name, metric in of_the_deployment.items():
-            # Without the dimension, two stages of one account would share their alarms.
-            self.assertEqual(ours[name]["Dimensions"], [{"Name": "TableName", "Value": {"Ref": "Table"}}], name)
-            self.assertEqual(ours[name]["MetricName"], metric)
-        for function in REPORTS_FAILURES_ITSELF:
-            alarm = ours[f"{function}Failures"]
-            self.assertEqual(alarm["Dimensions"], [{"Name": "FunctionName", "Value": {"Ref": function}}], function)
-            self.assertEqual((alarm["MetricName"], alarm["Threshold"]), ("InternalFailure", 1), function)
-        queues = {
-            (alarm["Dimensions"][0]["Value"]["Fn::GetAtt"][0], alarm["MetricName"])
-            for alarm in alarms.values()
-            if alarm["Namespace"] == "AWS/SQS"
-        }
+            self.assertEqual(duration["ExtendedStatistic"], "p99")
+            self.assertLess(duration["Threshold"], timeout * 1000)
+            if function in REPORTS_FAILURES_ITSELF:
+                self.assertIn(("Mandate", "InternalFailure", of_function), self.metrics_of(function + "Failures"))
+            else:
+                self.assertNotIn(function + "Failures", self.resources)
+
+    def test_every_metric_of_the_deployment_that_alarms_is_known(self):
+        alarms = self.properties_of("AWS::CloudWatch::Alarm")
+        found = {}
+        for name in alarms:
+            for namespace, metric, dimensions in self.metrics_of(name):
+                if namespace == "Mandate" and metric != "InternalFailure":
+                    # Without the dimension, two stacks of one account would share their alarms.
+                    self.assertEqual(dimensions, {"TableName": {"Ref": "Table"}}, name)
+                    found.setdefault(name, set()).add(metric)
+        self.assertEqual(
+            found,
+            {
+                "ConsentRejections": {"ConsentRejected"},
+                "CredentialEndsInAMonth": {"CredentialDaysLeft"},
+                "CredentialEndsInAWeek": {"CredentialDaysLeft"},
+                "CredentialRejected": {"CredentialRejected"},
+                "CredentialUnusable": {"CredentialUnusable"},
+                "ForeignRecord": {"ForeignRecord"},
+                "ForeignToken": {"ForeignToken"},
+                "Lag": {"LagSeconds"},
+                "LagOfOneTenant": {"LagSeconds"},
+                "Quarantined": {"Quarantined"},
+                "SweepAge": {"SweepAgeSeconds"},
+                "SweepMissing": {"SweepMissing"},
+                "SyncStopped": {"Queued", "Polled"},
+                "TenantPaused": {"TenantPaused"},
+                "Throttled": {"Throttled", "Queued"},
+            },
+        )
+
+    def test_every_queue_has_an_alarm(self):
+        found = set()
+        for name in self.properties_of("AWS::CloudWatch::Alarm"):
+            for namespace, metric, dimensions in self.metrics_of(name):
+                if namespace == "AWS/SQS" and metric.startswith("Approximate"):
+                    found.add((dimensions["QueueName"]["Fn::GetAtt"][0], metric))
         visible, age = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
-        wanted = {("SyncDeadLetterQueue", visible), ("TickDeadLetterQueue", visible), ("SyncQueue", age)}
-        self.assertEqual(queues, wanted)
+        queues = set(self.properties_of("AWS::SQS::Queue"))
+        self.assertEqual(found, {(queue, visible) for queue in queues - {"SyncQueue"}} | {("SyncQueue", age)})
+
+    def test_description_says_urgency_section_and_query(self):
+        with open(RUNBOOK, encoding="utf-8") as file:
+            headings = re.findall(r"^#+ (.+)$", file.read(), re.MULTILINE)
+        anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        topic = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+        paging = set()
+        for name, alarm in self.properties_of("AWS::CloudWatch::Alarm").items():
+            text = alarm["AlarmDescription"]["Fn::Sub"]
+            form = r"\[(page|low|deploy)\] [^.]+[.] Runbook: \$\{RunbookUrl\}#([a-z0-9-]+)[.] Logs Insights: (filter .+)"
+            match = re.fullmatch(form, text)
+            self.assertTrue(match, f"{name}: {text}")
+            urgency, anchor, query = match.groups()
+            self.assertIn(anchor, anchors, name)
+            self.assertLess(len(text), 1024 - 200, name)
+            self.assertNotIn("$", query, name)
+            self.assertEqual(urgency == "deploy", "Canary" in name, name)
+            self.assertIn("TreatMissingData", alarm, name)
+            for actions in ("AlarmActions", "OKActions"):
+                self.assertEqual(alarm.get(actions), None if urgency == "deploy" else topic, name)
+            if urgency == "page":
+                paging.add(name)
+        self.assertEqual(
+            paging,
+            {
+                "CredentialEndsInAWeek",
+                "CredentialRejected",
+                "CredentialUnusable",
+                "DispatchSilent",
+                "ForeignRecord",
+                "ForeignToken",
+                "IncidentDispatchErrors",
+                "Lag",
+                "SyncStopped",
+            },
+        )
+
+    def test_single_failure_wakes_nobody(self):
+        for function in ROUTES:
+            for suffix in ("Errors", "Failures"):
+                alarm = self.resources.get(function + suffix, {}).get("Properties")
+                if alarm is None or function == "SecretRotation":
+                    continue  # A rotation is one call in weeks.
+                (rate,) = (one["Expression"] for one in alarm["Metrics"] if "Expression" in one)
+                self.assertEqual(rate, "IF(FILL(failures, 0) > 0, 100 * FILL(failures, 0) / calls, 0)", function)
+                self.assertGreaterEqual(alarm["DatapointsToAlarm"], 2, function)
+
+    def test_standstill_pages_within_five_minutes(self):
+        alarm = self.resources["SyncStopped"]["Properties"]
+        expression, *metrics = alarm["Metrics"]
+        self.assertEqual(expression["Expression"], "IF(queued > 0 AND FILL(polled, 0) == 0, 1, 0)")
+        self.assertEqual({(one["Id"], one["MetricStat"]["Stat"], one["MetricStat"]["Period"]) for one in metrics},
+                         {("queued", "Sum", 60), ("polled", "Sum", 60)})  # fmt: skip
+        self.assertEqual(alarm["EvaluationPeriods"], 5)
+        self.assertNotIn("DatapointsToAlarm", alarm)
+        silent = self.resources["DispatchSilent"]["Properties"]
+        self.assertEqual((silent["TreatMissingData"], silent["Period"] * silent["EvaluationPeriods"]), ("breaching", 300))
 
     def test_alarm_windows_cover_the_interval_of_their_metrics(self):
         alarms = self.properties_of("AWS::CloudWatch::Alarm")
@@ -64,12 +141,14 @@ class Alarms(TemplateCase):
             alarm = alarms[name]
             self.assertEqual(alarm["DatapointsToAlarm"], 1, name)
             self.assertEqual(alarm["TreatMissingData"], "notBreaching", name)
-            return alarm["Period"] * alarm["EvaluationPeriods"]
+            periods = [one["MetricStat"]["Period"] for one in alarm.get("Metrics", []) if "MetricStat" in one]
+            return alarm.get("Period", max(periods, default=0)) * alarm["EvaluationPeriods"]
 
         # The breaker probes once a minute, and one probe may not reach Entra.
         self.assertGreaterEqual(window("CredentialRejected"), 180)
         # The longest backoff, one tick, and one run that reports the lag.
         self.assertGreaterEqual(window("Lag"), 900 + 60 + 60)
+        self.assertGreaterEqual(window("LagOfOneTenant"), 900 + 60 + 60)
         # A worker stops a second and a half before its time-out.
         timeout = self.resources["IncidentFetch"]["Properties"]["Timeout"]
         self.assertGreater(alarms["IncidentFetchDuration"]["Threshold"], timeout * 1000 - 1500)
@@ -84,7 +163,7 @@ class Alarms(TemplateCase):
             self.assertEqual(alarm["ComparisonOperator"], "LessThanThreshold", name)
             # The functions that still cache a replaced credential report for five minutes more.
             self.assertGreater(alarm["Period"], 300, name)
-            self.assertTrue(alarm["AlarmDescription"].startswith(urgency), name)
+            self.assertTrue(alarm["AlarmDescription"]["Fn::Sub"].startswith(urgency), name)
         # A rotation that works must not raise the alarm: a secret lives for 100 days.
         longest = int(self.source["Parameters"]["RotationDays"]["MaxValue"])
         self.assertGreater(100 - longest, alarms["CredentialEndsInAMonth"]["Threshold"])
@@ -97,29 +176,69 @@ class Alarms(TemplateCase):
                 for name in files:
                     if name.endswith(".rs"):
                         with open(os.path.join(place, name), encoding="utf-8") as file:
-                            written |= set(re.findall(r'\("(\w+)", "(?:Count|Seconds)", ', file.read()))
-        alarms = self.properties_of("AWS::CloudWatch::Alarm").values()
-        watched = {alarm["MetricName"] for alarm in alarms if alarm["Namespace"] == "Mandate"}
-        (dashboard,) = self.properties_of("AWS::CloudWatch::Dashboard").values()
-        for widget in json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]:
-            for namespace, metric, dimension, value in widget["properties"]["metrics"]:
+                            written |= set(re.findall(r'\b(?:count|seconds|gauge)\(\s*"(\w+)"', file.read()))
+        watched = {
+            metric
+            for name in self.properties_of("AWS::CloudWatch::Alarm")
+            for namespace, metric, _ in self.metrics_of(name)
+            if namespace == "Mandate"
+        }
+        for widget in self.widgets():
+            for namespace, metric, dimension, value, *_ in widget["properties"].get("metrics", []):
                 if namespace == "Mandate":
                     watched.add(metric)
                     is_of_the_deployment = (dimension, value) == ("TableName", "${Table}")
-                    self.assertEqual(is_of_the_deployment, metric != "InternalFailure", metric)
-        self.assertLessEqual(watched, written)
+                    self.assertEqual(is_of_the_deployment, metric not in ("InternalFailure", "ColdStarts"), metric)
+        self.assertEqual(watched - written, set())
 
-    def test_runbook_describes_every_alarm(self):
-        with open(os.path.join(os.path.dirname(TEMPLATE), "runbook.md"), encoding="utf-8") as file:
-            runbook = file.read()
-        for name in self.properties_of("AWS::CloudWatch::Alarm"):
-            per_function = re.fullmatch(f"({'|'.join(ROUTES)})(Errors|Failures|Throttles|Duration)", name)
-            self.assertIn(f"`…{per_function[2]}`" if per_function else f"`{name}`", runbook)
+    def test_queries_read_fields_that_the_code_writes(self):
+        root = os.path.join(os.path.dirname(TEMPLATE), "..")
+        code = ""
+        for folder in ("shared", "functions"):
+            for place, _, files in os.walk(os.path.join(root, folder)):
+                for name in files:
+                    if name.endswith(".rs"):
+                        with open(os.path.join(place, name), encoding="utf-8") as file:
+                            code += file.read()
+        queries = [query["QueryString"] for query in self.properties_of("AWS::Logs::QueryDefinition").values()]
+        queries += [
+            alarm["AlarmDescription"]["Fn::Sub"].split("Logs Insights: ")[1]
+            for alarm in self.properties_of("AWS::CloudWatch::Alarm").values()
+        ]
+        (stage, *_) = self.properties_of("AWS::ApiGatewayV2::Stage").values()
+        # The fields of Lambda's own lines, and of the access log.
+        known = {"type", "record", "bin"} | set(json.loads(stage["AccessLogSettings"]["Format"]))
+        named = 0
+        for query in queries:
+            messages = re.findall(r'message = "([^"]+)"', query)
+            for message in messages + re.findall(r'"([a-z ]{8,})"', query):
+                self.assertIn(message, code, query)
+            for field in re.findall(r"(?:ispresent\(|by |display |, )([a-z_A-Z]+)\b(?! as|\()", query):
+                named += 1
+                self.assertTrue(field in known or re.search(rf"\b{field}\b", code), f"{field} in {query}")
+        self.assertGreater(named, 20)
 
-    def test_dashboard_body_is_json_with_widgets(self):
+    def widgets(self):
+        """Returns the widgets of the dashboard."""
         (dashboard,) = self.properties_of("AWS::CloudWatch::Dashboard").values()
-        widgets = json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]
-        self.assertGreater(len(widgets), 5)
+        return json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]
+
+    def test_dashboard_shows_lag_completeness_reasons_and_cost(self):
+        widgets = self.widgets()
+        titles = " ".join(widget["properties"]["title"] for widget in widgets)
+        for word in ("Lag", "Completeness", "Failures by reason", "Cost", "Consent", "Tokens", "Polls"):
+            self.assertIn(word, titles)
+        lag = widgets[0]["properties"]["metrics"]
+        self.assertEqual([one[4]["stat"] for one in lag], ["p50", "p90", "Maximum"])
+        places = [(widget["x"], widget["y"]) for widget in widgets]
+        self.assertEqual(len(set(places)), len(places))
+
+    def test_saved_queries_read_all_logs(self):
+        groups = {name for name in self.properties_of("AWS::Logs::LogGroup") if name != "ApiLogs"}
+        queries = self.properties_of("AWS::Logs::QueryDefinition")
+        self.assertGreater(len(queries), 5)
+        for name, query in queries.items():
+            self.assertEqual({group["Ref"] for group in query["LogGroupNames"]}, groups, name)
 
 
 if __name__ == "__main__":

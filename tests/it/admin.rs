@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
+    config::JwtAudience,
     registry::{
         Registry, Write,
         invitations::{InvitationStatus, InvitationToken},
@@ -40,6 +41,10 @@ impl AdminHarness {
     }
 
     async fn start_at(clock: Clock) -> Self {
+        Self::start_with(clock, None).await
+    }
+
+    async fn start_with(clock: Clock, jwt_audience: Option<JwtAudience>) -> Self {
         let backends = Backends::start(&clock).await;
         let config = Config {
             microsoft: backends.microsoft(),
@@ -49,6 +54,7 @@ impl AdminHarness {
             event_bus_name: Some(backends.bus.clone()),
             public_base_url: None,
             sweep: SignedDuration::from_hours(7 * 24),
+            jwt_audience,
         };
 
         let app = App::new(config, &crate::backends::platform(&backends.aws, &clock));
@@ -587,4 +593,24 @@ async fn audit_names_actor_and_change_without_secrets() {
     let all = serde_json::to_string(&lines).unwrap();
     let token = made["consent_url"].as_str().unwrap().rsplit('/').next().unwrap();
     assert!(!all.contains(token) && !all.contains("canary-client-secret") && !all.contains("eyJ"), "{all}");
+}
+
+#[tokio::test]
+async fn jwt_caller_is_the_actor_of_the_audit() {
+    lines_of("");
+    let admin = AdminHarness::start_with(Clock::system(), Some("api://mandate".parse().unwrap())).await;
+    let by_jwt = |method: &str, path: &str, roles: &str| {
+        let mut event = request(method, path, "", Some(r#"{"customer": "Contoso"}"#));
+        let claims = json!({"iss": "https://login.example", "aud": "api://mandate", "azp": "console", "roles": roles});
+        event["requestContext"]["authorizer"] = json!({"jwt": {"claims": claims}});
+        event
+    };
+    assert_eq!(admin.send(by_jwt("POST", "/invitations", "[mandate.read]")).await.0, 403);
+    assert_eq!(admin.send(by_jwt("POST", "/invitations", "[mandate.read mandate.operate]")).await.0, 201);
+    let mut list = by_jwt("GET", "/invitations", "[mandate.read]");
+    list["body"] = Value::Null;
+    assert_eq!(admin.send(list).await.0, 200);
+    let lines = lines_of(&admin.backends.request_id);
+    let audit: Vec<_> = lines.iter().filter(|line| line["audit"] == true).map(|line| line["actor"].clone()).collect();
+    assert_eq!(audit, ["https://login.example azp=console"]);
 }

@@ -6,9 +6,9 @@ use std::{fs, path::Path};
 const FLOORS: [&[&str]; 9] = [
     &["tenant", "clock", "text"],
     &["error"],
-    &["http", "telemetry", "queue", "random"],
-    &["microsoft"],
-    &["incident", "config"],
+    &["http", "telemetry", "random"],
+    &["microsoft", "aws"],
+    &["incident", "config", "queue"],
     &["registry", "lambda"],
     &["entra", "delivery"],
     &["incident_api"],
@@ -135,6 +135,13 @@ fn functions_and_the_simulator_depend_on_none_of_their_kind() {
         }
         assert!(package != "tests/sim" || !named("shared"), "the simulator depends on shared");
     }
+}
+
+#[test]
+fn functions_are_built_without_the_features_of_tools() {
+    let manifest = fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let members = manifest.split_once("\ndefault-members = [").unwrap().1.split_once(']').unwrap().0;
+    assert_eq!(members, r#""shared", "functions/*""#);
 }
 
 fn identifier_of_dependency(line: &str) -> &str {

@@ -11,7 +11,11 @@ mod consent;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
+mod later_release;
+#[cfg(test)]
 mod layers;
+#[cfg(test)]
+mod panics;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use shared::{
         invitations::{Invitation, InvitationStatus},
         tenants::Status,
     },
-    telemetry::RECORD,
+    telemetry::{self, Metric, RECORD},
     tenant::{Reason, TenantId},
     text::Secret,
 };
@@ -69,6 +69,7 @@ impl ConsentRequest<'_> {
         error: AuthorizationError,
         retry_url: String,
     ) -> HttpResponse {
+        telemetry::metrics(None, &[Metric::count("ConsentRefused", 1)]);
         tracing::info!(target: RECORD, audit = true,
             invitation_id = attempt.invitation_id,
             reason = ?error,
@@ -198,6 +199,7 @@ impl ConsentRequest<'_> {
                 let settled = Stage::Settled { tenant_id, bound_by: tenant.bound_by.clone() };
                 // After a conflict, another request has settled the attempt with the same outcome.
                 let _ = self.app.registry.advance_attempt(attempt, settled).await?;
+                telemetry::metrics(None, &[Metric::count("ConsentRecorded", 1)]);
                 tracing::info!(target: RECORD, audit = true,
                     tenant_id = %tenant_id,
                     invitation_id = consent.invitation_id,

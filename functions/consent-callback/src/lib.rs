@@ -135,8 +135,8 @@ impl App {
     fn failure_page(&self, error: &Error, pages: &Pages<'_>) -> HttpResponse {
         let (code, status) = error.code();
         let status = status.max(500);
-        if status == 500 {
-            telemetry::internal_failure(self.clock.now());
+        if status == 500 && !matches!(error, Error::CredentialUnusable { .. }) {
+            telemetry::internal_failure();
         }
         tracing::error!(code, status, cause = %error, "page failed");
         pages.plain(status, Message::Failed)

@@ -212,6 +212,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::NotVerified => (400, Message::NotVerified),
             ConsentRejection::RoleNotProven => (403, Message::RoleNotProven),
             ConsentRejection::Closed => (410, Message::Revoked),
+            ConsentRejection::Unknown => (403, Message::Refused),
         };
         self.with_consent(status, message, consented)
     }

@@ -19,7 +19,7 @@ use shared::{
         invitations::{Invitation, InvitationStatus, InvitationToken},
         tenants::{Status, Tenant},
     },
-    telemetry::RECORD,
+    telemetry::{self, Metric, RECORD},
     tenant::TenantId,
 };
 use tracing::Instrument;
@@ -155,6 +155,7 @@ impl ConsentRequest<'_> {
         rejection: ConsentRejection,
         tenant_id: Option<TenantId>,
     ) -> Result<HttpResponse> {
+        telemetry::metrics(None, &[Metric::count("ConsentRejected", 1)]);
         tracing::warn!(target: RECORD, audit = true,
             tenant_id = tenant_id.map(tracing::field::display),
             invitation_id = attempt.invitation_id,
@@ -184,7 +185,7 @@ impl ConsentRequest<'_> {
                 let next = PageExtras::link(self.sign_in_url(&browser, &attempt).await?);
                 Ok(self.pages.message(200, Message::Unfinished, next))
             }
-            Stage::SigningIn => Ok(self.pages.plain(200, Message::StartAgain)),
+            Stage::SigningIn | Stage::Unknown => Ok(self.pages.plain(200, Message::StartAgain)),
             Stage::SignedIn { signed_in } => {
                 let next = PageExtras::link(self.consent_url(&browser, &signed_in.tenant_id).await?);
                 Ok(self.pages.message(200, Message::ConsentOpen, next))

@@ -41,6 +41,7 @@ impl Pages<'_> {
             Status::Offboarded => Message::Offboarded,
             Status::Pending => tenant.reason.map_or(Message::Pending, pending_message),
             Status::Paused => tenant.reason.map_or(Message::PausedUnavailable, paused_message),
+            Status::Unknown(_) => Message::PausedUnavailable,
         };
         if matches!(message, Message::Active | Message::PendingRoleMissing | Message::PausedRoleMissing) {
             let PermissionLists { granted, missing, not_granted } = self.permissions(tenant);
@@ -118,7 +119,7 @@ fn paused_message(reason: Reason) -> Message {
         Reason::TenantInactive => Message::PausedTenantInactive,
         Reason::WrongCloud => Message::PausedWrongCloud,
         Reason::CredentialRejected => Message::PausedCredentialRejected,
-        Reason::Throttled | Reason::Unavailable => Message::PausedUnavailable,
+        Reason::Throttled | Reason::Unavailable | Reason::Unknown(_) => Message::PausedUnavailable,
         Reason::Operator => Message::PausedOperator,
     }
 }

@@ -23,6 +23,7 @@ use shared::{
         Registry,
         due::{DUE_SHARDS, Due},
     },
+    telemetry::{self, Metric},
     text::from_json_object,
 };
 
@@ -138,6 +139,10 @@ impl App {
                 )?;
             let started = self.clock.now();
             let DispatchCounts { due, queued } = invocation.deadline.run(self.dispatch(&input, started)).await?;
+            if input.kind == SyncKind::Poll {
+                let count = |name, count| Metric::count(name, u64::try_from(count).unwrap_or(u64::MAX));
+                telemetry::metrics(None, &[count("Due", due), count("Queued", queued)]);
+            }
             let duration_ms = self.clock.milliseconds_since(started);
             tracing::info!(kind = ?input.kind, due, queued, duration_ms, "tenants dispatched");
             Ok(json!({"due": due, "queued": queued}))

@@ -130,7 +130,7 @@ impl App {
             audit = true,
             tenant_id = %id,
             incident_id,
-            caller = request.caller()?.user_arn,
+            caller = request.caller()?.name,
             "incident changed"
         );
         let incident = self.read_incident(&tenant, incident_id, ResponseFormat::Envelope, deadline).await?;

@@ -18,7 +18,7 @@ use serde_json::Value;
 use shared::{
     clients::Clients,
     clock::Clock,
-    config::Variables,
+    config::{JwtAudience, Variables},
     delivery::{
         bucket::{Bucket, Format},
         events::Events,
@@ -61,6 +61,7 @@ pub struct Config {
     first_lookback: SignedDuration,
     consent_check: SignedDuration,
     sweep: SignedDuration,
+    jwt_audience: Option<JwtAudience>,
 }
 
 impl Config {
@@ -79,6 +80,7 @@ impl Config {
         let first_lookback = variables.at_least("FIRST_LOOKBACK_HOURS", 24, 0);
         let consent_check = variables.at_least("CONSENT_CHECK_SECONDS", 600, 60);
         let sweep = variables.sweep();
+        let jwt_audience = variables.jwt_audience();
         let seconds = |seconds: u32| SignedDuration::from_secs(seconds.into());
         let hours = |hours: u32| SignedDuration::from_hours(hours.into());
         Some(Self {
@@ -95,6 +97,7 @@ impl Config {
             first_lookback: hours(first_lookback),
             consent_check: seconds(consent_check),
             sweep,
+            jwt_audience,
         })
     }
 }
@@ -112,6 +115,7 @@ pub struct App {
     clock: Clock,
     poll_max_interval: SignedDuration,
     sweep: SignedDuration,
+    jwt_audience: Option<JwtAudience>,
 }
 
 impl App {
@@ -144,6 +148,7 @@ impl App {
             clock: clients.clock,
             poll_max_interval: config.poll_max_interval,
             sweep: config.sweep,
+            jwt_audience: config.jwt_audience,
         }
     }
 
@@ -158,6 +163,7 @@ impl App {
             }
             Event::Http(request) => {
                 invocation.deadline = invocation.deadline.at_most(REQUEST_TIMEOUT);
+                let request = request.with_jwt_caller(self.jwt_audience.as_ref());
                 let work = Box::pin(self.route(&request, &invocation));
                 let response = json_route(&invocation, &self.clock, &request, work);
                 Ok(invocation.in_request_span(response).await.into_value())

@@ -1,4 +1,4 @@
-//! The messages of one batch, worked on at the same time, and one log line for all of them that brought nothing.
+//! The messages of one batch, worked on at the same time, and one log line for all of them that found nothing.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -9,7 +9,7 @@ use shared::{
     http::Deadline,
     lambda::event::Message,
     queue::{SyncKind, SyncMessage},
-    telemetry,
+    telemetry::{self, Metric},
 };
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -72,10 +72,10 @@ impl App {
                 Ok(Err(_)) => {}
                 Err(_) => tracing::error!(message_id = id, outcome = "panicked", "message failed"),
             }
-            telemetry::internal_failure(self.clock.now());
+            telemetry::internal_failure();
             failures.push(json!({"itemIdentifier": id}));
         }
-        self.log_quiet_polls(&quiet);
+        Self::log_quiet_polls(&quiet);
         json!({"batchItemFailures": failures})
     }
 
@@ -99,19 +99,22 @@ impl App {
         if fails { Err(error) } else { Ok(Worked::Told) }
     }
 
-    fn log_quiet_polls(&self, polls: &[QuietPoll]) {
-        let Some(lag) = polls.iter().map(|poll| poll.lag.as_secs()).max() else { return };
-        #[expect(clippy::cast_precision_loss, reason = "a metric")]
-        let values = [("LagSeconds", "Seconds", lag as f64)];
-        let embedded_metrics = telemetry::emf(self.clock.now(), None, &values);
-        tracing::info!(
-            target: telemetry::RECORD,
-            embedded_metrics,
-            tenants = polls.len(),
-            checked = polls.iter().map(|poll| poll.checked).sum::<u64>(),
-            stale = polls.iter().map(|poll| poll.stale).sum::<u64>(),
-            "quiet tenants polled"
-        );
+    /// Adds the polls that found nothing to the invocation's line of metrics.
+    fn log_quiet_polls(polls: &[QuietPoll]) {
+        if polls.is_empty() {
+            return;
+        }
+        let lag = |poll: &QuietPoll| [Metric::count("Polled", 1), Metric::seconds("LagSeconds", poll.lag)];
+        let values: Vec<Metric> = polls.iter().flat_map(lag).collect();
+        telemetry::line_with_metrics(&values, || {
+            tracing::info!(
+                target: telemetry::METRICS,
+                quiet = polls.len(),
+                checked = polls.iter().map(|poll| poll.checked).sum::<u64>(),
+                stale = polls.iter().map(|poll| poll.stale).sum::<u64>(),
+                "metrics"
+            );
+        });
     }
 }
 

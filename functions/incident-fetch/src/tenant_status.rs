@@ -38,6 +38,12 @@ impl App {
                 tracing::info!(outcome = "pending", "tenant is not active yet");
                 Ok(None)
             }
+            // A newer release has stored it, and alone knows what to do.
+            (Status::Unknown(_), _) | (Status::Paused, Some(Reason::Unknown(_))) => {
+                let (status, reason) = (tenant.status.as_str(), tenant.reason.map(Reason::as_str));
+                tracing::warn!(status, reason, outcome = "of_a_newer_release", "message dropped");
+                Ok(None)
+            }
             // The tenant was never active. Its readable API is not known yet.
             (Status::Paused, Some(reason)) if reason != Reason::Operator && tenant.activated_at.is_none() => {
                 let tenant = self.onboarding.retry_paused(&tenant, deadline).await?;
@@ -67,7 +73,8 @@ impl App {
         self.tokens.forget(&tenant.tenant_id);
         let change = |tenant: &mut Tenant| {
             // A pause by the operator and an offboarding stay, whatever Microsoft responds.
-            if matches!(tenant.status, Status::Active | Status::Paused) && tenant.reason != Some(Reason::Operator) {
+            let stays = tenant.reason.is_some_and(Reason::outlasts_success);
+            if matches!(tenant.status, Status::Active | Status::Paused) && !stays {
                 (tenant.status, tenant.reason) = (Status::Paused, Some(reason));
             }
             Ok(())
@@ -80,7 +87,7 @@ impl App {
     pub(crate) async fn resume_tenant(&self, tenant: &Tenant) -> Result<Status> {
         let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
-            if tenant.status == Status::Paused && tenant.reason != Some(Reason::Operator) {
+            if tenant.status == Status::Paused && !tenant.reason.is_some_and(Reason::outlasts_success) {
                 (tenant.status, tenant.reason) = (Status::Active, None);
                 tenant.activated_at.get_or_insert(now);
             }

@@ -18,7 +18,7 @@ use shared::{
         lease::{Acquired, Lease, QUIET_WRITE_INTERVAL},
         tenants::{Status, Tenant},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
 };
 
@@ -163,7 +163,7 @@ impl App {
         if is_quiet && let Some(lag) = lag {
             return Ok(Some(Worked::Quiet(QuietPoll { checked: stats.checked, stale: stats.stale, lag })));
         }
-        log_outcome(tenant, lease, stats, &follow_up, now);
+        log_outcome(message.kind, tenant, lease, stats, &follow_up, now);
         self.queue_follow_up(message, job_id, lease, stats, &follow_up).await?;
         Ok(Some(Worked::Told))
     }
@@ -182,7 +182,7 @@ impl App {
             let to = message.to.map_or(now, |to| to.min(now));
             let longest = match kind {
                 JobKind::Backfill => MAX_JOB_SPAN,
-                JobKind::Sweep => self.sweep,
+                JobKind::Sweep | JobKind::Unknown(_) => self.sweep,
             };
             let from = message.from.unwrap_or(to - longest).max(now - MAX_JOB_SPAN).min(to);
             self.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
@@ -196,9 +196,8 @@ impl App {
         let now = self.clock.now();
         let feed = self.registry.feed(tenant_id).await?.unwrap_or_default();
         if let Some(since) = feed.last_sweep.map(|sweep| sweep.at).or(feed.started_at) {
-            #[expect(clippy::cast_precision_loss, reason = "a metric")]
-            let age = now.duration_since(since).as_secs() as f64;
-            telemetry::metrics(now, Some(tenant_id), &[("SweepAgeSeconds", "Seconds", age)]);
+            let age = Metric::seconds("SweepAgeSeconds", now.duration_since(since));
+            telemetry::metrics(Some(tenant_id), &[age]);
         }
         for job_id in feed.open_jobs.iter().filter(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX)) {
             if self.registry.job(tenant_id, job_id).await?.is_some_and(|job| !job.stands_still(now)) {
@@ -236,7 +235,7 @@ impl App {
     async fn run_job(&self, worker: &mut Worker<'_>, job_id: &str) -> Result<Stop> {
         loop {
             let Some(mut job) = self.registry.job(&worker.tenant_id(), job_id).await? else { return Ok(Stop::Done) };
-            if !job.status.is_open() {
+            if job.open_work().is_none() {
                 return Ok(Stop::Done);
             }
             match worker.run_job(&mut job).await? {
@@ -251,10 +250,8 @@ impl App {
                         let fraction = job.fraction();
                         tracing::info!(job_id, kind = ?job.kind, checked = job.checked, delivered = job.delivered, fraction, "job done");
                         if job.kind == JobKind::Sweep {
-                            #[expect(clippy::cast_precision_loss, reason = "a metric")]
-                            let missing = job.delivered as f64;
-                            let tenant = worker.tenant_id();
-                            telemetry::metrics(self.clock.now(), Some(&tenant), &[("SweepMissing", "Count", missing)]);
+                            let missing = Metric::count("SweepMissing", job.delivered);
+                            telemetry::metrics(Some(&worker.tenant_id()), &[missing]);
                         }
                     }
                     return Ok(stop);
@@ -298,6 +295,7 @@ impl App {
             }
             // The polls of all tenants stay due. The breaker keeps them from Entra until the credential is good again.
             Err(Error::CredentialRejected) => follow_up.outcome = "credential_rejected",
+            Err(Error::CredentialUnusable { .. }) => follow_up.outcome = "credential_unusable",
             Err(Error::TenantNotActive(_) | Error::NotFound) => {
                 follow_up = FollowUp { outcome: "not_active", active: false, ..follow_up };
             }
@@ -408,24 +406,28 @@ fn count_failure(lease: &mut Lease) -> u32 {
     lease.feed.failures
 }
 
-fn log_outcome(tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, now: Timestamp) {
-    let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered).as_secs());
-    #[expect(clippy::cast_precision_loss, reason = "metrics")]
-    let mut values =
-        vec![("Delivered", "Count", stats.delivered as f64), ("Quarantined", "Count", stats.quarantined as f64)];
+fn log_outcome(kind: SyncKind, tenant: &Tenant, lease: &Lease, stats: SyncStats, follow_up: &FollowUp, now: Timestamp) {
+    let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered));
+    // Microsoft has responded. A job's message may poll in between, but says nothing about what dispatch queued.
+    let is_read = stats.moved || stats.checked > 0 || follow_up.stop.is_some_and(|stop| stop != Stop::OutOfTime);
+    let polled = u64::from(is_read && kind == SyncKind::Poll);
+    let mut values = vec![
+        Metric::count("Delivered", stats.delivered),
+        Metric::count("Quarantined", stats.quarantined),
+        Metric::count("Polled", polled),
+    ];
     // A paused tenant always falls behind. It has a reason and an alarm of its own.
-    #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    values.extend(lag.filter(|_| follow_up.active).map(|lag| ("LagSeconds", "Seconds", lag as f64)));
-    let embedded_metrics = telemetry::emf(now, Some(&tenant.tenant_id), &values);
-    tracing::info!(
-        target: telemetry::RECORD,
-        embedded_metrics,
-        outcome = follow_up.outcome,
-        api = tenant.api.as_str(),
-        calls = lease.calls,
-        checked = stats.checked,
-        stale = stats.stale,
-        dropped_rechecks = stats.dropped_rechecks,
-        "tenant worked on"
-    );
+    values.extend(lag.filter(|_| follow_up.active).map(|lag| Metric::seconds("LagSeconds", lag)));
+    telemetry::line_with_metrics(&values, || {
+        tracing::info!(
+            target: telemetry::RECORD,
+            outcome = follow_up.outcome,
+            api = tenant.api.as_str(),
+            calls = lease.calls,
+            checked = stats.checked,
+            stale = stats.stale,
+            dropped_rechecks = stats.dropped_rechecks,
+            "tenant worked on"
+        );
+    });
 }

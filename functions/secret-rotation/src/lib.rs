@@ -210,7 +210,7 @@ impl App {
             Some(pending) => pending,
             None => self.versions.current(secret).await?,
         };
-        let credential = parse_credential(&value, token)?;
+        let credential = parse_credential(&value, secret, token)?;
         let mut wait = FIRST_PROPAGATION_WAIT;
         loop {
             let home = &self.config.home_tenant;
@@ -232,8 +232,8 @@ impl App {
         if client_id.is_empty() {
             return Err(Error::Internal("the app credential has no client_id".into()));
         }
-        let rotator = self.versions.current(&self.config.rotation_credential_secret_id).await?;
-        let rotator = parse_credential(&rotator, "")?;
+        let rotator_secret = &self.config.rotation_credential_secret_id;
+        let rotator = parse_credential(&self.versions.current(rotator_secret).await?, rotator_secret, "")?;
         let home = &self.config.home_tenant;
         let token = self.endpoint.app_token(home, IncidentApi::Graph, &rotator, deadline).await?;
         let graph = &self.config.microsoft.endpoints.graph;
@@ -241,9 +241,11 @@ impl App {
     }
 }
 
-fn parse_credential(credential: &Secret, version: &str) -> Result<AppCredential> {
-    AppCredential::parse(credential, version.to_owned())
-        .map_err(|problem| Error::Internal(format!("a credential in Secrets Manager is not usable: {problem}").into()))
+fn parse_credential(credential: &Secret, secret_id: &str, version: &str) -> Result<AppCredential> {
+    AppCredential::parse(credential, version.to_owned()).map_err(|problem| Error::CredentialUnusable {
+        secret_id: secret_id.to_owned(),
+        problem: format!("holds no usable credential: {problem}"),
+    })
 }
 
 fn fields(credential: &Secret) -> Result<serde_json::Map<String, Value>> {

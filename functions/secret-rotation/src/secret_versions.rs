@@ -9,6 +9,7 @@ use aws_sdk_secretsmanager::{
     },
 };
 use shared::{
+    aws::{LazyClient, lazy_client},
     error::{Error, Result},
     registry::Write,
     text::Secret,
@@ -20,7 +21,7 @@ const PREVIOUS: &str = "AWSPREVIOUS";
 
 /// Reads and moves the versions of secrets.
 pub(crate) struct SecretVersions {
-    client: Client,
+    client: LazyClient<Client>,
 }
 
 /// The state of the version that a rotation creates.
@@ -48,7 +49,7 @@ fn has(stages: &[String], stage: &str) -> bool {
 
 impl SecretVersions {
     pub(crate) fn new(aws: &SdkConfig) -> Self {
-        Self { client: Client::new(aws) }
+        Self { client: lazy_client(aws, Client::new) }
     }
 
     /// The state of the version `token`. `configured` is the name or ARN of the one secret that may be rotated.
@@ -82,7 +83,10 @@ impl SecretVersions {
     /// The value of the current version.
     pub(crate) async fn current(&self, secret: &str) -> Result<Secret> {
         let current = self.value(secret, CURRENT, None).await?;
-        current.ok_or_else(|| Error::Internal("a secret has no current version".into()))
+        current.ok_or_else(|| Error::CredentialUnusable {
+            secret_id: secret.to_owned(),
+            problem: "does not exist or has no value yet".into(),
+        })
     }
 
     /// The versions that are pending, current and previous. A version that moves on meanwhile is read at least once.

@@ -6,7 +6,7 @@ use serde_json::json;
 use shared::{
     error::{Error, Result},
     lambda::event::HttpResponse,
-    queue::SyncMessage,
+    queue::{SyncKind, SyncMessage},
     random::random_uuid,
     registry::{
         jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
@@ -52,6 +52,7 @@ impl<'a> JobProgress<'a> {
 #[derive(Debug, PartialEq)]
 struct JobRequest {
     kind: JobKind,
+    work: SyncKind,
     from: Timestamp,
     to: Timestamp,
 }
@@ -59,9 +60,9 @@ struct JobRequest {
 impl JobRequest {
     /// Parses a body. Without `from`, a backfill spans [`MAX_JOB_SPAN`] and a sweep spans `sweep`.
     fn parse(body: &Body, now: Timestamp, sweep: SignedDuration) -> Result<Self> {
-        let (kind, default_span) = match body.text("kind")? {
-            Some("backfill") => (JobKind::Backfill, MAX_JOB_SPAN),
-            Some("sweep") => (JobKind::Sweep, sweep),
+        let (kind, work, default_span) = match body.text("kind")? {
+            Some("backfill") => (JobKind::Backfill, SyncKind::Backfill, MAX_JOB_SPAN),
+            Some("sweep") => (JobKind::Sweep, SyncKind::Sweep, sweep),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
         let to = match body.instant("to")? {
@@ -80,7 +81,7 @@ impl JobRequest {
             let days = MAX_JOB_SPAN.as_hours() / 24;
             return Err(invalid(format!("`from` must be at most {days} days before `to`.")));
         }
-        Ok(Self { kind, from, to })
+        Ok(Self { kind, work, from, to })
     }
 }
 
@@ -90,7 +91,7 @@ impl App {
         let known = self.clients.registry.known_tenant(&tenant).await?;
         request.http.parameters(&[])?;
         let body = Body::parse(request.http, &["kind", "from", "to"])?.without_nulls();
-        let JobRequest { kind, from, to } = JobRequest::parse(&body, self.clock.now(), self.config.sweep)?;
+        let JobRequest { kind, work, from, to } = JobRequest::parse(&body, self.clock.now(), self.config.sweep)?;
         if known.status != Status::Active {
             return Err(Error::TenantNotActive(known.reason));
         }
@@ -101,7 +102,7 @@ impl App {
             from: Some(from),
             to: Some(to),
             job_id: Some(job.job_id.clone()),
-            ..SyncMessage::new(tenant, kind.into())
+            ..SyncMessage::new(tenant, work)
         };
         if let Err(error) = self.queue.send(&message, SignedDuration::ZERO).await {
             // The caller does not get the id and so could not cancel the job.

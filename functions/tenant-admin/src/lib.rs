@@ -11,7 +11,7 @@ use serde_json::Value;
 use shared::{
     clients::Clients,
     clock::Clock,
-    config::{PublicBaseUrl, Variables},
+    config::{JwtAudience, PublicBaseUrl, Variables},
     delivery::bucket::Bucket,
     error::{Error, Result},
     http::HttpClient,
@@ -42,6 +42,8 @@ pub struct Config {
     pub public_base_url: Option<PublicBaseUrl>,
     /// The span of a sweep that is requested without `from`.
     pub sweep: SignedDuration,
+    /// The audience of JWT callers. Without it only IAM callers are admitted.
+    pub jwt_audience: Option<JwtAudience>,
 }
 
 impl Config {
@@ -54,6 +56,7 @@ impl Config {
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let public_base_url = variables.public_base_url();
         let sweep = variables.sweep();
+        let jwt_audience = variables.jwt_audience();
         Some(Self {
             microsoft: microsoft?,
             table_name: table_name?,
@@ -62,6 +65,7 @@ impl Config {
             event_bus_name,
             public_base_url,
             sweep,
+            jwt_audience,
         })
     }
 }
@@ -81,7 +85,7 @@ pub struct App {
 struct AdminRequest<'a> {
     http: &'a HttpRequest,
     invocation: &'a Invocation,
-    /// The IAM ARN of the caller.
+    /// The caller's name in the audit.
     actor: &'a str,
 }
 
@@ -109,6 +113,7 @@ impl App {
             tracing::warn!("refused an event that is not an HTTP request");
             return Err(Error::InvalidRequest("This function accepts requests of the HTTP API only.".into()).into());
         };
+        let request = request.with_jwt_caller(self.config.jwt_audience.as_ref());
         // Boxed: without it the compiler reaches its recursion limit on the layout of this future.
         let route = Box::pin(self.route(&request, invocation));
         let response = json_route(invocation, &self.clock, &request, route).await;
@@ -116,7 +121,7 @@ impl App {
     }
 
     async fn route(&self, http: &HttpRequest, invocation: &Invocation) -> Result<HttpResponse> {
-        let request = &AdminRequest { http, invocation, actor: &http.caller()?.user_arn };
+        let request = &AdminRequest { http, invocation, actor: &http.caller()?.name };
         let parameter = |name: &str| http.path_parameter(name);
         match http.route_key.as_str() {
             "POST /invitations" => self.invite(request).await,

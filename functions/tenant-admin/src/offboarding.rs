@@ -116,7 +116,8 @@ fn ends_access(reason: Reason) -> bool {
         | Reason::CredentialRejected
         | Reason::Throttled
         | Reason::Unavailable
-        | Reason::Operator => false,
+        | Reason::Operator
+        | Reason::Unknown(_) => false,
     }
 }
 

@@ -87,7 +87,7 @@ enum Resumption {
 impl Resumption {
     fn of(tenant: &Tenant) -> Result<Self> {
         match (tenant.status, tenant.reason) {
-            (Status::Offboarded, _) => Err(Error::TenantNotActive(tenant.reason)),
+            (Status::Offboarded | Status::Unknown(_), _) => Err(Error::TenantNotActive(tenant.reason)),
             (Status::Pending, Some(Reason::Operator)) => Ok(Self::Onboard),
             (Status::Active | Status::Pending, _) => Ok(Self::Nothing),
             (Status::Paused, _) if tenant.activated_at.is_none() => Ok(Self::Onboard),
@@ -316,7 +316,7 @@ fn refuse_offboarded(tenant: &Tenant) -> Result<()> {
 }
 
 fn parse_status(text: &str) -> Result<Status> {
-    [Status::Pending, Status::Active, Status::Paused, Status::Offboarded]
+    Status::ALL
         .into_iter()
         .find(|status| status.as_str() == text)
         .ok_or_else(|| invalid("`status` must be pending, active, paused or offboarded."))

@@ -1,6 +1,8 @@
-//! Issues access tokens for active tenants to callers that IAM has authenticated. Each token leaves a line in the audit.
+//! Issues access tokens for active tenants to callers that the gateway has authenticated. Each token leaves a line in the audit.
 
-use std::sync::Arc;
+mod active_tenants;
+
+use std::{str::FromStr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use shared::{
     clients::Clients,
     clock::Clock,
-    config::Variables,
+    config::{JwtAudience, Variables},
     entra::{access_token::AccessToken, token_cache::Tokens},
     error::{Error, Result},
     http::Deadline,
@@ -18,12 +20,14 @@ use shared::{
         runtime::{Platform, tenant_span},
     },
     microsoft::{IncidentApi, IncidentApiSetting, Microsoft, NotAnIncidentApi},
-    registry::{Registry, tenants::Tenant},
-    telemetry,
+    registry::tenants::Tenant,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
     text::from_json_object,
 };
 use tracing::{Instrument, Span};
+
+use active_tenants::ActiveTenants;
 
 /// The age up to which a cached token without a needed role is believed. The customer may have consented since.
 const MAX_AGE_WITHOUT_ROLE: SignedDuration = SignedDuration::from_secs(30);
@@ -37,6 +41,35 @@ pub struct Config {
     pub table_name: String,
     /// The APIs that tokens are issued for.
     pub incident_api: IncidentApiSetting,
+    /// The audience of JWT callers. Without it only IAM callers are admitted.
+    pub jwt_audience: Option<JwtAudience>,
+    /// Whether tokens are issued to callers that invoke the function directly, past the API.
+    pub direct_invocation: DirectInvocation,
+}
+
+/// The setting `DIRECT_TOKEN_INVOCATION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectInvocation {
+    /// Whoever may invoke the function gets tokens.
+    Enabled,
+    /// Tokens come from the HTTP API alone.
+    Disabled,
+}
+
+/// The text is not a [`DirectInvocation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADirectInvocation;
+
+impl FromStr for DirectInvocation {
+    type Err = NotADirectInvocation;
+
+    fn from_str(text: &str) -> Result<Self, NotADirectInvocation> {
+        match text {
+            "enabled" => Ok(Self::Enabled),
+            "disabled" => Ok(Self::Disabled),
+            _ => Err(NotADirectInvocation),
+        }
+    }
 }
 
 impl Config {
@@ -45,14 +78,19 @@ impl Config {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
         let incident_api = variables.incident_api();
-        Some(Self { microsoft: microsoft?, table_name: table_name?, incident_api })
+        let jwt_audience = variables.jwt_audience();
+        let rule = "must be enabled or disabled";
+        let direct_invocation = variables.parsed("DIRECT_TOKEN_INVOCATION", DirectInvocation::Enabled, rule);
+        Some(Self { microsoft: microsoft?, table_name: table_name?, incident_api, jwt_audience, direct_invocation })
     }
 }
 
 /// The function, with the clients that it keeps between invocations.
 pub struct App {
     incident_api: IncidentApiSetting,
-    registry: Registry,
+    jwt_audience: Option<JwtAudience>,
+    direct_invocation: DirectInvocation,
+    tenants: ActiveTenants,
     tokens: Tokens,
     clock: Clock,
 }
@@ -89,7 +127,9 @@ impl App {
     pub fn new(config: Config, platform: &Platform) -> Self {
         let Clients { registry, tokens, clock, .. } =
             Clients::new(&config.microsoft, config.table_name, None, platform);
-        Self { incident_api: config.incident_api, registry, tokens, clock }
+        let Config { incident_api, jwt_audience, direct_invocation, .. } = config;
+        let tenants = ActiveTenants::new(registry, clock.clone());
+        Self { incident_api, jwt_audience, direct_invocation, tenants, tokens, clock }
     }
 
     /// Handles one event: a request of the HTTP API, or a direct call.
@@ -101,6 +141,7 @@ impl App {
             .in_request_span(async {
                 match Event::parse(event) {
                     Event::Http(request) => {
+                        let request = request.with_jwt_caller(self.jwt_audience.as_ref());
                         let work = Box::pin(self.serve_request(&request, &invocation));
                         Ok(json_route(&invocation, &self.clock, &request, work).await.into_value())
                     }
@@ -120,34 +161,36 @@ impl App {
         if request.route_key != "POST /tenants/{tenant_id}/token" {
             return Err(Error::NotFound);
         }
-        let tenant = self.registry.active_tenant(&request.tenant_id()?).await?;
+        let tenant = self.tenants.get(&request.tenant_id()?).await?;
         request.parameters(&[])?;
         let body = if request.body.is_empty() {
             RequestBody::default()
         } else {
             request.json(r#"at most "resource": "graph" or "defender""#)?
         };
-        let token = self.issue(&tenant, body.resource.as_deref(), &caller.user_arn, invocation.deadline).await?;
+        let token = self.issue(&tenant, body.resource.as_deref(), &caller.name, invocation.deadline).await?;
         Ok(HttpResponse::json(200, &token))
     }
 
     async fn serve_direct_call(&self, call: Value, invocation: &Invocation) -> Result<Value, InvocationError> {
         let outcome = invocation.deadline.run(self.issue_for_call(call, invocation.deadline)).await;
         outcome.map_err(|error| {
-            let (code, status) = error.code();
-            if status == 500 {
-                telemetry::internal_failure(self.clock.now());
+            if error.is_internal_failure() {
+                telemetry::internal_failure();
             }
-            tracing::warn!(code, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
+            tracing::warn!(code = error.code().0, reason = error.reason().map(Reason::as_str), cause = %error, "call refused");
             InvocationError::from(error)
         })
     }
 
     async fn issue_for_call(&self, call: Value, deadline: Deadline) -> Result<Value> {
+        if self.direct_invocation == DirectInvocation::Disabled {
+            return Err(Error::UnauthorizedCaller);
+        }
         let call: DirectBody = from_json_object(call).ok_or_else(|| {
             Error::InvalidRequest(r#"The call must be {"tenant_id", "resource"?}, and nothing else."#.into())
         })?;
-        let tenant = self.registry.active_tenant(&call.tenant_id.parse()?).await?;
+        let tenant = self.tenants.get(&call.tenant_id.parse()?).await?;
         self.issue(&tenant, call.resource.as_deref(), "direct", deadline).await
     }
 
@@ -184,6 +227,7 @@ impl App {
                 "access token issued"
             );
         })?;
+        telemetry::metrics(None, &[Metric::count("TokensIssued", 1)]);
         Ok(json!(body))
     }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
     delivery::events::DeliveredObject,
     error::{Error, Result},
@@ -63,7 +64,7 @@ impl FromStr for Format {
 /// The bucket of this deployment.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    client: Client,
+    client: LazyClient<Client>,
     name: String,
 }
 
@@ -93,13 +94,18 @@ struct Day {
 
 type CompressedLines = GzEncoder<Vec<u8>>;
 
+/// The level of compression. Level 6 makes lines of incidents a seventh smaller and takes almost twice the time.
+const LEVEL: Compression = Compression::new(2);
+
 fn no_lines() -> CompressedLines {
-    GzEncoder::new(Vec::new(), Compression::default())
+    GzEncoder::new(Vec::new(), LEVEL)
 }
 
-fn add_line(lines: &mut CompressedLines, line: &impl Serialize) -> Result<()> {
-    let written = serde_json::to_writer(&mut *lines, line).map_err(std::io::Error::from);
-    written
+fn write_line(
+    lines: &mut CompressedLines,
+    write: impl FnOnce(&mut CompressedLines) -> std::io::Result<()>,
+) -> Result<()> {
+    write(lines)
         .and_then(|()| lines.write_all(b"\n"))
         .map_err(|error| Error::internal("a line could not be compressed", error))
 }
@@ -139,10 +145,11 @@ impl Batch {
             to: record.last_updated,
         });
         if let Some(lines) = &mut day.incidents {
-            add_line(lines, &IncidentLine::of(version)?)?;
+            write_line(lines, |lines| IncidentLine::of(version).write_to(lines))?;
         }
         if let Some(lines) = &mut day.findings {
-            add_line(lines, &incident_finding(version)?)?;
+            let finding = incident_finding(version)?;
+            write_line(lines, |lines| Ok(serde_json::to_writer(lines, &finding)?))?;
         }
         // A record may change again with the same time, and so with the same key, before its version is recorded. The
         // hash tells the two apart.
@@ -159,8 +166,10 @@ impl Bucket {
     pub fn new(config: &aws_config::SdkConfig, name: String) -> Self {
         // A custom endpoint (a local stack) has no host name for each bucket.
         let path_style = config.endpoint_url().is_some();
-        let config = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style).build();
-        Self { client: Client::from_conf(config), name }
+        let client = lazy_client(config, move |config| {
+            Client::from_conf(aws_sdk_s3::config::Builder::from(config).force_path_style(path_style).build())
+        });
+        Self { client, name }
     }
 
     /// Writes a batch. The name of an object is the hash of the versions in it and of their states. So an object that is

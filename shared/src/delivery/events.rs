@@ -4,13 +4,14 @@ use aws_sdk_eventbridge::{Client, types::PutEventsRequestEntry};
 use serde_json::{Value, json};
 
 use crate::{
-    clock::{Clock, pause_before_attempt},
+    aws::{LazyClient, lazy_client},
+    clock::pause_before_attempt,
     error::{Error, Result},
     registry::{
         Registry,
         tenants::{Status, StatusChange, Tenant},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
 };
 
@@ -23,12 +24,11 @@ const MAX_ATTEMPTS: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Events {
     bus: Option<Bus>,
-    clock: Clock,
 }
 
 #[derive(Clone, Debug)]
 struct Bus {
-    client: Client,
+    client: LazyClient<Client>,
     name: String,
 }
 
@@ -48,10 +48,9 @@ pub struct DeliveredObject {
 }
 
 impl Events {
-    /// The bus named `bus`, if there is one. Without a bus no client is made: a function that sends no events starts
-    /// without one.
-    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>, clock: Clock) -> Self {
-        Self { bus: bus.map(|name| Bus { client: Client::new(config), name }), clock }
+    /// The bus named `bus`, if there is one.
+    pub fn new(config: &aws_config::SdkConfig, bus: Option<String>) -> Self {
+        Self { bus: bus.map(|name| Bus { client: lazy_client(config, Client::new), name }) }
     }
 
     /// Sends `Tenant Status Changed` for each change of a tenant that is not announced yet, then clears the marks. Every
@@ -74,7 +73,7 @@ impl Events {
                 "tenant status changed"
             );
             if is_pause_by_microsoft(change) {
-                telemetry::metrics(self.clock.now(), Some(&tenant_id), &[("TenantPaused", "Count", 1.0)]);
+                telemetry::metrics(Some(&tenant_id), &[Metric::count("TenantPaused", 1)]);
             }
         }
         let clear = |stored: &mut Tenant| {

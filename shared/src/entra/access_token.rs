@@ -97,6 +97,11 @@ impl AccessToken {
         Some(hex(digest::digest(&digest::SHA256, id.as_bytes()).as_ref()))
     }
 
+    /// True if the token was requested at `time` or later.
+    pub(crate) fn is_requested_since(&self, time: Timestamp) -> bool {
+        self.issued_at >= time
+    }
+
     /// True while the token may be sent to an API.
     pub(super) fn is_usable(&self, now: Timestamp) -> bool {
         now < self.unusable_from

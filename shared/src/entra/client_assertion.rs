@@ -16,6 +16,7 @@ use super::{
     web_identity::WebIdentity,
 };
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
@@ -29,7 +30,7 @@ const ASSERTION_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 /// Builds client assertions for the token endpoints of one cloud.
 pub(super) struct ClientAssertions {
     cloud: Cloud,
-    kms: aws_sdk_kms::Client,
+    kms: LazyClient<aws_sdk_kms::Client>,
     web_identity: WebIdentity,
     clock: Clock,
     random: Random,
@@ -38,7 +39,7 @@ pub(super) struct ClientAssertions {
 impl ClientAssertions {
     pub(super) fn new(cloud: Cloud, aws: &aws_config::SdkConfig, clock: Clock, random: Random) -> Self {
         let web_identity = WebIdentity::new(aws, cloud.federation_audience(), clock.clone());
-        Self { cloud, kms: aws_sdk_kms::Client::new(aws), web_identity, clock, random }
+        Self { cloud, kms: lazy_client(aws, aws_sdk_kms::Client::new), web_identity, clock, random }
     }
 
     /// A client assertion for the token endpoint of `authority`. `None` for a client secret, which needs none.

@@ -14,10 +14,11 @@ use tokio::sync::OnceCell;
 
 use super::credential::{AppCredential, Expiry};
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
-    telemetry,
+    telemetry::{self, Metric},
     text::Secret,
 };
 
@@ -25,6 +26,9 @@ const CREDENTIAL_TTL: SignedDuration = SignedDuration::from_mins(5);
 
 /// The time for which an expired credential stays in use when it cannot be read again.
 const STALE_CREDENTIAL_TTL: SignedDuration = SignedDuration::from_secs(30);
+
+/// The time for which an unusable secret is not read again. A filled one is in use this soon.
+const UNUSABLE_CREDENTIAL_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 const SECRETS_MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -58,10 +62,12 @@ impl CredentialVersions {
 /// Reads the app credential from Secrets Manager and caches it for [`CREDENTIAL_TTL`], or longer while Secrets Manager
 /// fails.
 pub(super) struct CredentialCache {
-    client: aws_sdk_secretsmanager::Client,
+    client: LazyClient<aws_sdk_secretsmanager::Client>,
     secret_id: String,
     clock: Clock,
     cached: Mutex<Option<Cached>>,
+    /// The error of the last read, and its time, if the secret was unusable and there was nothing cached.
+    unusable: Mutex<Option<(Error, Timestamp)>>,
     read_lock: tokio::sync::Mutex<()>,
 }
 
@@ -75,10 +81,11 @@ struct Cached {
 impl CredentialCache {
     pub(super) fn new(aws: &aws_config::SdkConfig, secret_id: String, clock: Clock) -> Self {
         Self {
-            client: aws_sdk_secretsmanager::Client::new(aws),
+            client: lazy_client(aws, aws_sdk_secretsmanager::Client::new),
             secret_id,
             clock,
             cached: Mutex::new(None),
+            unusable: Mutex::new(None),
             read_lock: tokio::sync::Mutex::new(()),
         }
     }
@@ -120,7 +127,9 @@ impl CredentialCache {
         deadline: Deadline,
     ) -> Option<Arc<AppCredential>> {
         let previous = versions.previous.get_or_try_init(|| async {
-            let previous = self.read_stage(PREVIOUS, deadline).await?;
+            let previous = self.read_stage(PREVIOUS, deadline).await?.transpose().map_err(|problem| {
+                Error::Internal(format!("the previous version of the app credential is not usable: {problem}").into())
+            })?;
             // Tenants consent to one application. Another one has other consents.
             let of_same_app = previous.filter(|previous| previous.client_id() == versions.current.client_id());
             Ok::<_, Error>(of_same_app.map(Arc::new))
@@ -163,9 +172,10 @@ impl CredentialCache {
 
     async fn read(&self, deadline: Deadline) -> Result<Arc<CredentialVersions>> {
         let cached = self.cached().map(|cached| cached.versions);
-        let current = self.read_stage(CURRENT, deadline).await.and_then(|current| {
-            current.ok_or_else(|| Error::Internal("the secret of the app credential has no current version".into()))
-        });
+        if let (Some(error), None) = (self.recently_unusable(), &cached) {
+            return Err(error);
+        }
+        let current = self.read_current(deadline).await;
         match (current, cached) {
             (Ok(current), cached) => {
                 self.report_expiry(current.expiry());
@@ -183,8 +193,34 @@ impl CredentialCache {
                 self.cache(&cached, STALE_CREDENTIAL_TTL);
                 Ok(cached)
             }
-            (Err(error), None) => Err(error),
+            (Err(error), None) => {
+                if matches!(error, Error::CredentialUnusable { .. }) {
+                    tracing::error!(cause = %error, "the app credential is not usable; no tenant can be read");
+                    let unusable = Some((error.clone(), self.clock.now()));
+                    *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// The current version. A secret that has none, or one that cannot be used, is counted: only the operator fills it.
+    async fn read_current(&self, deadline: Deadline) -> Result<AppCredential> {
+        let current = match self.read_stage(CURRENT, deadline).await {
+            Ok(Some(stored)) => stored.map_err(|problem| format!("holds no usable credential: {problem}")),
+            Ok(None) => Err("does not exist or has no value yet".to_owned()),
+            Err(error) => return Err(error),
+        };
+        current.map_err(|problem| {
+            telemetry::metrics(None, &[Metric::count("CredentialUnusable", 1)]);
+            Error::CredentialUnusable { secret_id: self.secret_id.clone(), problem }
+        })
+    }
+
+    fn recently_unusable(&self) -> Option<Error> {
+        let unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = self.clock.now();
+        unusable.filter(|(_, read_at)| now.duration_since(*read_at) < UNUSABLE_CREDENTIAL_TTL).map(|(error, _)| error)
     }
 
     /// Reports the days that the current credential is still valid. The metric costs no call, and no further function
@@ -192,9 +228,8 @@ impl CredentialCache {
     fn report_expiry(&self, expiry: Expiry) {
         match expiry {
             Expiry::At(end) => {
-                let now = self.clock.now();
-                let days = end.duration_since(now).as_secs_f64() / 86_400.0;
-                telemetry::metrics(now, None, &[("CredentialDaysLeft", "Count", days)]);
+                let days = end.duration_since(self.clock.now()).as_secs_f64() / 86_400.0;
+                telemetry::metrics(None, &[Metric::gauge("CredentialDaysLeft", days)]);
             }
             Expiry::Malformed => {
                 tracing::error!(
@@ -205,14 +240,17 @@ impl CredentialCache {
         }
     }
 
-    /// The version at a stage of the secret. `None` if the secret has no previous version.
-    async fn read_stage(&self, stage: &str, deadline: Deadline) -> Result<Option<AppCredential>> {
+    /// The version at a stage of the secret, or what is wrong with it. `None` if there is no such version or secret.
+    async fn read_stage(
+        &self,
+        stage: &str,
+        deadline: Deadline,
+    ) -> Result<Option<std::result::Result<AppCredential, &'static str>>> {
         let request = Box::pin(self.client.get_secret_value().secret_id(&self.secret_id).version_stage(stage).send());
         let response = match deadline.at_most(SECRETS_MANAGER_TIMEOUT).run(async { Ok(request.await) }).await? {
             Ok(response) => response,
             Err(error)
-                if stage == PREVIOUS
-                    && error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
+                if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
             {
                 return Ok(None);
             }
@@ -220,8 +258,6 @@ impl CredentialCache {
         };
         let version = response.version_id.unwrap_or_default();
         let json = Secret::new(response.secret_string.unwrap_or_default());
-        AppCredential::parse(&json, version).map(Some).map_err(|problem| {
-            Error::Internal(format!("the secret of the app credential ({stage}) is not usable: {problem}").into())
-        })
+        Ok(Some(AppCredential::parse(&json, version)))
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     microsoft::{IncidentApi, Microsoft},
     random::Random,
     registry::Registry,
+    telemetry::{self, Metric},
     tenant::TenantId,
     text::Secret,
 };
@@ -169,6 +170,7 @@ impl Cache {
         if let Some(token) = &usable
             && (freshness.accepts(token, now) && token.is_fresh(now) || arrival.delays_renewal(now))
         {
+            telemetry::metrics(None, &[Metric::count("TokenCacheHits", 1)]);
             return Ok(token.clone());
         }
         let _lock = match (slot.request_lock.try_lock(), usable.clone()) {

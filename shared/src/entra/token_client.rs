@@ -3,11 +3,11 @@
 mod evidence;
 
 use std::sync::{
-    Arc,
+    Arc, PoisonError,
     atomic::{AtomicI64, Ordering},
 };
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
 use super::{
@@ -26,13 +26,16 @@ use crate::{
         Registry, Write,
         breaker::{BreakerDecision, BreakerKey},
     },
-    telemetry,
+    telemetry::{self, Metric},
     tenant::TenantId,
     text::Secret,
 };
 
 /// The age at which a credential that the breaker stands for is read again. A repaired one is in use this soon.
 const REJECTED_CREDENTIAL_MAX_AGE: SignedDuration = SignedDuration::from_mins(1);
+
+/// The time for which a process takes a breaker for closed that it read as closed.
+const CLOSED_BREAKER_TTL: SignedDuration = SignedDuration::from_secs(5);
 
 /// The time between two notes of the probe tenant by one process.
 const PROBE_TENANT_NOTE_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
@@ -47,6 +50,8 @@ pub(super) struct TokenClient {
     credential_probe_lock: Mutex<()>,
     home_tenant: Option<TenantId>,
     function_name: Option<String>,
+    /// The breaker that this process read as closed last, and the time until which it counts as closed.
+    closed_breaker: std::sync::Mutex<Option<(BreakerKey, Timestamp)>>,
     /// The second at which this process noted the probe tenant last.
     probe_tenant_noted_at: AtomicI64,
 }
@@ -81,6 +86,7 @@ impl TokenClient {
             credential_probe_lock: Mutex::new(()),
             home_tenant: microsoft.home_tenant,
             function_name: microsoft.function_name.clone(),
+            closed_breaker: std::sync::Mutex::new(None),
             probe_tenant_noted_at: AtomicI64::new(i64::MIN),
         }
     }
@@ -102,6 +108,8 @@ impl TokenClient {
             return Err(Error::Throttled { until });
         }
         let outcome = self.exchange(&Grant::ClientCredentials { tenant, api }, versions, deadline).await;
+        let failed = u64::from(outcome.is_err());
+        telemetry::metrics(None, &[Metric::count("TokenRequests", 1), Metric::count("TokenFailures", failed)]);
         self.update_probe_tenant(versions.current.client_id(), tenant, api, &outcome).await;
         match outcome {
             Ok(Accepted { response, credential }) => self.endpoint.validate(response, tenant, api, &credential),
@@ -124,8 +132,7 @@ impl TokenClient {
     /// another breaker, so the secret is read again while the breaker is open.
     async fn exchange(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
         let key = self.breaker_key(&versions.current);
-        let (home, now) = (self.home_tenant.as_ref(), self.clock.now());
-        let newer = match self.registry.breaker_decision(&key, grant.tenant(), home, now).await? {
+        let newer = match self.breaker_decision(&key, grant.tenant()).await? {
             BreakerDecision::Allow => return self.exchange_unguarded(grant, versions, deadline).await,
             BreakerDecision::Reject => self.credentials.no_older_than(REJECTED_CREDENTIAL_MAX_AGE, deadline).await?,
             BreakerDecision::Probe => {
@@ -140,6 +147,23 @@ impl TokenClient {
             return Err(Error::CredentialRejected);
         }
         Box::pin(self.exchange(grant, &newer, deadline)).await
+    }
+
+    /// The breaker's decision, without a read while the breaker counts as closed.
+    async fn breaker_decision(&self, key: &BreakerKey, tenant: Option<&TenantId>) -> Result<BreakerDecision> {
+        let now = self.clock.now();
+        let is_closed = |(closed, until): &(BreakerKey, Timestamp)| closed == key && now < *until;
+        if self.closed_breaker().as_ref().is_some_and(is_closed) {
+            return Ok(BreakerDecision::Allow);
+        }
+        let decision = self.registry.breaker_decision(key, tenant, self.home_tenant.as_ref(), now).await?;
+        let until = now + CLOSED_BREAKER_TTL;
+        *self.closed_breaker() = (decision == BreakerDecision::Allow).then(|| (key.clone(), until));
+        Ok(decision)
+    }
+
+    fn closed_breaker(&self) -> std::sync::MutexGuard<'_, Option<(BreakerKey, Timestamp)>> {
+        self.closed_breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn exchange_unguarded(
@@ -276,13 +300,14 @@ impl TokenClient {
 
     async fn open_breaker(&self, credential: &AppCredential, unknown: Option<(&str, [TenantId; 2])>) -> Result<()> {
         let (key, now) = (self.breaker_key(credential), self.clock.now());
+        *self.closed_breaker() = None;
         if self.registry.open_breaker(&key, unknown, now).await? == Write::Done {
             tracing::error!(
                 client_id = credential.client_id(),
                 unknown_refusal = unknown.map(|(refusal, _)| refusal),
                 "Entra refuses the app credential; no tenant can be read until it is renewed"
             );
-            telemetry::metrics(now, None, &[("CredentialRejected", "Count", 1.0)]);
+            telemetry::metrics(None, &[Metric::count("CredentialRejected", 1)]);
         }
         Ok(())
     }

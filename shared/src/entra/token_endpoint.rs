@@ -20,7 +20,7 @@ use crate::{
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, IncidentApi, Microsoft},
     random::Random,
-    telemetry,
+    telemetry::{self, Metric},
     tenant::TenantId,
     text::Secret,
 };
@@ -248,7 +248,7 @@ impl TokenEndpoint {
             Err(TokenError::ClaimMismatch(mismatch)) => {
                 let (tenant_id, resource) = (tenant.to_string(), api.as_str());
                 tracing::error!(tenant_id, resource, ?mismatch, "discarded a token that does not match the request");
-                telemetry::metrics(self.clock.now(), Some(tenant), &[("ForeignToken", "Count", 1.0)]);
+                telemetry::metrics(Some(tenant), &[Metric::count("ForeignToken", 1)]);
                 Err(malformed)
             }
             Err(TokenError::Malformed) => Err(malformed),
@@ -341,6 +341,7 @@ impl TokenEndpoint {
             TokenErrorAction::Throttled(default) => {
                 let (shortest, longest) = RETRY_AFTER_LIMITS;
                 let wait = retry_after.unwrap_or(default).clamp(shortest, longest);
+                telemetry::metrics(None, &[Metric::count("Throttled", 1)]);
                 AttemptError::Final(Error::Throttled { until: now + wait }.into())
             }
             _ if is_about_the_code => AttemptError::Final(unexpected_status.into()),

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
 use crate::{
+    aws::{LazyClient, lazy_client},
     clock::Clock,
     error::{Error, Result},
     http::Deadline,
@@ -23,7 +24,7 @@ const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The web identity tokens for one audience. One token serves all tenants until it expires.
 pub(super) struct WebIdentity {
-    sts: aws_sdk_sts::Client,
+    sts: LazyClient<aws_sdk_sts::Client>,
     audience: &'static str,
     clock: Clock,
     cached: Mutex<Option<CachedToken>>,
@@ -36,7 +37,7 @@ struct CachedToken {
 
 impl WebIdentity {
     pub(super) fn new(aws: &aws_config::SdkConfig, audience: &'static str, clock: Clock) -> Self {
-        Self { sts: aws_sdk_sts::Client::new(aws), audience, clock, cached: Mutex::new(None) }
+        Self { sts: lazy_client(aws, aws_sdk_sts::Client::new), audience, clock, cached: Mutex::new(None) }
     }
 
     /// A token from the cache, or a new one from STS.

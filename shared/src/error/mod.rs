@@ -25,7 +25,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The caller must change the request, as the text says.
     InvalidRequest(String),
-    /// A JSON route was reached without the gateway's IAM identity.
+    /// A JSON route was reached without an identity that the gateway has checked and that may use it, or a function was
+    /// invoked past the gateway where that is switched off.
     UnauthorizedCaller,
     /// The requested thing is unknown, or its identifier is malformed.
     NotFound,
@@ -49,6 +50,13 @@ pub enum Error {
     Refused(Reason),
     /// Microsoft refuses our credential. This affects every tenant, and only the operator can change it.
     CredentialRejected,
+    /// The secret of our credential has no value, or one that cannot be used. Only the operator can change it.
+    CredentialUnusable {
+        /// The name or ARN of the secret.
+        secret_id: String,
+        /// The rest of the sentence about it, without anything of its value.
+        problem: String,
+    },
     /// Microsoft responded with a status that the call does not expect.
     Upstream {
         /// The HTTP status of Microsoft's response.
@@ -123,7 +131,9 @@ impl Error {
             Self::Conflict { .. } => of("conflict", 409, "The present state forbids it"),
             Self::TenantNotActive(_) | Self::Refused(_) => of("tenant_not_active", 409, "The tenant is not active"),
             Self::Gone => of("gone", 410, "No longer there"),
-            Self::CredentialRejected | Self::Internal(_) => of("internal", 500, "Internal error"),
+            Self::CredentialRejected | Self::CredentialUnusable { .. } | Self::Internal(_) => {
+                of("internal", 500, "Internal error")
+            }
             Self::Throttled { .. } => of("throttled", 503, "Too many calls"),
             Self::Upstream { .. } | Self::Malformed { .. } | Self::FilterNotApplied { .. } | Self::Partial { .. } => {
                 of("upstream_error", 502, "Microsoft responded with an error")
@@ -150,8 +160,14 @@ impl Error {
             | Self::Partial { .. }
             | Self::Unreachable { .. }
             | Self::DeadlineExceeded
+            | Self::CredentialUnusable { .. }
             | Self::Internal(_) => None,
         }
+    }
+
+    /// Returns true for a failure that the running release may have caused. The operator's secret is not its doing.
+    pub fn is_internal_failure(&self) -> bool {
+        self.code().1 == 500 && !matches!(self, Self::CredentialUnusable { .. })
     }
 
     /// The text for a caller: what happened and what to do next, without anything internal.
@@ -159,7 +175,9 @@ impl Error {
         match self {
             Self::InvalidRequest(what) => what.clone(),
             Self::UnauthorizedCaller => {
-                "This route is for callers that API Gateway has identified by IAM. Sign the request with SigV4.".into()
+                "This route is for callers that API Gateway has identified: by IAM (sign the request with SigV4), or by a JWT \
+                 with this route's scope where the deployment admits one."
+                    .into()
             }
             Self::NotFound => "It is unknown here, or its identifier is malformed.".into(),
             Self::Conflict { detail, .. } => detail.clone(),
@@ -174,6 +192,11 @@ impl Error {
             }
             Self::CredentialRejected => {
                 "Microsoft refuses the app credential of this deployment. Its operator must renew it.".into()
+            }
+            Self::CredentialUnusable { .. } => {
+                "The secret of the app credential has no usable value. The operator of this deployment must fill it; the log \
+                 has the command."
+                    .into()
             }
             Self::Upstream { status, call } => {
                 format!("Microsoft responded to {call} with status {status}. Try again later.")
@@ -230,7 +253,7 @@ impl Error {
 
     /// Returns whether the message is reported as failed, so that SQS redelivers it and finally moves it to the
     /// dead-letter queue. Our own failures are, and messages that ask for something impossible, for a person to look at. Failures of
-    /// a tenant and of Microsoft are not, because the next poll covers them.
+    /// a tenant, of Microsoft and of our credential are not, because the next poll covers them.
     pub fn fails_message(&self) -> bool {
         match self {
             Self::Internal(_) | Self::InvalidRequest(_) | Self::UnauthorizedCaller | Self::Gone => true,
@@ -240,6 +263,7 @@ impl Error {
             | Self::Throttled { .. }
             | Self::Refused(_)
             | Self::CredentialRejected
+            | Self::CredentialUnusable { .. }
             | Self::Upstream { .. }
             | Self::Malformed { .. }
             | Self::FilterNotApplied { .. }
@@ -270,6 +294,11 @@ impl fmt::Display for Error {
         match self {
             Self::Internal(error) => f.write_str(&error.context)?,
             Self::Throttled { until } => write!(f, "throttled until {until}")?,
+            Self::CredentialUnusable { secret_id, problem } => write!(
+                f,
+                "the secret {secret_id} {problem}; fill it as infra/README.md says: aws secretsmanager put-secret-value \
+                 --secret-id {secret_id} --secret-string file://credential.json"
+            )?,
             other => f.write_str(&other.detail())?,
         }
         self.source().map_or(Ok(()), |source| write!(f, " (cause: {})", Chain(source)))
@@ -288,6 +317,20 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unusable() -> Error {
+        Error::CredentialUnusable { secret_id: "a/hidden".into(), problem: "has no value yet".into() }
+    }
+
+    #[test]
+    fn unusable_credential_names_its_secret_and_the_command_in_the_log() {
+        let line = unusable().to_string();
+        assert!(line.starts_with("the secret a/hidden has no value yet; "), "{line}");
+        let command = "aws secretsmanager put-secret-value --secret-id a/hidden --secret-string file://credential.json";
+        assert!(line.contains(command), "{line}");
+        assert!(!unusable().fails_message() && !unusable().is_internal_failure());
+        assert!(Error::CredentialRejected.is_internal_failure() && !Error::Gone.is_internal_failure());
+    }
 
     fn unreachable(cause: Cause) -> Error {
         let source = Some(Source::new(std::io::Error::other("a hidden host")));
@@ -318,6 +361,7 @@ mod tests {
             (Error::DeadlineExceeded, "deadline_exceeded", 504, None),
             (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
             (Error::Internal("a hidden table".into()), "internal", 500, None),
+            (unusable(), "internal", 500, None),
         ];
         for (error, code, status, reason) in table {
             let problem = error.problem("id-1");

@@ -1,18 +1,22 @@
 //! The line of the schema `incident/1`.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::version::{Change, Version};
-use crate::{
-    error::{Error, Result},
-    microsoft::IncidentApi,
-    tenant::TenantId,
-};
+use crate::{microsoft::IncidentApi, tenant::TenantId};
 
 /// One version of an incident in the schema `incident/1`, as consumers and callers read it.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct IncidentLine<'a> {
+    head: Head<'a>,
+    incident: &'a str,
+}
+
+/// The members before `incident`.
+#[derive(Debug, Serialize)]
+struct Head<'a> {
     schema: &'static str,
     key: String,
     tenant_id: TenantId,
@@ -21,16 +25,13 @@ pub struct IncidentLine<'a> {
     api: IncidentApi,
     last_updated: String,
     fetched_at: String,
-    incident: &'a RawValue,
 }
 
 impl<'a> IncidentLine<'a> {
-    /// The line of a version, with the record exactly as it was parsed.
-    pub fn of(version: &Version<'a>) -> Result<Self> {
+    /// The line of a version.
+    pub fn of(version: &Version<'a>) -> Self {
         let Version { tenant_id, api, record, change, fetched_at, .. } = *version;
-        let incident: &RawValue = serde_json::from_str(&record.json)
-            .map_err(|error| Error::internal("a parsed record is no longer JSON", error))?;
-        Ok(Self {
+        let head = Head {
             schema: "incident/1",
             key: version.key(),
             tenant_id,
@@ -39,7 +40,18 @@ impl<'a> IncidentLine<'a> {
             api,
             last_updated: record.last_updated.to_string(),
             fetched_at: format!("{fetched_at:.3}"),
-            incident,
-        })
+        };
+        Self { head, incident: &record.json }
+    }
+
+    /// Writes the line as JSON, with the record exactly as it was parsed. It is not parsed again, so it goes to `out` as a
+    /// whole.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&self.head)?;
+        line.pop();
+        line.extend_from_slice(br#","incident":"#);
+        out.write_all(&line)?;
+        out.write_all(self.incident.as_bytes())?;
+        out.write_all(b"}")
     }
 }

@@ -4,9 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
+use memchr::memchr2;
 use serde::{
     Deserializer,
-    de::{MapAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -76,14 +77,36 @@ impl Unreadable {
 }
 
 /// The members of a JSON object, in the order in which they were sent. One name may occur twice.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct Members<'a> {
+    sent: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The alerts, if they were read together with the members. They are not in `sent` then.
+    alerts: Option<AlertIds>,
+}
+
+/// The ids of the alerts in a list. An alert without one counts, other entries do not.
+type AlertIds = Vec<Option<String>>;
 
 impl<'a> Members<'a> {
     /// Returns `None` for anything but an object.
     fn of(object: &'a str) -> Option<Self> {
-        struct InOrder;
+        Self::read(object, None)
+    }
 
-        impl<'de> Visitor<'de> for InOrder {
+    /// The members and the alerts, whose ids have these names. Returns `None` for anything but an object.
+    fn with_alerts(object: &'a str, names: [&str; 2]) -> Option<Self> {
+        // The alerts are almost all of an incident, so the first try reads them in the same pass. It fails at half a surrogate
+        // pair in the place of an alert, which is no alert.
+        Self::read(object, Some(names)).or_else(|| {
+            let mut members = Self::of(object)?;
+            members.alerts = members.find(&["alerts"], |raw| alert_ids(raw, names));
+            Some(members)
+        })
+    }
+
+    fn read(object: &'a str, alert_names: Option<[&str; 2]>) -> Option<Self> {
+        struct InOrder<'n>(Option<[&'n str; 2]>);
+
+        impl<'de> Visitor<'de> for InOrder<'_> {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,15 +114,24 @@ impl<'a> Members<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(32);
-                while let Some((LossyText(name), value)) = map.next_entry()? {
-                    members.push((name, value));
+                let mut members = Members { sent: Vec::with_capacity(32), alerts: None };
+                while let Some(LossyText(name)) = map.next_key()? {
+                    match self.0 {
+                        // Of a member that was sent twice, the last one that can be read counts.
+                        Some(names) if name == "alerts" => {
+                            let ids = map.next_value_seed(AlertsVisitor { names, is_entry: false })?;
+                            members.alerts = ids.or(members.alerts);
+                        }
+                        _ => members.sent.push((name, map.next_value()?)),
+                    }
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
 
-        serde_json::Deserializer::from_str(object).deserialize_map(InOrder).ok()
+        let mut whole = serde_json::Deserializer::from_str(object);
+        let members = whole.deserialize_map(InOrder(alert_names)).ok()?;
+        whole.end().ok().map(|()| members)
     }
 
     /// Returns the first of these members that `read` accepts. Of a member that was sent twice, the last one is tried
@@ -109,7 +141,7 @@ impl<'a> Members<'a> {
     }
 
     fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a RawValue> {
-        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| *value)
+        self.sent.iter().filter(move |(other, _)| other == name).map(|(_, value)| *value)
     }
 }
 
@@ -130,8 +162,14 @@ impl Record {
     /// # Errors
     /// The reason to quarantine it.
     pub fn parse(raw: &[u8], tenant: &TenantId, api: IncidentApi, alerts: Alerts) -> Result<Self, Unreadable> {
-        let json = strip_whitespace(raw).ok_or(Unreadable::NotJson)?;
-        let members = Members::of(&json).ok_or(Unreadable::NotJson)?;
+        let sent = str::from_utf8(raw).map_err(|_| Unreadable::NotJson)?;
+        let alert_names = names_of(api, "id", "alertId");
+        let members = match alerts {
+            Alerts::Included => Members::with_alerts(sent, alert_names),
+            Alerts::Omitted => Members::of(sent),
+        };
+        let mut members = members.ok_or(Unreadable::NotJson)?;
+        let sent_alerts = members.alerts.take().unwrap_or_default();
         let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
         if members.all("tenantId").filter_map(text).any(|named| is_foreign(&named)) {
             return Err(Unreadable::ForeignTenant);
@@ -145,15 +183,9 @@ impl Record {
         let status = word("status").unwrap_or_else(|| "unknown".into());
         let merged_into =
             members.find(&["redirectIncidentId"], |raw| identifier(raw).filter(|id| !id.is_empty() && id != "0"));
-        let sent_alerts = match alerts {
-            Alerts::Included => members.find(&["alerts"], objects).unwrap_or_default(),
-            Alerts::Omitted => Vec::new(),
-        };
-        let alert_ids =
-            sent_alerts.iter().filter_map(|alert| alert.find(&names_of(api, "id", "alertId"), identifier)).collect();
         Ok(Self {
-            state_hash: state_hash_of(&status, merged_into.as_deref(), alert_ids),
             alerts: (alerts == Alerts::Included).then_some(sent_alerts.len()),
+            state_hash: state_hash_of(&status, merged_into.as_deref(), sent_alerts.into_iter().flatten().collect()),
             created: members.find(&names_of(api, "createdDateTime", "createdTime"), time),
             severity: word("severity"),
             assigned_to: members.find(&["assignedTo"], text).filter(|name| !name.is_empty()),
@@ -161,7 +193,7 @@ impl Record {
             last_updated,
             status,
             merged_into,
-            json,
+            json: without_whitespace(sent).into(),
         })
     }
 
@@ -214,10 +246,84 @@ fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok().map(|LossyText(text)| text.into_owned())
 }
 
-/// The objects in a list. Other entries count for nothing. `None`: it is not a list.
-fn objects(raw: &RawValue) -> Option<Vec<Members<'_>>> {
+/// The ids of the alerts in a list, by these names of the member. `None`: it is not a list.
+fn alert_ids(raw: &RawValue, names: [&str; 2]) -> Option<AlertIds> {
     let entries: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
-    Some(entries.into_iter().filter_map(|entry| Members::of(entry.get())).collect())
+    let ids = entries.into_iter().filter_map(|entry| Some(Members::of(entry.get())?.find(&names, identifier)));
+    Some(ids.collect())
+}
+
+/// Reads the ids of the alerts in a list, or of one alert. `None`: it is no list, or no alert.
+#[derive(Clone, Copy)]
+struct AlertsVisitor<'n> {
+    names: [&'n str; 2],
+    is_entry: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for AlertsVisitor<'_> {
+    type Value = Option<AlertIds>;
+
+    fn deserialize<D: Deserializer<'de>>(self, sent: D) -> Result<Self::Value, D::Error> {
+        sent.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AlertsVisitor<'_> {
+    type Value = Option<AlertIds>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("alerts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        if self.is_entry {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(None);
+        }
+        let mut ids = AlertIds::new();
+        while let Some(alert) = list.next_element_seed(Self { is_entry: true, ..self })? {
+            ids.extend(alert.into_iter().flatten());
+        }
+        Ok(Some(ids))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut alert: A) -> Result<Self::Value, A::Error> {
+        let mut ids = [None, None];
+        while let Some(LossyText(name)) = alert.next_key()? {
+            match self.names.iter().position(|wanted| *wanted == name) {
+                Some(at) => ids[at] = identifier(alert.next_value()?).or_else(|| ids[at].take()),
+                None => {
+                    alert.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let [own, other] = ids;
+        Ok(self.is_entry.then(|| vec![own.or(other)]))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
 }
 
 /// Parses a time of either API. A time without an offset is in UTC. Digits beyond the nanosecond are cut off.
@@ -266,27 +372,37 @@ fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<Str
     hex(&context.finish().as_ref()[..8])
 }
 
-/// The same JSON on one line, without white space between its parts. Strings and numbers keep every byte.
-fn strip_whitespace(raw: &[u8]) -> Option<Box<str>> {
-    let checked: &RawValue = serde_json::from_slice(raw).ok()?;
-    let mut text = String::with_capacity(checked.get().len());
-    let (mut in_string, mut escaped) = (false, false);
-    for letter in checked.get().chars() {
-        if in_string {
-            match letter {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                '"' => in_string = false,
-                _ => {}
-            }
-        } else if letter == '"' {
-            in_string = true;
-        } else if letter.is_ascii_whitespace() {
-            continue;
+/// The same JSON on one line, without white space between its parts. Strings and numbers keep every byte. `json` is valid.
+fn without_whitespace(json: &str) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let (mut kept, mut kept_until, mut at) = (String::new(), 0, 0);
+    while let Some(next) = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b' ' | b'\t' | b'\r' | b'\n')) {
+        at += next + 1;
+        if bytes[at - 1] == b'"' {
+            at = end_of_string(bytes, at);
+        } else {
+            kept.push_str(&json[kept_until..at - 1]);
+            kept_until = at;
         }
-        text.push(letter);
     }
-    Some(text.into())
+    if kept_until == 0 {
+        return Cow::Borrowed(json);
+    }
+    kept.push_str(&json[kept_until..]);
+    Cow::Owned(kept)
+}
+
+/// The place after the quote that ends the string that `at` lies in.
+fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(next) = memchr2(b'"', b'\\', &bytes[at..]) {
+        at += next + 1;
+        if bytes[at - 1] == b'"' {
+            return at;
+        }
+        // The byte after a backslash ends no string.
+        at = (at + 1).min(bytes.len());
+    }
+    bytes.len()
 }
 
 #[cfg(test)]

@@ -237,7 +237,8 @@ impl Version<'_> {
 /// The packed form that the registry stores: `2026-01-01T00:00:00.1234567Z oga 0123456789abcdef 1`.
 ///
 /// Its parts are the time of the last update, three marks, the state hash and the ordinal. The marks are the state
-/// (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none).
+/// (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none). A newer release may
+/// have other marks, and more parts behind these; read as the first of each, the time and the hash still tell what was delivered.
 impl fmt::Display for DeliveredVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
@@ -262,22 +263,20 @@ impl FromStr for DeliveredVersion {
     type Err = NotADeliveredVersion;
 
     fn from_str(text: &str) -> Result<Self, NotADeliveredVersion> {
-        let [last_updated, marks, state_hash, ordinal] = text.split(' ').collect::<Vec<_>>()[..] else {
+        let [last_updated, marks, state_hash, ordinal, ..] = text.split(' ').collect::<Vec<_>>()[..] else {
             return Err(NotADeliveredVersion);
         };
-        let [state, api, alerts] = marks.as_bytes()[..] else { return Err(NotADeliveredVersion) };
+        let [state, api, alerts, ..] = marks.as_bytes()[..] else { return Err(NotADeliveredVersion) };
         Ok(Self {
             last_updated: last_updated.parse().map_err(|_| NotADeliveredVersion)?,
             state: match state {
-                b'o' => State::Open,
                 b'r' => State::Resolved,
                 b'm' => State::Redirected,
-                _ => return Err(NotADeliveredVersion),
+                _ => State::Open,
             },
             api: match api {
-                b'g' => IncidentApi::Graph,
                 b'd' => IncidentApi::Defender,
-                _ => return Err(NotADeliveredVersion),
+                _ => IncidentApi::Graph,
             },
             with_alerts: alerts == b'a',
             state_hash: state_hash.to_owned(),

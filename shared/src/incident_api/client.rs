@@ -24,6 +24,7 @@ use crate::{
     microsoft::{Endpoints, IncidentApi},
     queue::SyncKind,
     registry::{Registry, budget::BudgetOf, lease::Lease},
+    telemetry::{self, Metric},
     tenant::{Reason, TenantId},
 };
 
@@ -186,7 +187,7 @@ impl TenantClient<'_> {
     }
 
     /// Takes a call out of the budget and sends a request with a token of the tenant. A refused token is dropped, and a
-    /// fresh one tried once; after a 401, once in all work under one lease.
+    /// fresh one tried once; after a 401, once in all work under one lease, and only if the refused one came from the cache.
     async fn request(
         &mut self,
         call: Call,
@@ -194,7 +195,8 @@ impl TenantClient<'_> {
         deadline: Deadline,
         request: impl Fn(&HttpClient) -> RequestBuilder,
     ) -> Result<Response> {
-        self.take_call(call, self.incidents.clock.now()).await?;
+        let started = self.incidents.clock.now();
+        self.take_call(call, started).await?;
         let Incidents { tokens, http, .. } = self.incidents;
         let token: Arc<AccessToken> = match freshness {
             TokenFreshness::Cached => tokens.access_token(&self.tenant, self.api, deadline).await?,
@@ -203,7 +205,9 @@ impl TenantClient<'_> {
             }
         };
         let response = send_with_token(request(http), &token, call, deadline).await?;
-        if !refuses_token(&response) || response.status() == StatusCode::UNAUTHORIZED && !self.may_replace_token() {
+        // A token that this call requested itself is as fresh as another one would be.
+        let is_final = |client: &mut Self| token.is_requested_since(started) || !client.may_replace_token();
+        if !refuses_token(&response) || response.status() == StatusCode::UNAUTHORIZED && is_final(self) {
             return self.successful(call, response).await;
         }
         let fresh = tokens.fresh_access_token(&self.tenant, self.api, deadline).await;
@@ -249,9 +253,17 @@ impl TenantClient<'_> {
 
     /// Returns a successful response, or the error that it stands for.
     async fn successful(&mut self, call: Call, response: Response) -> Result<Response> {
+        let status = response.status();
+        if !status.is_success() {
+            let (status, microsoft_request_id) = (status.as_u16(), response.request_id());
+            tracing::warn!(api = self.api.as_str(), status, microsoft_request_id, "Microsoft refused {call}");
+        }
         match classify_response(response, self.incidents.clock.now()).await {
             ResponseClass::Success(response) => Ok(response),
-            ResponseClass::Throttled { until } => Err(self.throttled(call, until).await),
+            ResponseClass::Throttled { until } => {
+                telemetry::metrics(None, &[Metric::count("Throttled", 1)]);
+                Err(self.throttled(call, until).await)
+            }
             ResponseClass::Failed(error) => Err(error),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use memchr::memchr2;
 use serde::Deserialize;
 
 use crate::error::Result;
@@ -11,6 +12,9 @@ pub const MAX_ROW_BYTES: usize = 32 << 20;
 
 /// The largest size of everything around the rows.
 const MAX_ENVELOPE_BYTES: usize = 64 << 10;
+
+/// The number of open brackets around a row: the body's and that of `value`.
+const ROWS_DEPTH: usize = 2;
 
 /// The error for a body that is not a JSON object with an array `value` of objects, or that has too large a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +48,15 @@ pub(super) struct ODataReader {
 
 impl ODataReader {
     /// Reads the next piece of the body.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), NotACollection> {
-        for &byte in bytes {
-            self.push_byte(byte);
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), NotACollection> {
+        while let Some(&byte) = bytes.first() {
+            let read = if self.in_row {
+                self.push_row(bytes)
+            } else {
+                self.push_byte(byte);
+                1
+            };
+            bytes = &bytes[read..];
         }
         if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
             return Err(NotACollection);
@@ -73,10 +83,45 @@ impl ODataReader {
         if envelope.value.is_some() { Ok(envelope) } else { Err(NotACollection) }
     }
 
+    /// Takes bytes up to the end of the row, as far as they hold it, and returns their number. Almost all of a body passes
+    /// here, so the state is in local variables and the bytes are copied at once.
+    fn push_row(&mut self, bytes: &[u8]) -> usize {
+        let (mut depth, mut in_string, mut escaped) = (self.depth, self.in_string, self.escaped);
+        let mut read = 0;
+        while read < bytes.len() && depth > ROWS_DEPTH {
+            let rest = &bytes[read..];
+            let next = if escaped {
+                Some(0)
+            } else if in_string {
+                memchr2(b'"', b'\\', rest)
+            } else {
+                rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']'))
+            };
+            let Some(next) = next else {
+                read = bytes.len();
+                break;
+            };
+            match rest[next] {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                b'{' | b'[' => depth += 1,
+                _ => depth -= 1,
+            }
+            read += next + 1;
+        }
+        (self.depth, self.in_string, self.escaped) = (depth, in_string, escaped);
+        self.row.extend_from_slice(&bytes[..read]);
+        if depth == ROWS_DEPTH {
+            self.in_row = false;
+            self.complete.push_back(std::mem::take(&mut self.row));
+        }
+        read
+    }
+
+    /// Takes a byte outside of the rows.
     fn push_byte(&mut self, byte: u8) {
-        if self.in_row {
-            self.row.push(byte);
-        } else if !self.in_value || self.in_string {
+        if !self.in_value || self.in_string {
             self.envelope.push(byte);
         }
         if self.in_string {
@@ -94,7 +139,7 @@ impl ODataReader {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if self.in_value && !self.in_row {
+                if self.in_value {
                     self.envelope.push(byte);
                 }
                 self.last_string.0 = self.envelope.len();
@@ -103,21 +148,21 @@ impl ODataReader {
             b'}' | b']' => self.close(byte),
             b',' | b' ' | b'\t' | b'\r' | b'\n' => {}
             // A row that is not an object stays in the envelope and makes it unreadable.
-            other if self.in_value && !self.in_row => self.envelope.push(other),
+            other if self.in_value => self.envelope.push(other),
             _ => {}
         }
     }
 
     fn open(&mut self, byte: u8) {
         self.depth += 1;
-        if self.in_value && !self.in_row {
+        if self.in_value {
             if byte == b'{' {
                 self.in_row = true;
                 self.row.push(byte);
             } else {
                 self.envelope.push(byte);
             }
-        } else if byte == b'[' && self.depth == 2 && !self.in_row {
+        } else if byte == b'[' && self.depth == ROWS_DEPTH {
             let (from, to) = self.last_string;
             self.in_value = self.envelope.get(from..to) == Some(b"value".as_slice());
         }
@@ -125,12 +170,7 @@ impl ODataReader {
 
     fn close(&mut self, byte: u8) {
         self.depth = self.depth.saturating_sub(1);
-        if self.in_row {
-            if self.depth == 2 {
-                self.in_row = false;
-                self.complete.push_back(std::mem::take(&mut self.row));
-            }
-        } else if self.in_value {
+        if self.in_value {
             self.envelope.push(byte);
             self.in_value = self.depth > 1;
         }

@@ -12,10 +12,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tracing::Instrument;
 
+use super::jwt;
 use crate::{
     clock::Clock,
+    config::JwtAudience,
     error::{Error, Result},
     http::Deadline,
+    telemetry,
     tenant::TenantId,
 };
 
@@ -41,7 +44,7 @@ impl Invocation {
 
     /// Runs `work` in a span that adds `request_id` to its log lines. The future is boxed, as [`crate::lambda`] explains.
     pub fn in_request_span<'a, T>(&self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
-        let span = tracing::info_span!("invocation", request_id = self.request_id);
+        let span = tracing::info_span!(telemetry::INVOCATION_SPAN, request_id = self.request_id);
         work.instrument(span).boxed()
     }
 }
@@ -102,15 +105,18 @@ pub struct HttpRequest {
     pub body: Vec<u8>,
     /// The host name of the gateway that took the request.
     pub domain_name: String,
-    /// The caller by the gateway's IAM check. `None` on public routes and for forged events.
+    /// The caller by the gateway's IAM check, or by [`HttpRequest::with_jwt_caller`]. `None` on public routes and for
+    /// forged events.
     pub caller: Option<Caller>,
+    /// The claims that the gateway's JWT authoriser has checked, of a request without an IAM caller.
+    pub jwt_claims: Option<Box<Map<String, Value>>>,
 }
 
-/// An IAM identity that the gateway has checked.
+/// An identity that the gateway has checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The ARN of the user or role session.
-    pub user_arn: String,
+    /// The ARN of an IAM user or role session; else the issuer and the subject of a JWT.
+    pub name: String,
 }
 
 impl Event {
@@ -177,7 +183,9 @@ impl HttpRequest {
         let route_key = Some(text(event, "routeKey")).filter(|key| is_filled_in(key, &path_parameters, path));
         let headers = texts(event, "headers").map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         let cookies = event.get("cookies").and_then(Value::as_array).into_iter().flatten();
-        let user_arn = context.pointer("/authorizer/iam").map(|iam| text(iam, "userArn")).filter(|arn| !arn.is_empty());
+        let authorizer = &context["authorizer"];
+        let user_arn = authorizer.get("iam").map(|iam| text(iam, "userArn")).filter(|arn| !arn.is_empty());
+        let claims = if authorizer.get("iam").is_none() { authorizer.pointer("/jwt/claims") } else { None };
         let body = event.get("body").and_then(Value::as_str).unwrap_or_default();
         let encoded = event.get("isBase64Encoded").and_then(Value::as_bool).unwrap_or(false);
         let query = event.get("rawQueryString").and_then(Value::as_str).unwrap_or_default();
@@ -191,8 +199,18 @@ impl HttpRequest {
             // Malformed base64 counts as an empty body. A route that needs a body refuses it.
             body: if encoded { BASE64_STANDARD.decode(body).unwrap_or_default() } else { body.as_bytes().to_vec() },
             domain_name: text(context, "domainName"),
-            caller: user_arn.map(|user_arn| Caller { user_arn }),
+            caller: user_arn.map(|name| Caller { name }),
+            jwt_claims: claims.and_then(Value::as_object).cloned().map(Box::new),
         }
+    }
+
+    /// The request with the caller of its JWT, if the claims hold this audience and the scope of the route. Without an
+    /// audience only IAM callers are admitted.
+    #[must_use]
+    pub fn with_jwt_caller(self, audience: Option<&JwtAudience>) -> Self {
+        let (Some(audience), Some(claims), None) = (audience, &self.jwt_claims, &self.caller) else { return self };
+        let caller = jwt::caller(audience, &self.route_key, claims);
+        Self { caller, ..self }
     }
 
     /// The value of a path parameter, or an empty text if the route has no such parameter.
@@ -205,7 +223,7 @@ impl HttpRequest {
         Ok(self.path_parameter("tenant_id").parse()?)
     }
 
-    /// The IAM caller, or [`Error::UnauthorizedCaller`].
+    /// The caller, or [`Error::UnauthorizedCaller`].
     pub fn caller(&self) -> Result<&Caller> {
         self.caller.as_ref().ok_or(Error::UnauthorizedCaller)
     }
@@ -320,7 +338,7 @@ mod tests {
         assert_eq!(request.path_parameter("job_id"), "");
         assert_eq!(request.body, b"hi");
         assert_eq!(request.cookie("__Host-mandate"), Some("abc"));
-        assert_eq!(request.caller().unwrap().user_arn, "arn:aws:iam::1:user/u");
+        assert_eq!(request.caller().unwrap().name, "arn:aws:iam::1:user/u");
         assert_eq!(request.headers["content-type"], "text/plain");
         assert!(request.parameters(&["a", "b"]).is_err(), "a parameter that comes twice is refused");
     }

@@ -7,5 +7,6 @@
 //! also keeps the caller's future from holding the work itself.
 
 pub mod event;
+mod jwt;
 pub mod route;
 pub mod runtime;

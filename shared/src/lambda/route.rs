@@ -20,7 +20,7 @@ const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
 /// Runs the work of a JSON route until the deadline and logs its outcome. An error or a panic becomes a problem document.
-/// Without an IAM caller the work does not start. The log lines name the tenant of the path.
+/// Without a caller the work does not start. The log lines name the tenant of the path.
 pub async fn json_route(
     invocation: &Invocation,
     clock: &Clock,
@@ -36,21 +36,23 @@ pub async fn json_route(
             Err(error) => Err(error),
         };
         let duration_ms = clock.milliseconds_since(started);
-        log_outcome(clock, request, outcome.as_ref(), duration_ms);
+        log_outcome(request, outcome.as_ref(), duration_ms);
         outcome.unwrap_or_else(|error| HttpResponse::problem(&error, invocation, clock.now()))
     };
     work.instrument(span).await
 }
 
-fn log_outcome(clock: &Clock, request: &HttpRequest, outcome: Result<&HttpResponse, &Error>, duration_ms: i64) {
+fn log_outcome(request: &HttpRequest, outcome: Result<&HttpResponse, &Error>, duration_ms: i64) {
     let method = &request.method;
     match outcome {
         Ok(response) => tracing::info!(method, status = response.status, duration_ms, "request served"),
         Err(error) => {
             let (code, status) = error.code();
             let reason = error.reason().map(Reason::as_str);
+            if error.is_internal_failure() {
+                telemetry::internal_failure();
+            }
             if status == 500 {
-                telemetry::internal_failure(clock.now());
                 tracing::error!(method, status, code, reason, duration_ms, cause = %error, "request failed");
             } else {
                 tracing::warn!(method, status, code, reason, duration_ms, "request refused");
@@ -76,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_on_a_json_route_is_a_problem_document() {
-        let caller = Caller { user_arn: "arn:aws:iam::1:user/u".into() };
+        let caller = Caller { name: "arn:aws:iam::1:user/u".into() };
         let request = HttpRequest { caller: Some(caller), ..HttpRequest::default() };
         let deadline = Deadline::within(Duration::from_secs(5), &Clock::system());
         let invocation = Invocation { request_id: "r-1".into(), deadline };

@@ -1,16 +1,16 @@
 //! The process of a function: start, events until Lambda ends it, panics.
 
-use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, process::ExitCode, str::FromStr, sync::Arc};
 
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::SdkConfig;
 use aws_lc_rs::rand::SystemRandom;
-use aws_smithy_types::timeout::TimeoutConfig;
 use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
 use tracing::{Span, level_filters::LevelFilter};
 
 use crate::{
+    aws,
     clock::Clock,
     config::{self, Variables},
     error::Error,
@@ -20,10 +20,6 @@ use crate::{
     telemetry::{self, MetricDimensions},
     tenant::TenantId,
 };
-
-/// The time after which the AWS SDK gives up an attempt of a call. A connection of a sandbox that was frozen may be dead
-/// without either side having closed it.
-const AWS_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The outside world of a function's process: AWS, the network, time and randomness. Tests pass their own.
 #[derive(Clone)]
@@ -58,7 +54,7 @@ async fn run<C, F>(
 ) -> std::result::Result<(), ExitCode> {
     let config = configure(read)?;
     let clock = Clock::system();
-    let aws = aws_config::defaults(BehaviorVersion::latest()).timeout_config(aws_timeouts()).load().await;
+    let aws = aws::config().await;
     let http = HttpClient::new().map_err(fatal)?;
     let platform = Platform { aws, http, clock: clock.clone(), random: Arc::new(SystemRandom::new()) };
     let (function, handle, clock) = (&build(config, &platform), &handle, &clock);
@@ -70,11 +66,6 @@ async fn run<C, F>(
     lambda_runtime::run(service).await.map_err(fatal)
 }
 
-/// The time-outs of all calls to AWS.
-pub fn aws_timeouts() -> TimeoutConfig {
-    TimeoutConfig::builder().operation_attempt_timeout(AWS_ATTEMPT_TIMEOUT).build()
-}
-
 /// Reads `LOG_LEVEL` and the configuration of the function, and starts logging.
 ///
 /// # Errors
@@ -84,8 +75,11 @@ fn configure<T>(read: impl FnOnce(&mut Variables<'_>) -> Option<T>) -> std::resu
         let rule = "must be error, warn, info, debug or trace";
         let LogLevel(level) = variables.parsed("LOG_LEVEL", LogLevel(LevelFilter::INFO), rule);
         let mut name = |variable| variables.optional(variable).unwrap_or_default();
-        let dimensions =
-            MetricDimensions { table_name: name("TABLE_NAME"), function_name: name("AWS_LAMBDA_FUNCTION_NAME") };
+        let dimensions = MetricDimensions {
+            table_name: name("TABLE_NAME"),
+            function_name: name("AWS_LAMBDA_FUNCTION_NAME"),
+            function_version: name("AWS_LAMBDA_FUNCTION_VERSION"),
+        };
         Some((level, dimensions, read(variables)?))
     });
     match configured {

@@ -43,6 +43,10 @@ pub fn may_bind(invitation: &Invitation, signed_in: &SignedIn, tenant: Option<&T
         return if may_return { new } else { Binding::Refused(ConsentRejection::Closed) };
     }
     let is_same_customer = tenant.customer == invitation.customer;
+    if let Status::Unknown(_) = tenant.status {
+        let refused = Binding::Refused(ConsentRejection::OtherCustomer);
+        return if is_same_customer { Binding::Unchanged } else { refused };
+    }
     if !is_same_customer && (tenant.was_active() || !is_authorized) {
         return Binding::Refused(ConsentRejection::OtherCustomer);
     }
@@ -67,6 +71,7 @@ mod tests {
         microsoft::IncidentApi,
         registry::invitations::InvitationToken,
         tenant::{Reason, TenantId},
+        text::UnknownWord,
     };
 
     const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
@@ -167,6 +172,12 @@ mod tests {
             ),
             row("offboarded before the invitation", offboarded_at(-1), as_new, as_new),
             row("offboarded after the invitation", offboarded_at(1), [CLOSED; 4], [CLOSED; 4]),
+            row(
+                "in a status of a newer release",
+                state(Status::Unknown(UnknownWord::of("suspended")), None, false),
+                [Unchanged; 4],
+                [OTHER; 4],
+            ),
             row("offboarded at an unknown time", state(offboarded, None, true), [CLOSED; 4], [CLOSED; 4]),
         ]
     }

@@ -72,6 +72,10 @@ impl Consent {
         (invitation.used_at, invitation.used_by) == (Some(self.at), Some(self.signed_in.tenant_id))
     }
 
+    fn is_applied_to(&self, tenant: &Tenant) -> bool {
+        tenant.consented_at == Some(self.at)
+    }
+
     fn is_repeated_or_older(&self, tenant: &Tenant) -> bool {
         tenant.consented_at.is_some_and(|at| at >= self.at)
     }
@@ -177,8 +181,16 @@ impl Onboarding {
         let (before, after) = changed.await?;
         if let Binding::Refused(rejection) = binding {
             self.release_invitation(consent).await?;
+            // Another request may have applied this consent meanwhile. It used the invitation, so nobody else may.
+            if let Some(tenant) = self.registry.tenant(&tenant_id).await?.filter(|tenant| consent.is_applied_to(tenant))
+            {
+                self.keep_invitation_used(consent).await?;
+                return Ok(Recorded::Accepted(Box::new(tenant)));
+            }
             return Ok(Recorded::Refused(rejection));
         }
+        // Another request may have refused this consent meanwhile, and released the invitation.
+        self.keep_invitation_used(consent).await?;
         if is_replaced(&before, &after) {
             tracing::warn!(target: RECORD, audit = true,
                 tenant_id = %tenant_id,
@@ -233,6 +245,18 @@ impl Onboarding {
         self.registry.change_invitation(&consent.invitation_id, release).await.map(drop)
     }
 
+    /// Marks the invitation of a consent that was applied as used, where it no longer is.
+    async fn keep_invitation_used(&self, consent: &Consent) -> Result<()> {
+        if self.use_invitation(consent).await?.is_err() {
+            tracing::warn!(target: RECORD, audit = true,
+                tenant_id = %consent.signed_in.tenant_id,
+                invitation_id = consent.invitation_id,
+                "two consents used one invitation at once"
+            );
+        }
+        Ok(())
+    }
+
     /// Marks the invitation as used by this consent. The inner error: another consent has used it, or it is revoked. Its
     /// expiry does not matter here, because the attempt started in time.
     async fn use_invitation(&self, consent: &Consent) -> Result<Result<(), ConsentRejection>> {
@@ -262,9 +286,9 @@ impl Onboarding {
 
     /// Opens the feed of a tenant that may be polled, and announces changes of its status.
     async fn publish(&self, after: &Tenant) -> Result<()> {
-        let is_the_operators = after.reason == Some(Reason::Operator);
+        let is_ours = matches!(after.status, Status::Pending | Status::Active | Status::Paused);
         // An unchanged tenant, too: a worker that died before this step leaves a tenant without a feed.
-        if after.status != Status::Offboarded && !is_the_operators {
+        if is_ours && !after.reason.is_some_and(Reason::outlasts_success) {
             self.registry.open_feed(&after.tenant_id, self.clock.now()).await?;
         }
         self.events.announce_status(&self.registry, after).await

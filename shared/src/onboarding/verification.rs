@@ -73,7 +73,7 @@ impl Onboarding {
         let result = self.verify(tenant, deadline).await?;
         let now = self.clock.now();
         let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
-            if tenant.status != Status::Paused || tenant.reason == Some(Reason::Operator) {
+            if tenant.status != Status::Paused || tenant.reason.is_some_and(Reason::outlasts_success) {
                 return Ok(());
             }
             apply_result(tenant, &result, now);
@@ -98,7 +98,7 @@ impl Onboarding {
                 Ok(()) => return Ok(VerificationResult::Usable { api, roles }),
                 Err(Error::Refused(reason)) => (reason, None),
                 Err(Error::Throttled { until }) => (Reason::Throttled, Some(until)),
-                Err(Error::CredentialRejected) => (Reason::CredentialRejected, None),
+                Err(Error::CredentialRejected | Error::CredentialUnusable { .. }) => (Reason::CredentialRejected, None),
                 Err(
                     Error::Upstream { .. }
                     | Error::Malformed { .. }
@@ -179,7 +179,8 @@ fn is_final(reason: Reason) -> bool {
         | Reason::CredentialRejected
         | Reason::Throttled
         | Reason::Unavailable
-        | Reason::Operator => false,
+        | Reason::Operator
+        | Reason::Unknown(_) => false,
     }
 }
 

@@ -2,12 +2,19 @@
 //!
 //! Its key is derived from a secret in the browser's cookie.
 
+use std::fmt;
+
 use aws_lc_rs::rand::SecureRandom;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Registry, Write, invitations::Invitation, table::to_item};
+use super::{
+    Registry, Write,
+    carry_over::carry_over,
+    invitations::Invitation,
+    table::{Item, from_item, to_item},
+};
 use crate::{
     error::{Error, Result},
     random::random_bytes,
@@ -60,6 +67,9 @@ pub enum Stage {
         #[serde(default)]
         consented: bool,
     },
+    /// A stage of a newer release, which alone goes on with it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The person whom the ID token of an attempt names, with what the token proves.
@@ -99,6 +109,9 @@ pub enum ConsentRejection {
     RoleNotProven,
     /// The invitation was used, revoked, or made before the tenant was offboarded or paused by the operator.
     Closed,
+    /// A reason of a newer release.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ConsentRejection {
@@ -111,6 +124,7 @@ impl ConsentRejection {
             Self::NotVerified => "not_verified",
             Self::RoleNotProven => "role_not_proven",
             Self::Closed => "invitation_closed",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -137,6 +151,19 @@ pub struct ConsentAttempt {
     pub stage: Stage,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
+    /// The item as it was read. Empty in a new attempt.
+    #[serde(skip)]
+    stored: StoredItem,
+}
+
+/// The attributes of a stored attempt, which hold its secrets.
+#[derive(Default)]
+struct StoredItem(Item);
+
+impl fmt::Debug for StoredItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredItem(redacted)")
+    }
 }
 
 /// Serialises a secret. The table is the only place where these two are stored.
@@ -174,6 +201,7 @@ impl ConsentAttempt {
             nonce: secret()?,
             stage: Stage::Begun,
             revision: 0,
+            stored: StoredItem::default(),
         })
     }
 
@@ -205,18 +233,24 @@ impl Registry {
 
     /// Reads an attempt with a consistent read. It may be expired.
     pub async fn attempt(&self, attempt_id: &str) -> Result<Option<ConsentAttempt>> {
-        self.get(&attempt_pk(attempt_id), SORT_KEY).await
+        let Some(item) = self.get_item(&attempt_pk(attempt_id), SORT_KEY).await? else { return Ok(None) };
+        Ok(Some(ConsentAttempt { stored: StoredItem(item.clone()), ..from_item(item)? }))
     }
 
     /// Moves an attempt to `stage`. [`Write::Conflict`]: another request has moved it since it was read, and `attempt` is
     /// unchanged.
     pub async fn advance_attempt(&self, attempt: &mut ConsentAttempt, stage: Stage) -> Result<Write> {
+        let read = to_item(&stored(attempt))?;
         let (before, previous) = (attempt.revision, std::mem::replace(&mut attempt.stage, stage));
         attempt.revision = before + 1;
-        let write = self.put_revision(to_item(&stored(attempt))?, Some(before)).await?;
+        let base = if attempt.stored.0.is_empty() { read.clone() } else { attempt.stored.0.clone() };
+        let item = carry_over(base, &read, to_item(&stored(attempt))?);
+        let write = self.put_revision(item.clone(), Some(before)).await?;
         if write == Write::Conflict {
             attempt.revision = before;
             attempt.stage = previous;
+        } else {
+            attempt.stored = StoredItem(item);
         }
         Ok(write)
     }
@@ -262,11 +296,11 @@ mod tests {
         };
         let item = to_item(&stored(&attempt)).unwrap();
         assert_eq!(item["expires_at"].as_n().unwrap(), &attempt.expires_at.as_second().to_string());
-        let read: ConsentAttempt = from_item(item).unwrap();
+        let read = ConsentAttempt { stored: StoredItem(item.clone()), ..from_item(item).unwrap() };
         assert_eq!(read.stage, attempt.stage);
         assert_eq!(read.code_verifier.expose(), attempt.code_verifier.expose());
         assert_eq!(read.expires_at, attempt.expires_at);
-        let shown = format!("{attempt:?}");
+        let shown = format!("{attempt:?} {read:?}");
         assert!(!shown.contains(attempt.code_verifier.expose()) && !shown.contains(attempt.nonce.expose()));
     }
 }

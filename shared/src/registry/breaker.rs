@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Registry, Write,
-    table::{number, text, update_if},
+    table::{number, text, update_if, with_schema},
     tenants::Status,
 };
 use crate::{
@@ -195,7 +195,7 @@ impl Registry {
                 .expression_attribute_values(":refusal", text(refusal))
                 .expression_attribute_values(":tenants", AttributeValue::Ss(tenants));
         }
-        update_if(open.update_expression(set)).await
+        update_if(with_schema(open.update_expression(set))).await
     }
 
     /// Closes the breaker because Entra accepted the credential for a tenant. An unknown refusal that had opened it, and
@@ -267,7 +267,7 @@ impl Registry {
                     .expression_attribute_values(":read", number(at.as_millisecond())),
                 None => note.condition_expression("attribute_not_exists(suspected_at)"),
             };
-            if update_if(note).await? == Write::Done {
+            if update_if(with_schema(note)).await? == Write::Done {
                 return Ok(None);
             }
         }
@@ -283,7 +283,7 @@ impl Registry {
             .expression_attribute_values(":false", AttributeValue::Bool(false))
             .expression_attribute_values(":next", next_probe_after(now))
             .expression_attribute_values(":now", number(now.as_millisecond()));
-        update_if(claim).await
+        update_if(with_schema(claim)).await
     }
 
     /// Notes that the check of the home tenant gave no verdict.
@@ -343,7 +343,7 @@ impl Registry {
             .expression_attribute_values(":api", text(api.as_str()))
             .expression_attribute_values(":now", number(now.as_millisecond()))
             .expression_attribute_values(":old", number((now - PROBE_TENANT_TTL).as_millisecond()));
-        update_if(note).await.map(drop)
+        update_if(with_schema(note)).await.map(drop)
     }
 
     /// Forgets the probe tenant if it is `tenant`, which Entra refuses.

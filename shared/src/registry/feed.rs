@@ -11,7 +11,7 @@ use super::{
     budget::{Budget, BudgetOf},
     due::shard_of,
     position::{PageSizes, Position},
-    table::{from_item, number, string, text, update_if},
+    table::{from_item, number, string, text, update_if, with_schema},
     tenant_of, tenant_pk,
 };
 use crate::{
@@ -143,14 +143,13 @@ impl Feed {
 impl Registry {
     /// Makes a tenant due at once. Creates its feed if there is none, and keeps the start and the cursor of one that exists.
     pub async fn open_feed(&self, tenant: &TenantId, now: Timestamp) -> Result<()> {
-        self.update_feed(tenant)
+        let update = self
+            .update_feed(tenant)
             .update_expression("SET due_shard = :shard, due_at = :now, fence = if_not_exists(fence, :zero)")
             .expression_attribute_values(":shard", text(shard_of(tenant)))
             .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":zero", number(0))
-            .send()
-            .await
-            .map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
+            .expression_attribute_values(":zero", number(0));
+        with_schema(update).send().await.map_err(|error| Error::aws("dynamodb:UpdateItem", &error))?;
         self.restore_throttling(tenant, now).await
     }
 

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     queue::SyncKind,
     tenant::TenantId,
+    text::UnknownWord,
 };
 
 /// The longest span of a job. Defender XDR keeps its data for 180 days.
@@ -29,28 +30,45 @@ const MAX_JOB_FAILURES: u32 = 20;
 /// The time without progress after which a sweep fails, so that the next one begins anew.
 const MAX_SWEEP_STANDSTILL: SignedDuration = SignedDuration::from_hours(24);
 
-/// The two kinds of jobs.
+/// The kinds of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "String", into = "&'static str")]
 pub enum JobKind {
     /// Delivers incidents that are older than the feed.
     Backfill,
     /// Compares the incidents that Microsoft shows with the delivered versions, and delivers the missing ones.
     Sweep,
+    /// A kind of a newer release, which alone works on it.
+    Unknown(UnknownWord),
 }
 
-impl From<JobKind> for SyncKind {
-    fn from(kind: JobKind) -> Self {
-        match kind {
-            JobKind::Backfill => Self::Backfill,
-            JobKind::Sweep => Self::Sweep,
+impl JobKind {
+    /// The interface's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backfill => "backfill",
+            Self::Sweep => "sweep",
+            Self::Unknown(word) => word.as_str(),
         }
+    }
+}
+
+impl From<String> for JobKind {
+    fn from(text: String) -> Self {
+        let known = [Self::Backfill, Self::Sweep].into_iter().find(|known| known.as_str() == text);
+        known.unwrap_or(Self::Unknown(UnknownWord::of(&text)))
+    }
+}
+
+impl From<JobKind> for &'static str {
+    fn from(kind: JobKind) -> Self {
+        kind.as_str()
     }
 }
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "String", into = "&'static str")]
 pub enum JobStatus {
     /// No worker has started it.
     Queued,
@@ -63,15 +81,43 @@ pub enum JobStatus {
     /// Our side failed too many times in a row, or it is a sweep that came no further for a day or could compare nothing.
     /// Polls continue.
     Failed,
+    /// A status of a newer release, which alone works on the job.
+    Unknown(UnknownWord),
 }
 
 impl JobStatus {
-    /// Returns true while there is work left.
+    const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Done, Self::Cancelled, Self::Failed];
+
+    /// Returns true while there is work left that this release knows of.
     pub fn is_open(self) -> bool {
         match self {
             Self::Queued | Self::Running => true,
-            Self::Done | Self::Cancelled | Self::Failed => false,
+            Self::Done | Self::Cancelled | Self::Failed | Self::Unknown(_) => false,
         }
+    }
+
+    /// The interface's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Unknown(word) => word.as_str(),
+        }
+    }
+}
+
+impl From<String> for JobStatus {
+    fn from(text: String) -> Self {
+        Self::ALL.into_iter().find(|known| known.as_str() == text).unwrap_or(Self::Unknown(UnknownWord::of(&text)))
+    }
+}
+
+impl From<JobStatus> for &'static str {
+    fn from(status: JobStatus) -> Self {
+        status.as_str()
     }
 }
 
@@ -123,6 +169,16 @@ impl Job {
             delivered: 0,
             failures: 0,
             progressed_at: None,
+        }
+    }
+
+    /// The work that is left. `None`: it has ended, or only a newer release works on it.
+    pub fn open_work(&self) -> Option<SyncKind> {
+        match self.kind {
+            _ if !self.status.is_open() => None,
+            JobKind::Backfill => Some(SyncKind::Backfill),
+            JobKind::Sweep => Some(SyncKind::Sweep),
+            JobKind::Unknown(_) => None,
         }
     }
 

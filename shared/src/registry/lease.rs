@@ -12,8 +12,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Registry, Write,
     budget::{UncommittedCalls, paid_attribute},
+    carry_over::carry_over_value,
     feed::{self, Feed},
-    table::{Item, condition_held, from_item, number, string, text, to_item, update_if},
+    table::{Item, Versioned, condition_held, from_item, number, string, text, to_item, update_if},
     tenant_pk,
     tenants::{self, Tenant},
 };
@@ -39,6 +40,9 @@ const NOT_COMMITTED: [&str; 9] = [
     "hunting_paid_until",
     "hunting_throttled_until",
 ];
+
+/// The attribute with the position of a pass.
+const POSITION: &str = "pass_position";
 
 /// The longest time for which the progress of a quiet tenant stays unwritten.
 pub const QUIET_WRITE_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
@@ -66,6 +70,8 @@ pub struct Lease {
     pub feed: Feed,
     /// The feed as the registry held it when it was last read or written.
     stored: Feed,
+    /// The attributes of `stored`, with those of newer releases.
+    item: Item,
     hold: Hold,
     was_taken: bool,
     /// The time at which `throttled_until` was last read. Other functions write it, too.
@@ -79,10 +85,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn new(tenant: TenantId, feed: Feed, hold: Hold, now: Timestamp) -> Self {
-        Self {
+    fn new(tenant: TenantId, item: Item, hold: Hold, now: Timestamp) -> Result<Self> {
+        let feed: Feed = from_item(item.clone())?;
+        Ok(Self {
             tenant,
             stored: feed.clone(),
+            item,
             feed,
             hold,
             was_taken: hold == Hold::Taken,
@@ -91,7 +99,7 @@ impl Lease {
             calls: 0,
             uncommitted: None,
             next_call_is_reserved: false,
-        }
+        })
     }
 
     /// Makes the next call one of the reserve that the budget keeps for quiet polls. It is not written.
@@ -117,6 +125,18 @@ impl Lease {
     /// Returns true if what was read need not be written yet.
     pub fn may_stay_unwritten(&self, now: Timestamp) -> bool {
         self.stored.last_success_at.is_some_and(|written_at| now < written_at + QUIET_WRITE_INTERVAL)
+    }
+
+    /// The attributes that this worker changed, with NULL for one to remove. What a newer release stored inside them stays,
+    /// but for the position: a new one has nothing of the old.
+    fn changed_attributes(&self) -> Result<Item> {
+        let before = to_item(&self.stored)?;
+        let mut changed = to_item(&self.feed)?;
+        changed.retain(|name, value| !NOT_COMMITTED.contains(&name.as_str()) && before.get(name) != Some(value));
+        for (name, value) in changed.iter_mut().filter(|(name, _)| *name != POSITION) {
+            *value = carry_over_value(self.item.get(name), before.get(name), value.clone());
+        }
+        Ok(changed)
     }
 
     /// Takes one call out of the budget of an API. It is stored by the next commit.
@@ -170,14 +190,14 @@ impl Registry {
         let (mut profile, mut acquired) = (None, Acquired::NoFeed);
         for item in self.batch_get(vec![key(tenants::SORT_KEY), key(feed::SORT_KEY)]).await? {
             if string(&item, "sk") == Some(tenants::SORT_KEY) {
-                profile = Some(from_item(item)?);
+                profile = Some(Tenant::read(item)?);
                 continue;
             }
             let leased_until = item.get("lease_until").and_then(|until| until.as_n().ok()?.parse::<i64>().ok());
             acquired = if leased_until.is_some_and(|until| until >= now.as_millisecond()) {
                 Acquired::Busy
             } else {
-                Acquired::Lease(Box::new(Lease::new(*tenant, from_item(item)?, Hold::NotTaken { until }, now)))
+                Acquired::Lease(Box::new(Lease::new(*tenant, item, Hold::NotTaken { until }, now)?))
             };
         }
         Ok((profile, acquired))
@@ -193,7 +213,7 @@ impl Registry {
             .expression_attribute_values(":now", number(now.as_millisecond()))
             .expression_attribute_values(":one", number(1));
         match update_and_read(update).await? {
-            Some(item) => Ok(Acquired::Lease(Box::new(Lease::new(*tenant, from_item(item)?, Hold::Taken, now)))),
+            Some(item) => Ok(Acquired::Lease(Box::new(Lease::new(*tenant, item, Hold::Taken, now)?))),
             None if self.feed(tenant).await?.is_some() => Ok(Acquired::Busy),
             None => Ok(Acquired::NoFeed),
         }
@@ -243,8 +263,8 @@ impl Registry {
         for _ in 0..MAX_COMMIT_TRIES {
             if let Some(item) = update_and_read(self.feed_update(lease, then, now)?).await? {
                 lease.uncommitted = None;
-                lease.feed = from_item(item)?;
-                lease.stored = lease.feed.clone();
+                lease.feed = from_item(item.clone())?;
+                (lease.stored, lease.item) = (lease.feed.clone(), item);
                 (lease.hold, lease.was_taken) = (Hold::Taken, true);
                 return Ok(Write::Done);
             }
@@ -260,8 +280,7 @@ impl Registry {
     }
 
     fn feed_update(&self, lease: &Lease, then: AfterCommit, now: Timestamp) -> Result<UpdateItemFluentBuilder> {
-        let mut attributes = to_item(&lease.feed)?;
-        attributes.retain(|name, _| !NOT_COMMITTED.contains(&name.as_str()));
+        let mut attributes = lease.changed_attributes()?;
         let mut update =
             self.update_feed(&lease.tenant).expression_attribute_values(":fence", number(lease.feed.fence));
         let mut condition = "fence = :fence".to_owned();
@@ -277,10 +296,10 @@ impl Registry {
             let paid_until = lease.feed.budget(api).paid_until.map(|paid_until| text(paid_until.to_string()));
             attributes.insert(paid.to_owned(), paid_until.unwrap_or(AttributeValue::Null(true)));
         }
-        let mut add = "";
+        let mut clauses = Vec::new();
         if let Hold::NotTaken { until } = lease.hold {
             condition = format!("{condition} AND {LEASE_IS_FREE}");
-            add = " ADD fence :one";
+            clauses.push("ADD fence :one".to_owned());
             update = update
                 .expression_attribute_values(":now", number(now.as_millisecond()))
                 .expression_attribute_values(":one", number(1));
@@ -304,11 +323,16 @@ impl Registry {
                 update = update.expression_attribute_values(format!(":{name}"), value);
             }
         }
-        let mut expression = format!("SET {}", set.join(", "));
-        if !remove.is_empty() {
-            expression = format!("{expression} REMOVE {}", remove.join(", "));
+        if set.is_empty() && remove.is_empty() && clauses.is_empty() {
+            // DynamoDB refuses an update without a clause, and the item is to be read back.
+            set.push("fence = :fence".to_owned());
         }
-        Ok(update.condition_expression(condition).update_expression(format!("{expression}{add}")))
+        for (verb, names) in [("SET", set), ("REMOVE", remove)] {
+            if !names.is_empty() {
+                clauses.push(format!("{verb} {}", names.join(", ")));
+            }
+        }
+        Ok(update.condition_expression(condition).update_expression(clauses.join(" ")))
     }
 }
 
@@ -338,5 +362,6 @@ mod tests {
             assert!(fields.contains_key(name), "{name}");
             assert!(NOT_COMMITTED.contains(&name), "{name}");
         }
+        assert!(fields.contains_key(POSITION));
     }
 }

@@ -7,6 +7,7 @@
 pub mod attempts;
 pub mod breaker;
 pub mod budget;
+mod carry_over;
 pub mod due;
 pub mod feed;
 pub mod invitations;

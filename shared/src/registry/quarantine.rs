@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Registry, Write,
     position::Position,
-    table::{Item, put_if, query_all, text, to_item},
+    table::{Item, put_if, query_all, text, to_item, with_schema},
     tenant_pk,
 };
 use crate::{
@@ -107,10 +107,18 @@ impl Registry {
         put_if(self.put(item(tenant, entry)?).condition_expression("attribute_not_exists(pk)")).await
     }
 
-    /// Writes an entry over the stored one.
+    /// Writes an entry over the stored one. What a newer release stored beside it stays.
     pub async fn update_quarantine_entry(&self, tenant: &TenantId, entry: &QuarantineEntry) -> Result<()> {
-        let put = self.put(item(tenant, entry)?).send().await;
-        put.map(drop).map_err(|error| Error::aws("dynamodb:PutItem", &error))
+        let mut update = self.update(tenant_pk(tenant), sort_key(&entry.name));
+        let mut set = Vec::new();
+        for (name, value) in to_item(entry)? {
+            set.push(format!("#{name} = :{name}"));
+            update = update
+                .expression_attribute_names(format!("#{name}"), name.clone())
+                .expression_attribute_values(format!(":{name}"), value);
+        }
+        let update = with_schema(update.update_expression(format!("SET {}", set.join(", "))));
+        update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
     }
 
     /// Deletes an entry: its record is delivered, or no longer shown.

@@ -14,7 +14,11 @@ use aws_sdk_dynamodb::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, Result};
+use super::carry_over::carry_over;
+use crate::{
+    aws::{LazyClient, lazy_client},
+    error::{Error, Result},
+};
 
 /// The number of times that a change reads, changes and writes an item before it gives up against other writers.
 const MAX_CHANGE_TRIES: u32 = 8;
@@ -29,13 +33,20 @@ const MAX_UNPROCESSED_BATCHES: u32 = 5;
 /// The longest `next` that is decoded. DynamoDB's keys are shorter.
 const MAX_NEXT_LENGTH: usize = 1_000;
 
+/// The attribute with the number of the form in which an item is stored. A release that changes the meaning of what is stored
+/// takes the next number. What it adds needs none: older releases keep it.
+const SCHEMA: &str = "schema";
+
+/// The number of this release.
+const SCHEMA_NUMBER: u32 = 1;
+
 /// The attributes that a query on the `listing` index continues from.
 const POSITION: [&str; 4] = ["pk", "sk", "listing", "listed_at"];
 
 /// The client of the table.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    client: Client,
+    client: LazyClient<Client>,
     table: String,
 }
 
@@ -52,10 +63,15 @@ pub enum Write {
     Conflict,
 }
 
-/// An item with a `revision`. It is always written as a whole, and only over the revision that was read.
+/// An item with a `revision`. It is written only over the revision that was read.
 pub(super) trait Versioned: Clone + PartialEq + DeserializeOwned {
     /// The noun for it in an error that a caller reads.
     const NAME: &'static str;
+
+    /// Reads the stored form.
+    fn read(item: Item) -> Result<Self> {
+        from_item(item)
+    }
 
     fn revision(&mut self) -> &mut u64;
 
@@ -82,7 +98,7 @@ pub struct Page<T> {
 impl Registry {
     /// A client of the table named `table`.
     pub fn new(config: &aws_config::SdkConfig, table: String) -> Self {
-        Self { client: Client::new(config), table }
+        Self { client: lazy_client(config, Client::new), table }
     }
 
     /// Reads one item with a consistent read.
@@ -142,7 +158,8 @@ impl Registry {
     }
 
     /// A put of a whole item, to which the caller adds its condition.
-    pub(super) fn put(&self, item: Item) -> PutItemFluentBuilder {
+    pub(super) fn put(&self, mut item: Item) -> PutItemFluentBuilder {
+        item.entry(SCHEMA.into()).or_insert_with(|| number(SCHEMA_NUMBER));
         self.client.put_item().table_name(&self.table).set_item(Some(item))
     }
 
@@ -156,7 +173,7 @@ impl Registry {
         delete.send().await.map(drop).map_err(|error| Error::aws("dynamodb:DeleteItem", &error))
     }
 
-    /// Writes a whole item on condition that the stored one has the revision `previous`, or with `None` that there is no
+    /// Writes a whole item, with all that a newer release stored in it, on condition that the stored one has the revision `previous`, or with `None` that there is no
     /// stored one.
     pub(super) async fn put_revision(&self, item: Item, previous: Option<u64>) -> Result<Write> {
         let put = self.put(item);
@@ -193,7 +210,8 @@ impl Registry {
         mut change: impl FnMut(&mut T) -> Result<()>,
     ) -> Result<(T, T)> {
         for _ in 0..MAX_CHANGE_TRIES {
-            let mut before: T = self.get(pk, sk).await?.ok_or(Error::NotFound)?;
+            let stored = self.get_item(pk, sk).await?.ok_or(Error::NotFound)?;
+            let mut before = T::read(stored.clone())?;
             let mut after = before.clone();
             change(&mut after)?;
             if after == before {
@@ -201,7 +219,8 @@ impl Registry {
             }
             let revision = *before.revision();
             *after.revision() = revision + 1;
-            if self.put_revision(after.item()?, Some(revision)).await? == Write::Done {
+            let item = carry_over(stored, &before.item()?, after.item()?);
+            if self.put_revision(item, Some(revision)).await? == Write::Done {
                 return Ok((before, after));
             }
         }
@@ -212,7 +231,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] for a `next` that is not a position in this listing.
-    pub(super) async fn list<T: DeserializeOwned>(
+    pub(super) async fn list<T: Versioned>(
         &self,
         listing: &str,
         order: Order,
@@ -237,7 +256,7 @@ impl Registry {
         while let Some(item) = stored.next().await {
             let item = item.map_err(|error| Error::aws("dynamodb:Query", &error))?;
             let position = position_of(&item);
-            let value: T = from_item(item)?;
+            let value = T::read(item)?;
             if !keep(&value) {
                 continue;
             }
@@ -282,6 +301,19 @@ where
         }
         Err(error) => Err(Error::aws(call, &error)),
     }
+}
+
+/// Adds the number of the stored form to an update that may create its item. An item of a newer release keeps its number.
+pub(super) fn with_schema(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
+    let expression = update.get_update_expression().clone().unwrap_or_default();
+    let rest = match expression.strip_prefix("SET ") {
+        Some(assignments) => format!(", {assignments}"),
+        None => format!(" {expression}"),
+    };
+    update
+        .update_expression(format!("SET #schema = if_not_exists(#schema, :schema){rest}"))
+        .expression_attribute_names("#schema", SCHEMA)
+        .expression_attribute_values(":schema", number(SCHEMA_NUMBER))
 }
 
 fn changed_meanwhile<T: Versioned>() -> Error {

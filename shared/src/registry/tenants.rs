@@ -8,18 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Page, Registry,
-    table::{Item, Order, Versioned, string, text, to_item},
+    table::{Item, Order, Versioned, from_item, string, text, to_item},
     tenant_pk,
 };
 use crate::{
     error::{Error, Result},
     microsoft::IncidentApi,
     tenant::{Reason, TenantId},
+    text::UnknownWord,
 };
 
 /// The state of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "String", into = "&'static str")]
 pub enum Status {
     /// Consent was given, and has not been verified yet.
     Pending,
@@ -29,9 +30,14 @@ pub enum Status {
     Paused,
     /// Its data is deleted. Only a new invitation makes it pending again.
     Offboarded,
+    /// A status of a newer release. This one neither polls the tenant nor lets anybody read it.
+    Unknown(UnknownWord),
 }
 
 impl Status {
+    /// All statuses that this release knows.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Active, Self::Paused, Self::Offboarded];
+
     /// The interface's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +45,20 @@ impl Status {
             Self::Active => "active",
             Self::Paused => "paused",
             Self::Offboarded => "offboarded",
+            Self::Unknown(word) => word.as_str(),
         }
+    }
+}
+
+impl From<String> for Status {
+    fn from(text: String) -> Self {
+        Self::ALL.into_iter().find(|known| known.as_str() == text).unwrap_or(Self::Unknown(UnknownWord::of(&text)))
+    }
+}
+
+impl From<Status> for &'static str {
+    fn from(status: Status) -> Self {
+        status.as_str()
     }
 }
 
@@ -195,7 +214,7 @@ struct Stored<'a> {
 impl Registry {
     /// Reads a tenant with a consistent read.
     pub async fn tenant(&self, tenant: &TenantId) -> Result<Option<Tenant>> {
-        self.get(&tenant_pk(tenant), SORT_KEY).await
+        self.get_item(&tenant_pk(tenant), SORT_KEY).await?.map(Tenant::read).transpose()
     }
 
     /// Reads a tenant that must exist. It may be offboarded.
@@ -288,6 +307,15 @@ impl Versioned for Tenant {
 
     fn revision(&mut self) -> &mut u64 {
         &mut self.revision
+    }
+
+    /// A tenant on an API of a newer release has a status of that release, too: this one cannot read its incidents.
+    fn read(mut item: Item) -> Result<Self> {
+        if string(&item, "api").is_some_and(|api| api.parse::<IncidentApi>().is_err()) {
+            item.insert("api".into(), text(IncidentApi::Graph.as_str()));
+            item.insert("status".into(), text("unknown"));
+        }
+        from_item(item)
     }
 
     fn item(&self) -> Result<Item> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{
     Registry, Write,
     budget::BudgetOf,
-    table::{number, text, update_if},
+    table::{number, text, update_if, with_schema},
 };
 use crate::{error::Result, microsoft::IncidentApi, tenant::TenantId};
 
@@ -167,6 +167,6 @@ impl Registry {
             .condition_expression("attribute_not_exists(pk) OR throttled_until < :until")
             .expression_attribute_values(":until", number(until.as_millisecond()))
             .expression_attribute_values(":expires", number(until.as_second() + EXPIRED_ITEM_TTL.as_secs()));
-        update_if(update).await.map(|_| ())
+        update_if(with_schema(update)).await.map(|_| ())
     }
 }

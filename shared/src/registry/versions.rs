@@ -11,7 +11,7 @@ use futures_util::{TryStreamExt, stream};
 
 use super::{
     Registry,
-    table::{string, text},
+    table::{string, text, with_schema},
     tenant_pk,
 };
 use crate::{
@@ -112,7 +112,7 @@ impl Registry {
                 }
             }
             let remove = if remove.is_empty() { String::new() } else { format!(" REMOVE {}", remove.join(", ")) };
-            Ok(update.update_expression(format!("SET {}{remove}", set.join(", "))))
+            Ok(with_schema(update.update_expression(format!("SET {}{remove}", set.join(", ")))))
         });
         let send = |update: UpdateItemFluentBuilder| async {
             update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
@@ -137,7 +137,7 @@ impl Registry {
             }
             None => update.update_expression("REMOVE #notes"),
         };
-        update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
+        with_schema(update).send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
     }
 }
 

@@ -117,6 +117,11 @@ impl Account {
     pub fn calls(&self, operation: &str) -> usize {
         self.calls.get(operation).copied().unwrap_or_default()
     }
+
+    /// The number of requests so far for each operation.
+    pub fn calls_by_operation(&self) -> &BTreeMap<String, usize> {
+        &self.calls
+    }
 }
 
 impl Aws {
@@ -174,13 +179,12 @@ impl Aws {
     }
 }
 
-/// The part of the SDK's configuration that all callers of a double share. Their HTTP client is without TLS, whose
-/// trusted certificates cost every new client more than a whole test.
+/// The part of the SDK's configuration that all callers of a double share, with the connector of the functions.
 pub async fn base_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
         .no_credentials()
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .http_client(shared::aws::http_client())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .load()
         .await

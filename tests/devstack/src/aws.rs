@@ -88,6 +88,7 @@ impl Aws {
             .region(Region::new(REGION))
             .credentials_provider(Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "devstack"))
             .endpoint_url(&endpoint)
+            .http_client(shared::aws::http_client())
             .load()
             .await;
         let (sqs, s3) = (aws_sdk_sqs::Client::new(&config), aws_sdk_s3::Client::new(&config));
@@ -289,6 +290,8 @@ async fn start_server(python: &Path, log: &Path) -> Result<(Child, u16), StackEr
     let stderr = std::fs::File::create(log).map_err(StackError::io(doing))?;
     let mut server = Command::new(python)
         .arg(script("aws_server.py"))
+        .arg("--calls")
+        .arg(paths::state().join("calls"))
         .env("MOTO_ACCOUNT_ID", ACCOUNT_ID)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

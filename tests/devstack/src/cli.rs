@@ -1,6 +1,6 @@
 //! The command line of `cargo dev`.
 
-use std::path::PathBuf;
+use crate::credential::CredentialSource;
 
 /// The port of our HTTP API without `--port`. Microsoft's three hosts use the following ports.
 const DEFAULT_PORT: u16 = 8400;
@@ -19,7 +19,8 @@ Options:
   --port N           listen on N (our HTTP API) and on N+1 to N+3 (login, Graph, Defender) [default: 8400]
   --logs             print the log lines of the functions as well
   --live             keep AWS local and use the real Microsoft; needs --credential
-  --credential FILE  app credential for --live, as JSON: {\"client_id\": \"...\", \"client_secret\": \"...\"}
+  --credential FILE  app credential for --live, as JSON: {\"client_id\": \"...\", \"client_secret\": \"...\"}. Only its
+                     owner may read the file; - reads standard input
   -h, --help         print this help
 
 Examples:
@@ -40,8 +41,8 @@ pub(crate) struct Options {
     pub(crate) once: bool,
     pub(crate) logs: bool,
     pub(crate) port: u16,
-    /// The file with the app credential, for the real Microsoft.
-    pub(crate) live: Option<PathBuf>,
+    /// The place of the app credential, for the real Microsoft.
+    pub(crate) live: Option<CredentialSource>,
 }
 
 /// Parses the arguments. An error is one sentence that says what to do.
@@ -56,7 +57,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
             "--once" => options.once = true,
             "--logs" => options.logs = true,
             "--live" => live = true,
-            "--credential" => credential = Some(PathBuf::from(value()?)),
+            "--credential" => credential = Some(CredentialSource::parse(&value()?)),
             "--port" => options.port = port(&value()?)?,
             _ => {
                 return Err(format!(
@@ -66,9 +67,12 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
         }
     }
     options.live = match (live, credential) {
-        (true, Some(file)) => Some(file),
+        (true, Some(source)) => Some(source),
         (false, None) => None,
-        (true, None) => return Err("--live needs an app credential; add --credential FILE".to_owned()),
+        (true, None) => {
+            return Err("--live needs an app credential; add --credential FILE, or --credential - for standard input"
+                .to_owned());
+        }
         (false, Some(_)) => {
             return Err("--credential is only used with --live; add --live, or leave out --credential".to_owned());
         }
@@ -100,8 +104,10 @@ mod tests {
             parsed("--once --port 9000"),
             Ok(Command::Run(Options { once: true, port: 9000, ..options.clone() }))
         );
-        let live = Options { logs: true, live: Some("app.json".into()), ..options };
+        let live = Options { logs: true, live: Some(CredentialSource::File("app.json".into())), ..options.clone() };
         assert_eq!(parsed("--live --logs --credential app.json"), Ok(Command::Run(live)));
+        let piped = Options { live: Some(CredentialSource::StandardInput), ..options };
+        assert_eq!(parsed("--live --credential -"), Ok(Command::Run(piped)));
         assert_eq!(parsed("--port 1 -h"), Ok(Command::Help));
     }
 

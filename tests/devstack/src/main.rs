@@ -1,18 +1,21 @@
 //! `cargo dev`: the whole system on this machine. `cargo dev --help` lists the options.
 
 mod cli;
+mod credential;
 mod customers;
 mod journey;
 mod keyboard;
 mod watch;
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
-use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{Command, HELP, Options};
+use crate::{
+    cli::{Command, HELP, Options},
+    credential::CredentialSource,
+};
 
 /// The poll interval, short enough to watch.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -65,7 +68,7 @@ async fn main() -> ExitCode {
 }
 
 async fn start(options: &Options, console: &mut Console) -> Result<Stack, String> {
-    let credential = options.live.as_deref().map(read_credential).transpose()?;
+    let credential = options.live.as_ref().map(CredentialSource::read).transpose()?;
     let seconds = if options.once { 1 } else { POLL_INTERVAL.as_secs() };
     let port = options.port;
     let options = StackOptions {
@@ -92,16 +95,6 @@ async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<
     };
     prepared.map_err(|failed| failed.to_string())?;
     Err(watch::run(stack, logs, console).await.to_string())
-}
-
-fn read_credential(file: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let credential: Value = serde_json::from_str(&text).map_err(|_| format!("{} is not JSON", file.display()))?;
-    if credential["client_id"].is_string() {
-        Ok(credential)
-    } else {
-        Err(format!("{} has no client_id", file.display()))
-    }
 }
 
 /// The signals by which a terminal or a supervisor ends a program.

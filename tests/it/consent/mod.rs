@@ -4,6 +4,8 @@ mod binding;
 mod chain;
 mod forged;
 mod harness;
+mod later_release;
 mod onboarding;
 mod pages;
+mod races;
 mod refusals;

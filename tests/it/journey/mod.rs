@@ -6,6 +6,7 @@ mod events;
 mod harness;
 mod job;
 mod leaks;
+mod live;
 mod memory;
 mod operator;
 mod shapes;

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::tenant::TenantId;
+use shared::{lambda::event::Invocation, tenant::TenantId};
 
 use super::harness::{APIS, SyncHarness, active, invocation, tenant};
-use crate::backends::platform;
+use crate::backends::{lines_of, platform, unique_request_id};
 
 fn dispatcher(sync: &SyncHarness, variables: &[(&str, &str)]) -> incident_dispatch::App {
     let fixed = [("TABLE_NAME", sync.backends.table.as_str()), ("SYNC_QUEUE_URL", sync.backends.queue_url.as_str())];
@@ -125,5 +125,21 @@ async fn input_that_no_schedule_sends_is_refused() {
     for wrong in [json!({"kind": "dance"}), json!({}), json!(null), json!(["poll"]), json!({"Records": []})] {
         let refused = app.handle(wrong, invocation(Duration::from_secs(20))).await.unwrap_err();
         assert_eq!(refused.code, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn due_and_queued_tenants_of_a_poll_are_metrics() {
+    lines_of("");
+    let sync = start().await;
+    let app = dispatcher(&sync, &[]);
+    for (kind, counted) in [("poll", Some(39.0)), ("sweep", None)] {
+        let request_id = unique_request_id();
+        let tick = Invocation { request_id: request_id.clone(), ..invocation(Duration::from_secs(20)) };
+        app.handle(json!({"kind": kind}), tick).await.unwrap();
+        let lines = lines_of(&request_id);
+        let metric =
+            |name: &str| lines.iter().filter(|line| line.get("_aws").is_some()).find_map(|line| line[name].as_f64());
+        assert_eq!((metric("Due"), metric("Queued")), (counted, counted), "{kind}");
     }
 }

@@ -6,9 +6,9 @@ use aws_double::{AwsFault, FaultPosition};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{
+    aws::timeouts,
     clock::Clock,
     delivery::{bucket::Bucket, events::Events},
-    lambda::runtime::aws_timeouts,
     registry::Registry,
 };
 
@@ -45,7 +45,7 @@ async fn hanging_bucket_does_not_hold_an_invocation() {
 #[tokio::test]
 async fn call_that_hangs_is_tried_again() {
     let sync = SyncHarness::start(APIS[0]).await;
-    let config = sync.backends.aws.to_builder().timeout_config(aws_timeouts()).build();
+    let config = sync.backends.aws.to_builder().timeout_config(timeouts()).build();
     let registry = Registry::new(&config, sync.backends.table.clone());
     let hang = (FaultPosition::Request(1), AwsFault::HeldBefore);
     sync.backends.double.account().plan(CALLER, vec![hang]);
@@ -56,7 +56,7 @@ async fn call_that_hangs_is_tried_again() {
 #[tokio::test]
 async fn refused_events_are_sent_again_after_growing_pauses() {
     let sync = SyncHarness::start(APIS[0]).await;
-    let events = Events::new(&sync.backends.aws, Some(sync.backends.bus.clone()), sync.clock.clone());
+    let events = Events::new(&sync.backends.aws, Some(sync.backends.bus.clone()));
     let object = shared::delivery::events::DeliveredObject {
         bucket: "bucket".into(),
         object: "object".into(),

@@ -31,6 +31,7 @@ fn admin(sync: &SyncHarness) -> tenant_admin::App {
         event_bus_name: Some(backends.bus.clone()),
         public_base_url: None,
         sweep: SignedDuration::from_hours(72),
+        jwt_audience: None,
     };
     tenant_admin::App::new(config, &crate::backends::platform(&backends.aws, &sync.clock))
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use shared::{
-    entra::token_cache::Tokens, error::Error, lambda::event::Invocation, registry::tenants::Status, tenant::Reason,
+    entra::token_cache::Tokens, error::Error, lambda::event::Invocation, microsoft::IncidentApi,
+    registry::tenants::Status, tenant::Reason,
 };
 
 use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, response, secret, soon, tenant};
@@ -75,6 +76,26 @@ async fn second_tenant_refused_alike_opens_the_breaker() {
         let outcome = ask(&tokens, of).await;
         assert_eq!((is_own(&outcome), outcome == Err(Error::CredentialRejected)), (own, !own), "{of}: {outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn closed_breaker_is_read_once_in_5_seconds() {
+    let harness = TokenHarness::start().await;
+    let tokens = harness.process();
+    let reads = || harness.aws_calls("GetItem");
+    // One read is for the time until which Entra throttles the tenant.
+    for (seconds, breaker_reads) in [(0, 1), (4, 0), (1, 1)] {
+        harness.pass(seconds);
+        let before = reads();
+        tokens.fresh_access_token(&tenant(A), IncidentApi::Graph, soon()).await.unwrap();
+        assert_eq!(reads() - before, 1 + breaker_reads, "after {seconds} s more");
+    }
+    // A process that opens it knows so at once.
+    harness.forget_secret(CLIENT_SECRET);
+    assert_eq!(ask(&tokens, B).await, Err(Error::CredentialRejected));
+    let asked = harness.asked();
+    assert_eq!(ask(&tokens, B).await, Err(Error::CredentialRejected));
+    assert_eq!(harness.asked(), asked);
 }
 
 #[tokio::test]

@@ -224,3 +224,44 @@ async fn days_until_the_credential_ends_are_a_metric() {
         assert_eq!(lines.iter().any(|line| line["level"] == "ERROR"), is_malformed, "{expires_at}");
     }
 }
+
+#[tokio::test]
+async fn unusable_secret_is_named_with_the_command_until_it_is_filled() {
+    lines_of("");
+    let harness = TokenHarness::start().await;
+    let process =
+        |name: &'static str| harness.process_with(|microsoft| microsoft.app_credential_secret_id = name.into());
+    let double = &harness.backends.double;
+    double.account().stage_secret("announced", "AWSCURRENT", "version-without-a-value");
+    for (name, value, words) in [
+        ("absent", None, "does not exist or has no value yet"),
+        ("announced", None, "does not exist or has no value yet"),
+        ("odd", Some(json!("canary")), "holds no usable credential"),
+        ("without-kind", Some(json!({"client_id": "canary"})), "holds no usable credential"),
+    ] {
+        if let Some(value) = value {
+            double.account().set_secret(name, &value);
+        }
+        let tokens = process(name);
+        let request_id = unique_request_id();
+        let reads = harness.aws_calls("GetSecretValue");
+        for _ in 0..3 {
+            let invocation = Invocation { request_id: request_id.clone(), deadline: soon() };
+            let outcome = invocation.in_request_span(async { ask(&tokens, A).await }).await;
+            assert!(matches!(outcome, Err(Error::CredentialUnusable { .. })), "{name}: {outcome:?}");
+        }
+        assert_eq!(harness.aws_calls("GetSecretValue"), reads + 1, "{name}: it is not read again at once");
+        let lines = lines_of(&request_id);
+        let counted: Vec<_> = lines.iter().filter_map(|line| line["CredentialUnusable"].as_f64()).collect();
+        assert_eq!(counted, [1.0], "{name}");
+        let causes: Vec<_> = lines.iter().filter_map(|line| line["cause"].as_str()).collect();
+        let command =
+            format!("aws secretsmanager put-secret-value --secret-id {name} --secret-string file://credential.json");
+        assert_eq!(causes.len(), 1, "{name}: {lines:?}");
+        assert!(causes[0].contains(words) && causes[0].contains(&command), "{name}: {}", causes[0]);
+        assert!(!causes[0].contains("canary"), "{name}");
+        double.account().set_secret(name, &secret(CLIENT_SECRET));
+        harness.pass(11);
+        ask(&tokens, A).await.unwrap();
+    }
+}

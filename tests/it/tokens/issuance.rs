@@ -9,11 +9,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use shared::{
-    lambda::event::Invocation, microsoft::IncidentApiSetting, registry::tenants::Status, telemetry::JsonLines,
-    tenant::Reason, text::hex,
+    lambda::event::Invocation,
+    microsoft::IncidentApiSetting,
+    registry::tenants::{Status, Tenant},
+    telemetry::JsonLines,
+    tenant::Reason,
+    text::hex,
 };
 use sim::{FaultKind, RetryAfter};
-use token_issuance::{App, Config};
+use token_issuance::{App, Config, DirectInvocation};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -27,13 +31,20 @@ struct IssuanceHarness {
 }
 
 async fn deployment() -> IssuanceHarness {
+    deployment_with(|_| {}).await
+}
+
+async fn deployment_with(change: impl FnOnce(&mut Config)) -> IssuanceHarness {
     let harness = TokenHarness::start().await;
     let backends = &harness.backends;
-    let config = Config {
+    let mut config = Config {
         microsoft: backends.microsoft(),
         table_name: backends.table.clone(),
         incident_api: IncidentApiSetting::Auto,
+        jwt_audience: None,
+        direct_invocation: DirectInvocation::Enabled,
     };
+    change(&mut config);
     let app = App::new(config, &crate::backends::platform(&backends.aws, &harness.clock));
     for (id, status, reason) in
         [(A, Status::Active, None), (B, Status::Paused, Some(Reason::Operator)), (GONE, Status::Offboarded, None)]
@@ -108,6 +119,51 @@ async fn http_and_direct_calls_return_the_same_token_and_are_audited() {
     assert_eq!(audit[2]["resource"], "defender");
     for hidden in [token, defender["access_token"].as_str().unwrap(), CLIENT_SECRET] {
         assert!(lines.iter().all(|line| !line.to_string().contains(hidden)));
+    }
+}
+
+#[tokio::test]
+async fn warm_request_calls_neither_aws_nor_microsoft() {
+    let deployment = deployment().await;
+    let calls_to_aws = || deployment.harness.backends.double.account().calls_by_operation().clone();
+    let calls = || (calls_to_aws(), deployment.harness.asked());
+    let path = format!("/tenants/{A}/token");
+    assert_eq!(deployment.post(&path, "").await.0, 200);
+    let after_the_first = calls();
+    assert!(!after_the_first.0.is_empty() && after_the_first.1 == 1);
+    for _ in 0..2 {
+        deployment.harness.pass(14);
+        assert_eq!(deployment.post(&path, "").await.0, 200);
+        deployment.direct(json!({"tenant_id": A})).await.unwrap();
+    }
+    assert_eq!(calls(), after_the_first);
+    let audit = lines_of(&deployment.request_id).into_iter().filter(|line| line["audit"] == true);
+    assert_eq!(audit.count(), 5);
+    // Another tenant is read, although this one is warm.
+    assert_eq!(deployment.direct(json!({"tenant_id": B})).await, Err("tenant_not_active"));
+}
+
+#[tokio::test]
+async fn pause_and_offboarding_stop_warm_tokens_within_30_seconds() {
+    for status in [Status::Paused, Status::Offboarded] {
+        let deployment = deployment().await;
+        let change = async |to: Status| {
+            let (registry, id) = (deployment.harness.registry(), tenant(A));
+            let change = |tenant: &mut Tenant| {
+                tenant.status = to;
+                Ok(())
+            };
+            registry.change_tenant(&id, change).await.unwrap();
+        };
+        let issue = || deployment.direct(json!({"tenant_id": A}));
+        issue().await.unwrap();
+        change(status).await;
+        deployment.harness.pass(29);
+        let _ = issue().await;
+        deployment.harness.pass(1);
+        assert_eq!(issue().await, Err("tenant_not_active"), "{status:?}");
+        change(Status::Active).await;
+        issue().await.unwrap();
     }
 }
 
@@ -236,4 +292,69 @@ async fn token_errors_are_the_documented_problems() {
     let lines = lines_of(&deployment.request_id);
     let failures = lines.iter().filter(|line| line["InternalFailure"] == 1.0).count();
     assert_eq!(failures, 2, "what is Microsoft's or the caller's doing is no failure of ours");
+}
+
+/// A request as API Gateway passes it on for a caller that its JWT authoriser admitted.
+fn jwt_request(path: &str, roles: &str) -> Value {
+    let mut event = public_request("POST", path, "");
+    let claims = json!({"iss": "https://login.example/v2.0", "aud": "api://mandate", "oid": "ada", "azp": "console",
+                        "roles": roles});
+    event["requestContext"]["authorizer"] = json!({"jwt": {"claims": claims, "scopes": null}});
+    event
+}
+
+#[tokio::test]
+async fn jwt_caller_needs_the_audience_and_the_scope_for_tokens() {
+    lines_of("");
+    let with_audience = |audience: &str| {
+        let audience = audience.parse().unwrap();
+        deployment_with(|config| config.jwt_audience = Some(audience))
+    };
+    let path = format!("/tenants/{A}/token");
+    let admitted = with_audience("api://mandate").await;
+    let (status, body, _) = admitted.http(jwt_request(&path, "[mandate.read mandate.token]")).await;
+    assert_eq!((status, &body["token_type"]), (200, &json!("Bearer")));
+    let lines = lines_of(&admitted.request_id);
+    let audit = lines.iter().find(|line| line["audit"] == true).unwrap();
+    assert_eq!(audit["caller"], "https://login.example/v2.0 oid=ada azp=console");
+    for (deployment, roles) in [
+        (&admitted, "[mandate.read mandate.operate]"),
+        (&admitted, ""),
+        (&with_audience("api://other").await, "[mandate.token]"),
+        (&deployment().await, "[mandate.token]"),
+    ] {
+        let (status, problem, _) = deployment.http(jwt_request(&path, roles)).await;
+        assert_eq!((status, &problem["code"]), (403, &json!("unauthorized_caller")), "{roles}");
+    }
+    // An IAM identity decides alone, and a caller without either is nobody.
+    let mut both = jwt_request(&path, "[mandate.token]");
+    both["requestContext"]["authorizer"]["iam"] = json!({"userArn": ""});
+    assert_eq!(admitted.http(both).await.0, 403);
+    assert_eq!(admitted.post(&path, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn direct_invocation_may_be_switched_off() {
+    let deployment = deployment_with(|config| config.direct_invocation = DirectInvocation::Disabled).await;
+    assert_eq!(deployment.direct(json!({"tenant_id": A})).await, Err("unauthorized_caller"));
+    assert_eq!(deployment.harness.asked(), 0);
+    assert_eq!(deployment.post(&format!("/tenants/{A}/token"), "").await.0, 200);
+}
+
+#[tokio::test]
+async fn tokens_from_the_cache_and_from_entra_are_counted() {
+    lines_of("");
+    let deployment = deployment().await;
+    let path = format!("/tenants/{A}/token");
+    for _ in 0..3 {
+        assert_eq!(deployment.post(&path, "").await.0, 200);
+    }
+    deployment.harness.script(A, refusal(7_000_112));
+    assert_eq!(deployment.post(&path, r#"{"resource": "defender"}"#).await.0, 409);
+    let lines = lines_of(&deployment.request_id);
+    let of_metrics = lines.iter().filter(|line| line.get("_aws").is_some());
+    let sum = |name: &str| of_metrics.clone().filter_map(|line| line[name].as_f64()).sum::<f64>();
+    let counted = ["TokensIssued", "TokenCacheHits", "TokenRequests", "TokenFailures"].map(sum);
+    assert_eq!(counted, [3.0, 2.0, 2.0, 1.0]);
+    assert_eq!(of_metrics.count(), 4, "one line an invocation");
 }

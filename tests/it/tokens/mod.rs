@@ -5,3 +5,4 @@ mod cache;
 mod credential;
 mod harness;
 mod issuance;
+mod later_release;

@@ -1,6 +1,9 @@
 //! Incidents as callers read them.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -90,10 +93,15 @@ impl<'a> Renderer<'a> {
         let Tenant { tenant_id, api, .. } = *self.tenant;
         let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at: self.fetched_at };
         let json = match self.format {
-            ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?),
-            ResponseFormat::Envelope => serde_json::to_string(&IncidentLine::of(&version)?),
+            ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?).map_err(io::Error::from),
+            ResponseFormat::Envelope => {
+                let mut json = Vec::new();
+                let written = IncidentLine::of(&version).write_to(&mut json);
+                written.and_then(|()| String::from_utf8(json).map_err(io::Error::other))
+            }
         };
-        json.and_then(RawValue::from_string).map_err(|error| Error::internal("an incident could not be written", error))
+        let json = json.and_then(|json| Ok(RawValue::from_string(json)?));
+        json.map_err(|error| Error::internal("an incident could not be written", error))
     }
 }
 

@@ -284,7 +284,8 @@ impl<'a> Worker<'a> {
     /// The error that stopped the job. Everything read before it is delivered.
     pub(crate) async fn run_job(&mut self, job: &mut Job) -> Result<Stop> {
         self.take_lease().await?;
-        self.kind = job.kind.into();
+        let Some(kind) = job.open_work() else { return Ok(Stop::Done) };
+        self.kind = kind;
         self.lease.feed.jobs_driven_at = Some(self.sync.clock.now());
         self.load_quarantine().await?;
         job.status = JobStatus::Running;
@@ -437,6 +438,7 @@ pub(crate) fn is_transient(error: &Error) -> bool {
         | Error::Throttled { .. }
         | Error::Refused(_)
         | Error::CredentialRejected
+        | Error::CredentialUnusable { .. }
         | Error::DeadlineExceeded
         | Error::Internal(_) => false,
     }

@@ -12,7 +12,7 @@ use shared::{
     },
     incident_api::query::IncidentQuery,
     registry::{Write, position::Position, quarantine::QuarantineEntry},
-    telemetry,
+    telemetry::{self, Metric},
     text::hex,
 };
 
@@ -115,7 +115,7 @@ impl Worker<'_> {
             Unreadable::ForeignTenant => {
                 tracing::error!("a record of another tenant was received and is not delivered");
                 let tenant = self.tenant.tenant_id;
-                telemetry::metrics(self.sync.clock.now(), Some(&tenant), &[("ForeignRecord", "Count", 1.0)]);
+                telemetry::metrics(Some(&tenant), &[Metric::count("ForeignRecord", 1)]);
                 Value::Null
             }
             Unreadable::NotJson | Unreadable::NoId | Unreadable::NoLastUpdate => json!(String::from_utf8_lossy(row)),

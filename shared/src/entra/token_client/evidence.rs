@@ -13,7 +13,7 @@ use crate::{
     http::Deadline,
     microsoft::IncidentApi,
     registry::{Write, breaker::BreakerKey},
-    telemetry,
+    telemetry::{self, Metric},
     tenant::TenantId,
 };
 
@@ -101,9 +101,9 @@ impl TokenClient {
         let outcome = self.exchange_with(&versions.current, &probe, Retry::Never, deadline).await;
         match &outcome {
             Ok(_) => self.close_breaker(key, probe.tenant()).await,
-            Err(TokenFailure::Other(Error::CredentialRejected)) => self.count_rejection(),
+            Err(TokenFailure::Other(Error::CredentialRejected)) => Self::count_rejection(),
             Err(TokenFailure::ClientRefused { refusal, .. }) if breaker.opened_by.as_ref() == Some(refusal) => {
-                self.count_rejection();
+                Self::count_rejection();
                 if let Some(tenant) = probe.tenant() {
                     self.registry.note_probe_refused_alike(key, tenant).await?;
                 }
@@ -137,8 +137,8 @@ impl TokenClient {
     }
 
     /// Counts a refusal of the credential. Each probe counts, so that the alarm lasts as long as the outage.
-    fn count_rejection(&self) {
-        telemetry::metrics(self.clock.now(), None, &[("CredentialRejected", "Count", 1.0)]);
+    fn count_rejection() {
+        telemetry::metrics(None, &[Metric::count("CredentialRejected", 1)]);
     }
 
     async fn close_breaker(&self, key: &BreakerKey, accepted: Option<&TenantId>) {
@@ -146,7 +146,7 @@ impl TokenClient {
         match self.registry.close_breaker(key, accepted, now).await {
             Ok(Write::Done) => {
                 tracing::info!("Entra accepts the app credential again");
-                telemetry::metrics(now, None, &[("CredentialRejected", "Count", 0.0)]);
+                telemetry::metrics(None, &[Metric::count("CredentialRejected", 0)]);
             }
             Ok(Write::Conflict) => {}
             Err(error) => tracing::warn!(cause = %error, "the breaker could not be closed"),

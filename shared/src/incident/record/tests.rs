@@ -174,4 +174,28 @@ proptest! {
             prop_assert!(serde_json::from_str::<serde_json::Value>(&record.json).is_ok());
         }
     }
+
+    #[test]
+    fn alerts_read_in_one_pass_are_those_read_one_by_one(
+        raw in prop_oneof![
+            damaged(r#"{"id":1,"alerts":[null,{"id":"a","x":[{"id":"y"}],"alertId":7},"b",[{"id":"c"}],{"id":null,"alertId":"b"}],"alerts":{}}"#),
+            damaged(r#"{"alerts":[{"id":"a","id":"b"},"\ud83d",1e999,{"alertId":"\udc00"},{}],"alerts":null,"n":-1.5e3}"#),
+        ],
+    ) {
+        let names = ["id", "alertId"];
+        if let Ok(sent) = str::from_utf8(&raw) {
+            let one_by_one = Members::of(sent).map(|members| members.find(&["alerts"], |raw| alert_ids(raw, names)));
+            let in_one_pass = Members::with_alerts(sent, names).map(|members| members.alerts);
+            prop_assert_eq!(in_one_pass, one_by_one);
+        }
+    }
+
+    #[test]
+    fn json_without_whitespace_has_the_same_value(raw in damaged(r#" { "a b" : "c \" d\\" , "e":[ 1 , "\\" ] } "#)) {
+        let sent = String::from_utf8_lossy(&raw).into_owned();
+        if let Ok(value) = serde_json::from_str::<serde_json::Value>(&sent) {
+            let compact = without_whitespace(&sent).into_owned();
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&compact).unwrap(), value);
+        }
+    }
 }

@@ -251,6 +251,8 @@ fn environment(
     environment.extend(deployed.environment.clone());
     let aws = aws.function_environment();
     environment.extend(aws.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    // The local AWS records the calls of each function by its access key.
+    environment.insert("AWS_ACCESS_KEY_ID".to_owned(), deployed.binary.clone());
     if deployed.binary != "incident-dispatch" {
         environment.extend(microsoft.function_environment());
     }

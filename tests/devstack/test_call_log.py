@@ -1,0 +1,76 @@
+"""The record of calls, with requests of the SDKs against a real moto server."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import boto3
+
+import sam_template  # sets the region
+
+SERVER = os.path.join(os.path.dirname(__file__), "aws_server.py")
+
+
+class Record(unittest.TestCase):
+    def test_calls_of_functions_are_recorded_by_resource(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        server = subprocess.Popen([sys.executable, SERVER, "--calls", directory.name], **pipe)
+        self.addCleanup(server.communicate)
+        port = server.stdout.readline().strip()
+
+        def client(service, key="incident-fetch"):
+            return boto3.client(
+                service,
+                endpoint_url=f"http://127.0.0.1:{port}",
+                region_name=sam_template.REGION,
+                aws_access_key_id=key,
+                aws_secret_access_key="local",
+            )
+
+        own = client("sqs", "local")
+        own.create_queue(QueueName="mandate-SyncQueue-ABC123")
+        table = {"TableName": "t", "BillingMode": "PAY_PER_REQUEST"}
+        keys = [("pk", "HASH"), ("sk", "RANGE")]
+        client("dynamodb", "local").create_table(
+            **table,
+            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys],
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name, _ in keys],
+        )
+        client("s3", "local").create_bucket(
+            Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": sam_template.REGION}
+        )
+        key = {"pk": {"S": "TENANT#1"}, "sk": {"S": "FEED"}}
+        for _ in range(2):
+            client("dynamodb").put_item(TableName="t", Item=key)
+        client("dynamodb").get_item(TableName="t", Key={**key, "pk": {"S": "CREDENTIAL"}})
+        client("dynamodb").query(
+            TableName="t", KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": {"S": "TENANT#1"}}
+        )
+        client("dynamodb").batch_get_item(RequestItems={"t": {"Keys": [key]}})
+        queue = own.get_queue_url(QueueName="mandate-SyncQueue-ABC123")["QueueUrl"]
+        client("sqs").send_message(QueueUrl=queue, MessageBody="{}")
+        client("s3").put_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz", Body=b"line\n")
+        self.assertEqual(client("s3").get_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz")["Body"].read(), b"line\n")
+        (name,) = os.listdir(directory.name)
+        with open(os.path.join(directory.name, name), encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        self.assertEqual(
+            sorted(lines),
+            [
+                "incident-fetch dynamodb:BatchGetItem TENANT#*",
+                "incident-fetch dynamodb:GetItem CREDENTIAL",
+                "incident-fetch dynamodb:PutItem TENANT#*",
+                "incident-fetch dynamodb:Query TENANT#*",
+                "incident-fetch s3:GetObject incidents/*",
+                "incident-fetch s3:PutObject incidents/*",
+                "incident-fetch sqs:SendMessage SyncQueue",
+            ],
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -13,6 +13,7 @@ use url::{Host, Url};
 use crate::{
     clock::{Clock, MonotonicClock},
     error::{Call, Cause, Error, Result, Source},
+    text::from_json_object,
 };
 
 /// The longest wait that a response can ask for. A longer one is a mistake, and nothing else would end it.
@@ -313,10 +314,12 @@ impl Response {
         Ok(all)
     }
 
-    /// The whole body as JSON. [`Error::Malformed`] if it is not a `T`.
+    /// The whole body as a JSON object. [`Error::Malformed`] if it is not a `T`. Of a member that is there twice, the last
+    /// one counts.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
         let malformed = self.malformed();
-        serde_json::from_slice(&self.bytes().await?).map_err(|_| malformed)
+        let body = serde_json::from_slice(&self.bytes().await?).ok();
+        body.and_then(from_json_object).ok_or(malformed)
     }
 
     /// The error for a status that the call does not expect.

@@ -122,6 +122,12 @@ pub fn from_json_object<T: DeserializeOwned>(value: Value) -> Option<T> {
     if value.is_object() { serde_json::from_value(value).ok() } else { None }
 }
 
+/// Deserializes a member that may be odd in form. `None`: it is not a `T`. An odd member of a response then costs only
+/// itself.
+pub fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
+}
+
 /// Parses a time in the format of this API: RFC 3339, in UTC with `Z`.
 pub fn parse_utc(text: &str) -> Option<Timestamp> {
     let (whole, rest) = text.split_at_checked("2026-11-22T10:00:00".len())?;

@@ -15,6 +15,8 @@ mod later_release;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
+mod ocsf;
+#[cfg(test)]
 mod panics;
 #[cfg(test)]
 mod rotation;

@@ -170,7 +170,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::damaged;
+    use crate::testing::{damaged, with_odd_members};
 
     const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
     const OTHER: &str = "99999999-2222-4333-8444-abcdefabcdef";
@@ -289,10 +289,20 @@ mod tests {
         }
     }
 
+    const WHOLE: &str = r#"{"tid":"11111111-2222-4333-8444-abcdefabcdef","aud":"https://graph.microsoft.com","roles":["SecurityIncident.Read.All"],"exp":1900000000,"oid":"o"}"#;
+
     proptest! {
         #[test]
         fn damaged_claims_never_match_another_tenant(
-            claims in damaged(r#"{"tid":"11111111-2222-4333-8444-abcdefabcdef","aud":"https://graph.microsoft.com","roles":["SecurityIncident.Read.All"],"exp":1900000000,"oid":"o"}"#),
+            claims in prop_oneof![
+                damaged(WHOLE),
+                with_odd_members(
+                    WHOLE,
+                    &["tid", "iss", "aud", "roles", "exp", "nbf", "oid", "appid", "azp"],
+                    &[("tid", r#""99999999-2222-4333-8444-abcdefabcdef""#), ("TID", "7"), ("appid", r#""x""#)],
+                    &[r#""roles":["#],
+                ).prop_map(String::into_bytes),
+            ],
         ) {
             let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(&claims));
             if let Some(claims) = Claims::decode_unverified(&token) {

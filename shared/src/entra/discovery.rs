@@ -9,12 +9,15 @@ use crate::{
     http::{Deadline, Endpoint, HttpClient, Response, send},
     microsoft::{Cloud, Endpoints},
     tenant::TenantId,
+    text::if_readable,
 };
 
 /// The members of a discovery document that are used here.
 #[derive(Deserialize)]
 pub(super) struct DiscoveryDocument {
+    #[serde(default, deserialize_with = "if_readable")]
     pub(super) issuer: Option<String>,
+    #[serde(default, deserialize_with = "if_readable")]
     pub(super) jwks_uri: Option<String>,
 }
 

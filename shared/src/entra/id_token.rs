@@ -9,12 +9,14 @@ use std::fmt;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{MAX_CLOCK_SKEW, jwks::SigningKey};
 use crate::{
     error::Error,
     microsoft::{Cloud, IncidentApi},
     tenant::{PERSONAL_ACCOUNTS, TenantId},
+    text::if_readable,
 };
 
 /// Template identifiers of the directory roles that may consent to application permissions of any API.
@@ -93,7 +95,8 @@ impl fmt::Display for SignInError {
     }
 }
 
-/// The claims that are used. A list as `aud` is refused, because we are the only audience.
+/// The claims that are used. A list as `aud` is refused, because we are the only audience. The names of the user prove
+/// nothing, so that one that is odd in form counts as absent. So does a directory role.
 #[derive(Deserialize)]
 struct IdTokenClaims {
     iss: String,
@@ -105,10 +108,12 @@ struct IdTokenClaims {
     nonce: String,
     tid: String,
     oid: String,
+    #[serde(default, deserialize_with = "if_readable")]
     preferred_username: Option<String>,
+    #[serde(default, deserialize_with = "if_readable")]
     name: Option<String>,
-    #[serde(default)]
-    wids: Vec<String>,
+    #[serde(default, deserialize_with = "if_readable")]
+    wids: Option<Vec<Value>>,
 }
 
 /// Validates signature, issuer, audience, times and nonce of an ID token.
@@ -141,7 +146,7 @@ pub(super) fn validate(
         tenant_id,
         object_id: claims.oid,
         name: claims.preferred_username.filter(not_blank).or(claims.name.filter(not_blank)),
-        directory_roles: claims.wids.iter().map(|role| role.to_ascii_lowercase()).collect(),
+        directory_roles: claims.wids.iter().flatten().filter_map(Value::as_str).map(str::to_ascii_lowercase).collect(),
     })
 }
 
@@ -185,7 +190,7 @@ mod tests {
         signature::{KeyPair as _, RSA_PKCS1_SHA256},
     };
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -272,6 +277,25 @@ mod tests {
             [changed("exp", json!(NOW - 299)), changed("nbf", json!(NOW + 300)), changed("azp", json!(CLIENT))]
         {
             assert!(check(&within_bounds, None).is_ok(), "{within_bounds}");
+        }
+    }
+
+    #[test]
+    fn odd_name_or_role_costs_only_itself() {
+        let role = "62e90394-69f5-4237-9190-012177145e10";
+        for (name, value, shown, may_consent) in [
+            ("preferred_username", json!(7), None, true),
+            ("name", json!(["x"]), Some("a@b.example"), true),
+            ("wids", json!([7, null, role, {}]), Some("a@b.example"), true),
+            ("wids", json!(role), Some("a@b.example"), false),
+            ("wids", Value::Null, Some("a@b.example"), false),
+        ] {
+            let user = check(&changed(name, value.clone()), None).unwrap();
+            assert_eq!(
+                (user.name.as_deref(), user.may_consent_to(IncidentApi::Graph)),
+                (shown, may_consent),
+                "{name}: {value}"
+            );
         }
     }
 

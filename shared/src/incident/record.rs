@@ -40,6 +40,8 @@ pub struct Record {
     pub state_hash: String,
     /// The whole record as JSON without white space between its parts, and so on one line.
     pub json: Box<str>,
+    /// Length of `json` before its alerts were left out. `None`: nothing was left out of it here.
+    pub untruncated_bytes: Option<usize>,
 }
 
 /// The alerts of an incident in a response. Defender always sends them.
@@ -146,7 +148,7 @@ impl<'a> Members<'a> {
 }
 
 /// Both names of a member. The name that `api` uses itself comes first.
-fn names_of<'n>(api: IncidentApi, graph: &'n str, defender: &'n str) -> [&'n str; 2] {
+pub(super) fn names_of<'n>(api: IncidentApi, graph: &'n str, defender: &'n str) -> [&'n str; 2] {
     match api {
         IncidentApi::Graph => [graph, defender],
         IncidentApi::Defender => [defender, graph],
@@ -194,6 +196,7 @@ impl Record {
             status,
             merged_into,
             json: without_whitespace(sent).into(),
+            untruncated_bytes: None,
         })
     }
 
@@ -236,9 +239,10 @@ fn incident_id(raw: &RawValue) -> Option<String> {
     }
 }
 
-/// An id as text, whatever its type. `None`: null.
+/// An id as text: a text or a number.
 fn identifier(raw: &RawValue) -> Option<String> {
-    (raw.get() != "null").then(|| text(raw).unwrap_or_else(|| raw.get().to_owned()))
+    let is_number = || raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    text(raw).or_else(|| is_number().then(|| raw.get().to_owned()))
 }
 
 /// A string, or `None` for a value of any other type.

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     http::{MAX_RETRY_AFTER, Response},
     tenant::Reason,
+    text::if_readable,
 };
 
 /// The wait after a 429 that names none.
@@ -54,8 +55,8 @@ struct ErrorBody {
 
 #[derive(Deserialize)]
 struct ErrorDetail {
-    #[serde(default)]
-    message: String,
+    #[serde(default, deserialize_with = "if_readable")]
+    message: Option<String>,
 }
 
 async fn error_detail(response: Response) -> Option<ErrorDetail> {
@@ -63,7 +64,7 @@ async fn error_detail(response: Response) -> Option<ErrorDetail> {
 }
 
 async fn wait_in_body(response: Response) -> Option<SignedDuration> {
-    seconds_in(&error_detail(response).await?.message).map(SignedDuration::from_secs)
+    seconds_in(&error_detail(response).await?.message?).map(SignedDuration::from_secs)
 }
 
 /// The number before the word "second" or "minute" in an error's text. Some 429 responses name their wait only there.
@@ -84,6 +85,20 @@ fn seconds_in(message: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::from_json_object;
+
+    #[test]
+    fn odd_member_of_an_error_costs_only_itself() {
+        for (body, message) in [
+            (r#"{"error":{"code":429,"message":"wait","innerError":null,"details":[null]},"error2":7}"#, Some("wait")),
+            (r#"{"error":{"code":"a","code":"b","message":"w","message":"wait"}}"#, Some("wait")),
+            (r#"{"error":{"message":null}}"#, None),
+            (r#"{"error":{"message":["wait"]}}"#, None),
+        ] {
+            let body: ErrorBody = from_json_object(serde_json::from_str(body).unwrap()).unwrap();
+            assert_eq!(body.error.message.as_deref(), message);
+        }
+    }
 
     #[test]
     fn finds_the_wait_in_an_error_message() {

@@ -17,6 +17,7 @@ month. Ctrl-C ends it.
 Options:
   --once             run the whole job unattended, from the invitation to delivered incidents; exit with 0 or 1
   --port N           listen on N (our HTTP API) and on N+1 to N+3 (login, Graph, Defender) [default: 8400]
+  --chaos            inject faults at Microsoft and in AWS, kill functions, and end with a table of what was delivered
   --logs             print the log lines of the functions as well
   --live             keep AWS local and use the real Microsoft; needs --credential
   --credential FILE  app credential for --live, as JSON: {\"client_id\": \"...\", \"client_secret\": \"...\"}. Only its
@@ -26,6 +27,7 @@ Options:
 Examples:
   cargo dev                                    start the system, then open the consent link that it prints
   cargo dev --once                             check that everything works; less than a minute after the build
+  cargo dev --once --chaos                     check that nothing is lost while everything fails; some minutes
   cargo dev --port 9000 --logs                 use ports 9000 to 9003 and show the functions' logs
   cargo dev --live --credential app.json       onboard a real tenant, with an app registration of your own
 ";
@@ -40,6 +42,7 @@ pub(crate) enum Command {
 pub(crate) struct Options {
     pub(crate) once: bool,
     pub(crate) logs: bool,
+    pub(crate) chaos: bool,
     pub(crate) port: u16,
     /// The place of the app credential, for the real Microsoft.
     pub(crate) live: Option<CredentialSource>,
@@ -47,7 +50,7 @@ pub(crate) struct Options {
 
 /// Parses the arguments. An error is one sentence that says what to do.
 pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut options = Options { once: false, logs: false, port: DEFAULT_PORT, live: None };
+    let mut options = Options { once: false, logs: false, chaos: false, port: DEFAULT_PORT, live: None };
     let (mut live, mut credential) = (false, None);
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
@@ -56,6 +59,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
             "--help" | "-h" => return Ok(Command::Help),
             "--once" => options.once = true,
             "--logs" => options.logs = true,
+            "--chaos" => options.chaos = true,
             "--live" => live = true,
             "--credential" => credential = Some(CredentialSource::parse(&value()?)),
             "--port" => options.port = port(&value()?)?,
@@ -80,6 +84,9 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
     if options.once && options.live.is_some() {
         return Err("--once signs in unattended, which only the simulator allows; leave out --live".to_owned());
     }
+    if options.chaos && options.live.is_some() {
+        return Err("--chaos makes the simulator fail; leave out --live".to_owned());
+    }
     Ok(Command::Run(options))
 }
 
@@ -98,12 +105,13 @@ mod tests {
 
     #[test]
     fn options_are_parsed() {
-        let options = Options { once: false, logs: false, port: 8400, live: None };
+        let options = Options { once: false, logs: false, chaos: false, port: 8400, live: None };
         assert_eq!(parsed(""), Ok(Command::Run(options.clone())));
         assert_eq!(
             parsed("--once --port 9000"),
             Ok(Command::Run(Options { once: true, port: 9000, ..options.clone() }))
         );
+        assert_eq!(parsed("--once --chaos"), Ok(Command::Run(Options { once: true, chaos: true, ..options.clone() })));
         let live = Options { logs: true, live: Some(CredentialSource::File("app.json".into())), ..options.clone() };
         assert_eq!(parsed("--live --logs --credential app.json"), Ok(Command::Run(live)));
         let piped = Options { live: Some(CredentialSource::StandardInput), ..options };
@@ -113,7 +121,7 @@ mod tests {
 
     #[test]
     fn help_lists_every_option_with_examples() {
-        for option in ["--once", "--port N", "--logs", "--live", "--credential FILE", "-h, --help"] {
+        for option in ["--once", "--port N", "--chaos", "--logs", "--live", "--credential FILE", "-h, --help"] {
             assert!(HELP.contains(&format!("\n  {option} ")), "{option}");
         }
         assert!(HELP.contains("Examples:\n  cargo dev"));
@@ -133,5 +141,6 @@ mod tests {
             assert!(parsed(line).is_err(), "{line}");
         }
         assert!(parsed("--once --live --credential f").is_err());
+        assert!(parsed("--chaos --live --credential f").is_err());
     }
 }

@@ -49,6 +49,16 @@ pub(crate) async fn onboard(stack: &Stack, customer: &Customer) -> Result<(), Fa
     check(tenant["api"] == customer.api, || format!("{name} is read by {} instead of {}", tenant["api"], customer.api))
 }
 
+/// Onboards the customers, one after the other.
+pub(crate) async fn onboard_all(stack: &Stack, customers: [&Customer; 3], console: &mut Console) -> Result<(), Failed> {
+    console.step("onboarding three customers by their consent links");
+    for customer in customers {
+        onboard(stack, customer).await?;
+        console.line(&format!("{:<10} is active, and read by {}", customer.name, customer.api));
+    }
+    Ok(())
+}
+
 /// Creates an invitation as an operator does and returns its consent link.
 pub(crate) async fn invite(stack: &Stack, customer: &str, expected_tenant: Option<&str>) -> Result<String, Failed> {
     let mut body = json!({ "customer": customer });
@@ -77,11 +87,7 @@ pub(crate) async fn run(stack: &Stack, console: &mut Console) -> Result<(), Fail
         customer.seed(sim);
     }
 
-    console.step("onboarding three customers by their consent links");
-    for customer in customers {
-        onboard(stack, customer).await?;
-        console.line(&format!("{:<10} is active, and read by {}", customer.name, customer.api));
-    }
+    onboard_all(stack, customers, console).await?;
 
     console.step("delivering their incidents");
     let created = |customer: &&Customer| (TenantChange::new(customer.tenant_id, "created"), customer.incident_count());

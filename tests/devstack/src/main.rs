@@ -1,5 +1,6 @@
 //! `cargo dev`: the whole system on this machine. `cargo dev --help` lists the options.
 
+mod chaos;
 mod cli;
 mod credential;
 mod customers;
@@ -13,6 +14,7 @@ use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    chaos::Chaos,
     cli::{Command, HELP, Options},
     credential::CredentialSource,
 };
@@ -50,12 +52,17 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let mut chaos = options.chaos.then(Chaos::default);
     let outcome = tokio::select! {
-        outcome = run(&stack, &options, &mut console) => outcome,
+        outcome = run(&stack, &options, chaos.as_mut(), &mut console) => outcome,
         () = signals.received() => {
             console.step("stopping");
             if options.once { Err("it was stopped".to_owned()) } else { Ok(()) }
         }
+    };
+    let outcome = match (&outcome, &chaos) {
+        (Ok(()), Some(chaos)) => chaos.end(&stack, &mut console).await.map_err(|failed| failed.to_string()),
+        _ => outcome,
     };
     stack.shutdown().await;
     match outcome {
@@ -84,9 +91,13 @@ async fn start(options: &Options, console: &mut Console) -> Result<Stack, String
     Stack::start(options, console).await.map_err(|error| error.to_string())
 }
 
-async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<(), String> {
+async fn run(stack: &Stack, options: &Options, chaos: Option<&mut Chaos>, console: &mut Console) -> Result<(), String> {
     if options.once {
-        return journey::run(stack, console).await.map_err(|failed| failed.to_string());
+        let done = match chaos {
+            Some(chaos) => chaos.each_fault_once(stack, console).await,
+            None => journey::run(stack, console).await,
+        };
+        return done.map_err(|failed| failed.to_string());
     }
     let logs = options.logs.then(|| stack.follow_logs());
     let prepared = match stack.sim() {
@@ -94,7 +105,16 @@ async fn run(stack: &Stack, options: &Options, console: &mut Console) -> Result<
         None => watch::prepare_live(stack, console).await,
     };
     prepared.map_err(|failed| failed.to_string())?;
-    Err(watch::run(stack, logs, console).await.to_string())
+    let chaos = async {
+        match chaos {
+            Some(chaos) => chaos.one_fault_after_the_other(stack).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        failed = watch::run(stack, logs, console) => Err(failed.to_string()),
+        outcome = chaos => outcome.map_err(|failed| failed.to_string()),
+    }
 }
 
 /// The signals by which a terminal or a supervisor ends a program.

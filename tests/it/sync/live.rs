@@ -396,6 +396,7 @@ async fn lists_are_available_as_ocsf() {
         let last_updated = sync.backends.sim.incident(TENANT, &id).unwrap().last_update;
         assert_eq!(event["metadata"]["uid"], format!("{TENANT}/{id}/{last_updated}"));
         assert_eq!(event["time"], last_updated.as_millisecond());
+        crate::ocsf::assert_valid(event);
         crate::snapshots::assert_json(&format!("ocsf-finding-{api}"), event, &[]);
     }
 }

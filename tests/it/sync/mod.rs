@@ -12,6 +12,7 @@ mod harness;
 mod later_release;
 mod live;
 mod model;
+mod ocsf_findings;
 mod odd_records;
 mod operations;
 mod quiet;

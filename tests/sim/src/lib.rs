@@ -36,9 +36,9 @@ pub use clock::SimClock;
 pub use entra::keys::{OldKey, self_signed};
 pub use faults::{Fault, FaultKind, Host, RetryAfter};
 pub use store::{
-    APPLICATION_ADMINISTRATOR, Alert, App, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors, Comment,
-    FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingColumn, HuntingTable, Incident, IncidentSeed,
-    PERSONAL_ACCOUNTS, PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
+    APPLICATION_ADMINISTRATOR, Alert, AlertCategories, App, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, CallbackErrors,
+    Comment, EvidenceSet, FederatedCredential, GLOBAL_ADMINISTRATOR, Giant, HuntingColumn, HuntingTable, Incident,
+    IncidentSeed, PERSONAL_ACCOUNTS, PRIVILEGED_ROLE_ADMINISTRATOR, Propagation, Resource, TenantSeed, User,
 };
 pub use world::{Behaviour, Call, Limits, ListBehaviour, NextLink, Order};
 
@@ -272,6 +272,13 @@ impl Sim {
     pub fn merge_incident(&self, tenant_id: &str, from: &str, into: &str) -> bool {
         let (Ok(from), Ok(into)) = (from.parse(), into.parse()) else { return false };
         self.shared.world().merge(tenant_id, from, into)
+    }
+
+    /// Moves alerts to an incident, or to a new one, as Graph's `moveAlerts` does. Returns the target. `None`: an alert or
+    /// the target is unknown.
+    pub fn move_alerts(&self, tenant_id: &str, alert_ids: &[String], into: Option<&str>) -> Option<String> {
+        let into = into.map(str::parse).transpose().ok()?;
+        Some(self.shared.world().move_alerts(tenant_id, alert_ids, into)?.to_string())
     }
 
     /// Hides an incident until [`Sim::set_visible_from`] shows it. `false` if there is no such incident.

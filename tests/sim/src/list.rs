@@ -175,6 +175,7 @@ pub(crate) fn select_page(
     let page_size = if is_empty || list_query.empty_pages > 0 { 0 } else { page_size };
     let rows: Vec<Incident> = rows.into_iter().skip(list_query.skip).take(page_size).cloned().collect();
     let has_more = tweaks.row_cap.is_none() && list_query.skip + rows.len() < total;
+    let leads_to_nothing = behaviour.next_link_to_nothing && !rows.is_empty() && rows.len() == page_size;
     let next_link = match &tweaks.next_link {
         _ if list_query.empty_pages > 0 => Some(link_with(
             world,
@@ -187,7 +188,7 @@ pub(crate) fn select_page(
         Some(NextLinkTweak::EmptyPage) if is_empty => {
             self::next_link(world, request, &ListBehaviour { next_link: NextLink::Skip, ..behaviour }, 0)
         }
-        None | Some(NextLinkTweak::EmptyPage) if has_more => {
+        None | Some(NextLinkTweak::EmptyPage) if has_more || leads_to_nothing => {
             self::next_link(world, request, &behaviour, list_query.skip + rows.len())
         }
         None | Some(NextLinkTweak::EmptyPage) => None,

@@ -10,7 +10,7 @@ use crate::{
     clock::SimClock,
     entra::{flow::Flows, keys::Keys},
     faults::{Faults, Host, RetryAfter},
-    store::{AppRecord, Incident, Resource, ServicePrincipal, Tenant},
+    store::{AppRecord, Incident, IncidentSeed, Resource, ServicePrincipal, Tenant},
 };
 
 /// A recorded request to one of the hosts.
@@ -66,6 +66,7 @@ pub enum Order {
 /// The choices that Microsoft's documents leave open for the lists of one API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the independent choices of a list each")]
 pub struct ListBehaviour {
     /// The largest `$top`; a larger one is refused with 400.
     pub max_top: usize,
@@ -79,6 +80,8 @@ pub struct ListBehaviour {
     pub next_link: NextLink,
     /// The number of pages without rows, each with a next link, before a page with rows.
     pub empty_pages: usize,
+    /// A full page that is the last one has a next link, too. It leads to a page without rows.
+    pub next_link_to_nothing: bool,
     /// The next link stands before the rows.
     pub next_link_first: bool,
     /// The order without `$orderby`.
@@ -98,6 +101,7 @@ impl Default for ListBehaviour {
             max_skip: Some(500),
             next_link: NextLink::Skip,
             empty_pages: 0,
+            next_link_to_nothing: false,
             next_link_first: false,
             order: Order::UpdatedDescending,
             shuffle_ties: false,
@@ -283,6 +287,38 @@ impl World {
             alerts.append(&mut incident.alerts);
         });
         redirected && tenant.update(into, now, |incident| incident.alerts.append(&mut alerts))
+    }
+
+    /// Moves alerts to an incident, or to a new one, which takes its title from the incident of the first alert. The
+    /// incidents that lose alerts and the one that gets them are updated. Returns the target. `None`: an alert or the
+    /// target is unknown.
+    pub(crate) fn move_alerts(&mut self, tenant_id: &str, alert_ids: &[String], into: Option<u64>) -> Option<u64> {
+        let now = self.now();
+        let tenant = self.tenants.get_mut(tenant_id)?;
+        let holder_of = |id: &String| {
+            let holds = |incident: &Incident| incident.alerts.iter().any(|alert| alert.id == *id);
+            tenant.incidents.values().map(|stored| &stored.incident).find(|incident| holds(incident))
+        };
+        let holders: Vec<&Incident> = alert_ids.iter().map(holder_of).collect::<Option<_>>()?;
+        let display_name = holders.first()?.display_name.clone();
+        let mut sources: Vec<u64> = holders.iter().map(|incident| incident.id).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        let target = match into {
+            Some(id) => id,
+            None => tenant.put_incident(IncidentSeed { display_name, alerts: 0, ..IncidentSeed::default() }, now),
+        };
+        if tenant.incidents.get(&target)?.incident.status == "redirected" {
+            return None;
+        }
+        let mut moved = Vec::new();
+        for source in sources.into_iter().filter(|source| *source != target) {
+            tenant.update(source, now, |incident| {
+                moved.extend(incident.alerts.extract_if(.., |alert| alert_ids.contains(&alert.id)));
+            });
+        }
+        tenant.update(target, now, |incident| incident.alerts.append(&mut moved));
+        Some(target)
     }
 
     /// Counts a call against a tenant's limits. Returns the wait for the 429 if it exceeds one.

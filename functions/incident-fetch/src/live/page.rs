@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared::{incident::record::Record, tenant::TenantId};
+use shared::{incident::record::Record, tenant::TenantId, text::LossyText};
 
 /// The maximum size of the incidents in one response, as [`escaped_len`] counts. Lambda allows 6 MB, and the rest of the
 /// response needs a part of it.
@@ -77,10 +77,11 @@ pub(super) fn truncate_to_fit(record: Record) -> Option<Record> {
 
 /// Returns a record without its alerts, if it has any and fits into a response then.
 pub(super) fn without_alerts(record: &Record) -> Option<Record> {
-    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(&record.json).ok()?;
+    let members: BTreeMap<LossyText<'_>, &RawValue> = serde_json::from_str(&record.json).ok()?;
+    let mut members: BTreeMap<_, _> = members.into_iter().map(|(name, value)| (name.0, value)).collect();
     members.remove("alerts")?;
     let json = serde_json::to_string(&members).ok()?;
-    let record = Record { json: json.into(), ..record.clone() };
+    let record = Record { untruncated_bytes: Some(record.json.len()), json: json.into(), ..record.clone() };
     Some(record).filter(|record| escaped_len(&record.json) <= MAX_RESPONSE_BYTES)
 }
 
@@ -179,5 +180,17 @@ mod tests {
             "its key is that of the whole record"
         );
         assert_eq!(truncate_to_fit(sent(1, MAX_RESPONSE_BYTES)), None);
+    }
+
+    #[test]
+    fn odd_member_name_keeps_no_incident_out_of_a_list() {
+        let alert = "a".repeat(MAX_RESPONSE_BYTES);
+        let json = format!(
+            r#"{{"id":"1","lastUpdateDateTime":"2026-11-22T09:00:00Z","x\ud83d":1,"x":1,"x":2,"alerts":[{{"id":"{alert}"}}]}}"#
+        );
+        let record = Record::parse(json.as_bytes(), &tenant(), IncidentApi::Graph, Alerts::Included).unwrap();
+        let truncated = truncate_to_fit(record.clone()).unwrap();
+        assert!(truncated.json.len() < 200, "{}", truncated.json);
+        assert_eq!(truncated.untruncated_bytes, Some(record.json.len()));
     }
 }

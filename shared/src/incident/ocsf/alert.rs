@@ -4,16 +4,19 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Item,
-    json::{present, take_link, take_text, take_time},
+    json::{distinct, present, take_link, take_text, take_texts, take_time},
 };
-use crate::incident::record::{Record, snake_case};
+use crate::{
+    incident::record::{Record, names_of, snake_case},
+    microsoft::IncidentApi,
+};
 
 /// One finding for each alert. Members of an alert that are not mapped stay in it.
-pub(super) fn findings(record: &Record, sent: &mut Map<String, Value>) -> Vec<Value> {
+pub(super) fn findings(record: &Record, api: IncidentApi, sent: &mut Map<String, Value>) -> Vec<Value> {
     let Some(Value::Array(alerts)) = sent.get_mut("alerts") else { return Vec::new() };
     let objects = alerts.iter_mut().enumerate().filter_map(|(index, alert)| Some((index, alert.as_object_mut()?)));
     let findings = objects.map(|(index, alert)| {
-        let finding = finding_info(alert, || format!("{}#{index}", record.incident_id));
+        let finding = finding_info(alert, api, || format!("{}#{index}", record.incident_id));
         alert.retain(|_, value| !value.is_null());
         finding
     });
@@ -22,8 +25,10 @@ pub(super) fn findings(record: &Record, sent: &mut Map<String, Value>) -> Vec<Va
 
 /// The finding of an alert. `unnamed` is the id where none was sent, because the schema requires one. The sent id stays
 /// in the alert, so that the rest of it can be matched with its finding.
-fn finding_info(alert: &mut Map<String, Value>, unnamed: impl FnOnce() -> String) -> Value {
-    let uid = ["id", "alertId", "providerAlertId"].iter().find_map(|name| match alert.get(*name)? {
+fn finding_info(alert: &mut Map<String, Value>, api: IncidentApi, unnamed: impl FnOnce() -> String) -> Value {
+    let names = |graph, defender| names_of(api, graph, defender);
+    let ids = names("id", "alertId").into_iter().chain(["providerAlertId"]);
+    let uid = ids.into_iter().find_map(|name| match alert.get(name)? {
         Value::String(id) if !id.is_empty() => Some(id.clone()),
         Value::Number(id) => Some(id.to_string()),
         _ => None,
@@ -31,18 +36,23 @@ fn finding_info(alert: &mut Map<String, Value>, unnamed: impl FnOnce() -> String
     present(json!({
         "analytic": analytic(alert),
         "attacks": attacks(alert),
-        "created_time": take_time(alert, &["createdDateTime", "creationTime"]),
+        "created_time": take_time(alert, &names("createdDateTime", "creationTime")),
         "desc": take_text(alert, &["description"]),
-        "first_seen_time": take_time(alert, &["firstActivityDateTime", "firstActivity"]),
-        "last_seen_time": take_time(alert, &["lastActivityDateTime", "lastActivity"]),
-        "modified_time": take_time(alert, &["lastUpdateDateTime", "lastUpdatedTime"]),
+        "first_seen_time": take_time(alert, &names("firstActivityDateTime", "firstActivity")),
+        "last_seen_time": take_time(alert, &names("lastActivityDateTime", "lastActivity")),
+        "modified_time": take_time(alert, &names("lastUpdateDateTime", "lastUpdatedTime")),
         "product": take_text(alert, &["productName", "serviceSource"]).map(|name| json!({"name": name})),
         "src_url": take_link(alert, &["alertWebUrl"]),
         "title": take_text(alert, &["title"]),
-        "types": take_text(alert, &["category"]).map(|category| [category]),
+        "types": types(alert),
         "uid": uid.unwrap_or_else(unnamed),
         "uid_alt": take_text(alert, &["providerAlertId"]),
     }))
+}
+
+/// The kill-chain phases of an alert. `categories` replaces `category`, and alerts have either or both.
+fn types(alert: &mut Map<String, Value>) -> Option<Vec<String>> {
+    distinct(take_text(alert, &["category"]).into_iter().chain(take_texts(alert, "categories")))
 }
 
 fn analytic(alert: &mut Map<String, Value>) -> Option<Value> {
@@ -52,7 +62,9 @@ fn analytic(alert: &mut Map<String, Value>) -> Option<Value> {
         return None;
     }
     let kind = match name.as_deref().map(snake_case).as_deref() {
-        Some("custom_detection") => Item::of(1, "Rule"),
+        // Rules that the customer wrote: those of Defender, and the scheduled and near-real-time ones of Sentinel.
+        Some("custom_detection" | "scheduled_alerts" | "nrt_alerts") => Item::of(1, "Rule"),
+        Some("built_in_ml") => Item::of(4, "Learning (ML/DL)"),
         _ => Item::unknown(),
     };
     Some(present(json!({"uid": uid, "name": name, "type": kind.caption, "type_id": kind.id})))

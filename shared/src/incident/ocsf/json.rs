@@ -1,8 +1,12 @@
 //! JSON that Microsoft sent: as values without a loss, and member by member.
 
-use std::collections::BTreeMap;
+use std::{collections::HashSet, fmt};
 
 use jiff::Timestamp;
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::{Map, Number, Value, value::RawValue};
 
 use crate::{incident::record::parse_time, text::LossyText};
@@ -20,9 +24,7 @@ fn value_at(raw: &RawValue, depth: usize) -> Value {
     let sent = raw.get();
     let read = match sent.as_bytes().first() {
         Some(b'{') if depth < MAX_DEPTH => {
-            serde_json::from_str::<BTreeMap<LossyText<'_>, &RawValue>>(sent).ok().map(|members| {
-                members.into_iter().map(|(name, value)| (name.0, value_at(value, depth + 1))).collect::<Value>()
-            })
+            serde_json::Deserializer::from_str(sent).deserialize_map(ObjectAt { depth }).ok().map(Value::Object)
         }
         Some(b'[') if depth < MAX_DEPTH => serde_json::from_str::<Vec<&RawValue>>(sent)
             .ok()
@@ -33,6 +35,29 @@ fn value_at(raw: &RawValue, depth: usize) -> Value {
         _ => None,
     };
     read.unwrap_or_else(|| Value::String(sent.to_owned()))
+}
+
+/// An object at this depth. Of a member that was sent twice, the last one that is not null counts.
+struct ObjectAt {
+    depth: usize,
+}
+
+impl<'de> Visitor<'de> for ObjectAt {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut object = Map::new();
+        while let Some((LossyText(name), value)) = members.next_entry::<_, &RawValue>()? {
+            if value.get() != "null" || !object.contains_key(name.as_ref()) {
+                object.insert(name.into_owned(), value_at(value, self.depth + 1));
+            }
+        }
+        Ok(object)
+    }
 }
 
 /// The number, if a 64-bit integer or float holds it exactly. Fifteen digits always fit into a float.
@@ -63,7 +88,30 @@ pub(super) fn take_text(sent: &mut Map<String, Value>, names: &[&str]) -> Option
 
 /// Takes out a time, in milliseconds of the epoch.
 pub(super) fn take_time(sent: &mut Map<String, Value>, names: &[&str]) -> Option<i64> {
-    take(sent, names, |text| parse_time(text).map(Timestamp::as_millisecond))
+    take(sent, names, |text| parse_time(text).and_then(milliseconds))
+}
+
+/// A time in milliseconds of the epoch. `None` for one that was never set: .NET writes the year 1 then, and other systems
+/// write 1601 or the epoch itself.
+pub(super) fn milliseconds(time: Timestamp) -> Option<i64> {
+    Some(time.as_millisecond()).filter(|milliseconds| *milliseconds > 0)
+}
+
+/// Takes out the texts of a list. A list that holds anything but texts and nulls stays, too.
+pub(super) fn take_texts(sent: &mut Map<String, Value>, name: &str) -> Vec<String> {
+    let Some(Value::Array(items)) = sent.get(name) else { return Vec::new() };
+    let texts = items.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    if items.iter().all(|item| item.is_string() || item.is_null()) {
+        sent.remove(name);
+    }
+    texts
+}
+
+/// The texts without repetitions, in their order. `None` if there are none.
+pub(super) fn distinct(texts: impl IntoIterator<Item = String>) -> Option<Vec<String>> {
+    let mut seen = HashSet::new();
+    let texts: Vec<String> = texts.into_iter().filter(|text| seen.insert(text.clone())).collect();
+    (!texts.is_empty()).then_some(texts)
 }
 
 /// Takes out a link. Only `https` passes, because consumers make links of it.

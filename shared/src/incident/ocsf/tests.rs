@@ -1,5 +1,14 @@
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
 use super::{json::MAX_DEPTH, *};
-use crate::{incident::record::Alerts, microsoft::IncidentApi, tenant::TenantId};
+use crate::{
+    incident::record::Alerts,
+    microsoft::IncidentApi,
+    tenant::TenantId,
+    testing::{damaged, with_odd_members},
+};
 
 const GRAPH: &str = include_str!("fixtures/graph.json");
 const DEFENDER: &str = include_str!("fixtures/defender.json");
@@ -8,7 +17,7 @@ fn tenant() -> TenantId {
     "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
 }
 
-fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
+pub(super) fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
     let record = Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included).unwrap();
     let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
     let version = Version { tenant_id: tenant(), api, record: &record, change, ordinal: 1, fetched_at };
@@ -18,56 +27,51 @@ fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
 }
 
 /// The event of a record with these members.
-fn with(members: &str, change: Option<Change>) -> Value {
+pub(super) fn with(members: &str, change: Option<Change>) -> Value {
     let json = format!(r#"{{"id":"7","lastUpdateDateTime":"2026-01-01T00:00:00Z",{members}}}"#);
     event(&json, IncidentApi::Graph, change)
 }
 
-/// Checks the members and types that OCSF 1.7.0 requires of the class and of the objects that are used.
-fn assert_conforms(event: &Value) {
-    let integer = |value: &Value| value.is_i64();
-    for name in
-        ["activity_id", "category_uid", "class_uid", "severity_id", "status_id", "time", "type_uid", "verdict_id"]
-    {
-        assert!(integer(&event[name]), "{name} in {event}");
-    }
-    assert_eq!((&event["category_uid"], &event["class_uid"]), (&json!(2), &json!(2005)));
-    assert_eq!(event["type_uid"].as_i64(), event["activity_id"].as_i64().map(|activity| 200_500 + activity));
-    assert!([1, 2, 3].contains(&event["activity_id"].as_i64().unwrap()));
-    assert!([0, 1, 2, 3, 4, 5, 99].contains(&event["severity_id"].as_i64().unwrap()));
-    assert!([0, 1, 2, 3, 4, 99].contains(&event["status_id"].as_i64().unwrap()));
-    let metadata = &event["metadata"];
-    assert_eq!(metadata["version"], "1.7.0");
-    assert_eq!(metadata["profiles"], json!(["incident"]));
-    assert_eq!(metadata["product"], json!({"name": "Microsoft Defender XDR", "vendor_name": "Microsoft"}));
-    let optional_text = |object: &Value, names: &[&str]| {
-        for name in names {
-            assert!(object.get(name).is_none_or(Value::is_string), "{name} in {object}");
-        }
-    };
-    optional_text(metadata, &["correlation_uid", "original_event_uid", "original_time", "tenant_uid", "uid"]);
-    optional_text(event, &["comment", "desc", "message", "severity", "src_url", "status", "status_code", "verdict"]);
-    for assigned in [&event["assignee"], &event["assignee_group"]] {
-        assert!(assigned.is_null() || assigned["name"].is_string(), "{event}");
-    }
+/// Checks an event against the official schema of the release, and its captions against those of the schema.
+pub(super) fn assert_conforms(event: &Value) {
+    static SCHEMA: LazyLock<(Value, jsonschema::Validator)> = LazyLock::new(|| {
+        let schema = serde_json::from_str(include_str!("fixtures/incident_finding-1.8.0.schema.json")).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        (schema, validator)
+    });
+    let (schema, validator) = &*SCHEMA;
+    let errors: Vec<String> =
+        validator.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    assert_captions(event, schema, schema);
+    assert_eq!(event["metadata"]["version"], "1.8.0");
+    assert_eq!(event["metadata"]["profiles"], json!(["incident"]));
+    let activity = (event["activity_id"].as_i64().unwrap(), event["activity_name"].as_str().unwrap());
+    assert_eq!(event["type_uid"].as_i64(), Some(200_500 + activity.0));
+    assert_eq!(event["type_name"], format!("Incident Finding: {}", activity.1));
     assert!(event.get("assignee").is_some() != event.get("assignee_group").is_some(), "{event}");
-    assert!(event.get("unmapped").is_none_or(Value::is_object));
-    let findings = event["finding_info_list"].as_array().unwrap();
-    assert!(!findings.is_empty());
-    for finding in findings {
-        assert!(finding["uid"].is_string(), "{finding}");
-        optional_text(finding, &["title", "desc", "src_url", "uid_alt"]);
-        for name in ["created_time", "first_seen_time", "last_seen_time", "modified_time"] {
-            assert!(finding.get(name).is_none_or(integer), "{name} in {finding}");
+}
+
+/// Checks that the caption beside each value of an enumeration is the schema's. That of Other is the source's own word.
+fn assert_captions(object: &Value, of_object: &Value, schema: &Value) {
+    for (name, attribute) in of_object["properties"].as_object().unwrap() {
+        let Some(value) = object.get(name) else { continue };
+        if let Some(sibling) = attribute["sibling"].as_str()
+            && *value != 99
+        {
+            assert_eq!(object[sibling], attribute["captions"][value.to_string()], "{name} of {object}");
         }
-        if let Some(analytic) = finding.get("analytic") {
-            assert!(integer(&analytic["type_id"]));
-            assert!(analytic["name"].is_string() || analytic["uid"].is_string());
-        }
-        for attack in finding.get("attacks").and_then(Value::as_array).into_iter().flatten() {
-            assert!(attack["technique"]["uid"].is_string());
+        for (attribute, values) in [(attribute, std::slice::from_ref(value)), (&attribute["items"], items(value))] {
+            if let Some(reference) = attribute["$ref"].as_str() {
+                let definition = schema.pointer(&reference[1..]).unwrap();
+                values.iter().for_each(|value| assert_captions(value, definition, schema));
+            }
         }
     }
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 #[test]
@@ -89,7 +93,9 @@ fn maps_an_incident_of_defender() {
 #[test]
 fn activity_is_the_change_or_what_a_live_record_shows() {
     for (change, status, created, activity) in [
-        (Some(Change::Created), "resolved", "2025-01-01T00:00:00Z", 1),
+        (Some(Change::Created), "active", "2025-01-01T00:00:00Z", 1),
+        (Some(Change::Created), "redirected", "2025-01-01T00:00:00Z", 1),
+        (Some(Change::Created), "resolved", "2025-01-01T00:00:00Z", 3),
         (Some(Change::Updated), "resolved", "2025-01-01T00:00:00Z", 2),
         (Some(Change::Merged), "redirected", "2025-01-01T00:00:00Z", 2),
         (Some(Change::Reopened), "active", "2025-01-01T00:00:00Z", 2),
@@ -239,4 +245,225 @@ fn deep_nesting_is_kept_as_text() {
         depth += 1;
     }
     assert_eq!((depth, value.as_str().map(str::len)), (MAX_DEPTH, Some(2 * (10_000 - MAX_DEPTH + 1))));
+}
+
+#[test]
+fn version_resolved_at_first_sight_is_closed_in_both_forms() {
+    let members = r#""status":"resolved","createdDateTime":"2026-01-01T00:00:00Z""#;
+    let (delivered, live) = (with(members, Some(Change::Created)), with(members, None));
+    for name in ["activity_id", "activity_name", "type_uid", "type_name", "status_id"] {
+        assert_eq!(delivered[name], live[name], "{name}");
+    }
+    assert_eq!(delivered["activity_name"], "Close");
+}
+
+#[test]
+fn priority_follows_the_bounds_of_the_score() {
+    for (score, priority) in [
+        ("100", json!([4, "Critical"])),
+        ("85.5", json!([4, "Critical"])),
+        ("85", json!([2, "Medium"])),
+        ("15", json!([2, "Medium"])),
+        ("14.9", json!([1, "Low"])),
+        ("0", json!([1, "Low"])),
+        ("null", json!([null, null])),
+        (r#""high""#, json!([null, null])),
+    ] {
+        let event = with(&format!(r#""priorityScore":{score}"#), None);
+        assert_eq!(json!([event["priority_id"], event["priority"]]), priority, "{score}");
+    }
+}
+
+#[test]
+fn tags_of_all_kinds_are_labels() {
+    let event = with(r#""customTags":["a","b","a",""],"tags":["c"],"systemTags":["b",null,"d"]"#, None);
+    assert_eq!(event["metadata"]["labels"], json!(["a", "b", "c", "d"]));
+    assert_eq!(
+        event["metadata"]["tags"],
+        json!([{"name": "api", "value": "graph"}, {"name": "system_tags", "values": ["b", "d"]}])
+    );
+    assert_eq!(event.get("unmapped"), None);
+    let odd = with(r#""customTags":["a",7],"systemTags":{}"#, None);
+    assert_eq!(
+        (&odd["metadata"]["labels"], &odd["unmapped"]),
+        (&json!(["a"]), &json!({"customTags": ["a", 7], "systemTags": {}}))
+    );
+    assert_eq!(with(r#""customTags":[]"#, None)["metadata"].get("labels"), None);
+}
+
+#[test]
+fn categories_are_types_after_the_category() {
+    for (members, types, rest) in [
+        (
+            r#""category":null,"categories":["InitialAccess","Exfiltration"]"#,
+            json!(["InitialAccess", "Exfiltration"]),
+            json!({}),
+        ),
+        (
+            r#""category":"Malware","categories":["Exfiltration","Malware"]"#,
+            json!(["Malware", "Exfiltration"]),
+            json!({}),
+        ),
+        (r#""category":"Malware""#, json!(["Malware"]), json!({})),
+        (
+            r#""category":7,"categories":["Malware",null,{}]"#,
+            json!(["Malware"]),
+            json!({"category": 7, "categories": ["Malware", null, {}]}),
+        ),
+        (r#""category":"","categories":[]"#, json!(null), json!({"category": ""})),
+    ] {
+        let event = with(&format!(r#""alerts":[{{{members}}}]"#), None);
+        assert_eq!(
+            (&event["finding_info_list"][0]["types"], &event["unmapped"]["alerts"][0]),
+            (&types, &rest),
+            "{members}"
+        );
+    }
+}
+
+#[test]
+fn merge_target_is_a_related_event_of_each_finding() {
+    for alerts in ["[]", r#"[{"id":"a"},{"id":"b"}]"#] {
+        let event = with(
+            &format!(r#""status":"redirected","redirectIncidentId":"600","alerts":{alerts}"#),
+            Some(Change::Merged),
+        );
+        for finding in items(&event["finding_info_list"]) {
+            assert_eq!(finding["related_events"][0]["uid"], "600");
+        }
+        assert_eq!(event["unmapped"].get("redirectIncidentId"), None);
+    }
+    assert_eq!(with(r#""redirectIncidentId":"0""#, None)["finding_info_list"][0].get("related_events"), None);
+}
+
+#[test]
+fn comment_is_of_the_resolution_or_the_newest() {
+    let comments = r#""comments":[{"comment":"second","createdDateTime":"2026-01-01T00:00:02Z"},
+        {"comment":"first","createdDateTime":"2026-01-01T00:00:01Z"},null,{"comment":null},{"comment":"undated"}]"#;
+    let event = with(comments, None);
+    assert_eq!(event["comment"], "second");
+    assert_eq!(items(&event["unmapped"]["comments"]).len(), 5, "the list has what the comment lacks");
+    assert_eq!(with(&format!(r#"{comments},"resolvingComment":"done""#), None)["comment"], "done");
+    assert_eq!(with(r#""comments":{}"#, None).get("comment"), None);
+}
+
+#[test]
+fn times_that_were_never_set_are_no_times() {
+    for never in ["0001-01-01T00:00:00", "0001-01-01T00:00:00.0000000Z", "1601-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]
+    {
+        let event = with(
+            &format!(
+                r#""createdDateTime":"{never}","alerts":[{{"id":"a","firstActivityDateTime":"{never}","lastActivityDateTime":"{never}"}},
+                    {{"id":"b","firstActivityDateTime":"2026-01-01T00:00:00Z"}}]"#
+            ),
+            None,
+        );
+        assert_eq!(event["finding_info_list"][0], json!({"uid": "a"}), "{never}");
+        assert_eq!((event["start_time"].as_i64(), event.get("end_time")), (Some(1_767_225_600_000), None), "{never}");
+        assert_eq!(event["unmapped"]["alerts"][0]["firstActivityDateTime"], never);
+        let alone = with(&format!(r#""createdDateTime":"{never}""#), None);
+        assert_eq!(alone["finding_info_list"][0].get("created_time"), None, "{never}");
+    }
+}
+
+#[test]
+fn analytic_of_rules_and_of_learning_has_its_type() {
+    for (source, kind) in [
+        ("customDetection", json!([1, "Rule"])),
+        ("scheduledAlerts", json!([1, "Rule"])),
+        ("NrtAlerts", json!([1, "Rule"])),
+        ("builtInMl", json!([4, "Learning (ML/DL)"])),
+        ("microsoftDefenderForEndpoint", json!([0, "Unknown"])),
+    ] {
+        let event = with(&format!(r#""alerts":[{{"id":"a","detectionSource":"{source}"}}]"#), None);
+        let analytic = &event["finding_info_list"][0]["analytic"];
+        assert_eq!(json!([analytic["type_id"], analytic["type"]]), kind, "{source}");
+    }
+}
+
+/// A record that was read without its alerts, one that lost them here, and whole ones.
+#[test]
+fn finding_without_its_alerts_is_marked_as_truncated() {
+    let mark = |json: &str, alerts: Alerts, cut: Option<&str>| {
+        let record = Record::parse(json.as_bytes(), &tenant(), IncidentApi::Graph, alerts).unwrap();
+        let untruncated_bytes = cut.map(|_| 2_000_000);
+        let record = Record { json: cut.unwrap_or(json).into(), untruncated_bytes, ..record };
+        let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
+        let api = IncidentApi::Graph;
+        let version = Version { tenant_id: tenant(), api, record: &record, change: None, ordinal: 1, fetched_at };
+        let event = incident_finding(&version).unwrap();
+        assert_conforms(&event);
+        let metadata = &event["metadata"];
+        (metadata["is_truncated"].as_bool(), metadata["untruncated_size"].as_i64())
+    };
+    let bare = r#"{"id":"7","lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#;
+    let whole = r#"{"id":"7","lastUpdateDateTime":"2026-01-01T00:00:00Z","alerts":[{"id":"a"}]}"#;
+    let empty = r#"{"id":"7","lastUpdateDateTime":"2026-01-01T00:00:00Z","alerts":[]}"#;
+    assert_eq!(mark(bare, Alerts::Omitted, None), (Some(true), None));
+    assert_eq!(mark(whole, Alerts::Included, Some(bare)), (Some(true), Some(1_954)));
+    for json in [bare, whole, empty] {
+        assert_eq!(mark(json, Alerts::Included, None), (None, None), "{json}");
+    }
+}
+
+#[test]
+fn own_names_of_an_api_count_in_findings_too() {
+    let both = r#"{"id":"8001","incidentId":8002,"lastUpdateTime":"2026-02-02T00:00:00Z",
+        "lastUpdateDateTime":"2026-01-01T00:00:00Z","displayName":"graph","incidentName":"defender",
+        "alerts":[{"alertId":"d","id":"g","creationTime":"2026-02-02T00:00:00Z","createdDateTime":"2026-01-01T00:00:00Z"}]}"#;
+    for (api, alert, title, time) in [
+        (IncidentApi::Graph, "g", "graph", "2026-01-01T00:00:00Z"),
+        (IncidentApi::Defender, "d", "defender", "2026-02-02T00:00:00Z"),
+    ] {
+        let event = event(both, api, None);
+        assert_eq!((&event["message"], &event["metadata"]["original_time"]), (&json!(title), &json!(time)));
+        let finding = &event["finding_info_list"][0];
+        assert_eq!((&finding["uid"], &finding["created_time"]), (&json!(alert), &event["time"]));
+    }
+}
+
+#[test]
+fn null_replaces_no_member_of_its_name() {
+    let event = with(
+        r#""displayName":null,"displayName":"kept","displayName":null,"new":1,"new":2,"alerts":[{"id":"a"}],"alerts":null"#,
+        None,
+    );
+    assert_eq!((&event["message"], &event["unmapped"]["new"]), (&json!("kept"), &json!(2)));
+    assert_eq!(event["finding_info_list"][0]["uid"], "a");
+}
+
+/// The event of a record, if it can be parsed. It is checked against the schema.
+fn event_if_readable(json: &[u8]) -> Option<Value> {
+    let api = IncidentApi::Graph;
+    let record = Record::parse(json, &tenant(), api, Alerts::Included).ok()?;
+    let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
+    let version = Version { tenant_id: tenant(), api, record: &record, change: None, ordinal: 1, fetched_at };
+    let event = incident_finding(&version).unwrap();
+    assert_conforms(&event);
+    Some(event)
+}
+
+const WHOLE: &str = r#"{"id":"924565","status":"active","severity":"low","assignedTo":"ada@contoso.example","priorityScore":90,"classification":"truePositive","customTags":["a"],"displayName":"t","redirectIncidentId":"7","createdDateTime":"2026-01-02T03:04:05.12Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","comments":[{"comment":"c","createdDateTime":"2026-01-02T03:04:05Z"}],"alerts":[{"id":"da1","category":"Malware","categories":["Exfiltration"],"detectionSource":"builtInMl","mitreTechniques":["T1.001"],"firstActivityDateTime":"2026-01-02T03:04:05Z","evidence":[{"ipAddress":"198.51.100.1","processId":7}]}]}"#;
+
+proptest! {
+    #[test]
+    fn damaged_record_has_a_valid_finding_or_none(raw in damaged(WHOLE)) {
+        event_if_readable(&raw);
+    }
+
+    #[test]
+    fn record_damaged_by_odd_members_has_a_valid_finding(
+        sent in with_odd_members(
+            WHOLE,
+            &["id", "status", "severity", "priorityScore", "customTags", "systemTags", "displayName", "comments", "createdDateTime", "resolvingComment", "incidentWebUrl", "evidence", "unmapped"],
+            &[("incidentId", "1"), ("incidentName", r#""x""#), ("tags", r#"["b",null,7]"#), ("lastUpdateTime", r#""never""#)],
+            &[r#""alerts":["#, r#""evidence":["#, r#""categories":["#, r#""customTags":["#, r#""comments":["#],
+        ),
+    ) {
+        let event = event_if_readable(sent.as_bytes()).unwrap();
+        let metadata = &event["metadata"];
+        prop_assert_eq!(metadata["original_event_uid"].as_str(), Some("924565"), "{}", sent);
+        prop_assert_eq!(event["observables"].as_array().map(Vec::len), Some(2), "{}", sent);
+        prop_assert_eq!(event["finding_info_list"].as_array().map(Vec::len), Some(1), "{}", sent);
+    }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::damaged;
+use crate::testing::{damaged, with_odd_members};
 
 fn tenant() -> TenantId {
     "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
@@ -119,6 +119,7 @@ fn odd_member_costs_only_itself() {
         r#""status":"active","alerts":[{"id":"a","alertId":"b"},{"id":"a","id":"a"}]"#,
         r#""status":"active","\udc00":1,"alerts":[{"id":"a","title":"\udc00"}],"tenantId":"""#,
         r#""status":"active","createdDateTime":"never","severity":[],"alerts":[{"id":"a"}]"#,
+        r#""status":"active","redirectIncidentId":[],"alerts":[{"id":"a"},{"id":{}},{"id":true}]"#,
     ] {
         let sent = format!("{{{id_and_time},{odd}}}");
         let record = parse(&sent).unwrap_or_else(|why| panic!("{sent}: {why:?}"));
@@ -164,7 +165,56 @@ fn words_become_snake_case() {
     }
 }
 
+const NAMES: [&str; 12] = [
+    "id",
+    "incidentId",
+    "tenantId",
+    "status",
+    "severity",
+    "assignedTo",
+    "redirectIncidentId",
+    "createdDateTime",
+    "createdTime",
+    "lastUpdateDateTime",
+    "lastUpdateTime",
+    "new",
+];
+
 proptest! {
+    /// The names of the other API and repetitions with odd values change nothing of what is read.
+    #[test]
+    fn record_damaged_by_odd_members_reads_the_same(
+        graph in with_odd_members(
+            r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","severity":"low","assignedTo":"ada","redirectIncidentId":"7","createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","alertId":"x","severity":"low"}]}"#,
+            &NAMES,
+            &[("incidentId", "1"), ("createdTime", r#""2020-01-01T00:00:00Z""#), ("lastUpdateTime", r#""2020-01-01T00:00:00Z""#)],
+            &[r#""alerts":["#],
+        ),
+        defender in with_odd_members(
+            r#"{"incidentId":924565,"tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"Active","severity":"Low","assignedTo":"ada","redirectIncidentId":7,"createdTime":"2026-01-02T03:04:05.1234567","lastUpdateTime":"2026-01-02T03:04:05.12Z","alerts":[{"alertId":"da1","id":7,"severity":"Low"}]}"#,
+            &NAMES,
+            &[("id", r#""1""#), ("createdDateTime", r#""2020-01-01T00:00:00Z""#), ("lastUpdateDateTime", r#""2020-01-01T00:00:00Z""#)],
+            &[r#""alerts":["#],
+        ),
+    ) {
+        for (api, sent) in [(IncidentApi::Graph, graph), (IncidentApi::Defender, defender)] {
+            let record = parse_of(api, &sent);
+            prop_assert!(record.is_ok(), "{sent}: {record:?}");
+            let record = record.unwrap();
+            prop_assert_eq!(&*record.json, &*sent);
+            prop_assert_eq!(
+                (record.incident_id.as_str(), record.status.as_str(), record.severity.as_deref(), record.assigned_to.as_deref()),
+                ("924565", "active", Some("low"), Some("ada")),
+                "{}", sent
+            );
+            prop_assert_eq!(record.last_updated.to_string(), "2026-01-02T03:04:05.12Z");
+            let created = record.created.map(|time| time.to_string());
+            prop_assert_eq!(created.as_deref(), Some("2026-01-02T03:04:05.1234567Z"));
+            prop_assert_eq!((record.merged_into.as_deref(), record.alerts), (Some("7"), Some(1)));
+            prop_assert_eq!(record.state_hash, state_hash_of("active", Some("7"), vec!["da1".into()]));
+        }
+    }
+
     #[test]
     fn damaged_records_are_unreadable_or_have_an_id(
         raw in damaged(r#"{"id":"924565","tenantId":"11111111-2222-4333-8444-abcdefabcdef","status":"active","redirectIncidentId":null,"createdDateTime":"2026-01-02T03:04:05.1234567Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","alerts":[{"id":"da1","severity":"low"}]}"#),

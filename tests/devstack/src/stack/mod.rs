@@ -247,6 +247,13 @@ impl Stack {
         }
     }
 
+    /// Replaces the faults of the local AWS: a list of `{"service", "kind", "times"}` as `aws_faults.py` describes it.
+    pub async fn fail_aws(&self, faults: &Value) -> Result<(), StackError> {
+        let request = self.client.put(format!("{}/stack/faults", self.aws.endpoint()));
+        let response = request.body(faults.to_string()).send().await.and_then(reqwest::Response::error_for_status);
+        response.map(drop).map_err(|error| http_failed("planning faults of AWS", &error))
+    }
+
     /// The simulator of Microsoft, unless the stack is live.
     pub fn sim(&self) -> Option<&Sim> {
         self.microsoft.sim()

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     http::BodyPart,
     list::{json_time, record_parts},
-    store::{Alert, Incident},
+    store::{Alert, EvidenceSamples, EvidenceSet, Incident},
 };
 
 /// A member of an enumeration as Defender writes it, from Graph's name.
@@ -132,12 +132,16 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
             "mailboxAddress": address, "userPrincipalName": address,
         })
     });
-    let entities: Vec<Value> = users.chain(files).chain(mailboxes).collect();
+    let samples = match alert.evidence {
+        EvidenceSet::Ordinary => &[],
+        EvidenceSet::AllTypes => EvidenceSamples::get().entities.as_slice(),
+    };
+    let entities: Vec<Value> = users.chain(files).chain(mailboxes).chain(samples.iter().cloned()).collect();
     let service = match alert.service_source.as_str() {
         "microsoftDefenderForCloudApps" => "MicrosoftCloudAppSecurity".to_owned(),
         other => pascal(other),
     };
-    json!({
+    let mut value = json!({
         "alertId": alert.id, "providerAlertId": alert.id.trim_start_matches("da"), "incidentId": incident_id,
         "serviceSource": service, "creationTime": json_time(alert.created), "lastUpdatedTime": json_time(alert.last_update),
         "resolvedTime": alert.resolved.map(json_time), "firstActivity": json_time(alert.first_activity),
@@ -149,5 +153,9 @@ fn alert_json(alert: &Alert, incident_id: u64) -> Value {
         "detectionSource": pascal(&alert.detection_source), "detectorId": "da88ec89-31c5-4864-8609-dce36e65bbc4",
         "assignedTo": alert.assigned_to, "actorName": null, "threatFamilyName": null,
         "mitreTechniques": alert.mitre_techniques, "devices": devices, "entities": entities,
-    })
+    });
+    if !alert.categories.is_empty() {
+        value["categories"] = json!(alert.categories);
+    }
+    value
 }

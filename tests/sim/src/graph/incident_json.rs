@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     http::BodyPart,
     list::{Alerts, json_time, record_parts},
-    store::{Alert, Comment, Incident},
+    store::{Alert, Comment, EvidenceSamples, EvidenceSet, Incident},
 };
 
 pub(super) const CONTEXT: &str = "https://graph.microsoft.com/v1.0/$metadata#security/incidents";
@@ -158,8 +158,13 @@ fn alert_json(alert: &Alert, incident_id: u64, tenant_id: &str) -> Value {
     let mailboxes = alert.mailboxes.iter().map(|address| {
         with(common("mailboxEvidence"), json!({"primaryAddress": address, "displayName": null, "upn": address}))
     });
-    let evidence: Vec<Value> = devices.chain(users).chain(files).chain(mailboxes).collect();
-    json!({
+    let samples = match alert.evidence {
+        EvidenceSet::Ordinary => &[],
+        EvidenceSet::AllTypes => EvidenceSamples::get().evidence.as_slice(),
+    };
+    let samples = samples.iter().map(|sample| with(common(""), sample.clone()));
+    let evidence: Vec<Value> = devices.chain(users).chain(files).chain(mailboxes).chain(samples).collect();
+    let mut value = json!({
         "id": alert.id, "providerAlertId": alert.id.trim_start_matches("da"), "incidentId": incident_id.to_string(),
         "status": alert.status, "severity": alert.severity, "classification": alert.classification,
         "determination": alert.determination, "serviceSource": alert.service_source,
@@ -173,7 +178,11 @@ fn alert_json(alert: &Alert, incident_id: u64, tenant_id: &str) -> Value {
         "firstActivityDateTime": json_time(alert.first_activity), "lastActivityDateTime": json_time(alert.last_activity),
         "systemTags": [], "alertPolicyId": null, "investigationState": alert.investigation_state, "comments": [],
         "customDetails": {}, "additionalData": null, "evidence": evidence,
-    })
+    });
+    if !alert.categories.is_empty() {
+        value["categories"] = json!(alert.categories);
+    }
+    value
 }
 
 pub(super) fn comment_json(comment: &Comment) -> Value {

@@ -2,6 +2,7 @@
 
 mod application_json;
 mod applications;
+mod correlation;
 mod hunting;
 mod incident_json;
 mod incidents;
@@ -86,6 +87,12 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
     }
     let response = match (request.method.as_str(), request.segments().as_slice()) {
         (_, ["v1.0", "security", "runHuntingQuery"]) => hunting::respond(world, request, &caller),
+        ("POST", ["v1.0", "security", "incidents", "mergeIncidents" | "microsoft.graph.security.mergeIncidents"]) => {
+            correlation::merge_incidents(world, request, &caller)
+        }
+        ("POST", ["v1.0", "security", "alerts_v2", "moveAlerts" | "microsoft.graph.security.moveAlerts"]) => {
+            correlation::move_alerts(world, request, &caller)
+        }
         (method, ["v1.0", "security", "incidents", rest @ ..]) => {
             incidents::respond(world, request, &caller, method, rest, tweaks)
         }

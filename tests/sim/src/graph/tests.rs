@@ -1,8 +1,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    HuntingColumn, HuntingTable, IncidentSeed, NextLink, Resource, SimOptions,
-    testing::{CLIENT, CONTOSO, rig},
+    AlertCategories, EvidenceSet, HuntingColumn, HuntingTable, IncidentSeed, NextLink, Resource, SimOptions,
+    testing::{CLIENT, CONTOSO, Response, Rig, rig},
 };
 
 const LIST: &str = "/v1.0/security/incidents";
@@ -25,6 +25,35 @@ async fn pages_are_newest_first_and_linked() {
         }
         assert_eq!(seen, (1..=120).rev().collect::<Vec<u64>>());
     }
+}
+
+#[tokio::test]
+async fn full_last_page_may_have_a_link_to_nothing() {
+    let rig = rig().await;
+    rig.put_incidents(100);
+    rig.sim.configure(|behaviour| {
+        behaviour.graph.next_link_to_nothing = true;
+        behaviour.graph.page_size = Some(50);
+    });
+    let path = format!("{LIST}?$top=50");
+    let mut sizes = Vec::new();
+    let mut next = Some(path);
+    while let Some(path) = next {
+        let page = rig.get(&path).await;
+        sizes.push(page.ids().len());
+        next = page.json()["@odata.nextLink"].as_str().map(|link| link.replace(rig.sim.graph_url(), ""));
+    }
+    assert_eq!(sizes, [50, 50, 0]);
+}
+
+#[tokio::test]
+async fn pages_have_the_size_of_the_servers_choice() {
+    let rig = rig().await;
+    rig.put_incidents(20);
+    rig.sim.configure(|behaviour| behaviour.graph.page_size = Some(7));
+    let first = rig.get(&format!("{LIST}?$top=50")).await;
+    assert_eq!(first.ids().len(), 7);
+    assert!(first.json()["@odata.nextLink"].is_string());
 }
 
 #[tokio::test]
@@ -121,4 +150,100 @@ async fn hunting_responses_have_lower_case_members() {
     assert_eq!(body["schema"], json!([{"name": "DeviceName", "type": "String"}]));
     assert_eq!(run(json!({"Query": "Nothing"})).await.status, 400);
     assert_eq!(run(json!({"Query": "DeviceInfo", "Top": 1})).await.status, 400);
+}
+
+#[tokio::test]
+async fn evidence_and_categories_are_switched_by_name() {
+    let rig = rig().await;
+    let seed = IncidentSeed {
+        evidence: EvidenceSet::AllTypes,
+        alert_categories: AlertCategories::Both,
+        ..IncidentSeed::default()
+    };
+    let all = rig.sim.put_incident(CONTOSO, seed);
+    let seed = IncidentSeed { alert_categories: AlertCategories::Categories, ..IncidentSeed::default() };
+    let only_new = rig.sim.put_incident(CONTOSO, seed);
+    let alert = async |path: String| rig.get(&path).await.json()["alerts"][0].clone();
+    let graph = alert(format!("{LIST}/{all}?$expand=alerts")).await;
+    let types: std::collections::BTreeSet<&str> = graph["evidence"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|evidence| evidence["@odata.type"].as_str().unwrap())
+        .collect();
+    assert_eq!(types.len(), 48, "{types:?}");
+    assert!(graph["evidence"].as_array().unwrap().iter().all(|evidence| evidence["verdict"] == "suspicious"));
+    let phases = json!(["InitialAccess", "Exfiltration"]);
+    assert_eq!((&graph["category"], &graph["categories"]), (&json!("Execution"), &phases));
+    let defender = alert(format!("/api/incidents/{all}")).await;
+    assert_eq!(defender["entities"].as_array().unwrap().len(), 2 + 10);
+    let new = alert(format!("{LIST}/{only_new}?$expand=alerts")).await;
+    assert_eq!((&new["category"], &new["categories"]), (&Value::Null, &phases));
+    let ordinary = rig.sim.put_incident(CONTOSO, IncidentSeed::default());
+    assert_eq!(alert(format!("{LIST}/{ordinary}?$expand=alerts")).await.get("categories"), None);
+}
+
+/// A POST for Contoso with a token that has these roles.
+async fn post(rig: &Rig, roles: &[&str], path: &str, body: Value) -> Response {
+    let token = rig.sim.issue_token(CONTOSO, CLIENT, roles, Resource::Graph);
+    let url = format!("{}/v1.0/security/{path}", rig.sim.graph_url());
+    rig.send(rig.http.post(url).bearer_auth(token).json(&body)).await
+}
+
+const MANAGE: &[&str] = &["SecurityData.Manage.All"];
+
+#[tokio::test]
+async fn merge_by_api_leaves_the_oldest_incident() {
+    let rig = rig().await;
+    rig.put_incidents(3);
+    let before = rig.sim.incident(CONTOSO, "1").unwrap().last_update;
+    let body = json!({"incidentIds": ["3", "1", "2"], "incidentComment": "one campaign", "mergeReasons": "sameCampaign, sameActor"});
+    for path in ["incidents/mergeIncidents", "incidents/microsoft.graph.security.mergeIncidents"] {
+        let refused = post(&rig, &["SecurityIncident.ReadWrite.All"], path, body.clone()).await;
+        assert_eq!(refused.status, 403);
+    }
+    for bad in [
+        json!({"incidentIds": ["1"]}),
+        json!({"incidentIds": ["1", "1"]}),
+        json!({"incidentIds": ["1", "2"], "mergeReasons": "sameMood"}),
+        json!({"incidentIds": "1"}),
+    ] {
+        assert_eq!(post(&rig, MANAGE, "incidents/mergeIncidents", bad.clone()).await.status, 400, "{bad}");
+    }
+    let unknown = json!({"incidentIds": ["1", "99"]});
+    assert_eq!(post(&rig, MANAGE, "incidents/mergeIncidents", unknown).await.status, 404);
+    let merged = post(&rig, MANAGE, "incidents/mergeIncidents", body.clone()).await;
+    assert_eq!((merged.status, &merged.json()["targetIncidentId"]), (200, &json!("1")));
+    let target = rig.sim.incident(CONTOSO, "1").unwrap();
+    assert_eq!((target.alerts.len(), target.comments.len(), target.last_update > before), (3, 1, true));
+    for id in ["2", "3"] {
+        let incident = rig.sim.incident(CONTOSO, id).unwrap();
+        assert_eq!(
+            (incident.status.as_str(), incident.redirect_incident_id, incident.alerts.len()),
+            ("redirected", Some(1), 0)
+        );
+    }
+    assert_eq!(post(&rig, MANAGE, "incidents/mergeIncidents", body).await.status, 404, "they are merged already");
+}
+
+#[tokio::test]
+async fn moved_alerts_change_two_incidents() {
+    let rig = rig().await;
+    rig.put_incidents(2);
+    let times =
+        |ids: &[&str]| ids.iter().map(|id| rig.sim.incident(CONTOSO, id).unwrap().last_update).collect::<Vec<_>>();
+    let before = times(&["1", "2"]);
+    let alert = rig.sim.incident(CONTOSO, "1").unwrap().alerts[0].id.clone();
+    let path = "alerts_v2/moveAlerts";
+    assert_eq!(post(&rig, MANAGE, path, json!({"alertIds": []})).await.status, 400);
+    assert_eq!(post(&rig, MANAGE, path, json!({"alertIds": ["nobody"]})).await.status, 404);
+    assert_eq!(post(&rig, MANAGE, path, json!({"alertIds": [alert], "incidentId": "99"})).await.status, 404);
+    let body = json!({"alertIds": [alert], "incidentId": "2", "newCorrelationReasons": "sameAsset"});
+    assert_eq!(post(&rig, MANAGE, path, body).await.json()["targetIncidentId"], "2");
+    let after = times(&["1", "2"]);
+    assert!(before[0] < after[0] && before[1] < after[1], "{before:?} {after:?}");
+    let alerts = |id: &str| rig.sim.incident(CONTOSO, id).unwrap().alerts.len();
+    assert_eq!((alerts("1"), alerts("2")), (0, 2));
+    let created = post(&rig, MANAGE, path, json!({"alertIds": [alert], "incidentId": null})).await;
+    assert_eq!((&created.json()["targetIncidentId"], alerts("2"), alerts("3")), (&json!("3"), 1, 1));
 }

@@ -1,5 +1,7 @@
 //! Incidents and their alerts, from which both APIs make their records.
 
+use std::sync::LazyLock;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,6 +32,10 @@ pub struct IncidentSeed {
     pub last_update: Option<Timestamp>,
     /// Number of ordinary alerts, which [`Alert::sample`] makes.
     pub alerts: usize,
+    /// Evidence of the alerts.
+    pub evidence: EvidenceSet,
+    /// Members that name the kill-chain phases of the alerts.
+    pub alert_categories: AlertCategories,
     /// Custom tags (`tags` on Defender).
     pub custom_tags: Vec<String>,
     /// Time before which neither API shows it. Its own times may be earlier (an incident that is indexed late).
@@ -55,6 +61,8 @@ impl Default for IncidentSeed {
             created: None,
             last_update: None,
             alerts: 1,
+            evidence: EvidenceSet::Ordinary,
+            alert_categories: AlertCategories::Category,
             custom_tags: Vec::new(),
             visible_from: None,
             alerts_visible_from: None,
@@ -68,6 +76,12 @@ impl IncidentSeed {
     pub(super) fn into_incident(self, id: u64, now: Timestamp) -> Incident {
         let created = truncate_to_100ns(self.created.or(self.last_update).unwrap_or(now));
         let last_update = truncate_to_100ns(self.last_update.unwrap_or(created));
+        let alert = |number| {
+            let mut alert = Alert::sample(id, number, created);
+            alert.evidence = self.evidence;
+            self.alert_categories.apply(&mut alert);
+            alert
+        };
         Incident {
             id,
             display_name: self.display_name,
@@ -87,13 +101,48 @@ impl IncidentSeed {
             resolving_comment: None,
             summary: None,
             priority_score: None,
-            alerts: (0..self.alerts).map(|n| Alert::sample(id, n, created)).collect(),
+            alerts: (0..self.alerts).map(alert).collect(),
             giant: self.giant,
             hidden: false,
             visible_from: self.visible_from,
             alerts_visible_from: self.alerts_visible_from,
             raw: None,
             extra: self.extra,
+        }
+    }
+}
+
+/// The evidence of an alert.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceSet {
+    /// The devices, users, files and mailboxes that the alert names.
+    #[default]
+    Ordinary,
+    /// Also one piece of evidence of each type that the API has: 48 on Graph, 10 on Defender.
+    AllTypes,
+}
+
+/// The members that name the kill-chain phases of an alert. Microsoft replaces `category` by `categories`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertCategories {
+    /// `category` alone.
+    #[default]
+    Category,
+    /// `category`, and `categories` with other phases beside it, as captures of 2026 have them.
+    Both,
+    /// `categories`, and a null as `category`.
+    Categories,
+}
+
+impl AlertCategories {
+    fn apply(self, alert: &mut Alert) {
+        if self != Self::Category {
+            alert.categories = vec!["InitialAccess".to_owned(), "Exfiltration".to_owned()];
+        }
+        if self == Self::Categories {
+            alert.category = None;
         }
     }
 }
@@ -205,7 +254,10 @@ pub struct Alert {
     /// Description, shown on both APIs.
     pub description: String,
     /// Kill-chain phase, e.g. `Execution`.
-    pub category: String,
+    pub category: Option<String>,
+    /// Kill-chain phases. Without any the member is missing.
+    #[serde(default)]
+    pub categories: Vec<String>,
     /// `informational`, `low`, `medium`, `high`.
     pub severity: String,
     /// One of `new`, `inProgress`, `resolved`.
@@ -242,6 +294,29 @@ pub struct Alert {
     pub files: Vec<String>,
     /// Addresses of involved mailboxes.
     pub mailboxes: Vec<String>,
+    /// Evidence beside the devices, users, files and mailboxes.
+    #[serde(default)]
+    pub evidence: EvidenceSet,
+}
+
+/// One piece of evidence of each type, as each API writes it. The members are those of Microsoft's SDK.
+#[derive(Deserialize)]
+pub(crate) struct EvidenceSamples {
+    /// The `evidence` of Graph, without the members that all types have.
+    pub(crate) evidence: Vec<Value>,
+    /// The `entities` of Defender.
+    pub(crate) entities: Vec<Value>,
+}
+
+impl EvidenceSamples {
+    /// The samples of `evidence.json`.
+    #[expect(clippy::expect_used, reason = "the file is a part of this program, and a test reads it")]
+    pub(crate) fn get() -> &'static Self {
+        static SAMPLES: LazyLock<EvidenceSamples> = LazyLock::new(|| {
+            serde_json::from_str(include_str!("evidence.json")).expect("evidence.json is well-formed")
+        });
+        &SAMPLES
+    }
 }
 
 impl Alert {
@@ -252,7 +327,8 @@ impl Alert {
             id: format!("da{incident_id:010}-{number:06}_1"),
             title: "Suspicious PowerShell command line\u{200b}".to_owned(),
             description: "A suspicious PowerShell activity was observed on the machine. – „Ünïcode“ ✓ 🛡".to_owned(),
-            category: "Execution".to_owned(),
+            category: Some("Execution".to_owned()),
+            categories: Vec::new(),
             severity: "medium".to_owned(),
             status: "new".to_owned(),
             service_source: "microsoftDefenderForEndpoint".to_owned(),
@@ -271,6 +347,7 @@ impl Alert {
             users: vec!["adele@contoso.example".to_owned()],
             files: vec!["sample.ps1".to_owned()],
             mailboxes: Vec::new(),
+            evidence: EvidenceSet::Ordinary,
         }
     }
 }

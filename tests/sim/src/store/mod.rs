@@ -7,7 +7,8 @@ mod tenant;
 
 pub use app::{App, FederatedCredential};
 pub(crate) use app::{AppRecord, Password, years_after};
-pub use incident::{Alert, Comment, Giant, Incident, IncidentSeed};
+pub(crate) use incident::EvidenceSamples;
+pub use incident::{Alert, AlertCategories, Comment, EvidenceSet, Giant, Incident, IncidentSeed};
 pub use resource::{
     APPLICATION_ADMINISTRATOR, AppRole, CLOUD_APPLICATION_ADMINISTRATOR, GLOBAL_ADMINISTRATOR, PERSONAL_ACCOUNTS,
     PRIVILEGED_ROLE_ADMINISTRATOR, Resource,

@@ -100,7 +100,7 @@ impl HttpClient {
         Self::with_read_timeout(READ_TIMEOUT)
     }
 
-    /// Builds a client for a server that may be silent for as long as `read_timeout` before it responds.
+    /// Builds the same client for a server that may be silent for as long as `read_timeout` before it responds.
     pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
         Self::build(|client| {
             client

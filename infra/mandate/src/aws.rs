@@ -35,7 +35,8 @@ pub(crate) struct Signer {
 
 impl Aws {
     pub(crate) async fn load() -> Self {
-        Self { config: aws_config::defaults(BehaviorVersion::latest()).load().await }
+        let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(shared::aws::http_client());
+        Self { config: loader.load().await }
     }
 
     /// The configuration, for a client of the SDK.

@@ -1,11 +1,9 @@
 //! Output: tables for people on a terminal, one JSON object a line for programs.
 
-use std::{
-    fmt::Display,
-    io::{self, IsTerminal, Write},
-};
+use std::{fmt::Display, io};
 
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use console::Term;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
@@ -20,6 +18,8 @@ const DEFAULT_WIDTH: u16 = 100;
 /// Where a command writes to, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
+    stdout: Term,
+    stderr: Term,
     /// One JSON object a line instead of tables and sentences.
     json: bool,
     /// The person asked for JSON, so problems are JSON, too.
@@ -33,14 +33,16 @@ pub(crate) struct Output {
 impl Output {
     /// The output of this process. Tables are for terminals only.
     pub(crate) fn of_process(json: bool) -> Self {
-        let terminal = console::Term::stdout();
-        let people = io::stdout().is_terminal() && !json;
+        let (stdout, stderr) = (Term::stdout(), Term::stderr());
+        let people = stdout.is_term() && !json;
         Self {
             json: !people,
             json_problems: json,
             colour: people && has_colour(),
-            width: terminal.size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| columns.max(40)),
+            width: stdout.size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| columns.max(40)),
             zone: TimeZone::system(),
+            stdout,
+            stderr,
         }
     }
 
@@ -56,22 +58,25 @@ impl Output {
 
     /// Returns true if standard error is a terminal on which progress may move.
     pub(crate) fn shows_progress(&self) -> bool {
-        io::stderr().is_terminal() && !self.json_problems
+        self.stderr.is_term() && !self.json_problems
     }
 
     /// Writes one JSON object on a line of its own.
     pub(crate) fn object(&self, value: &Value) -> Result<(), Problem> {
-        line(safe_json(value))
+        self.say(safe_json(value))
     }
 
     /// Writes one sentence for people. Parts of it that come from outside are made safe by the caller, with [`shown`].
     pub(crate) fn say(&self, text: impl Display) -> Result<(), Problem> {
-        line(text)
+        self.stdout.write_line(&text.to_string()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Problem::new(OUTPUT_CLOSED, "The output was closed."),
+            _ => Problem::new("internal", format!("The output cannot be written: {error}.")),
+        })
     }
 
     /// Writes a note to standard error, which is for people in every case.
     pub(crate) fn note(&self, text: impl Display) {
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = self.stderr.write_line(&text.to_string());
     }
 
     /// Says on a terminal what the program is doing.
@@ -230,14 +235,6 @@ impl Rows {
 
 /// The problem of a reader that has closed our output, as `head` does. It ends the program without a word.
 pub(crate) const OUTPUT_CLOSED: &str = "output_closed";
-
-fn line(text: impl Display) -> Result<(), Problem> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Problem::new(OUTPUT_CLOSED, "The output was closed."),
-        _ => Problem::new("internal", format!("The output cannot be written: {error}.")),
-    })
-}
 
 /// Returns true if the terminal has colours and the person wants them (`NO_COLOR`, `TERM=dumb`).
 #[expect(clippy::disallowed_methods, reason = "the one place that reads how the terminal is set")]

@@ -60,7 +60,9 @@ pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result
     console.line("Microsoft   the real one");
     console.line("");
     console.line(&format!("The app registration needs the redirect URI {}/consent/callback", stack.api_url()));
-    console.line("and the application permission SecurityIncident.Read.All of Microsoft Graph; infra/entra makes one.");
+    console.line(
+        "and the application permission SecurityIncident.Read.All of Microsoft Graph; `mandate register` makes one.",
+    );
     console.line("Then an administrator of a customer's tenant opens this link:");
     console.line("");
     console.line(&format!("  {link}"));

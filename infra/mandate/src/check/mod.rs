@@ -62,7 +62,8 @@ impl Session {
     async fn fullest_tenant(&self) -> Result<Value, Problem> {
         let tenants = all_pages(&self.api, &["tenants"], &[("status", "active")], "tenants").await?;
         tenants.into_iter().max_by_key(|tenant| tenant["incidents_total"].as_u64()).ok_or_else(|| {
-            Problem::new("not_found", "No tenant is active.").advise("`mandate invite CUSTOMER` makes a link for the first one.")
+            Problem::new("not_found", "No tenant is active.")
+                .advise("`mandate invite CUSTOMER` makes a link for the first one.")
         })
     }
 
@@ -96,7 +97,9 @@ impl Session {
         let issued = token::issue(&self.api, text(tenant, "tenant_id"), Some(api.as_str())).await;
         let mut issued = match issued {
             Ok(issued) => issued,
-            Err(problem) if problem.code == "forbidden" || problem.code == "unauthorized_caller" => return Err(problem),
+            Err(problem) if problem.code == "forbidden" || problem.code == "unauthorized_caller" => {
+                return Err(problem);
+            }
             Err(problem) => {
                 let why = format!("no token: {}", problem.reason.unwrap_or(problem.code));
                 return Ok(Err(Finding::not_tried("access token", api.as_str(), why)));

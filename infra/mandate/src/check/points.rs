@@ -97,7 +97,8 @@ pub(super) async fn two_sided_filter(probe: &Probe<'_>) -> Result<Finding, Probl
     if !probed.is_success() {
         return Ok(Finding::judged(point, probe.api, "holds", probed.told(), false));
     }
-    let outside = probed.rows().iter().filter_map(|row| updated(row, probe.api)).filter(|at| *at < from || *at >= to).count();
+    let outside =
+        probed.rows().iter().filter_map(|row| updated(row, probe.api)).filter(|at| *at < from || *at >= to).count();
     let found = format!("{} rows, {outside} outside", probed.rows().len());
     Ok(Finding::judged(point, probe.api, "holds", found, outside == 0 && !probed.rows().is_empty()))
 }
@@ -130,15 +131,25 @@ pub(super) async fn next_links(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let mut probed = probe.list(&[("top", "1")]).await?;
     let (mut pages, mut empty, mut form) = (1, 0, "none");
     while let Some(link) = probed.next_link().map(str::to_owned) {
-        form = if link.contains("skiptoken") { "$skiptoken" } else if link.contains("skip") { "$skip" } else { "another form" };
+        form = if link.contains("skiptoken") {
+            "$skiptoken"
+        } else if link.contains("skip") {
+            "$skip"
+        } else {
+            "another form"
+        };
         empty += usize::from(probed.rows().is_empty());
         if pages == MAX_PAGES {
             break;
         }
         match probe.follow(&link).await? {
             Some(next) if next.is_success() => probed = next,
-            Some(next) => return Ok(Finding::judged(point, probe.api, "works", format!("{form}, then {}", next.told()), false)),
-            None => return Ok(Finding::judged(point, probe.api, "own host", format!("{form}, to another host"), false)),
+            Some(next) => {
+                return Ok(Finding::judged(point, probe.api, "works", format!("{form}, then {}", next.told()), false));
+            }
+            None => {
+                return Ok(Finding::judged(point, probe.api, "own host", format!("{form}, to another host"), false));
+            }
         }
         pages += 1;
     }
@@ -184,9 +195,14 @@ pub(super) async fn hunting(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let member = |name: &str| body.and_then(|body| body.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)));
     let column = member("schema").and_then(|(_, schema)| schema.as_array()?.first()?.as_object().cloned());
     let names: Vec<_> = column.iter().flatten().filter_map(|(name, _)| word(name)).collect();
-    let spelled: Vec<_> = ["schema", "results"].into_iter().filter_map(|name| member(name).map(|(key, _)| key.as_str())).collect();
+    let spelled: Vec<_> =
+        ["schema", "results"].into_iter().filter_map(|name| member(name).map(|(key, _)| key.as_str())).collect();
     let holds = spelled.len() == 2 && (names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case("name")));
-    let found = format!("{}; a column has {}", spelled.join(", "), if names.is_empty() { "–".to_owned() } else { names.join(", ") });
+    let found = format!(
+        "{}; a column has {}",
+        spelled.join(", "),
+        if names.is_empty() { "–".to_owned() } else { names.join(", ") }
+    );
     Ok(Finding::judged(point, probe.api, expected, found, holds))
 }
 
@@ -203,7 +219,8 @@ pub(super) async fn same_ids(graph: &Probe<'_>, defender: &Probe<'_>) -> Result<
     let (mut sets, point) = (Vec::new(), "one id on both APIs");
     for (probe, member) in [(graph, "id"), (defender, "incidentId")] {
         let probed = probe.list_rows(&[("top", "50")]).await?;
-        let ids = probed.rows().iter().map(|row| row[member].as_str().map_or_else(|| row[member].to_string(), str::to_owned));
+        let ids =
+            probed.rows().iter().map(|row| row[member].as_str().map_or_else(|| row[member].to_string(), str::to_owned));
         sets.push(ids.collect::<BTreeSet<_>>());
     }
     let (graph_ids, defender_ids) = (&sets[0], &sets[1]);
@@ -214,7 +231,13 @@ pub(super) async fn same_ids(graph: &Probe<'_>, defender: &Probe<'_>) -> Result<
     let common = graph_ids.intersection(defender_ids).count();
     // Each lists its own 50: an id may be missing because the orders differ.
     let verdict = if common * 2 >= fewer { Verdict::AsExpected } else { Verdict::Differs };
-    Ok(Finding { point, api: "both", expected: "the same", found: format!("{common} of {fewer} occur in both"), verdict })
+    Ok(Finding {
+        point,
+        api: "both",
+        expected: "the same",
+        found: format!("{common} of {fewer} occur in both"),
+        verdict,
+    })
 }
 
 /// What is in the token: audience, version, issuer and how the app proved itself.
@@ -230,9 +253,16 @@ pub(super) fn token(claims: &Value, api: IncidentApi) -> Finding {
         return Finding::seen("access token", api, "it cannot be read".to_owned());
     }
     let audience = text("aud");
-    let found = format!("aud {audience}, ver {}, iss {}, app proved by {proof}", text("ver"), issuer.unwrap_or_default());
+    let found =
+        format!("aud {audience}, ver {}, iss {}, app proved by {proof}", text("ver"), issuer.unwrap_or_default());
     let known = ["microsoft", "00000003-0000-0000-c000-000000000000", "8ee8fdad-f234-4243-8f3b-15c294843740"];
-    Finding::judged("access token", api, "an audience of Microsoft", found, known.iter().any(|part| audience.contains(part)))
+    Finding::judged(
+        "access token",
+        api,
+        "an audience of Microsoft",
+        found,
+        known.iter().any(|part| audience.contains(part)),
+    )
 }
 
 fn updated(row: &Value, api: IncidentApi) -> Option<Timestamp> {

@@ -59,7 +59,9 @@ impl Probe<'_> {
     /// Follows a next link, if it leads to the same host.
     pub(super) async fn follow(&self, link: &str) -> Result<Option<Probed>, Problem> {
         match Url::parse(link) {
-            Ok(url) if url.origin() == self.endpoint.join("/").origin() => self.send(Method::GET, url, None).await.map(Some),
+            Ok(url) if url.origin() == self.endpoint.join("/").origin() => {
+                self.send(Method::GET, url, None).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -79,7 +81,10 @@ impl Probe<'_> {
             request = request.json(body);
         }
         let unreachable = |error: reqwest::Error| {
-            Problem::new("unreachable", format!("Microsoft's {} API does not respond: {}.", self.api, error.without_url()))
+            Problem::new(
+                "unreachable",
+                format!("Microsoft's {} API does not respond: {}.", self.api, error.without_url()),
+            )
         };
         let response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -127,7 +132,8 @@ impl Probed {
     /// The names of the headers that speak of limits.
     pub(super) fn limit_headers(&self) -> Vec<&str> {
         let names = self.headers.keys().map(header::HeaderName::as_str);
-        let mut names: Vec<_> = names.filter(|name| name.contains("ratelimit") || name.contains("rate-limit")).collect();
+        let mut names: Vec<_> =
+            names.filter(|name| name.contains("ratelimit") || name.contains("rate-limit")).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -81,7 +81,10 @@ pub(crate) async fn serve(api: Api, out: &Output, args: &ConsoleArgs) -> Result<
         out.say(&address)?;
     }
     let may = if args.write { "and change" } else { "but not change" };
-    out.note(format_args!("The address works once. The page can read {may} what {} has. Ctrl-C ends it.", console.api.address()));
+    out.note(format_args!(
+        "The address works once. The page can read {may} what {} has. Ctrl-C ends it.",
+        console.api.address()
+    ));
     if !args.no_open && open::that_detached(&address).is_err() {
         out.note("No browser could be started: open the address yourself.");
     }

@@ -74,7 +74,9 @@ async fn requests_of_other_sites_are_refused() {
         ("sec-fetch-site", "unheard-of"),
     ];
     for (name, value) in table {
-        for (method, target, body) in [("GET", "/api/tenants", ""), ("GET", "/", ""), ("POST", "/api/invitations", "{}")] {
+        for (method, target, body) in
+            [("GET", "/api/tenants", ""), ("GET", "/", ""), ("POST", "/api/invitations", "{}")]
+        {
             let headers = [
                 ("host", host.as_str()),
                 ("cookie", &browser.cookie),
@@ -162,7 +164,9 @@ async fn change_that_a_form_could_send_is_refused() {
     let browser = stage.enter().await;
     let (host, target) = (stage.host(), format!("/api/tenants/{TENANT}/pause"));
     let session = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json-x", ""] {
+    for content_type in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json-x", ""]
+    {
         let headers = [session.as_slice(), &[("content-type", content_type)]].concat();
         let reply = stage.raw("POST", &target, &headers, r#"{"customer": "Contoso"}"#).await;
         assert_eq!(reply.status, 415, "{content_type}");
@@ -178,10 +182,8 @@ async fn every_response_has_the_security_headers() {
     let stage = start(Mode::ReadOnly).await;
     let host = stage.host();
     let entry = stage.raw("GET", &format!("/?token={}", stage.token), &[("host", &host)], "").await;
-    let browser = Browser {
-        cookie: entry.header("set-cookie").unwrap().split(';').next().unwrap().into(),
-        ..Browser::default()
-    };
+    let browser =
+        Browser { cookie: entry.header("set-cookie").unwrap().split(';').next().unwrap().into(), ..Browser::default() };
     let mut replies = vec![
         entry,
         stage.raw("GET", "/", &[("host", &host)], "").await,
@@ -193,7 +195,10 @@ async fn every_response_has_the_security_headers() {
     ];
     for (path, content_type, content) in FILES {
         let reply = stage.send(&browser, "GET", path, None).await;
-        assert_eq!((reply.status, reply.header("content-type"), reply.body.as_str()), (200, Some(content_type), content));
+        assert_eq!(
+            (reply.status, reply.header("content-type"), reply.body.as_str()),
+            (200, Some(content_type), content)
+        );
         replies.push(reply);
     }
     for reply in replies {

@@ -76,7 +76,9 @@ fn api_response(method: &Method, path: &str) -> Response {
         ("GET", "/tenants") => axum::Json(json!({"tenants": [tenant], "next": null})).into_response(),
         ("GET", "/invitations") => axum::Json(json!({"invitations": [invitation], "next": null})).into_response(),
         ("POST", "/invitations") => (StatusCode::CREATED, axum::Json(invitation)).into_response(),
-        ("POST", "/hunting") => (StatusCode::ACCEPTED, axum::Json(json!({"hunt_id": "hunt-1", "status": "running"}))).into_response(),
+        ("POST", "/hunting") => {
+            (StatusCode::ACCEPTED, axum::Json(json!({"hunt_id": "hunt-1", "status": "running"}))).into_response()
+        }
         ("GET", "/tenants/unknown") => {
             let body = json!({"code": "not_found", "title": "Not found", "detail": "There is no such tenant."});
             (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
@@ -137,7 +139,8 @@ impl Stage {
     /// Sends a request as the page's script does.
     async fn send(&self, browser: &Browser, method: &str, target: &str, body: Option<&Value>) -> Reply {
         let (host, origin) = (self.host(), format!("http://{}", self.host()));
-        let mut headers = vec![("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
+        let mut headers =
+            vec![("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
         headers.push(("sec-fetch-site", "same-origin"));
         let body = body.map(Value::to_string);
         if body.is_some() {

@@ -6,8 +6,20 @@ use crate::console::assets::FILES;
 fn page_has_no_inline_script_and_builds_no_markup() {
     for (path, _, content) in FILES {
         for forbidden in [
-            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "setHTML", "eval(", "new Function",
-            "DOMParser", "javascript:", "<style", " style=", "<script>", "http://", "https://",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "setHTML",
+            "eval(",
+            "new Function",
+            "DOMParser",
+            "javascript:",
+            "<style",
+            " style=",
+            "<script>",
+            "http://",
+            "https://",
         ] {
             let is_namespace = path == "/icon.svg" && forbidden == "http://";
             assert!(is_namespace || !content.contains(forbidden), "{path}: {forbidden}");

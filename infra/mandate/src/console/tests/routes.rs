@@ -44,13 +44,20 @@ async fn change_needs_the_customer_that_was_confirmed() {
             (json!({}), "invalid_request"),
             (json!([]), "invalid_request"),
         ] {
-            assert_eq!(stage.send(&browser, method, &target, Some(&body)).await.code(), code, "{method} {target} {body}");
+            assert_eq!(
+                stage.send(&browser, method, &target, Some(&body)).await.code(),
+                code,
+                "{method} {target} {body}"
+            );
         }
         let calls = stage.calls();
         assert!(calls.iter().all(|(method, ..)| method == "GET"), "{calls:?}");
     }
     let unknown = format!("/api/invitations/{TENANT}");
-    assert_eq!(stage.send(&browser, "DELETE", &unknown, Some(&json!({"customer": "Contoso"}))).await.code(), "not_found");
+    assert_eq!(
+        stage.send(&browser, "DELETE", &unknown, Some(&json!({"customer": "Contoso"}))).await.code(),
+        "not_found"
+    );
 }
 
 #[tokio::test]

@@ -481,7 +481,7 @@ impl<'a> Run<'a> {
 /// The counts in the registry that are not zero.
 fn open_counts(account: &Account) -> BTreeMap<String, usize> {
     let items = account.items("OPEN");
-    let attributes = items.iter().flat_map(|item| item.iter());
+    let attributes = items.iter().flat_map(|item| item.iter()).filter(|(name, _)| *name != "schema");
     let counts = attributes.filter_map(|(name, value)| Some((name.clone(), value["N"].as_str()?.parse().unwrap())));
     counts.filter(|(_, count)| *count != 0).collect()
 }

@@ -67,10 +67,10 @@ impl Console {
     fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response>, Problem> {
         let host = self.check_host(uri, headers)?;
         check_origin(host, headers)?;
-        if uri.path() == "/" {
-            if let Some(token) = token_in(uri) {
-                return self.exchange_token(method, &token).map(Some);
-            }
+        if uri.path() == "/"
+            && let Some(token) = token_in(uri)
+        {
+            return self.exchange_token(method, &token).map(Some);
         }
         if !self.pass.has_session(headers) {
             return Err(refusal(

@@ -29,7 +29,7 @@ use self::pass::Pass;
 /// The port without `--port`. It is the same each time, so that the browser keeps what it remembers for the page.
 pub(crate) const DEFAULT_PORT: u16 = 8420;
 
-/// Whether the browser may change something.
+/// The browser's right to change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     ReadOnly,

@@ -44,7 +44,8 @@ const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCa
 /** Returns a text from outside as an element of its own direction, in which unseen characters are shown by their code. */
 export function outside(text, { multiline = false } = {}) {
   const element = h("bdi", {});
-  for (const part of String(text ?? "").split(UNSEEN_RUNS)) {
+  const whole = multiline ? String(text ?? "").replaceAll("\r\n", "\n") : String(text ?? "");
+  for (const part of whole.split(UNSEEN_RUNS)) {
     if (part === "") continue;
     const shown = !UNSEEN.test(part) || (multiline && (part === "\n" || part === "\t"));
     element.append(shown ? part : h("span", { class: "unseen", title: "a character that is not visible" }, code(part)));
@@ -78,9 +79,12 @@ export function replace(container, ...children) {
 const TIME = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const SHORT_TIME = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-/** Returns a time in the reader's time zone, or a dash. Its title has the seconds and the time as it was sent. */
+/**
+ * Returns a time in the reader's time zone, or a dash. Its title has the seconds and the time as it was sent. A time of
+ * Microsoft's without an offset is in UTC.
+ */
 export function time(text, { long = false } = {}) {
-  const date = new Date(text ?? NaN);
+  const date = new Date(/T[\d:.]+$/.test(text) ? `${text}Z` : (text ?? NaN));
   if (Number.isNaN(date.getTime())) return h("span", { class: "soft" }, text ? outside(text) : "–");
   const format = long ? TIME : SHORT_TIME;
   return h("time", { datetime: date.toISOString(), title: `${TIME.format(date)} (${outsideText(text)})` }, format.format(date));

@@ -106,7 +106,6 @@ export async function showIncidents({ main, query, signal, go }) {
   };
   /** Reads the first page again and puts it in front of what was loaded further down. */
   const refresh = async () => {
-    if (!list.rows.length && !list.next) return start();
     const mine = turn;
     try {
       const got = await readPage();

@@ -108,9 +108,10 @@ export async function showTenants({ main, query, signal, go }) {
     draw();
     return [tools, body];
   });
+  if (signal.aborted) return;
   const fresh = main.querySelector(".fresh");
   const stamp = () => replace(fresh, "Read at ", time(new Date().toISOString(), {}));
-  stamp();
+  if (area.contains(body)) stamp();
   every(REFRESH_SECONDS, signal, async () => {
     try {
       const before = JSON.stringify(tenants);

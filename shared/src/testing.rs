@@ -38,7 +38,8 @@ pub(crate) fn with_odd_members(
         }
         for ((name, value), first) in members {
             let member = format!("\"{name}\":{value}");
-            if first { text.insert_str(1, &format!("{member},")) } else { text.push_str(&format!(",{member}")) }
+            let (at, member) = if first { (1, member + ",") } else { (text.len(), ",".to_owned() + &member) };
+            text.insert_str(at, &member);
         }
         text + "}"
     })

@@ -46,7 +46,7 @@ pub(super) async fn classify_response(response: Response, now: Timestamp) -> Res
         },
         // The length of a query has a limit of its own.
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE if is_of_a_query(&unexpected_status) => {
-            let message = error_detail(response).await.map(|detail| detail.message);
+            let message = error_detail(response).await.and_then(|detail| detail.message);
             ResponseClass::Failed(Error::QueryFailed(QueryFailure::of(&message.unwrap_or_default())))
         }
         _ => ResponseClass::Failed(unexpected_status),

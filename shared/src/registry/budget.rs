@@ -60,11 +60,10 @@ impl Rate {
     /// The calls of the burst that a kind of work leaves to the others. The less urgent kinds leave more.
     fn reserved_for_others(self, kind: SyncKind) -> i32 {
         match kind {
-            SyncKind::Poll => 0,
+            // Hunting has a budget of its own.
+            SyncKind::Poll | SyncKind::Hunt => 0,
             SyncKind::Sweep => self.burst / 3,
             SyncKind::Backfill => self.burst / 2,
-            // Hunting has a budget of its own.
-            SyncKind::Hunt => 0,
         }
     }
 }

@@ -64,7 +64,9 @@ fn assert_captions(object: &Value, of_object: &Value, schema: &Value) {
         for (attribute, values) in [(attribute, std::slice::from_ref(value)), (&attribute["items"], items(value))] {
             if let Some(reference) = attribute["$ref"].as_str() {
                 let definition = schema.pointer(&reference[1..]).unwrap();
-                values.iter().for_each(|value| assert_captions(value, definition, schema));
+                for value in values {
+                    assert_captions(value, definition, schema);
+                }
             }
         }
     }

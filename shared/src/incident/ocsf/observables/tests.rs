@@ -21,8 +21,8 @@ fn event_of(member: &str, evidence: &[Value]) -> Value {
 
 /// The value in an event that the name of an observable points to.
 fn pointed_to<'e>(event: &'e Value, name: &str) -> &'e Value {
-    let pointer: String = name.split(['.', '[']).map(|part| format!("/{}", part.trim_end_matches(']'))).collect();
-    event.pointer(&pointer).unwrap_or_else(|| panic!("{name} points to nothing"))
+    let path = name.replace(['.', '['], "/").replace(']', "");
+    event.pointer(&format!("/{path}")).unwrap_or_else(|| panic!("{name} points to nothing"))
 }
 
 /// The observables of an event as lines. Each must point to its value.

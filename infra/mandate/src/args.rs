@@ -17,17 +17,17 @@ Usage: mandate [OPTIONS] COMMAND …        mandate COMMAND --help has an exampl
   invite, invitations, revoke   make a customer's link, list the links, end one
   tenants, tenant               all customers, the worst first; one of them
   pause, resume, offboard       stop reading, go on, end it for good
-  backfill, sweep, job          read older incidents, check for gaps, see progress
+  backfill, sweep, job          read older incidents, find gaps, see progress
   incidents, incident, set      list or follow incidents, show one, change one
   hunt                          run one KQL query over the customers
   token                         an access token for a customer, or what is in it
   register, certificate         the app registration, and a certificate for it
-  check                         what a real tenant does where documents are silent
+  check                         what a real tenant does that no document says
   console, mcp                  a page in your browser; tools for an agent
   completions, man              completion for your shell; the manual page
 
 Options:
-  --api URL      the address of the API, like http://localhost:8400 [MANDATE_API]
+  --api URL      the address of the API: http://localhost:8400 … [MANDATE_API]
   --stack NAME   the stack whose output ApiUrl is the address [MANDATE_STACK]
   --json         one JSON object a line, as where the output is no terminal
   -h, --help     this page

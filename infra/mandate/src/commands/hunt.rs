@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     path::Path,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -18,6 +19,9 @@ use crate::{
 
 /// The wait of one request for a hunt's progress. API Gateway allows less than 30 seconds.
 const WAIT_SECONDS: &str = "5";
+
+/// The least time between two requests for a hunt's progress.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The largest query that is read from a file.
 const MAX_QUERY_BYTES: u64 = 1 << 20;
@@ -72,6 +76,8 @@ impl Session {
             if hunt["status"] != "running" {
                 return Ok(hunt);
             }
+            // The API waits itself. Where it does not, it is not asked again at once.
+            tokio::time::sleep(MIN_INTERVAL).await;
         }
     }
 

@@ -8,14 +8,17 @@ use crate::api::{Api, CONTOSO, FABRIKAM, incident, tenant};
 const ATTACK: &str =
     "Pay\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{9d}0;owned\u{9c}\u{202e}fdp\u{2066}\u{200b}\u{e0041}\u{7f}\r\u{8}end";
 
-/// Runs the program on a terminal of this width and returns what it wrote.
+/// Runs the program on a terminal of this width and passes on what it wrote. Standard error is no terminal, so that no
+/// progress bar moves the cursor.
 const ON_A_TERMINAL: &str = "
 import fcntl, os, pty, struct, sys, termios
 columns = int(sys.argv[1])
+errors = os.dup(2)
 process, terminal = pty.fork()
 if process == 0:
+    os.dup2(errors, 2)
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 50, columns, 0, 0))
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execve(sys.argv[2], sys.argv[2:], dict(pair.split('=', 1) for pair in os.environ['OPERATOR'].split('\x1f')))
 written = b''
 while True:
     try:
@@ -31,17 +34,14 @@ sys.exit(os.waitstatus_to_exitcode(status))
 ";
 
 async fn on_a_terminal(api: &Api, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let fixed = [("TZ", "UTC"), ("TERM", "xterm-256color"), ("MANDATE_API", api.url.as_str())];
+    // A later pair replaces an earlier one.
+    let pairs: Vec<_> = fixed.iter().chain(variables).map(|(name, value)| format!("{name}={value}")).collect();
     let mut command = tokio::process::Command::new("python3");
     command.args(["-c", ON_A_TERMINAL, &columns.to_string(), env!("CARGO_BIN_EXE_mandate")]).args(arguments);
-    command.env_clear().envs([
-        ("TZ", "UTC"),
-        ("TERM", "xterm-256color"),
-        ("PATH", "/usr/bin:/bin:/usr/local/bin"),
-        ("MANDATE_API", &api.url),
-    ]);
-    let output = command.envs(variables.iter().copied()).output().await.unwrap();
+    let output = command.env("OPERATOR", pairs.join("\u{1f}")).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n")
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap().replace("\r\n", "\n")
 }
 
 /// What is left without the sequences that colour text and end the colour.

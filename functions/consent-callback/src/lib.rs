@@ -125,14 +125,14 @@ impl App {
             now: started,
         };
         let outcome = invocation.deadline.run(catch_panic(request.route())).await;
-        let response = outcome.unwrap_or_else(|error| self.failure_page(&error, &pages));
+        let response = outcome.unwrap_or_else(|error| Self::failure_page(&error, &pages));
         let duration_ms = self.clock.milliseconds_since(started);
         tracing::info!(method = http.method, status = response.status, duration_ms, "request served");
         Ok(response.into_value())
     }
 
     /// Logs `error` and returns the page for it. Its status is at least 500, because the visitor did nothing wrong.
-    fn failure_page(&self, error: &Error, pages: &Pages<'_>) -> HttpResponse {
+    fn failure_page(error: &Error, pages: &Pages<'_>) -> HttpResponse {
         let (code, status) = error.code();
         let status = status.max(500);
         if status == 500 && !matches!(error, Error::CredentialUnusable { .. }) {

@@ -207,6 +207,7 @@ pub(crate) struct Backfill {
 }
 
 #[derive(Args, Debug)]
+#[expect(clippy::struct_field_names, reason = "the id of the job, not of its tenant")]
 pub(crate) struct Job {
     #[command(flatten)]
     pub(crate) one: One,

@@ -1,5 +1,7 @@
 //! `mandate`, the operator's program: it speaks to the HTTP API with the caller's own AWS credentials.
 
+#![expect(clippy::result_large_err, reason = "a run has one problem at most, which ends it")]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -205,6 +205,7 @@ impl<T: AsRef<str>> From<T> for Field {
 }
 
 /// The rows of a table under a header.
+#[expect(clippy::struct_field_names, reason = "a table is its rows")]
 pub(crate) struct Rows {
     header: Vec<String>,
     rows: Vec<Vec<Field>>,

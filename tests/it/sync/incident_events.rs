@@ -16,10 +16,10 @@ impl SyncHarness {
         let events = self.backends.events().into_iter().filter(|(kind, _)| kind == "Incident Changed");
         events.map(|(_, detail)| detail).collect()
     }
+}
 
-    fn poll_body(&self) -> [String; 1] {
-        [json!({"tenant_id": TENANT, "kind": "poll"}).to_string()]
-    }
+fn poll_body() -> [String; 1] {
+    [json!({"tenant_id": TENANT, "kind": "poll"}).to_string()]
 }
 
 #[tokio::test]
@@ -128,12 +128,12 @@ async fn version_with_a_refused_event_is_not_recorded() {
         let sync = SyncHarness::start_with(api, &SUMMARY).await;
         sync.put(60);
         sync.backends.double.account().refused_detail_type = Some("Incident Changed".into());
-        assert_ne!(sync.hand_over(&sync.poll_body()).await, json!({"batchItemFailures": []}));
+        assert_ne!(sync.hand_over(&poll_body()).await, json!({"batchItemFailures": []}));
         assert_eq!(sync.backends.double.account().items("VERSIONS#").len(), 0, "{api}");
         assert_eq!(sync.incident_events().len(), 0);
         sync.backends.double.account().refused_detail_type = None;
         sync.advance(60);
-        assert_eq!(sync.hand_over(&sync.poll_body()).await, json!({"batchItemFailures": []}));
+        assert_eq!(sync.hand_over(&poll_body()).await, json!({"batchItemFailures": []}));
         let events = sync.incident_events();
         assert_eq!(events.len(), 1, "{api}");
         assert_eq!(events[0]["change"], "created");

@@ -37,7 +37,7 @@ use crate::App;
 const MAX_TABLE_BYTES: u64 = 5_000_000;
 
 /// The part of a caller's time that is kept for the table, after the wait for the tenants.
-const TABLE_RESERVE: Duration = Duration::from_millis(3_000);
+const TABLE_RESERVE: Duration = Duration::from_secs(3);
 
 /// The part of a caller's time that is kept for the response.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(500);

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::problem::Problem;
 
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most empty pages before rows.
 const MAX_EMPTY_PAGES: usize = 10;
 

@@ -104,7 +104,7 @@ impl Session {
                 let written = if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
                     csv(&columns, rows)
                 } else {
-                    rows.iter().map(|row| format!("{row}\n")).collect()
+                    rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect()
                 };
                 let saved = std::fs::File::create(file).and_then(|mut file| file.write_all(written.as_bytes()));
                 saved.map_err(|error| Problem::new("file_not_written", format!("{}: {error}.", file.display())))?;

@@ -313,7 +313,8 @@ impl Register {
     /// The login host of the cloud that `--graph` is in, or the one that was named.
     pub(super) fn login_host(&self) -> String {
         self.login.clone().unwrap_or_else(|| {
-            let government = self.graph.trim_end_matches('/').ends_with(".us");
+            let host = self.graph.trim_end_matches('/');
+            let government = host.rsplit_once('.').is_some_and(|(_, domain)| domain == "us");
             format!("https://login.microsoftonline.{}", if government { "us" } else { "com" })
         })
     }

@@ -90,8 +90,7 @@ fn skip_gap<'a>(text: &'a str, extra: &str) -> &'a str {
         });
         let Some(comment) = rest.strip_prefix("//") else { return rest };
         // A comment ends at whatever may end a line, so that nothing that runs is skipped as one.
-        let end = comment
-            .find(|letter| matches!(letter, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'));
+        let end = comment.find(['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}']);
         rest = end.map_or("", |end| &comment[end..]);
     }
 }

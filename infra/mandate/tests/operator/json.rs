@@ -74,13 +74,13 @@ async fn single_objects_are_those_of_the_api() {
 async fn followed_job_prints_each_progress_once() {
     let api = Api::start({
         let polls = std::sync::atomic::AtomicUsize::new(0);
-        move |request| match request.method.as_str() {
-            "POST" => (202, json!({"job_id": "j"})),
-            _ => {
-                let done = polls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0;
-                let (status, fraction) = if done { ("failed", 0.5) } else { ("running", 0.5) };
-                (200, json!({"job_id": "j", "kind": "sweep", "status": status, "fraction": fraction, "delivered": 3}))
+        move |request| {
+            if request.method == "POST" {
+                return (202, json!({"job_id": "j"}));
             }
+            let done = polls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0;
+            let (status, fraction) = if done { ("failed", 0.5) } else { ("running", 0.5) };
+            (200, json!({"job_id": "j", "kind": "sweep", "status": status, "fraction": fraction, "delivered": 3}))
         }
     })
     .await;

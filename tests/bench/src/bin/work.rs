@@ -5,13 +5,17 @@ use std::process::ExitCode;
 use devstack::Failed;
 use serde_json::value::RawValue;
 use shared::{
-    delivery::bucket::{Batch, Format},
+    delivery::{
+        bucket::{Batch, Format},
+        events::IncidentEvents,
+    },
     incident::{
         ocsf::incident_finding,
         record::{Alerts, Record},
         version::{Change, DeliveredVersion, ReadTime, Version, VersionComparison, compare},
     },
     microsoft::IncidentApi,
+    registry::versions::NewVersion,
     tenant::TenantId,
 };
 
@@ -58,9 +62,9 @@ fn work(part: &str, times: u32) -> Result<(), Failed> {
 
 /// Writes a hundred versions into one batch, as a page of incidents is.
 fn compress(version: &Version<'_>, delivered: &DeliveredVersion) -> shared::error::Result<()> {
-    let mut batch = Batch::new(Format::Envelope);
+    let mut batch = Batch::new(Format::Envelope, IncidentEvents::None);
     for _ in 0..100 {
-        batch.add(version, delivered.clone())?;
+        batch.add(version, NewVersion { version: delivered.clone(), open_before: None })?;
     }
     std::hint::black_box(batch.size());
     Ok(())

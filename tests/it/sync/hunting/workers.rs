@@ -37,7 +37,7 @@ async fn message_that_comes_again_asks_nothing() {
     let hunt = hunts.begin(json!({"query": "DeviceInfo"})).await;
     let body = message(&hunts);
     for _ in 0..3 {
-        hunts.sync.hand_over(&[body.clone()]).await;
+        hunts.sync.hand_over(std::slice::from_ref(&body)).await;
     }
     assert_eq!(hunts.queries(TENANT), 1);
     assert_one_result(&hunts, &hunt, "redelivered").await;

@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
             }
             Step::Job { kind: JobKind::Sweep, workers } => self.tick("sweep", *workers, &[], None).await,
             Step::Job { kind: JobKind::Backfill | JobKind::Unknown(_), workers } => {
-                self.tick("backfill", *workers, &[], None).await
+                self.tick("backfill", *workers, &[], None).await;
             }
         }
     }

@@ -16,7 +16,7 @@ MAX_DESCRIPTION = 256
 REACHED_BY = {
     "ConsentCallback": 10,
     "TokenIssuance": 7,
-    "IncidentFetch": 13,
+    "IncidentFetch": 14,
     "IncidentDispatch": 3,
     "TenantAdmin": 8,
     "SecretRotation": 5,

@@ -157,8 +157,8 @@ fn an_arrow_up_is_reported_with_its_line() {
     assert_eq!(
         found,
         [
-            "shared/src/registry/mod.rs:5: registry (floor 6) uses entra (floor 7)",
-            "shared/src/registry/mod.rs:7: registry (floor 6) uses lambda (floor 6)",
+            "shared/src/registry/mod.rs:5: registry (floor 7) uses entra (floor 8)",
+            "shared/src/registry/mod.rs:7: registry (floor 7) uses lambda (floor 7)",
         ]
     );
     assert_eq!(faults("attic", "shared/src/attic.rs", ""), ["shared/src/attic.rs: the room attic has no floor"]);

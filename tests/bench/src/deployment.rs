@@ -27,7 +27,7 @@ pub const TEMPLATE: Deployment = Deployment {
     maximum_concurrency: 10.0,
     overlap: 900.0,
     retention_days: 400.0,
-    alarms: 66.0,
+    alarms: 68.0,
 };
 
 #[cfg(test)]

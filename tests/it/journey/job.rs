@@ -149,7 +149,7 @@ async fn tokens(harness: &StackHarness) {
     }
 }
 
-/// One query in two tenants, of which one has not consented to it.
+/// One query in two tenants, of which one lacks the table.
 async fn hunted(harness: &StackHarness) {
     harness.sim.grant(CONTOSO.tenant_id, APP, &["ThreatHunting.Read.All"]);
     let column = HuntingColumn { name: "DeviceName".into(), kind: "String".into() };
@@ -172,7 +172,7 @@ async fn hunted(harness: &StackHarness) {
     has_members(&table, &["hunt_id", "status", "schema", "results", "failures", "truncated"]);
     let row = |device: &str| json!({"tenant_id": CONTOSO.tenant_id, "DeviceName": device});
     assert_eq!(table["results"], json!([row("a"), row("b")]));
-    let failure = json!({"tenant_id": NORTHWIND.tenant_id, "code": "conflict", "reason": "role_missing"});
+    let failure = json!({"tenant_id": NORTHWIND.tenant_id, "code": "invalid_request", "reason": "query_invalid"});
     assert_eq!(table["failures"], json!([failure]));
     let path = format!("/hunting/{}", table["hunt_id"].as_str().unwrap());
     let progress = harness.expect(200, "GET", &format!("{path}?wait_seconds=1"), None).await;

@@ -465,6 +465,7 @@ fn is_tenant(tenant: &Value) {
         "incidents_total",
         "quarantined",
         "last_sweep",
+        "open_incidents",
     ];
     has_members(tenant, &names);
     assert!(is_tenant_id(tenant["tenant_id"].as_str().unwrap()));

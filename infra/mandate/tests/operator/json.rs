@@ -122,7 +122,7 @@ async fn shells_get_completions_and_a_manual_page() {
         let output = program(&["completions", shell]).output().await.unwrap();
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(
-            output.status.success() && script.contains("offboard") && script.contains("--remove-permissions"),
+            output.status.success() && script.contains("offboard") && script.contains("remove-permissions"),
             "{shell}"
         );
     }

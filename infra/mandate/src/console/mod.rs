@@ -1,7 +1,7 @@
 //! A page on loopback that shows tenants, incidents and hunts in the browser.
 //!
 //! Any page that the operator visits can send requests to loopback, and any program of the machine can connect to it. So
-//! [`gate`] lets in one browser only, from its own page only, and [`routes`] has a fixed list of what that browser may
+//! `gate` lets in one browser only, from its own page only, and `routes` has a fixed list of what that browser may
 //! reach. The credentials stay in this process.
 
 mod assets;

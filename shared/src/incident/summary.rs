@@ -23,7 +23,7 @@ const TAGS: [&str; 2] = ["customTags", "tags"];
 const URL: [&str; 2] = ["incidentWebUrl", "incidentUri"];
 
 /// The summary of one version. Its words are those of live reads, whatever the API. Its texts are cut to
-/// [`MAX_CHARACTERS`].
+/// `MAX_CHARACTERS`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IncidentSummary {
     key: String,

@@ -314,7 +314,10 @@ impl<'a> Worker<'a> {
         }
         let before = (job.covered_until, job.pass_position.clone());
         self.added_to_job = self.stats.delivered;
-        let stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
+        let mut stop = if from < to { self.pass(&mut Pass::of_job(from, to, job)).await } else { Ok(Stop::Done) };
+        if matches!(stop, Ok(Stop::Done)) && job.kind == JobKind::Sweep {
+            stop = self.pass(&mut Pass::of_future(self.sync.clock.now(), job)).await;
+        }
         self.add_delivered_to_job(job);
         let now = self.sync.clock.now();
         if job.progressed_at.is_none() || before != (job.covered_until, job.pass_position.clone()) {

@@ -27,6 +27,12 @@ use shared::{
     },
 };
 
+/// The time ahead of now that clocks may differ by. Polls come to it soon.
+const PRESENT_OF_POLLS: SignedDuration = SignedDuration::from_hours(1);
+
+/// The time after its end in which a sweep looks for what is dated later than now.
+const FUTURE_OF_SWEEPS: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
+
 /// A pass over a span of last update.
 pub(super) struct Pass<'a> {
     /// What is still to read.
@@ -93,9 +99,29 @@ impl<'a> Pass<'a> {
         Self::new(position.unwrap_or_else(|| Position::at(floor(from))), Some(ceil(to)), PassOwner::Job(job))
     }
 
+    /// The pass of a sweep over what is dated so much later than now that no clock explains it. Polls read no further than to
+    /// the present where their lists do not hold that.
+    pub(super) fn of_future(now: Timestamp, job: &'a mut Job) -> Self {
+        let end = ceil(job.to) + FUTURE_OF_SWEEPS;
+        let position = job.pass_position.clone().filter(|position| position.at >= ceil(job.to));
+        Self::new(
+            position.unwrap_or_else(|| Position::at(ceil(now + PRESENT_OF_POLLS))),
+            Some(end),
+            PassOwner::Job(job),
+        )
+    }
+
     /// The pass of a retry over a quarantined span.
     pub(super) fn of_retry(position: Position, to: Timestamp) -> Self {
         Self::new(position, Some(ceil(to)), PassOwner::Retry)
+    }
+
+    /// Returns true if the cursor cannot move past the beginning of a window, whatever is read of it: it reaches from the
+    /// present into the future. If no list holds it, the present is for a later pass, and the future for sweeps.
+    fn gains_nothing_from(&self, window: Span, shown_at: Timestamp) -> bool {
+        matches!(self.owner, PassOwner::Feed)
+            && window.to.is_none()
+            && window.from >= floor(covered_by(window, shown_at))
     }
 
     fn wanted_rows(&self, top: u32) -> u32 {
@@ -233,6 +259,12 @@ impl Worker<'_> {
         if let Some(search) = &mut pass.search {
             search.note_response(page.rows);
         }
+        let is_long = matches!(step, PageStep::TooLong | PageStep::Unordered);
+        if (is_long || step == PageStep::NextPage && pass.position.is_unordered)
+            && pass.gains_nothing_from(asked.window.span, shown_at)
+        {
+            return Ok(ControlFlow::Break(Stop::Done));
+        }
         match step {
             PageStep::Complete => {
                 let rows = pass.position.list.as_ref().map_or(page.rows, |list| list.rows);
@@ -249,7 +281,11 @@ impl Worker<'_> {
                 }
                 let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
                 let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
-                let at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
+                let mut at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
+                if asked.window.span.to.is_none() {
+                    // What lies behind it is for a later pass, if no list holds it.
+                    at = at.min(floor(covered_by(asked.window.span, shown_at)));
+                }
                 self.split(pass, asked, at);
                 Ok(ControlFlow::Continue(()))
             }
@@ -361,7 +397,7 @@ impl Worker<'_> {
         let covered = covered_by(span, shown_at);
         match &mut pass.owner {
             PassOwner::Feed => self.advance_cursor(covered),
-            PassOwner::Job(job) => job.covered_until = span.to.unwrap_or(covered),
+            PassOwner::Job(job) => job.covered_until = span.to.unwrap_or(covered).min(job.to),
             PassOwner::Retry => {}
         }
         let Some(to) = span.to.filter(|to| pass.end.is_none_or(|end| *to < end)) else {

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
-    super::history::{PAUSE, Profile},
+    super::history::{PAUSE, Profile, Step},
     OVERLAP, Run,
 };
 
@@ -65,6 +65,10 @@ impl Run<'_> {
         self.interrupted_since = interrupted.then(|| self.interrupted_since.unwrap_or(now));
         if self.interrupted_since.is_some_and(|since| now > since + OVERLAP) {
             // Behind a poll that stands still for so long, what arrives late is left to the sweep.
+            self.for_sweeps = None;
+        }
+        if self.history.steps.iter().any(|step| matches!(step, Step::CreateInFuture { .. })) {
+            // Polls read no further than to the present where a list does not hold what is dated later.
             self.for_sweeps = None;
         }
         if !set_aside && self.for_sweeps.is_some_and(|most| missing > most) {

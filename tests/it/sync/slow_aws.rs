@@ -61,8 +61,8 @@ async fn refused_events_are_sent_again_after_growing_pauses() {
         bucket: "bucket".into(),
         object: "object".into(),
         count: 1,
-        from: String::new(),
-        to: String::new(),
+        from: "2026-11-22T09:58:31.25Z".into(),
+        to: "2026-11-22T09:58:31.25Z".into(),
     };
     let refusals = vec![(FaultPosition::Request(1), AwsFault::Partial); 2];
     sync.backends.double.account().plan(CALLER, refusals);

@@ -206,6 +206,20 @@ impl StackHarness {
         answer
     }
 
+    /// Waits for `work` and meanwhile gives the functions each message that comes to their queues.
+    pub(crate) async fn while_messages_are_delivered<T>(&self, work: impl Future<Output = T>) -> T {
+        let delivery = async {
+            loop {
+                self.stack.drain_queue().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = delivery => unreachable!("a loop"),
+        }
+    }
+
     /// Polls until the bucket holds so many versions, and then once more: there must be no other.
     pub(crate) async fn delivered(&self, count: usize) -> Vec<Value> {
         self.until(format!("{count} versions are delivered"), async || {

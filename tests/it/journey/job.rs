@@ -158,15 +158,7 @@ async fn hunted(harness: &StackHarness) {
     harness.sim.put_hunting_table(CONTOSO.tenant_id, table);
     let tenants = [CONTOSO.tenant_id, NORTHWIND.tenant_id];
     let body = json!({"query": "DeviceInfo", "tenants": tenants, "wait_seconds": 25});
-    let delivery = async {
-        loop {
-            harness.stack.drain_queue().await.unwrap();
-        }
-    };
-    let answer = tokio::select! {
-        answer = harness.call("POST", "/hunting", Some(body)) => answer,
-        () = delivery => unreachable!("a loop"),
-    };
+    let answer = harness.while_messages_are_delivered(harness.call("POST", "/hunting", Some(body))).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let table = answer.json();
     has_members(&table, &["hunt_id", "status", "schema", "results", "failures", "truncated"]);

@@ -1,7 +1,7 @@
 //! The whole job by `mandate` alone: an operator onboards a customer, sees its incidents, finds out why it is paused, hunts
 //! over all tenants and offboards it; an agent looks on through MCP.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use devstack::{Browser, Quiet};
 use serde_json::{Value, json};
@@ -9,6 +9,9 @@ use sim::{HuntingColumn, HuntingTable};
 use tokio::process::Command;
 
 use super::harness::{APP, CONTOSO, Customer, FABRIKAM, StackHarness};
+
+/// The time in which each command ends.
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// An operator with the program and the address of the API.
 struct Operator {
@@ -21,7 +24,8 @@ impl Operator {
     async fn run(&self, arguments: &[&str]) -> (Option<i32>, Vec<Value>, String) {
         let mut command = Command::new(&self.program);
         command.args(arguments).env_clear().env("MANDATE_API", &self.address);
-        let output = command.kill_on_drop(true).output().await.unwrap();
+        let output = tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{arguments:?} goes on after {LIMIT:?}")).unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         let objects = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         (output.status.code(), objects, String::from_utf8(output.stderr).unwrap())
@@ -85,8 +89,8 @@ async fn operator_does_the_whole_job_with_the_program_alone() {
     operator.onboard(&harness, &FABRIKAM, &[]).await;
     sees_the_incidents(&harness, &operator).await;
     finds_out_why_it_is_paused(&harness, &operator).await;
-    hunts(&operator).await;
-    agent_looks_on(&operator).await;
+    harness.while_messages_are_delivered(hunts(&operator)).await;
+    harness.while_messages_are_delivered(agent_looks_on(&operator)).await;
     offboards(&harness, &operator).await;
     harness.nothing_failed().await;
     harness.end().await;
@@ -141,7 +145,8 @@ async fn agent_looks_on(operator: &Operator) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/journey/agent.py");
     let mut command = Command::new(python);
     command.arg(script).arg(&operator.program).args([&operator.address, CONTOSO.tenant_id]);
-    let output = command.kill_on_drop(true).output().await.unwrap();
+    let output =
+        tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await.expect("the session ends").unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -396,3 +396,17 @@ async fn foreign_rotation_events_are_refused_without_a_change() {
     assert_eq!(off.rotate("token-1").await.unwrap_err(), "invalid_request");
     assert_eq!((harness.registered().len(), off.registered().len()), (1, 1));
 }
+
+#[tokio::test]
+async fn unusable_credential_of_the_rotation_is_named_with_the_command() {
+    crate::backends::lines_of("");
+    let harness = RotationHarness::start(None, true).await;
+    harness.relay.aws.account().set_secret("rotator", &json!({"client_id": "canary"}));
+    harness.stage_pending("token-1");
+    assert_eq!(harness.step("createSecret", "token-1").await.unwrap_err(), "internal");
+    let lines = crate::backends::lines_of("r");
+    let causes: Vec<&str> = lines.iter().filter_map(|line| line["cause"].as_str()).collect();
+    let command = "aws secretsmanager put-secret-value --secret-id rotator --secret-string file://credential.json";
+    assert!(causes.iter().any(|cause| cause.contains(command) && !cause.contains("canary")), "{causes:?}");
+    assert_eq!((harness.current_secret().as_str(), harness.registered().len()), ("first", 1));
+}

@@ -162,3 +162,42 @@ async fn refusal_before_a_consent_says_that_nothing_was_changed() {
         assert!(!page.body.contains(STAYS), "{}", page.body);
     }
 }
+
+#[tokio::test]
+async fn outcomes_of_consents_are_counted() {
+    let harness = ConsentHarness::new().await;
+    let counted = || {
+        let lines = harness.logged();
+        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let embedded = lines.iter().filter(|line| line.get("_aws").is_some());
+        ["ConsentRecorded", "ConsentRefused", "ConsentRejected"]
+            .map(|name| embedded.clone().filter(|line| line[name] == json!(1.0)).count())
+    };
+    let link = harness.invite("Contoso", None).await;
+    let mut browser = harness.browser();
+    let declined = browser.decide(&link, CONTOSO, ADMIN, Decision::Cancel).await;
+    browser.get(&declined).await.says(403, "You have declined");
+    assert_eq!(counted(), [0, 1, 0]);
+    let mut other = harness.browser();
+    let forged = other.decide(&link, CONTOSO, ADMIN, Decision::Accept).await.replace(CONTOSO, FABRIKAM);
+    other.get(&forged).await.says(403, "not the tenant that was invited");
+    assert_eq!(counted(), [0, 1, 1]);
+    harness.browser().walk(&link, CONTOSO, ADMIN).await.says(200, "can read your incidents");
+    assert_eq!(counted(), [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn secret_that_is_not_filled_is_no_failure_of_the_release() {
+    let harness = ConsentHarness::new().await;
+    let link = harness.invite("Contoso", None).await;
+    harness.backends.double.account().set_secret(crate::backends::SECRET, &json!("canary"));
+    let page = request(&harness.app, "POST", &link, None, &[("sec-fetch-site", "same-origin")]).await;
+    assert_eq!((page.status, page.title()), (500, "Something went wrong here"));
+    assert!(!page.body.contains("canary") && !page.body.contains("put-secret-value"), "{}", page.body);
+    let logged = harness.logged();
+    assert!(
+        logged.contains("CredentialUnusable") && logged.contains("aws secretsmanager put-secret-value"),
+        "{logged}"
+    );
+    assert!(!logged.contains("InternalFailure") && !logged.contains("canary"), "{logged}");
+}

@@ -3,6 +3,7 @@
 
 mod credential;
 mod events;
+mod five_calls;
 mod harness;
 mod job;
 mod leaks;

@@ -25,7 +25,7 @@ const SYNC_TIMEOUT: Duration = Duration::from_millis(59_500);
 /// The result of one message.
 pub(crate) enum Worked {
     /// The message has log lines of its own, where there is something to tell.
-    Told,
+    Logged,
     /// A poll that found nothing. The polls of one invocation share a line.
     Quiet(QuietPoll),
 }
@@ -69,7 +69,7 @@ impl App {
         let (mut failures, mut quiet) = (Vec::new(), Vec::new());
         for (id, task) in tasks {
             match task.await {
-                Ok(Ok(Worked::Told)) => continue,
+                Ok(Ok(Worked::Logged)) => continue,
                 Ok(Ok(Worked::Quiet(poll))) => {
                     quiet.push(poll);
                     continue;
@@ -102,7 +102,7 @@ impl App {
             let code = error.code().0;
             tracing::error!(message_id = message.message_id, kind = ?work.kind, code, fails, cause = %error, "message failed");
         });
-        if fails { Err(error) } else { Ok(Worked::Told) }
+        if fails { Err(error) } else { Ok(Worked::Logged) }
     }
 
     async fn work_on(&self, work: &SyncMessage, message: &Message, deadline: Deadline) -> Result<Worked> {

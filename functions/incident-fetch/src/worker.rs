@@ -66,14 +66,14 @@ impl App {
         let (stored, read) = self.registry.read_lease(&tenant_id, now, until).await?;
         if message.kind == SyncKind::Poll && is_superseded(&read, envelope) {
             tracing::info!(outcome = "superseded", "message dropped");
-            return Ok(Worked::Told);
+            return Ok(Worked::Logged);
         }
         let is_settled =
             stored.as_ref().is_some_and(|tenant| tenant.status == Status::Active && tenant.verification.is_none());
-        let Some(tenant) = self.syncable_tenant(&tenant_id, stored, deadline).await? else { return Ok(Worked::Told) };
+        let Some(tenant) = self.syncable_tenant(&tenant_id, stored, deadline).await? else { return Ok(Worked::Logged) };
         if matches!(read, Acquired::Busy) && message.kind == SyncKind::Poll {
             tracing::info!(kind = ?message.kind, outcome = "busy", "another worker is on the tenant");
-            return Ok(Worked::Told);
+            return Ok(Worked::Logged);
         }
         if let Acquired::Lease(mut lease) = read
             && is_settled
@@ -93,25 +93,25 @@ impl App {
             }
             // A sweep needs a readable tenant. The next scheduled one comes tomorrow.
             SyncKind::Sweep if message.job_id.is_none() && tenant.status != Status::Active => {
-                return Ok(Worked::Told);
+                return Ok(Worked::Logged);
             }
             SyncKind::Sweep => Some(self.find_or_create_job(JobKind::Sweep, message, &envelope.message_id).await?),
             // No work on the feed.
-            SyncKind::Hunt => return Ok(Worked::Told),
+            SyncKind::Hunt => return Ok(Worked::Logged),
         };
         match self.registry.acquire_lease(&tenant_id, now, until).await? {
             Acquired::Lease(mut lease) => {
                 let worked = self.work(message, job_id, &tenant, &mut lease, deadline).await?;
-                Ok(worked.unwrap_or(Worked::Told))
+                Ok(worked.unwrap_or(Worked::Logged))
             }
-            Acquired::NoFeed => Ok(Worked::Told),
+            Acquired::NoFeed => Ok(Worked::Logged),
             Acquired::Busy => {
                 tracing::info!(kind = ?message.kind, outcome = "busy", "another worker is on the tenant");
                 // The other worker polls. A job needs its message again.
                 if let Some(id) = job_id {
                     self.requeue_job(message, id, BUSY_DELAY).await?;
                 }
-                Ok(Worked::Told)
+                Ok(Worked::Logged)
             }
         }
     }
@@ -140,7 +140,7 @@ impl App {
         let stats = worker.stats;
         if lease.is_lost() {
             // With a lease that was taken, the other worker has done or does the work.
-            return Ok(lease.was_taken().then_some(Worked::Told));
+            return Ok(lease.was_taken().then_some(Worked::Logged));
         }
         let follow_up = match self.follow_up(tenant, lease, outcome, stats).await {
             Ok(follow_up) => follow_up,
@@ -160,7 +160,7 @@ impl App {
             if !lease.was_taken() {
                 return Ok(None);
             }
-            return Ok(Some(Worked::Told));
+            return Ok(Some(Worked::Logged));
         }
         let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered));
         if is_quiet && let Some(lag) = lag {
@@ -168,7 +168,7 @@ impl App {
         }
         log_outcome(message.kind, tenant, lease, stats, &follow_up, now);
         self.queue_follow_up(message, job_id, lease, stats, &follow_up).await?;
-        Ok(Some(Worked::Told))
+        Ok(Some(Worked::Logged))
     }
 
     /// Returns the id of the job that a message names, or of one that it starts.

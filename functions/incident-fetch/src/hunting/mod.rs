@@ -36,7 +36,8 @@ use crate::App;
 /// The largest table in a response, as [`crate::live::escaped_len`] counts.
 const MAX_TABLE_BYTES: u64 = 5_000_000;
 
-/// The part of a caller's time that is kept for the table, after the wait for the tenants.
+/// The part of a caller's time that is kept for the table, after the wait for the tenants, or for the end of a hunt that
+/// could not be queued.
 const TABLE_RESERVE: Duration = Duration::from_secs(3);
 
 /// The part of a caller's time that is kept for the response.
@@ -71,11 +72,7 @@ impl App {
         let wait = wanted.wait;
         let hunt = self.new_hunt(wanted, &request.caller()?.name).await?;
         self.registry.create_hunt(&hunt).await?;
-        if let Err(error) = self.queue_hunt(&hunt).await {
-            // The caller does not get the id and so could not cancel the hunt.
-            self.registry.cancel_hunt(&hunt.hunt_id, self.clock.now()).await?;
-            return Err(error);
-        }
+        // Before the first message: a tenant may be worked on although the request ends early.
         tracing::info!(target: RECORD, audit = true,
             hunt_id = %hunt.hunt_id,
             caller = hunt.caller,
@@ -85,6 +82,11 @@ impl App {
             tenants = hunt.tenants.len(),
             "hunt started"
         );
+        if let Err(error) = deadline.reserving(TABLE_RESERVE).run(Box::pin(self.queue_hunt(&hunt))).await {
+            // The caller does not get the id and so could not cancel the hunt.
+            self.registry.cancel_hunt(&hunt.hunt_id, self.clock.now()).await?;
+            return Err(error);
+        }
         let progress = self.wait_for_hunt(&hunt.hunt_id, wait, deadline).await?;
         let done = progress.status(self.clock.now()) == HuntStatus::Done;
         let results = if done { self.table(&progress, deadline).await? } else { None };
@@ -106,7 +108,7 @@ impl App {
         Ok(HttpResponse::json(200, &self.hunt_body(&progress, results)))
     }
 
-    /// `DELETE /hunting/{hunt_id}`: no further tenant is begun with. A hunt that is over stays as it is.
+    /// `DELETE /hunting/{hunt_id}`: no further tenant is started. A hunt that is over stays as it is.
     pub(crate) async fn cancel_hunt(&self, request: &HttpRequest) -> Result<HttpResponse> {
         let hunt_id = hunt_id(request)?;
         request.parameters(&[])?;

@@ -19,15 +19,15 @@ pub(super) enum HuntStatus {
     Running,
     /// Each tenant gave rows or failed.
     Done,
-    /// A caller cancelled it. Tenants that had begun may still end.
+    /// A caller cancelled it. Tenants that were started may still end.
     Cancelled,
 }
 
-/// A hunt with the tenants that workers have begun with.
+/// A hunt with the tenants that workers have started.
 #[derive(Debug)]
 pub(super) struct HuntProgress {
     pub(super) hunt: Hunt,
-    begun: BTreeMap<TenantId, HuntedTenant>,
+    started: BTreeMap<TenantId, HuntedTenant>,
 }
 
 /// The failure that an error of a tenant's hunt is reported as.
@@ -44,8 +44,8 @@ fn listed(tenant: &str, failure: &HuntFailure) -> Value {
 }
 
 impl HuntProgress {
-    pub(super) fn new(hunt: Hunt, begun: Vec<HuntedTenant>) -> Self {
-        Self { hunt, begun: begun.into_iter().map(|tenant| (tenant.tenant_id, tenant)).collect() }
+    pub(super) fn new(hunt: Hunt, started: Vec<HuntedTenant>) -> Self {
+        Self { hunt, started: started.into_iter().map(|tenant| (tenant.tenant_id, tenant)).collect() }
     }
 
     pub(super) fn status(&self, now: Timestamp) -> HuntStatus {
@@ -55,18 +55,19 @@ impl HuntProgress {
         if self.open().next().is_none() || self.is_at_its_end(now) { HuntStatus::Done } else { HuntStatus::Running }
     }
 
-    /// Returns true if no tenant is begun with any more, and no worker is in one. Whatever happened to a message or its
+    /// Returns true if no further tenant is started, and no worker is in one. Whatever happened to a message or its
     /// worker, a hunt has an end.
     fn is_at_its_end(&self, now: Timestamp) -> bool {
         let is_claimed = |tenant: &TenantId| {
-            self.begun.get(tenant).is_some_and(|begun| begun.claimed_until.is_some_and(|until| until >= now))
+            self.started.get(tenant).is_some_and(|started| started.claimed_until.is_some_and(|until| until >= now))
         };
         now >= self.hunt.ends_at && !self.open().any(is_claimed)
     }
 
     /// The tenants that neither gave rows nor failed yet.
     fn open(&self) -> impl Iterator<Item = &TenantId> {
-        let is_finished = |tenant: &&TenantId| self.begun.get(tenant).is_some_and(|begun| begun.finished_at.is_some());
+        let is_finished =
+            |tenant: &&TenantId| self.started.get(tenant).is_some_and(|started| started.finished_at.is_some());
         self.hunt.tenants.iter().filter(move |tenant| !is_finished(tenant))
     }
 
@@ -84,7 +85,7 @@ impl HuntProgress {
 
     /// The results of the tenants that gave rows, in the order of the tenants.
     fn results(&self) -> impl Iterator<Item = &HuntedRows> {
-        let finished = self.begun.values().filter(|tenant| tenant.finished_at.is_some() && tenant.failure.is_none());
+        let finished = self.started.values().filter(|tenant| tenant.finished_at.is_some() && tenant.failure.is_none());
         finished.filter_map(|tenant| tenant.result.as_ref())
     }
 
@@ -115,12 +116,12 @@ impl HuntProgress {
     /// The failures, as callers read them.
     pub(super) fn failures(&self, now: Timestamp) -> Vec<Value> {
         let malformed = self.hunt.malformed.iter().map(|name| listed(name, &failure_of(&Error::NotFound)));
-        let failed = self.begun.values().filter(|tenant| tenant.finished_at.is_some());
+        let failed = self.started.values().filter(|tenant| tenant.finished_at.is_some());
         let failed = failed.filter_map(|tenant| Some(listed(&tenant.tenant_id.to_string(), tenant.failure.as_ref()?)));
         let mut failures: Vec<Value> = malformed.chain(failed).collect();
         if self.status(now) == HuntStatus::Done {
             failures.extend(self.open().map(|tenant| {
-                let last = self.begun.get(tenant).and_then(|begun| begun.failure.clone());
+                let last = self.started.get(tenant).and_then(|started| started.failure.clone());
                 listed(&tenant.to_string(), &last.unwrap_or_else(|| failure_of(&Error::DeadlineExceeded)))
             }));
         }
@@ -142,7 +143,7 @@ mod tests {
         format!("{number:08}-2222-4333-8444-abcdefabcdef").parse().unwrap()
     }
 
-    fn begun(number: u32) -> HuntedTenant {
+    fn started(number: u32) -> HuntedTenant {
         HuntedTenant {
             tenant_id: tenant(number),
             fence: 1,
@@ -158,10 +159,10 @@ mod tests {
         let column = |(name, kind): &(&str, &str)| Column { name: (*name).into(), kind: Some((*kind).into()) };
         let schema = columns.iter().map(column).collect();
         let rows = HuntedRows { rows: 2, bytes: 10, schema, object: Some(number.to_string()), is_cut: false };
-        HuntedTenant { result: Some(rows), finished_at: Some(at(1)), ..begun(number) }
+        HuntedTenant { result: Some(rows), finished_at: Some(at(1)), ..started(number) }
     }
 
-    fn progress(tenants: u32, begun: Vec<HuntedTenant>) -> HuntProgress {
+    fn progress(tenants: u32, started: Vec<HuntedTenant>) -> HuntProgress {
         let hunt = Hunt {
             hunt_id: "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap(),
             query: "T".into(),
@@ -173,7 +174,7 @@ mod tests {
             ends_at: at(100),
             cancelled_at: None,
         };
-        HuntProgress::new(hunt, begun)
+        HuntProgress::new(hunt, started)
     }
 
     #[test]
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn hunt_ends_whatever_became_of_its_messages() {
         let throttled = HuntFailure { code: "throttled".into(), reason: None };
-        let waiting = HuntedTenant { failure: Some(throttled), ..begun(2) };
+        let waiting = HuntedTenant { failure: Some(throttled), ..started(2) };
         let progress = progress(3, vec![done(1, &[]), waiting]);
         assert_eq!((progress.status(at(99)), progress.tenants_done(at(99))), (HuntStatus::Running, 1));
         assert_eq!(progress.failures(at(99)), [json!(null); 0]);
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn worker_in_a_tenant_keeps_the_hunt_running() {
-        let claimed = HuntedTenant { claimed_until: Some(at(100) + SignedDuration::from_secs(60)), ..begun(1) };
+        let claimed = HuntedTenant { claimed_until: Some(at(100) + SignedDuration::from_secs(60)), ..started(1) };
         let progress = progress(1, vec![claimed]);
         assert_eq!(progress.status(at(160)), HuntStatus::Running);
         assert_eq!(progress.status(at(161)), HuntStatus::Done);

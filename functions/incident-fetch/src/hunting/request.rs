@@ -13,7 +13,7 @@ use shared::{
 /// The longest query, in bytes. It is stored in one item of the table, together with the tenants.
 const MAX_QUERY_BYTES: usize = 100_000;
 
-/// The longest identifier in a request that is none of a tenant, in bytes. It comes back among the failures.
+/// The longest identifier in a request that is none of a tenant, in bytes. It is reported among the failures.
 const MAX_MALFORMED_BYTES: usize = 100;
 
 /// The most identifiers in a request that are none of a tenant.

@@ -45,7 +45,7 @@ pub(super) async fn write_rows(
     Ok(written)
 }
 
-/// A row as one line that begins with our `tenant_id`, and the names of its columns. `None`: it is not a JSON object.
+/// A row as one line with our `tenant_id` first, and the names of its columns. `None`: it is not a JSON object.
 ///
 /// Our column replaces one of the same name. The owner of a row must never be in doubt.
 fn line_of(tenant: &TenantId, row: &[u8]) -> Option<(String, Vec<String>)> {

@@ -55,7 +55,7 @@ impl App {
             |hunt: &Hunt| hunt.cancelled_at.is_none() && now < hunt.ends_at && hunt.tenants.contains(&tenant_id);
         let Some(hunt) = hunt.filter(is_wanted) else {
             tracing::info!(%hunt_id, outcome = "not_wanted", "message dropped");
-            return Ok(Worked::Told);
+            return Ok(Worked::Logged);
         };
         if deadline.left() < MIN_TIME_FOR_QUERY {
             return self.queue_again(&hunt_id, tenant_id, now).await;
@@ -73,17 +73,18 @@ impl App {
             }
             Claim::Finished => tracing::info!(%hunt_id, outcome = "finished", "message dropped"),
         }
-        Ok(Worked::Told)
+        Ok(Worked::Logged)
     }
 
     /// Runs the query in a claimed tenant, and puts its rows into the bucket.
     async fn run_query(&self, hunt: &Hunt, tenant: &mut HuntedTenant, deadline: Deadline) -> Result<()> {
         let work = async {
+            let tenant_id = tenant.tenant_id;
+            // Rows that a worker before has written count only while the tenant may be read.
+            self.registry.active_tenant(&tenant_id).await?;
             if self.is_written(tenant).await? {
                 return Ok(());
             }
-            let tenant_id = tenant.tenant_id;
-            self.registry.active_tenant(&tenant_id).await?;
             let mut client = self.incidents.of(tenant_id, IncidentApi::Graph, CallBudget::Table, deadline);
             let result = client.hunt(&query_body(hunt)).await.map_err(no_hunting_role)?;
             let mut lines = self.sync.bucket.write_lines(object_name(hunt, tenant));
@@ -117,7 +118,7 @@ impl App {
         // A queue counts whole seconds, and the message must not come too early.
         let delay = at.duration_since(self.clock.now()).max(SignedDuration::ZERO) + SignedDuration::from_secs(1);
         self.hunt_queue.send(&hunt_message(hunt_id, tenant), delay).await?;
-        Ok(Worked::Told)
+        Ok(Worked::Logged)
     }
 
     /// Returns true if a worker before has put the rows into the bucket, and died before it could record that.

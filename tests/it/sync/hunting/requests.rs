@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use aws_double::{AwsFault, FaultPosition};
 use serde_json::{Value, json};
 use shared::registry::tenants::Status;
 use sim::{Fault, FaultKind};
@@ -236,6 +237,26 @@ async fn audit_knows_who_hunted_where_and_not_the_text() {
     assert_eq!((&audit[1]["tenant_id"], &audit[1]["rows"]), (&json!(TENANT), &json!(0)));
     assert_eq!(audit[0]["query_sha256"].as_str().unwrap().len(), 64);
     assert!(lines.iter().all(|line| !line.to_string().contains("a secret")), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn hunt_that_cannot_be_queued_in_time_is_cancelled_and_in_the_audit() {
+    let hunts = HuntHarness::start().await;
+    let id = hunts.sync.backends.request_id.clone();
+    let mut short = invocation(Duration::from_secs(5));
+    short.request_id.clone_from(&id);
+    let body = json!({"query": "DeviceInfo", "wait_seconds": 0}).to_string();
+    // The requests before are those for the active tenants and for the hunt.
+    let held = (FaultPosition::Request(3), AwsFault::HeldBefore);
+    hunts.sync.backends.double.account().plan("it", vec![held]);
+    let response = hunts.sync.app.handle(request("POST", "/hunting", "", Some(&body)), short).await.unwrap();
+    assert_eq!(response["statusCode"], 504, "{response}");
+    let lines = lines_of(&id);
+    let audit: Vec<&Value> = lines.iter().filter(|line| line["audit"] == true).collect();
+    let [started] = audit[..] else { panic!("{audit:#?}") };
+    assert_eq!(started["message"], "hunt started");
+    let progress = hunts.read(&format!("/hunting/{}", started["hunt_id"].as_str().unwrap())).await;
+    assert_eq!(progress["status"], "cancelled", "{progress}");
 }
 
 #[tokio::test]

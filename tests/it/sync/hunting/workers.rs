@@ -2,6 +2,7 @@
 
 use aws_double::{AwsFault, FaultPosition, base_config};
 use serde_json::{Value, json};
+use shared::registry::tenants::{Status, Tenant};
 use sim::{Fault, FaultKind, RetryAfter};
 
 use super::{HuntHarness, QUERY_PATH, TENANT, row};
@@ -18,6 +19,11 @@ fn message(hunts: &HuntHarness) -> String {
 
 fn fault(hunts: &HuntHarness, kind: FaultKind, times: u32) {
     hunts.sync.backends.sim.fault(Fault { times: Some(times), ..Fault::new(kind).path(QUERY_PATH) });
+}
+
+fn offboard(tenant: &mut Tenant) -> shared::error::Result<()> {
+    tenant.status = Status::Offboarded;
+    Ok(())
 }
 
 /// Asserts that the hunt ended with one result.
@@ -90,6 +96,35 @@ async fn worker_that_dies_anywhere_leaves_one_result() {
             assert!(deaths > 10, "{deaths} requests");
             return;
         }
+    }
+    panic!("a hunt makes fewer requests");
+}
+
+#[tokio::test]
+async fn rows_of_a_tenant_that_left_before_they_were_recorded_are_not_in_the_table() {
+    let base = base_config().await;
+    let mut written = 0;
+    for request in 1..30 {
+        let hunts = HuntHarness::start().await;
+        let hunt = hunts.begin(json!({"query": "DeviceInfo"})).await;
+        let body = [message(&hunts)];
+        let double = &hunts.sync.backends.double;
+        let doomed = fetch_as(&hunts.sync.backends, &double.config_of(&base, "doomed", 1), &hunts.sync.clock, &[]);
+        double.account().plan("doomed", vec![(FaultPosition::Request(request), AwsFault::KilledAfter)]);
+        hand_over(&doomed, &body, TIME).await;
+        if double.account().end_invocation("doomed") {
+            assert!(written > 0, "no worker died between its object and its record");
+            return;
+        }
+        let finished = hunts.read(&hunt).await["status"] == "done";
+        written += usize::from(!finished && !hunts.sync.backends.objects("hunts/").is_empty());
+        hunts.sync.registry.change_tenant(&TENANT.parse().unwrap(), offboard).await.unwrap();
+        hunts.sync.advance(360);
+        hunts.sync.hand_over(&body).await;
+        let progress = hunts.read(&hunt).await;
+        let failure = json!({"tenant_id": TENANT, "code": "tenant_not_active", "reason": null});
+        let expected = if finished { json!([]) } else { json!([failure]) };
+        assert_eq!(progress["failures"], expected, "killed after {request}: {progress}");
     }
     panic!("a hunt makes fewer requests");
 }

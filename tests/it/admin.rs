@@ -2,17 +2,25 @@
 //!
 //! Long, because every route has its cases here, and they share one harness.
 
+use std::collections::HashMap;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
     config::JwtAudience,
+    incident::{
+        record::{Alerts, Record},
+        version::DeliveredVersion,
+    },
+    microsoft::IncidentApi,
     registry::{
         Registry, Write,
         invitations::{InvitationStatus, InvitationToken},
         lease::Acquired,
         tenants::{Status, Tenant},
+        versions::{NewVersion, VersionBlock},
     },
     tenant::{Reason, TenantId},
 };
@@ -27,6 +35,7 @@ use crate::{
 const TENANT: &str = "11111111-2222-4333-8444-abcdefabcdef";
 const OTHER: &str = "22222222-2222-4333-8444-abcdefabcdef";
 const UNKNOWN: &str = "99999999-2222-4333-8444-abcdefabcdef";
+const GRAPH: IncidentApi = IncidentApi::Graph;
 const GRAPH_ROLE: &str = "SecurityIncident.Read.All";
 const DEFENDER_ROLE: &str = "Incident.Read.All";
 
@@ -502,6 +511,31 @@ async fn offboarding_ends_everything_and_says_so() {
     let told = admin.backends.events();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((told[0].1["from"].as_str(), told[0].1["to"].as_str()), (Some("active"), Some("offboarded")));
+}
+
+#[tokio::test]
+async fn what_a_worker_writes_during_the_offboarding_is_purged_too() {
+    let admin = AdminHarness::start().await;
+    let tenant = admin.tenant(TENANT, Status::Active, None).await;
+    admin.backends.customer(TENANT, "contoso.example", &[GRAPH_ROLE]);
+    let hang = FaultKind::Hang { millis: 1_500 };
+    admin.backends.sim.fault(Fault::new(hang).on(sim::Host::Entra).tenant(TENANT).times(1));
+    let worker = async {
+        while admin.registry.feed(&tenant).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let record =
+            json!({"id": "7", "lastUpdateDateTime": "2026-11-22T10:00:00Z", "status": "active", "severity": "low"});
+        let record = Record::parse(record.to_string().as_bytes(), &tenant, GRAPH, Alerts::Included).unwrap();
+        let new = NewVersion { version: DeliveredVersion::of(&record, 1, GRAPH), open_before: None };
+        admin.registry.record_versions(&tenant, &HashMap::from([("7".to_owned(), new)])).await.unwrap()
+    };
+    let path = format!("/tenants/{TENANT}");
+    let ((status, receipt), _) = tokio::join!(admin.call("DELETE", &path, None), worker);
+    assert_eq!((status, &receipt["purged"]["versions"]), (200, &json!(1)), "{receipt}");
+    let left = admin.registry.delivered_versions(&tenant, VersionBlock::of("7")).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ impl App {
             tracing::info!(target: RECORD, audit = true, actor = request.actor, invitation_id, "invitation revoked");
         }
         self.clients.registry.stop_feed(&tenant).await?;
-        let purged = self.clients.registry.purge_tenant(&tenant).await?;
+        let mut purged = self.clients.registry.purge_tenant(&tenant).await?;
         let access_ended = match self.access_ended(request, &after).await {
             // The first call is about our own state, which is gone. A repeated call is about the access.
             Err(error) if first_time => {
@@ -52,6 +52,11 @@ impl App {
             }
             outcome => outcome?,
         };
+        // A worker that read the status before may have written meanwhile. A version that stayed would not be delivered
+        // again to a tenant that returns.
+        for (kind, items) in self.clients.registry.purge_tenant(&tenant).await? {
+            *purged.entry(kind).or_insert(0) += items;
+        }
         let client_id = self.clients.tokens.client_id(request.invocation.deadline).await?;
         let receipt = Receipt {
             tenant_id: tenant,

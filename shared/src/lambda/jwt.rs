@@ -30,6 +30,11 @@ pub(super) fn caller(audience: &JwtAudience, route_key: &str, claims: &Map<Strin
     if text("aud") != Some(audience.as_str()) {
         return None;
     }
+    // An ID token of the same registration has the same audience, and may have roles. It is about a person who signed in to
+    // an app, and passes through more hands than an access token.
+    if claims.contains_key("nonce") {
+        return None;
+    }
     let scope = scope_of(route_key);
     if !["roles", "scp"].iter().any(|name| claims.get(*name).is_some_and(|claim| holds(claim, scope))) {
         return None;
@@ -126,6 +131,14 @@ mod tests {
             claims["aud"] = audience;
             assert_eq!(admitted(READ, &claims), None, "{claims}");
         }
+    }
+
+    #[test]
+    fn id_token_is_no_access_token() {
+        let mut claims = claims("roles", &json!("[mandate.token]"));
+        assert!(admitted(TOKEN, &claims).is_some());
+        claims["nonce"] = json!("n");
+        assert_eq!(admitted(TOKEN, &claims), None);
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Changes {
     fn parse(request: &HttpRequest) -> Result<Self> {
         let names =
             "any of `status`, `assigned_to`, `classification`, `determination`, `tags` and `comment`, and no others";
+        request.parameters(&[])?;
         let body: Map<String, Value> = request.json(names)?;
         if body.is_empty() {
             return Err(Error::InvalidRequest(format!("The body holds no change. It may have {names}.")));

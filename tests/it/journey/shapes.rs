@@ -247,6 +247,7 @@ fn wrong_tokens_and_incidents(wrong: &mut Wrong) {
     }
     wrong.add("GET", &[format!("{incidents}/1?format=xml"), format!("{incidents}/1?x=1")], &[""], "invalid_request");
     wrong.add("PATCH", &[format!("{incidents}/1")], &NO_OBJECT, "invalid_request");
+    wrong.add("PATCH", &[format!("{incidents}/1?format=ocsf")], &[r#"{"status": "active"}"#], "invalid_request");
     let changes = [
         "{}",
         echo.as_str(),

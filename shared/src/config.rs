@@ -80,6 +80,18 @@ impl Variables<'_> {
         parsed
     }
 
+    /// The URL of a queue.
+    pub fn queue_url(&mut self, name: &str) -> Option<String> {
+        self.required_parsed::<Url>(name, "must be a URL")?;
+        self.value(name)
+    }
+
+    /// The URL of a queue that may be unset.
+    pub fn optional_queue_url(&mut self, name: &str) -> Option<String> {
+        self.optional_parsed::<Url>(name, "must be a URL")?;
+        self.value(name)
+    }
+
     /// A variable that may be unset, but not malformed. `rule` completes the sentence "NAME …" of the fault.
     fn optional_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
         let parsed = self.value(name)?.parse().ok();

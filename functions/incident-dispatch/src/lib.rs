@@ -44,7 +44,7 @@ impl Config {
     /// Reads the variables. After `None`, `variables` names what is missing.
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let table_name = variables.required("TABLE_NAME");
-        let sync_queue_url = variables.required("SYNC_QUEUE_URL");
+        let sync_queue_url = variables.queue_url("SYNC_QUEUE_URL");
         let poll_interval = variables.at_least("POLL_INTERVAL_SECONDS", 60, 1);
         // Only checked here. incident-fetch moves the due time of a quiet tenant by it.
         variables.at_least("POLL_MAX_INTERVAL_SECONDS", poll_interval, poll_interval);

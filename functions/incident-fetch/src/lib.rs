@@ -72,8 +72,8 @@ impl Config {
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
-        let sync_queue_url = variables.required("SYNC_QUEUE_URL");
-        let hunt_queue_url = variables.optional("HUNT_QUEUE_URL");
+        let sync_queue_url = variables.queue_url("SYNC_QUEUE_URL");
+        let hunt_queue_url = variables.optional_queue_url("HUNT_QUEUE_URL");
         let incident_bucket = variables.required("INCIDENT_BUCKET");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let incident_api = variables.incident_api();

@@ -52,7 +52,7 @@ impl Config {
     pub fn read(variables: &mut Variables<'_>) -> Option<Self> {
         let microsoft = variables.microsoft();
         let table_name = variables.required("TABLE_NAME");
-        let sync_queue_url = variables.required("SYNC_QUEUE_URL");
+        let sync_queue_url = variables.queue_url("SYNC_QUEUE_URL");
         let incident_bucket = variables.required("INCIDENT_BUCKET");
         let event_bus_name = variables.optional("EVENT_BUS_NAME");
         let public_base_url = variables.public_base_url();
@@ -159,7 +159,7 @@ mod tests {
             assert!(nothing.contains(name), "{name} is not in: {nothing}");
         }
         let required = ["APP_CREDENTIAL_SECRET_ID", "TABLE_NAME", "SYNC_QUEUE_URL", "INCIDENT_BUCKET"];
-        let config = load(&|name| required.contains(&name).then(|| "x".into()), Config::read).unwrap();
+        let config = load(&|name| required.contains(&name).then(|| "https://x.example".into()), Config::read).unwrap();
         assert_eq!((config.event_bus_name, config.public_base_url), (None, None));
     }
 }

@@ -62,7 +62,13 @@ fn formed(binary: &str) -> Vec<&'static str> {
         names.extend(["POLL_INTERVAL_SECONDS", "POLL_MAX_INTERVAL_SECONDS"]);
     }
     if binary == "incident-fetch" {
-        names.extend(["POLL_OVERLAP_SECONDS", "FIRST_LOOKBACK_HOURS", "CONSENT_CHECK_SECONDS", "DELIVERY_FORMAT"]);
+        names.extend([
+            "HUNT_QUEUE_URL",
+            "POLL_OVERLAP_SECONDS",
+            "FIRST_LOOKBACK_HOURS",
+            "CONSENT_CHECK_SECONDS",
+            "DELIVERY_FORMAT",
+        ]);
     }
     names
 }
@@ -115,8 +121,11 @@ async fn missing_variables_are_named_all_at_once() {
         // Each alone, the others being there.
         for missing in required(binary) {
             let others = required(binary).iter().filter(|name| *name != missing);
-            let fill =
-                |name: &&'static str| (*name, if *name == "HOME_TENANT_ID" { super::harness::HOME } else { SECRET });
+            let fill = |name: &&'static str| match *name {
+                "HOME_TENANT_ID" => (*name, super::harness::HOME),
+                "SYNC_QUEUE_URL" => (*name, "https://sqs.example/queue"),
+                _ => (*name, SECRET),
+            };
             let told = ends(binary, &others.clone().map(fill).collect()).await;
             assert!(told.contains(missing) && !told.contains(SECRET), "{binary} without {missing}: {told}");
             for name in others {
@@ -155,6 +164,9 @@ async fn each_variable_has_its_own_rule() {
         ("incident-dispatch", "POLL_MAX_INTERVAL_SECONDS", "59"),
         ("incident-dispatch", "LOG_LEVEL", "off"),
         ("incident-dispatch", "LOG_LEVEL", "3"),
+        ("incident-dispatch", "SYNC_QUEUE_URL", "queue"),
+        ("tenant-admin", "SYNC_QUEUE_URL", "sync"),
+        ("incident-fetch", "HUNT_QUEUE_URL", "hunts"),
         ("token-issuance", "MICROSOFT_CLOUD", "china"),
         ("token-issuance", "JWT_AUDIENCE", "api://a api://b"),
         ("token-issuance", "DIRECT_TOKEN_INVOCATION", "false"),
@@ -163,7 +175,7 @@ async fn each_variable_has_its_own_rule() {
         ("secret-rotation", "HOME_TENANT_ID", "11733A9E-0000-4000-8000-00000000000A"),
     ];
     for (binary, name, value) in wrong {
-        let mut variables: BTreeMap<_, _> = required(binary).iter().map(|name| (*name, "x")).collect();
+        let mut variables: BTreeMap<_, _> = required(binary).iter().map(|name| (*name, "https://x.example")).collect();
         variables.insert(name, value);
         if binary == "secret-rotation" && name != "HOME_TENANT_ID" {
             variables.insert("HOME_TENANT_ID", super::harness::HOME);

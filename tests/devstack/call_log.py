@@ -35,6 +35,18 @@ def partition(key):
     return key.split("#")[0] + "#*" if "#" in key else key
 
 
+def rights_of(service, action, request):
+    """Yields the rights that a call with a JSON body needs, as pairs of action and resource."""
+    if (service, action) == ("dynamodb", "TransactWriteItems"):
+        # A transaction has no right of its own: each of its writes needs the one of its kind.
+        for item in request["TransactItems"]:
+            for kind, write in item.items():
+                yield from rights_of(service, "ConditionCheckItem" if kind == "ConditionCheck" else f"{kind}Item", write)
+        return
+    for resource in resources_of(service, action, request):
+        yield RIGHTS.get(action, action), resource
+
+
 def resources_of(service, action, request):
     """Yields the resources of a call whose body is JSON."""
     if service == "dynamodb":
@@ -92,13 +104,11 @@ class CallLog:
 
     def record(self, binary, service, environ, body):
         if service == "s3":
-            action, resource = of_storage(environ)
-            resources = [resource]
+            rights = [of_storage(environ)]
         else:
             action = environ.get("HTTP_X_AMZ_TARGET", "").rsplit(".", 1)[-1]
-            resources = resources_of(service, action, json.loads(body)) if action else ["*"]
-            action = RIGHTS.get(action, action)
-        new = {f"{binary} {service}:{action} {resource}" for resource in resources} - self.seen
+            rights = rights_of(service, action, json.loads(body)) if action else [("", "*")]
+        new = {f"{binary} {service}:{action} {resource}" for action, resource in rights} - self.seen
         if new:
             self.seen |= new
             with open(self.path, "a", encoding="utf-8") as file:

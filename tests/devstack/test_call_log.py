@@ -51,6 +51,11 @@ class Record(unittest.TestCase):
             TableName="t", KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": {"S": "TENANT#1"}}
         )
         client("dynamodb").batch_get_item(RequestItems={"t": {"Keys": [key]}})
+        update = {"Key": key, "UpdateExpression": "SET a = :a", "ExpressionAttributeValues": {":a": {"S": "a"}}}
+        check = {"Key": {**key, "pk": {"S": "CREDENTIAL"}}, "ConditionExpression": "attribute_not_exists(pk)"}
+        client("dynamodb").transact_write_items(
+            TransactItems=[{"Update": {"TableName": "t", **update}}, {"ConditionCheck": {"TableName": "t", **check}}]
+        )
         queue = own.get_queue_url(QueueName="mandate-SyncQueue-ABC123")["QueueUrl"]
         client("sqs").send_message_batch(QueueUrl=queue, Entries=[{"Id": "1", "MessageBody": "{}"}])
         client("s3").put_object(Bucket="bucket", Key="incidents/tenant_id=1/a.gz", Body=b"line\n")
@@ -71,9 +76,11 @@ class Record(unittest.TestCase):
             sorted(lines),
             [
                 "incident-fetch dynamodb:BatchGetItem TENANT#*",
+                "incident-fetch dynamodb:ConditionCheckItem CREDENTIAL",
                 "incident-fetch dynamodb:GetItem CREDENTIAL",
                 "incident-fetch dynamodb:PutItem TENANT#*",
                 "incident-fetch dynamodb:Query TENANT#*",
+                "incident-fetch dynamodb:UpdateItem TENANT#*",
                 "incident-fetch s3:AbortMultipartUpload hunts/*",
                 "incident-fetch s3:GetObject incidents/*",
                 "incident-fetch s3:PutObject hunts/*",

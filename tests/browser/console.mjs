@@ -133,7 +133,8 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
     await opened.visit("#/hunting");
     await page.fill("#query", "DeviceInfo");
     await page.press("#query", "Control+Enter");
-    await page.waitForSelector("table.rows", { timeout: 40_000 });
+    // A tenant that fails in passing is tried again after 15 and after 30 seconds more.
+    await page.waitForSelector("table.rows", { timeout: 120_000 });
     expect((await text(page, "main")).includes("Northwind"), "the tenant without a result is not named");
     const [file] = await Promise.all([page.waitForEvent("download"), page.click("text=Download CSV")]);
     const csv = await readFile(await file.path(), "utf8");

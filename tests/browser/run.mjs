@@ -383,6 +383,19 @@ const journeys = {
   },
 };
 
+/** What the pages show that a failed journey left open. Closes them. */
+async function openPages(chrome) {
+  const shown = [];
+  for (const context of chrome.contexts()) {
+    for (const page of context.pages()) {
+      const text = await page.innerText("body").catch((error) => error.message);
+      shown.push(`${page.url().replace(/token=[^&]*/, "token=…")} shows:`, text.slice(0, 3_000));
+    }
+    await context.close();
+  }
+  return shown;
+}
+
 Object.assign(journeys, consoleJourneys({ program: options.mandate, api, login, call, createTenant, openBrowser, ownOrigins }));
 const chosen = options.only ? Object.entries(journeys).filter(([name]) => name.startsWith(options.only)) : Object.entries(journeys);
 await mkdir(options.out, { recursive: true });
@@ -397,7 +410,7 @@ try {
       await journey(chrome);
       console.log(`ok      ${name}`);
     } catch (error) {
-      failures.push(error.message);
+      failures.push([error.message, ...await openPages(chrome)].join("\n"));
       console.log(`failed  ${name}`);
     }
   }

@@ -108,7 +108,7 @@ def journey(url):
     everywhere = call(200, "incidents.list_all_incidents")
     assert {one.tenant_id for one in everywhere.incidents} >= {tenant} and everywhere.failures == []
     change = models.IncidentChange(comment="Looked at.")
-    assert call(409, "incidents.update_incident", tenant, incident.incident_id, body=change).code == "conflict"
+    assert call(200, "incidents.update_incident", tenant, incident.incident_id, body=change).incident_id == incident.incident_id
     token = call(200, "tokens.issue_token", tenant, body=models.TokenRequest())
     assert token.tenant_id == tenant and token.expires_in > 0
 
@@ -124,13 +124,13 @@ def journey(url):
     assert call(404, "tenants.get_tenant", "99999999-9999-4999-8999-999999999999").code == "not_found"
 
 
-def schemathesis(url, examples):
-    """Runs schemathesis on the JSON routes. The pages for browsers are no API."""
+def schemathesis(url, examples, *chosen):
+    """Runs schemathesis on the chosen operations, with schemathesis.toml."""
     return subprocess.run(
         [pathlib.Path(sys.executable).with_name("schemathesis"), "run", DESCRIPTION, "--url", url]
-        + ["--header", f"Authorization: {AUTHORIZATION}", "--exclude-tag", "consent"]
-        + ["--exclude-operation-id", "offboardTenant", "--max-examples", str(examples), "--generation-deterministic"]
-        + ["--phases", "examples,coverage,fuzzing,stateful"],
+        + ["--header", f"Authorization: {AUTHORIZATION}", "--max-examples", str(examples), "--generation-deterministic"]
+        # The pages for browsers are no API; journeys in a browser look at them.
+        + ["--phases", "examples,coverage,fuzzing,stateful", "--exclude-tag", "consent", *chosen],
         cwd=ROOT / "tests" / "openapi",
     ).returncode
 
@@ -149,7 +149,10 @@ def main():
     try:
         journey(url)
         print("the generated client did the journey")
-        status = schemathesis(url, options.examples)
+        # Offboarding comes last, because it leaves no tenant to the others.
+        last = "offboardTenant"
+        status = schemathesis(url, options.examples, "--exclude-operation-id", last)
+        status = schemathesis(url, options.examples, "--include-operation-id", last) or status
     finally:
         if stack:
             stack.terminate()

@@ -142,10 +142,11 @@ pub(crate) enum Command {
     /// Prints an access token for a tenant, or with --claims what is in it.
     #[command(after_help = "Example:\n  mandate token 11111111-2222-4333-8444-555555555555 --claims")]
     Token(Token),
-    /// Creates or corrects the app registration that customers consent to.
+    /// Creates the app registration that customers consent to, or corrects the one that --client-id names.
     #[command(after_help = "Example:\n  mandate register --name \"Northwind SOC\" \\\n    \
                             --redirect-uri https://partner.example.com/consent/callback --dry-run\n\n\
-                            It compares the registration with the options and sends only the differences. The operator's own\n\
+                            With --client-id it compares that registration with the options and sends only the differences.\n\
+                            A registration that only has the name is never changed. The operator's own\n\
                             token for Microsoft Graph comes from the Azure CLI (`az login` first), a device code or a file.")]
     Register(Box<Register>),
     /// Creates a self-signed certificate for an RSA key in KMS, in PEM. The key never leaves KMS.
@@ -334,7 +335,7 @@ pub(crate) struct Register {
     #[arg(long, required = true, value_name = "URL", value_parser = crate::entra::redirect_uri)]
     pub(crate) redirect_uri: Vec<String>,
     /// The API whose permissions the app requests
-    #[arg(long, value_name = "API", default_value = "graph", alias = "surface")]
+    #[arg(long, value_name = "API", default_value = "graph")]
     pub(crate) incident_api: IncidentApi,
     /// Request the permission to change incidents, too
     #[arg(long)]
@@ -348,7 +349,7 @@ pub(crate) struct Register {
     /// Remove permissions that these options do not request
     #[arg(long)]
     pub(crate) remove_permissions: bool,
-    /// The client id of the registration to update, if its name is not unique
+    /// The client id of the registration to update; without it a new one is created
     #[arg(long, value_name = "GUID")]
     pub(crate) client_id: Option<String>,
     /// A PEM file to add as a credential

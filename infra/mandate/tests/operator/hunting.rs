@@ -118,7 +118,7 @@ async fn interrupt_ends_what_follows() {
     assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(0), Vec::new(), Vec::new()));
 }
 
-async fn interrupt(process: u32) {
+pub(crate) async fn interrupt(process: u32) {
     let sent = tokio::process::Command::new("sh").args(["-c", &format!("kill -INT {process}")]).status().await.unwrap();
     assert!(sent.success());
 }

@@ -122,6 +122,43 @@ async fn token_lets_one_browser_in_once() {
 }
 
 #[tokio::test]
+async fn visit_from_a_file_is_let_in_by_the_token_alone() {
+    let stage = start(Mode::ReadOnly).await;
+    let host = stage.host();
+    let address = format!("/?token={}", stage.token);
+    let visit = [
+        ("host", host.as_str()),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-dest", "document"),
+    ];
+    // A frame, a script's request, a form, and a page of another site.
+    for (name, value) in [("sec-fetch-dest", "iframe"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-site", "same-site")]
+    {
+        let changed = visit.map(|(known, old)| (known, if known == name { value } else { old }));
+        assert_eq!(stage.raw("GET", &address, &changed, "").await.status, 403, "{name}: {value}");
+    }
+    let form = [&visit[..], &[("origin", "null")]].concat();
+    assert_eq!(stage.raw("GET", &address, &form, "").await.status, 403);
+    assert_eq!(stage.raw("POST", &address, &visit, "").await.status, 403);
+    assert_eq!(stage.raw("GET", "/?token=0", &visit, "").await.status, 403);
+
+    let response = stage.raw("GET", &address, &visit, "").await;
+    assert_eq!((response.status, response.header("location")), (200, None));
+    assert!(response.body.contains("content=\"0; url=/\"") && !response.body.contains(&stage.token));
+    let cookie = response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let browser = Browser { cookie: cookie.clone(), ..Browser::default() };
+    assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+
+    // Nothing but the token is let in so, and it works once.
+    let with_cookie = [&visit[..], &[("cookie", cookie.as_str())]].concat();
+    for target in ["/", "/console.css", "/api/tenants", "/api/tenants?token=x", address.as_str()] {
+        assert_eq!(stage.raw("GET", target, &with_cookie, "").await.status, 403, "{target}");
+    }
+    assert_eq!(stage.calls(), []);
+}
+
+#[tokio::test]
 async fn every_request_needs_the_session() {
     let stage = start(Mode::Write).await;
     let browser = stage.enter().await;

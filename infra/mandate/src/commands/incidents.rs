@@ -1,6 +1,6 @@
 //! Incidents over all tenants or of one: list, follow, read, change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -28,7 +28,7 @@ impl Session {
             return self.follow_incidents(args).await;
         }
         let mut rows = self.incident_rows().await;
-        let (mut printed, mut next) = (0, None);
+        let (mut printed, mut next, mut reported) = (0, None, BTreeSet::new());
         loop {
             let left = if args.limit == 0 { PAGE } else { (args.limit - printed).min(PAGE) };
             let mut page = self.page(args, args.since, left, next.as_deref()).await?;
@@ -36,7 +36,11 @@ impl Session {
                 rows.add(self, incident)?;
                 printed += 1;
             }
-            self.failures(&page)?;
+            // Each page of the list may name the same tenants.
+            let failures = page["failures"].as_array().into_iter().flatten();
+            for failure in failures.filter(|failure| reported.insert(text(failure, "tenant_id").to_owned())) {
+                self.failure(failure)?;
+            }
             next = match page["next"].take() {
                 Value::String(next) => Some(next),
                 _ => None,
@@ -84,14 +88,12 @@ impl Session {
         self.api.get(&path, &query).await
     }
 
-    /// Reports the tenants that could not be read. A program finds each as an object with the one member `failure`.
-    fn failures(&self, page: &Value) -> Result<(), Problem> {
-        for failure in page["failures"].as_array().into_iter().flatten() {
-            if self.out.is_json() {
-                self.out.object(&json!({"failure": failure}))?;
-            }
-            self.note_failure(failure);
+    /// Reports a tenant that could not be read. A program finds it as an object with the one member `failure`.
+    pub(crate) fn failure(&self, failure: &Value) -> Result<(), Problem> {
+        if self.out.is_json() {
+            self.out.object(&json!({"failure": failure}))?;
         }
+        self.note_failure(failure);
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Session {
                     for (_, failure) in
                         now_failing.iter().filter(|(tenant, failure)| failing.get(*tenant) != Some(*failure))
                     {
-                        self.failures(&json!({"failures": [failure]}))?;
+                        self.failure(failure)?;
                     }
                     failing = now_failing;
                 }
@@ -221,8 +223,9 @@ impl Session {
         ];
         pairs.extend(view.comments().iter().map(|comment| ("Comment", Field::from(comment))));
         self.out.pairs(pairs)?;
-        for line in view.description().map(shown_lines).unwrap_or_default() {
-            self.out.say(format_args!("\n{line}"))?;
+        if let Some(description) = view.description() {
+            self.out.say("")?;
+            shown_lines(description).into_iter().try_for_each(|line| self.out.say(line))?;
         }
         let Some(alerts) = view.alerts() else {
             return self.out.say("\nThe incident is too large to show its alerts here. The portal has them.");

@@ -135,6 +135,15 @@ async fn tables_fit_the_terminal_and_colour_is_optional() {
 }
 
 #[tokio::test]
+async fn description_of_an_incident_is_one_paragraph() {
+    let mut found = incident(CONTOSO, "7", "Title");
+    found["incident"]["description"] = json!("One line.\nAnother.\r\nA third.");
+    let api = Api::of(vec![("GET", format!("/tenants/{CONTOSO}/incidents/7"), found)]).await;
+    let shown = on_a_terminal(&api, 200, &[("NO_COLOR", "1")], &["incident", CONTOSO, "7"]).await;
+    assert!(shown.contains("\n\nOne line.\nAnother.\nA third.\n\n1 alerts\n"), "{shown}");
+}
+
+#[tokio::test]
 async fn times_are_local_on_a_terminal_and_utc_in_requests() {
     let api = Api::of(vec![
         (

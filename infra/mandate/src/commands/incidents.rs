@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use shared::{clock::Clock, incident::record::is_incident_id};
 
-use super::{Session, all_pages, text};
+use super::{Session, all_pages, is_passing, text};
 use crate::{
     args::{Changes, Incidents, OneIncident, Set},
     incident::IncidentView,
@@ -145,11 +145,7 @@ impl Session {
                     failing = now_failing;
                 }
                 Err(problem) if is_passing(&problem) => {
-                    self.out.note(format_args!(
-                        "mandate: {}: {} It is tried again.",
-                        shown(&problem.code),
-                        shown(&problem.detail)
-                    ));
+                    self.note_retry(&problem);
                 }
                 Err(problem) => return Err(problem),
             }
@@ -287,14 +283,6 @@ impl Follow {
         unseen.sort_by(|one, other| text(one, "last_updated").cmp(text(other, "last_updated")));
         unseen
     }
-}
-
-/// Returns true if the next look may succeed.
-fn is_passing(problem: &Problem) -> bool {
-    matches!(
-        problem.code.as_str(),
-        "throttled" | "upstream_error" | "upstream_unreachable" | "deadline_exceeded" | "unreachable" | "gone"
-    )
 }
 
 /// A list of incidents in the making.

@@ -282,7 +282,8 @@ async fn start_hunt(api: &Api, args: &Arguments) -> Result<Value, Problem> {
     let timespan = args.timespan.as_deref().map(str::parse::<Span>).transpose();
     let timespan = timespan.map_err(|error| Problem::new("invalid_request", format!("`timespan` is {error}.")))?;
     let tenants: Vec<_> = args.tenants.iter().flatten().map(ToString::to_string).collect();
-    let hunt = hunt::start(api, query, &tenants, timespan.as_ref().map(Span::iso)).await?;
+    let body = hunt::request(query, &tenants, timespan.as_ref().map(Span::iso));
+    let hunt = api.post(&["hunting"], Some(&body)).await?;
     hunt_view(&hunt, args)
 }
 

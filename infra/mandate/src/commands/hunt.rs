@@ -262,19 +262,41 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The rows as CSV (RFC 4180). A text that a spreadsheet would run as a formula has an apostrophe before it.
+/// The rows as CSV (RFC 4180), by the rules of the console's `csv.js`. A text that a spreadsheet would run as a formula
+/// has an apostrophe before it. Spreadsheets in some languages end a cell at a semicolon, too.
 fn csv(columns: &[String], rows: &[Value]) -> String {
     let quoted = |value: &Value| {
         let mut cell = plain(value);
-        if value.is_string() && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        if value.is_string() && is_formula(&cell) {
             cell.insert(0, '\'');
         }
-        if cell.contains([',', '"', '\n', '\r', '\'']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+        let is_quoted = cell.contains([',', ';', '"', '\n', '\r', '\t'])
+            || cell.starts_with(|first: char| first == '\'' || first.is_whitespace())
+            || cell.ends_with(char::is_whitespace);
+        if is_quoted { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
     };
     let line = |cells: Vec<String>| format!("{}\r\n", cells.join(","));
     let header = line(columns.iter().map(|name| quoted(&json!(name))).collect());
     let lines = rows.iter().map(|row| line(columns.iter().map(|name| quoted(&row[name])).collect()));
     std::iter::once(header).chain(lines).collect()
+}
+
+/// Returns true for a text that a spreadsheet takes for a formula, also behind white space and unseen characters, and in
+/// its wide forms.
+fn is_formula(text: &str) -> bool {
+    let unseen = |letter: char| letter.is_whitespace() || is_format(letter);
+    text.starts_with(['\t', '\r', '\n'])
+        || text.trim_start_matches(unseen).starts_with(['=', '+', '-', '@', '|', '%', '＝', '＋', '－', '＠'])
+}
+
+/// Returns true for a character of Unicode's category Cf, which shows nothing of its own.
+fn is_format(letter: char) -> bool {
+    matches!(letter,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+        | '\u{e0020}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -293,6 +315,30 @@ mod tests {
             csv(&columns, &rows),
             "tenant_id,B,A,C,D,E\r\nt,-5,\"'=cmd|'/c calc'!A0\",\"a \"\"b\"\",\nc\",,\"[1,\"\"x\"\"]\"\r\n"
         );
+    }
+
+    #[test]
+    fn csv_guards_against_formulas_in_disguise() {
+        let cell = |text: &str| {
+            let table = csv(&["A".to_owned()], &[json!({ "A": text })]);
+            table.strip_prefix("A\r\n").unwrap().strip_suffix("\r\n").unwrap().to_owned()
+        };
+        for (text, expected) in [
+            ("x;=WEBSERVICE(B2)", "\"x;=WEBSERVICE(B2)\""),
+            ("x\t=1", "\"x\t=1\""),
+            (" =1", "\"' =1\""),
+            ("\u{a0}\u{200b}=1", "\"'\u{a0}\u{200b}=1\""),
+            ("\u{feff}@a", "\"'\u{feff}@a\""),
+            ("＝1", "\"'＝1\""),
+            ("－1", "\"'－1\""),
+            ("|cmd", "\"'|cmd\""),
+            ("%0A", "\"'%0A\""),
+            ("\nx", "\"'\nx\""),
+            ("it's 5 - 3 = 2", "it's 5 - 3 = 2"),
+            ("x ", "\"x \""),
+        ] {
+            assert_eq!(cell(text), expected, "{text:?}");
+        }
     }
 
     #[test]

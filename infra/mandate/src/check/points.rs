@@ -9,6 +9,9 @@ use shared::microsoft::IncidentApi;
 use super::probe::{Probe, Probed, word};
 use crate::problem::Problem;
 
+/// The name of the point that needs both APIs.
+pub(super) const SAME_IDS: &str = "one id on both APIs";
+
 /// The most pages that a check follows.
 const MAX_PAGES: usize = 6;
 
@@ -216,7 +219,7 @@ pub(super) async fn determinations(probe: &Probe<'_>) -> Result<Finding, Problem
 
 /// Whether one incident has the same id on both APIs.
 pub(super) async fn same_ids(graph: &Probe<'_>, defender: &Probe<'_>) -> Result<Finding, Problem> {
-    let (mut sets, point) = (Vec::new(), "one id on both APIs");
+    let (mut sets, point) = (Vec::new(), SAME_IDS);
     for (probe, member) in [(graph, "id"), (defender, "incidentId")] {
         let probed = probe.list_rows(&[("top", "50")]).await?;
         let ids =

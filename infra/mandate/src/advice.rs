@@ -73,7 +73,7 @@ pub(crate) fn on(problem: Problem) -> Problem {
         ("tenant_not_active", None) => "`mandate tenant ID` shows its state.",
         ("not_found", _) => "`mandate tenants` and `mandate invitations` list what there is.",
         ("invalid_request" | "usage", _) => "The command's --help has an example.",
-        ("throttled", _) => "Microsoft or the gateway asks for a pause. Wait, then try again.",
+        ("throttled", _) => "Microsoft or the gateway asks for a wait. Try again after it.",
         ("upstream_error" | "upstream_unreachable" | "deadline_exceeded", _) => {
             "Microsoft responded with a failure, late, or not at all. Try again; if it stays, see `mandate tenant ID`."
         }

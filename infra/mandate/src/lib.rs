@@ -29,7 +29,14 @@ use problem::Problem;
 
 /// Runs the program. The exit status is 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            Output::of_process(true).problem(&advice::on(Problem::usage(&error)));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let out = Output::of_process(cli.global.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

@@ -47,6 +47,14 @@ impl Problem {
         }
     }
 
+    /// The problem of a command line that cannot be parsed.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let said = text.split("\n\nUsage:").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
+        let words: Vec<_> = said.trim_start_matches("error:").split_whitespace().collect();
+        Self::new("usage", words.join(" "))
+    }
+
     /// The same problem with what the person can do next.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {

@@ -29,9 +29,32 @@ async fn exit_status_says_done_failed_or_usage() {
 }
 
 #[tokio::test]
+async fn usage_error_is_an_object_with_json() {
+    for (arguments, named) in [
+        (&["--json", "tenant", "contoso"][..], "not a tenant id"),
+        (&["no-such-command", "--json"], "unrecognized subcommand 'no-such-command'"),
+        (&["set", "--json", CONTOSO, "7"], "--status"),
+        (&["--json"], ""),
+    ] {
+        let run = Run::of(program(arguments).output().await.unwrap());
+        assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
+        let problem: Value = serde_json::from_str(&run.stderr).unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert_eq!((&problem["code"], run.stderr.lines().count()), (&json!("usage"), 1));
+        assert!(detail.contains(named) && !detail.contains("Usage:") && !detail.starts_with("error"), "{problem}");
+    }
+    // Help and version are no problem.
+    for asked in ["--help", "--version"] {
+        let run = Run::of(program(&["--json", asked]).output().await.unwrap());
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+        assert!(run.stdout.contains("mandate"), "{run:?}");
+    }
+}
+
+#[tokio::test]
 async fn problem_has_code_detail_and_what_to_do() {
     let api = Api::start(|request| match request.path.as_str() {
-        "/tenants" => problem(503, "throttled", "Microsoft asks for a pause."),
+        "/tenants" => problem(503, "throttled", "Microsoft asks for a wait."),
         path if path.ends_with("/pause") => {
             let (status, mut body) = problem(409, "tenant_not_active", "The tenant is not active.");
             body["reason"] = json!("consent_missing");

@@ -8,14 +8,14 @@ use shared::tenant::TenantId;
 
 use crate::time::{Moment, Span};
 
-/// What `mandate --help` shows. One line for each of 23 commands would not fit on a screen.
+/// What `mandate --help` shows. One line for each of 24 commands would not fit on a screen.
 const SCREEN: &str = "\
 {about}
 
 Usage: mandate [OPTIONS] COMMAND …        mandate COMMAND --help has an example
 
   invite, invitations, revoke   make a customer's link, list the links, end one
-  tenants, tenant               all customers, the worst first; one of them
+  tenants, tenant, change       all customers, worst first; one; its name, API
   pause, resume, offboard       stop reading, go on, end it for good
   backfill, sweep, job          read older incidents, find gaps, see progress
   incidents, incident, set      list or follow incidents, show one, change one
@@ -104,6 +104,12 @@ pub(crate) enum Command {
     /// Goes on with a paused tenant, or accepts one that waits for you.
     #[command(after_help = "Example:\n  mandate resume 11111111-2222-4333-8444-555555555555")]
     Resume(One),
+    /// Changes a customer's name, or the API that the tenant is read through.
+    #[command(
+        after_help = "Examples:\n  mandate change 11111111-2222-4333-8444-555555555555 --customer \"Contoso Ltd\"\n  \
+                            mandate change 11111111-2222-4333-8444-555555555555 --incident-api graph"
+    )]
+    Change(Change),
     /// Ends the work for a tenant and deletes what is stored about it. Again: checks whether access has ended.
     #[command(after_help = "Example:\n  mandate offboard 11111111-2222-4333-8444-555555555555 --yes")]
     Offboard {
@@ -190,6 +196,25 @@ pub(crate) struct One {
     /// The tenant
     #[arg(value_name = "TENANT", value_parser = tenant_id)]
     pub(crate) tenant_id: TenantId,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) one: One,
+    #[command(flatten)]
+    pub(crate) new: TenantChanges,
+}
+
+#[derive(Args, Debug)]
+#[group(id = "tenant_changes", required = true, multiple = true)]
+pub(crate) struct TenantChanges {
+    /// The customer's new name, as you will see it in lists
+    #[arg(long, value_name = "NAME")]
+    pub(crate) customer: Option<String>,
+    /// The API to read the tenant through, if its consent covers it
+    #[arg(long, value_name = "API")]
+    pub(crate) incident_api: Option<IncidentApi>,
 }
 
 #[derive(Args, Debug)]

@@ -88,6 +88,7 @@ async fn run(cli: Cli, out: Output) -> Result<(), Problem> {
         Command::Tenant(one) => session().await?.tenant(&one).await,
         Command::Pause(one) => session().await?.pause(&one).await,
         Command::Resume(one) => session().await?.resume(&one).await,
+        Command::Change(args) => session().await?.change(&args).await,
         Command::Offboard { one, yes } => session().await?.offboard(&one, yes).await,
         Command::Backfill(args) => session().await?.start_job("backfill", &args).await,
         Command::Sweep(args) => session().await?.start_job("sweep", &args).await,

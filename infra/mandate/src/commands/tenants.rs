@@ -1,14 +1,14 @@
-//! Tenants: how each stands, and pausing, resuming and offboarding one.
+//! Tenants: how each stands, and pausing, resuming, changing and offboarding one.
 
 use std::cmp::Reverse;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{Session, all_pages, text};
 use crate::{
     advice,
     api::Api,
-    args::{One, TenantStatus},
+    args::{Change, IncidentApi, One, TenantStatus},
     output::{Field, Mood, Rows},
     problem::Problem,
     text::{safe_json, shown},
@@ -161,6 +161,16 @@ impl Session {
         self.out.say(format_args!("{} ({state}) {effect}", shown(text(tenant, "customer"))))
     }
 
+    pub(crate) async fn change(&self, args: &Change) -> Result<(), Problem> {
+        let mut body = Map::new();
+        let api = args.new.incident_api.map(IncidentApi::word);
+        for (name, value) in [("customer", args.new.customer.as_deref()), ("api", api)] {
+            body.extend(value.map(|value| (name.to_owned(), json!(value))));
+        }
+        let tenant = self.api.patch(&["tenants", &args.one.tenant_id.to_string()], &Value::Object(body)).await?;
+        self.said(&tenant, &format!("is read through {}.", shown(text(&tenant, "api"))))
+    }
+
     pub(crate) async fn offboard(&self, one: &One, confirmed: bool) -> Result<(), Problem> {
         let tenant_id = one.tenant_id.to_string();
         if !confirmed {
@@ -251,8 +261,6 @@ fn summary(tenants: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

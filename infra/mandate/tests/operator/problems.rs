@@ -15,6 +15,8 @@ async fn exit_status_says_done_failed_or_usage() {
         &["no-such-command"],
         &["offboard", CONTOSO],
         &["set", CONTOSO, "7"],
+        &["change", CONTOSO],
+        &["change", CONTOSO, "--incident-api", "auto"],
         &["incident", CONTOSO, "seven"],
         &["incidents", "--since", "yesterday"],
         &["register", "--name", "x", "--redirect-uri", "http://partner.example.com/consent/callback"],

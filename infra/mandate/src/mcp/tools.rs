@@ -322,7 +322,7 @@ async fn completeness(api: &Api, args: &Arguments) -> Result<Value, Problem> {
         .map(|tenant| {
             let missing = tenant["last_sweep"]["missing"].as_u64();
             let quarantined = tenant["quarantined"].as_u64().unwrap_or_default();
-            let told = match (text(tenant, "status"), missing, quarantined) {
+            let meaning = match (text(tenant, "status"), missing, quarantined) {
                 ("active", _, quarantined) if quarantined > 0 => "some records cannot be read, and are tried again",
                 ("active", Some(0), _) => "complete at the last sweep",
                 ("active", Some(_), _) => "the last sweep delivered what polling had missed",
@@ -333,7 +333,7 @@ async fn completeness(api: &Api, args: &Arguments) -> Result<Value, Problem> {
                 "tenant_id": tenant["tenant_id"], "status": tenant["status"], "reason": tenant["reason"],
                 "covered_until": tenant["covered_until"], "lag_seconds": tenant["lag_seconds"],
                 "delivered": tenant["incidents_total"], "quarantined": quarantined, "last_sweep": tenant["last_sweep"],
-                "told": told, "what_to_do": advice::for_tenant(tenant),
+                "meaning": meaning, "what_to_do": advice::for_tenant(tenant),
                 "outside": {"customer": outside::outside_text(text(tenant, "customer"))},
             })
         })

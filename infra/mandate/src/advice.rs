@@ -1,10 +1,10 @@
-//! What a person does next, by the state of a tenant or the code of a problem.
+//! The next step of a person, by the state of a tenant or the code of a problem.
 
 use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// What the operator does about a tenant that is not read as it should be; `None` if nothing needs to be done.
+/// The operator's next step for a tenant that is not read as it should be; `None` if nothing needs to be done.
 /// `tenant` is a Tenant of the API.
 pub fn for_tenant(tenant: &Value) -> Option<&'static str> {
     let reason = tenant["reason"].as_str();
@@ -29,7 +29,7 @@ pub fn for_tenant(tenant: &Value) -> Option<&'static str> {
     }
 }
 
-/// What the operator does about the reason of a paused tenant.
+/// The operator's next step for a tenant that is paused for `reason`.
 pub fn for_reason(reason: &str) -> &'static str {
     match reason {
         "operator" => "An operator paused it: `mandate resume`.",

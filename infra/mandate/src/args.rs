@@ -8,7 +8,7 @@ use shared::tenant::TenantId;
 
 use crate::time::{Moment, Span};
 
-/// What `mandate --help` shows. One line for each of 24 commands would not fit on a screen.
+/// The text of `mandate --help`. One line for each of 24 commands would not fit on a screen.
 const SCREEN: &str = "\
 {about}
 
@@ -297,7 +297,7 @@ pub(crate) struct Changes {
     /// Assign the incident to nobody
     #[arg(long, conflicts_with = "assigned_to")]
     pub(crate) unassign: bool,
-    /// What the incident was
+    /// The judgement of the incident
     #[arg(long)]
     pub(crate) classification: Option<Classification>,
     /// The kind of it, in snake_case, like multi_staged_attack
@@ -330,7 +330,7 @@ pub(crate) struct Hunt {
     /// A tenant to hunt in; repeatable [default: all active ones]
     #[arg(long, value_name = "ID", value_parser = tenant_id)]
     pub(crate) tenant: Vec<TenantId>,
-    /// How far back to look: 7d, 12h, or ISO 8601 like P7D [default: Microsoft's 30 days]
+    /// The time to look back: 7d, 12h, or ISO 8601 like P7D [default: Microsoft's 30 days]
     #[arg(long, value_name = "SPAN")]
     pub(crate) timespan: Option<Span>,
     /// Write the rows to this file: CSV for a name that ends in .csv, else NDJSON

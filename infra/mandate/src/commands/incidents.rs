@@ -16,7 +16,7 @@ use crate::{
     time::{Moment, local},
 };
 
-/// How far back each look of `--follow` reaches: a change may be shown some minutes after its time of last update.
+/// The time by which each look of `--follow` goes behind the last one: a change may be shown some minutes after its time of last update.
 const FOLLOW_OVERLAP: SignedDuration = SignedDuration::from_mins(15);
 
 /// The page size of a list. Larger pages save calls to Microsoft, smaller ones come sooner.

@@ -64,9 +64,9 @@ async fn check_at(sim: &Sim, both: bool, defender: &str, more: &[&str]) -> (BTre
 
 fn is(findings: &BTreeMap<String, Value>, name: &str, verdict: &str, found: &str) {
     let finding = findings.get(name).unwrap_or_else(|| panic!("{name} is not in {findings:#?}"));
-    let told = finding["found"].as_str().unwrap();
+    let shown = finding["found"].as_str().unwrap();
     assert_eq!(finding["verdict"], verdict, "{finding}");
-    assert!(told.contains(found), "{found} is not in {finding}");
+    assert!(shown.contains(found), "{found} is not in {finding}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

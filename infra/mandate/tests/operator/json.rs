@@ -1,4 +1,4 @@
-//! What programs read: one JSON object a line.
+//! The output for programs: one JSON object a line.
 
 use serde_json::{Value, json};
 

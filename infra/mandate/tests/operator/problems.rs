@@ -80,9 +80,9 @@ async fn problem_has_code_detail_and_what_to_do() {
     );
     assert!(run.stderr.contains("execute-api:Invoke"), "{}", run.stderr);
     let run = api.run(&["--json", "tenants"]).await;
-    let told: Value = serde_json::from_str(&run.stderr).unwrap();
-    assert_eq!((&told["code"], &told["status"]), (&json!("throttled"), &json!(503)));
-    assert!(told["detail"].is_string() && told["advice"].is_string(), "{told}");
+    let problem: Value = serde_json::from_str(&run.stderr).unwrap();
+    assert_eq!((&problem["code"], &problem["status"]), (&json!("throttled"), &json!(503)));
+    assert!(problem["detail"].is_string() && problem["advice"].is_string(), "{problem}");
 }
 
 #[tokio::test]
@@ -136,9 +136,9 @@ async fn stack_names_the_api_and_refusals_name_the_stack() {
     assert_eq!(run("mandate-prod").await.status, Some(0));
     let refused = run("other").await;
     assert_eq!(refused.status, Some(1));
-    for told in
+    for named in
         ["Stack with id other does not exist", "arn:aws:iam::123456789012:user/olivia", "eu-central-1", "AWS_PROFILE"]
     {
-        assert!(refused.stderr.contains(told), "{told} is not in {}", refused.stderr);
+        assert!(refused.stderr.contains(named), "{named} is not in {}", refused.stderr);
     }
 }

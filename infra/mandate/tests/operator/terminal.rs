@@ -1,4 +1,4 @@
-//! What a person's terminal receives: the program runs on a pseudo-terminal of its own.
+//! The output that a person's terminal receives: the program runs on a pseudo-terminal of its own.
 
 use serde_json::json;
 
@@ -44,7 +44,7 @@ async fn on_a_terminal(api: &Api, columns: u16, variables: &[(&str, &str)], argu
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap().replace("\r\n", "\n")
 }
 
-/// What is left without the sequences that colour text and end the colour.
+/// The text without the sequences that colour text and end the colour.
 fn without_colour(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;

@@ -1,7 +1,9 @@
 // The console of `mandate` in a real browser, against the local stack.
 import { spawn } from "node:child_process";
 import { createServer } from "node:http";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
 
 const CONTOSO = "c0c0a000-1111-4111-8111-c0c0a0000001";
 const NORTHWIND = "b0a7d000-3333-4333-8333-b0a7d0000003";
@@ -19,7 +21,11 @@ function expect(holds, what) {
 export function consoleJourneys({ program, api, login, call, createTenant, openBrowser, ownOrigins }) {
   /** Starts a console on a free port; `end` presses Ctrl-C and returns the exit status. */
   async function startConsole(...options) {
-    const process_ = spawn(program, ["--api", api, "console", "--port", "0", "--no-open", ...options], { stdio: ["ignore", "pipe", "pipe"] });
+    return started(["--no-open", ...options], process.env);
+  }
+
+  async function started(options, env) {
+    const process_ = spawn(program, ["--api", api, "console", "--port", "0", ...options], { env, stdio: ["ignore", "pipe", "pipe"] });
     const ended = new Promise((resolve) => process_.on("exit", resolve));
     let printed = "";
     const address = await new Promise((found, failed) => {
@@ -289,6 +295,33 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         expect(announced === "status", "there is no live region");
         await opened.context.close();
       });
+    },
+
+    /** The way of the browser that the console itself starts: a file leads it in, which is another site. */
+    async consoleFromFile(chrome) {
+      const folder = await mkdtemp(join(tmpdir(), "console-opener-"));
+      const opener = join(folder, "xdg-open");
+      await writeFile(opener, '#!/bin/sh\necho "$1" > "$0.part" && mv "$0.part" "$0.page"\n', { mode: 0o755 });
+      const console_ = await started([], { ...process.env, PATH: `${folder}${delimiter}${process.env.PATH}` });
+      try {
+        let file = "";
+        for (let waits = 0; !file && waits < 100; waits += 1) {
+          file = await readFile(`${opener}.page`, "utf8").then((text) => text.trim(), () => "");
+          await new Promise((resolve) => { setTimeout(resolve, 50); });
+        }
+        const opened = await openBrowser(chrome, "console-from-file", { viewport: { width: 1280, height: 900 } });
+        const { page } = opened;
+        await page.goto(`file://${file}`);
+        await page.waitForURL((url) => url.origin === console_.origin && !url.search);
+        await page.waitForSelector("table.tenants");
+        expect((await text(page, "main")).includes("Contoso"), "the file does not lead in");
+        expect(await stat(file).then(() => false, () => true), "the file is still there");
+        await opened.context.close();
+      } finally {
+        const status = await console_.end();
+        await rm(folder, { recursive: true });
+        expect(status === 0, `mandate console ended with ${status}`);
+      }
     },
 
     async consoleOtherSites(chrome) {

@@ -1,10 +1,10 @@
-//! What a person does next, by the state of a tenant or the code of a problem.
+//! The next step of a person, by the state of a tenant or the code of a problem.
 
 use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// What the operator does about a tenant that is not read as it should be; `None` if nothing needs to be done.
+/// The operator's next step for a tenant that is not read as it should be; `None` if nothing needs to be done.
 /// `tenant` is a Tenant of the API.
 pub fn for_tenant(tenant: &Value) -> Option<&'static str> {
     let reason = tenant["reason"].as_str();
@@ -29,7 +29,7 @@ pub fn for_tenant(tenant: &Value) -> Option<&'static str> {
     }
 }
 
-/// What the operator does about the reason of a paused tenant.
+/// The operator's next step for a tenant that is paused for `reason`.
 pub fn for_reason(reason: &str) -> &'static str {
     match reason {
         "operator" => "An operator paused it: `mandate resume`.",
@@ -73,7 +73,7 @@ pub(crate) fn on(problem: Problem) -> Problem {
         ("tenant_not_active", None) => "`mandate tenant ID` shows its state.",
         ("not_found", _) => "`mandate tenants` and `mandate invitations` list what there is.",
         ("invalid_request" | "usage", _) => "The command's --help has an example.",
-        ("throttled", _) => "Microsoft or the gateway asks for a pause. Wait, then try again.",
+        ("throttled", _) => "Microsoft or the gateway asks for a wait. Try again after it.",
         ("upstream_error" | "upstream_unreachable" | "deadline_exceeded", _) => {
             "Microsoft responded with a failure, late, or not at all. Try again; if it stays, see `mandate tenant ID`."
         }

@@ -19,7 +19,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(32);
 /// The limit of a response's body. Lambda sends 6 MB at most.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
-/// Where the API is: its address, or the stack whose output names it.
+/// The way to the API: its address, or the stack whose output names it.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     /// The base URL of the API.

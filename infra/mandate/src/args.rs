@@ -8,14 +8,14 @@ use shared::tenant::TenantId;
 
 use crate::time::{Moment, Span};
 
-/// What `mandate --help` shows. One line for each of 23 commands would not fit on a screen.
+/// The text of `mandate --help`. One line for each of 24 commands would not fit on a screen.
 const SCREEN: &str = "\
 {about}
 
 Usage: mandate [OPTIONS] COMMAND …        mandate COMMAND --help has an example
 
   invite, invitations, revoke   make a customer's link, list the links, end one
-  tenants, tenant               all customers, the worst first; one of them
+  tenants, tenant, change       all customers, worst first; one; its name, API
   pause, resume, offboard       stop reading, go on, end it for good
   backfill, sweep, job          read older incidents, find gaps, see progress
   incidents, incident, set      list or follow incidents, show one, change one
@@ -104,6 +104,12 @@ pub(crate) enum Command {
     /// Goes on with a paused tenant, or accepts one that waits for you.
     #[command(after_help = "Example:\n  mandate resume 11111111-2222-4333-8444-555555555555")]
     Resume(One),
+    /// Changes a customer's name, or the API that the tenant is read through.
+    #[command(
+        after_help = "Examples:\n  mandate change 11111111-2222-4333-8444-555555555555 --customer \"Contoso Ltd\"\n  \
+                            mandate change 11111111-2222-4333-8444-555555555555 --incident-api graph"
+    )]
+    Change(Change),
     /// Ends the work for a tenant and deletes what is stored about it. Again: checks whether access has ended.
     #[command(after_help = "Example:\n  mandate offboard 11111111-2222-4333-8444-555555555555 --yes")]
     Offboard {
@@ -142,10 +148,11 @@ pub(crate) enum Command {
     /// Prints an access token for a tenant, or with --claims what is in it.
     #[command(after_help = "Example:\n  mandate token 11111111-2222-4333-8444-555555555555 --claims")]
     Token(Token),
-    /// Creates or corrects the app registration that customers consent to.
+    /// Creates the app registration that customers consent to, or corrects the one that --client-id names.
     #[command(after_help = "Example:\n  mandate register --name \"Northwind SOC\" \\\n    \
                             --redirect-uri https://partner.example.com/consent/callback --dry-run\n\n\
-                            It compares the registration with the options and sends only the differences. The operator's own\n\
+                            With --client-id it compares that registration with the options and sends only the differences.\n\
+                            A registration that only has the name is never changed. The operator's own\n\
                             token for Microsoft Graph comes from the Azure CLI (`az login` first), a device code or a file.")]
     Register(Box<Register>),
     /// Creates a self-signed certificate for an RSA key in KMS, in PEM. The key never leaves KMS.
@@ -189,6 +196,25 @@ pub(crate) struct One {
     /// The tenant
     #[arg(value_name = "TENANT", value_parser = tenant_id)]
     pub(crate) tenant_id: TenantId,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) one: One,
+    #[command(flatten)]
+    pub(crate) new: TenantChanges,
+}
+
+#[derive(Args, Debug)]
+#[group(id = "tenant_changes", required = true, multiple = true)]
+pub(crate) struct TenantChanges {
+    /// The customer's new name, as you will see it in lists
+    #[arg(long, value_name = "NAME")]
+    pub(crate) customer: Option<String>,
+    /// The API to read the tenant through, if its consent covers it
+    #[arg(long, value_name = "API")]
+    pub(crate) incident_api: Option<IncidentApi>,
 }
 
 #[derive(Args, Debug)]
@@ -271,7 +297,7 @@ pub(crate) struct Changes {
     /// Assign the incident to nobody
     #[arg(long, conflicts_with = "assigned_to")]
     pub(crate) unassign: bool,
-    /// What the incident was
+    /// The judgement of the incident
     #[arg(long)]
     pub(crate) classification: Option<Classification>,
     /// The kind of it, in snake_case, like multi_staged_attack
@@ -304,7 +330,7 @@ pub(crate) struct Hunt {
     /// A tenant to hunt in; repeatable [default: all active ones]
     #[arg(long, value_name = "ID", value_parser = tenant_id)]
     pub(crate) tenant: Vec<TenantId>,
-    /// How far back to look: 7d, 12h, or ISO 8601 like P7D [default: Microsoft's 30 days]
+    /// The time to look back: 7d, 12h, or ISO 8601 like P7D [default: Microsoft's 30 days]
     #[arg(long, value_name = "SPAN")]
     pub(crate) timespan: Option<Span>,
     /// Write the rows to this file: CSV for a name that ends in .csv, else NDJSON
@@ -334,7 +360,7 @@ pub(crate) struct Register {
     #[arg(long, required = true, value_name = "URL", value_parser = crate::entra::redirect_uri)]
     pub(crate) redirect_uri: Vec<String>,
     /// The API whose permissions the app requests
-    #[arg(long, value_name = "API", default_value = "graph", alias = "surface")]
+    #[arg(long, value_name = "API", default_value = "graph")]
     pub(crate) incident_api: IncidentApi,
     /// Request the permission to change incidents, too
     #[arg(long)]
@@ -348,7 +374,7 @@ pub(crate) struct Register {
     /// Remove permissions that these options do not request
     #[arg(long)]
     pub(crate) remove_permissions: bool,
-    /// The client id of the registration to update, if its name is not unique
+    /// The client id of the registration to update; without it a new one is created
     #[arg(long, value_name = "GUID")]
     pub(crate) client_id: Option<String>,
     /// A PEM file to add as a credential

@@ -1,8 +1,8 @@
 //! AWS as the caller: credentials, signatures, the stack's outputs, and who the caller is.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
 use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials, SharedCredentialsProvider},
@@ -16,6 +16,10 @@ use shared::{clock::Clock, http::HttpClient};
 use url::Url;
 
 use crate::problem::Problem;
+
+/// The time after which the SDK gives up an attempt of a call to AWS. It is longer than that of the functions, because a
+/// person's sign-in (SSO) goes to a region of its own, over whatever network there is.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The caller's AWS configuration: the default chain of environment, profiles, SSO and roles.
 pub(crate) struct Aws {
@@ -35,8 +39,9 @@ pub(crate) struct Signer {
 
 impl Aws {
     pub(crate) async fn load() -> Self {
-        let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(shared::aws::http_client());
-        Self { config: loader.load().await }
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+        let loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+        Self { config: loader.http_client(shared::aws::http_client()).load().await }
     }
 
     /// The configuration, for a client of the SDK.
@@ -250,8 +255,15 @@ mod tests {
         assert!(headers["authorization"].is_sensitive() && headers["x-amz-security-token"].is_sensitive());
     }
 
+    #[tokio::test]
+    async fn attempts_of_calls_to_aws_have_a_time_limit() {
+        let aws = Aws::load().await;
+        let timeouts = aws.config().timeout_config().unwrap();
+        assert_eq!(timeouts.operation_attempt_timeout(), Some(ATTEMPT_TIMEOUT));
+    }
+
     #[test]
-    fn outputs_are_found_in_the_answer_of_cloudformation() {
+    fn outputs_are_found_in_the_response_of_cloudformation() {
         let xml = "<Outputs><member><OutputKey>A</OutputKey><OutputValue>1</OutputValue></member>\
                    <member><OutputValue>https://x/?a=1&amp;b=2</OutputValue><Description>d</Description>\
                    <OutputKey>ApiUrl</OutputKey></member></Outputs>";

@@ -29,7 +29,14 @@ use problem::Problem;
 
 /// Runs the program. The exit status is 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            Output::of_process(true).problem(&advice::on(Problem::usage(&error)));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let out = Output::of_process(cli.global.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -81,6 +88,7 @@ async fn run(cli: Cli, out: Output) -> Result<(), Problem> {
         Command::Tenant(one) => session().await?.tenant(&one).await,
         Command::Pause(one) => session().await?.pause(&one).await,
         Command::Resume(one) => session().await?.resume(&one).await,
+        Command::Change(args) => session().await?.change(&args).await,
         Command::Offboard { one, yes } => session().await?.offboard(&one, yes).await,
         Command::Backfill(args) => session().await?.start_job("backfill", &args).await,
         Command::Sweep(args) => session().await?.start_job("sweep", &args).await,

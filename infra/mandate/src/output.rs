@@ -15,7 +15,7 @@ use crate::{
 /// The width of a terminal that does not say it.
 const DEFAULT_WIDTH: u16 = 100;
 
-/// Where a command writes to, and how.
+/// The streams of a command, and the form of what goes there.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     stdout: Term,
@@ -160,7 +160,7 @@ impl Output {
     }
 }
 
-/// How good a value is. It decides the colour.
+/// The judgement of a value. It decides the colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Plain,

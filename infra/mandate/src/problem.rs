@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What went wrong. `code`, `title`, `detail` and `reason` are the API's own words (RFC 9457) where it responded, and
+/// A failure. `code`, `title`, `detail` and `reason` are the API's own words (RFC 9457) where it responded, and
 /// this program's where it did not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -16,7 +16,7 @@ pub struct Problem {
     pub code: String,
     /// The short name of this kind of problem.
     pub title: String,
-    /// What went wrong this time.
+    /// The cause, this time.
     pub detail: String,
     /// The reason that the API names, like `role_missing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,7 +27,7 @@ pub struct Problem {
     /// The seconds after which the API may be called again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
-    /// What the person can do next, where the program knows it.
+    /// The next step of the person, where the program knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -45,6 +45,14 @@ impl Problem {
             retry_after_seconds: None,
             advice: None,
         }
+    }
+
+    /// The problem of a command line that cannot be parsed.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let said = text.split("\n\nUsage:").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
+        let words: Vec<_> = said.trim_start_matches("error:").split_whitespace().collect();
+        Self::new("usage", words.join(" "))
     }
 
     /// The same problem with what the person can do next.

@@ -18,11 +18,11 @@ use crate::{
     output::{Field, Mood, Rows},
     problem::Problem,
 };
-use points::{Finding, Verdict};
+use points::{Finding, SAME_IDS, Verdict};
 use probe::Probe;
 
 /// The longest wait for a pending tenant.
-const CONSENT_PATIENCE: SignedDuration = SignedDuration::from_mins(30);
+const CONSENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
 
 /// The interval in which a pending tenant is looked at.
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
@@ -49,11 +49,13 @@ impl Session {
         }
         for probe in &probes {
             self.out.progress(format_args!("asking the {} API", probe.api));
-            findings.extend(every_point(probe, args.provoke_throttling).await?);
+            findings.extend(every_point(probe, args.provoke_throttling).await);
         }
         findings.push(match &probes[..] {
-            [graph, defender] => points::same_ids(graph, defender).await?,
-            _ => Finding::not_tried("one id on both APIs", "both", "the consent covers one API"),
+            [graph, defender] => points::same_ids(graph, defender)
+                .await
+                .unwrap_or_else(|problem| Finding::not_tried(SAME_IDS, "both", problem.detail)),
+            _ => Finding::not_tried(SAME_IDS, "both", "the consent covers one API"),
         });
         self.show_findings(&findings)
     }
@@ -75,7 +77,7 @@ impl Session {
         }
         let consented: Timestamp = text(&tenant, "consented_at").parse().unwrap_or_else(|_| clock.now());
         let started = clock.now();
-        while tenant["status"] == "pending" && clock.now().duration_since(started) < CONSENT_PATIENCE {
+        while tenant["status"] == "pending" && clock.now().duration_since(started) < CONSENT_TIMEOUT {
             self.out.progress("waiting for the tenant to become active");
             tokio::time::sleep(CONSENT_INTERVAL).await;
             tenant = self.api.get(&["tenants", text(&tenant, "tenant_id")], &[]).await?;
@@ -158,12 +160,22 @@ impl Session {
     }
 }
 
-async fn every_point(probe: &Probe<'_>, provoke: bool) -> Result<Vec<Finding>, Problem> {
-    let mut findings = vec![points::largest_page(probe).await?, points::two_sided_filter(probe).await?];
+/// The findings of one API. Where it stops responding the rest is not tried, and what was found stays.
+async fn every_point(probe: &Probe<'_>, provoke: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(problem) = try_points(probe, provoke, &mut findings).await {
+        findings.push(Finding::not_tried("all further points", probe.api.as_str(), problem.detail));
+    }
+    findings
+}
+
+async fn try_points(probe: &Probe<'_>, provoke: bool, findings: &mut Vec<Finding>) -> Result<(), Problem> {
+    findings.push(points::largest_page(probe).await?);
+    findings.push(points::two_sided_filter(probe).await?);
     findings.extend(points::order(probe).await?);
     findings.push(points::next_links(probe).await?);
     findings.push(points::hunting(probe).await?);
     findings.push(points::determinations(probe).await?);
     findings.extend(points::throttling(probe, provoke).await?);
-    Ok(findings)
+    Ok(())
 }

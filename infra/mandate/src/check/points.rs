@@ -9,13 +9,16 @@ use shared::microsoft::IncidentApi;
 use super::probe::{Probe, Probed, word};
 use crate::problem::Problem;
 
+/// The name of the point that needs both APIs.
+pub(super) const SAME_IDS: &str = "one id on both APIs";
+
 /// The most pages that a check follows.
 const MAX_PAGES: usize = 6;
 
 /// The most requests that provoke a 429.
 const MAX_PROVOKING_REQUESTS: usize = 120;
 
-/// How a finding stands to what the code assumes.
+/// The relation of a finding to what the code assumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// As the code assumes.
@@ -64,24 +67,24 @@ impl Finding {
     }
 }
 
-/// Which sizes of a page the API accepts, and how many rows it then sends.
+/// The sizes of a page that the API accepts, and the number of rows that it then sends.
 pub(super) async fn largest_page(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let expected = if probe.api == IncidentApi::Graph { "50 rows" } else { "100 rows" };
-    let (mut told, mut largest) = (Vec::new(), 0);
+    let (mut outcomes, mut largest) = (Vec::new(), 0);
     for top in [50, 51, 100, 101, 1000] {
         let probed = probe.list_rows(&[("top", &top.to_string())]).await?;
         if probed.is_success() {
             largest = top;
-            told.push(format!("{top}: {} rows", probed.rows().len()));
+            outcomes.push(format!("{top}: {} rows", probed.rows().len()));
         } else {
-            told.push(format!("{top}: {}", probed.told()));
+            outcomes.push(format!("{top}: {}", probed.outcome()));
         }
     }
     let holds = largest == probe.api.largest_page();
-    Ok(Finding::judged("largest page", probe.api, expected, told.join(", "), holds))
+    Ok(Finding::judged("largest page", probe.api, expected, outcomes.join(", "), holds))
 }
 
-/// Whether the time of last update can be filtered on both sides.
+/// A filter by the time of last update, from both sides.
 pub(super) async fn two_sided_filter(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let point = "two-sided filter";
     let first = probe.list_rows(&[("top", "20")]).await?;
@@ -95,7 +98,7 @@ pub(super) async fn two_sided_filter(probe: &Probe<'_>) -> Result<Finding, Probl
     let filter = format!("{member} ge {from} and {member} lt {to}");
     let probed = probe.list_rows(&[("filter", &filter), ("top", "50")]).await?;
     if !probed.is_success() {
-        return Ok(Finding::judged(point, probe.api, "holds", probed.told(), false));
+        return Ok(Finding::judged(point, probe.api, "holds", probed.outcome(), false));
     }
     let outside =
         probed.rows().iter().filter_map(|row| updated(row, probe.api)).filter(|at| *at < from || *at >= to).count();
@@ -109,7 +112,7 @@ pub(super) async fn order(probe: &Probe<'_>) -> Result<Vec<Finding>, Problem> {
     let plain = Finding::seen("order of a list", probe.api, order_of(&first, probe.api));
     let by = format!("{} asc", probe.api.last_update_member());
     let sorted = probe.list_rows(&[("orderby", &by), ("top", "50")]).await?;
-    let found = if sorted.is_success() { order_of(&sorted, probe.api) } else { sorted.told() };
+    let found = if sorted.is_success() { order_of(&sorted, probe.api) } else { sorted.outcome() };
     Ok(vec![plain, Finding::seen("$orderby", probe.api, found)])
 }
 
@@ -125,7 +128,7 @@ fn order_of(probed: &Probed, api: IncidentApi) -> String {
     format!("{order} ({} rows)", times.len())
 }
 
-/// Whether lists have next links, of which form, and whether a page with one may be empty.
+/// The next links of lists: their form, and pages that have one and no row.
 pub(super) async fn next_links(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let point = "next link";
     let mut probed = probe.list(&[("top", "1")]).await?;
@@ -145,7 +148,13 @@ pub(super) async fn next_links(probe: &Probe<'_>) -> Result<Finding, Problem> {
         match probe.follow(&link).await? {
             Some(next) if next.is_success() => probed = next,
             Some(next) => {
-                return Ok(Finding::judged(point, probe.api, "works", format!("{form}, then {}", next.told()), false));
+                return Ok(Finding::judged(
+                    point,
+                    probe.api,
+                    "works",
+                    format!("{form}, then {}", next.outcome()),
+                    false,
+                ));
             }
             None => {
                 return Ok(Finding::judged(point, probe.api, "own host", format!("{form}, to another host"), false));
@@ -156,13 +165,13 @@ pub(super) async fn next_links(probe: &Probe<'_>) -> Result<Finding, Problem> {
     Ok(Finding::seen(point, probe.api, format!("{form}; {pages} pages of 1 row, {empty} of them empty with a link")))
 }
 
-/// What a 429 looks like. It is only provoked on request, because the tenant's feed waits for it, too.
+/// The form of a 429. It is only provoked on request, because the tenant's feed waits for it, too.
 pub(super) async fn throttling(probe: &Probe<'_>, provoke: bool) -> Result<Vec<Finding>, Problem> {
     let point = "429";
     let first = probe.list(&[("top", "1")]).await?;
     let names = first.limit_headers();
-    let told = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let headers = Finding::seen("headers on limits", probe.api, told);
+    let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let headers = Finding::seen("headers on limits", probe.api, found);
     if !provoke {
         return Ok(vec![headers, Finding::not_tried(point, probe.api.as_str(), "--provoke-throttling tries it")]);
     }
@@ -174,7 +183,7 @@ pub(super) async fn throttling(probe: &Probe<'_>, provoke: bool) -> Result<Vec<F
             } else {
                 "the body names no wait"
             };
-            let found = format!("at request {sent}: {}, {}, {body}", probed.told(), probed.retry_after());
+            let found = format!("at request {sent}: {}, {}, {body}", probed.outcome(), probed.retry_after());
             return Ok(vec![headers, Finding::seen(point, probe.api, found)]);
         }
     }
@@ -189,7 +198,7 @@ pub(super) async fn hunting(probe: &Probe<'_>) -> Result<Finding, Problem> {
         return Ok(Finding::not_tried(point, probe.api.as_str(), "the consent has no role for hunting"));
     }
     if !probed.is_success() {
-        return Ok(Finding::judged(point, probe.api, expected, probed.told(), false));
+        return Ok(Finding::judged(point, probe.api, expected, probed.outcome(), false));
     }
     let body = probed.body.as_object();
     let member = |name: &str| body.and_then(|body| body.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)));
@@ -210,13 +219,14 @@ pub(super) async fn hunting(probe: &Probe<'_>) -> Result<Finding, Problem> {
 pub(super) async fn determinations(probe: &Probe<'_>) -> Result<Finding, Problem> {
     let probed = probe.list_rows(&[("top", &probe.api.largest_page().to_string())]).await?;
     let words: BTreeSet<_> = probed.rows().iter().filter_map(|row| word(row["determination"].as_str()?)).collect();
-    let told = if words.is_empty() { "none seen".to_owned() } else { words.into_iter().collect::<Vec<_>>().join(", ") };
-    Ok(Finding::seen("determinations", probe.api, told))
+    let found =
+        if words.is_empty() { "none seen".to_owned() } else { words.into_iter().collect::<Vec<_>>().join(", ") };
+    Ok(Finding::seen("determinations", probe.api, found))
 }
 
-/// Whether one incident has the same id on both APIs.
+/// The ids of incidents, which should be the same on both APIs.
 pub(super) async fn same_ids(graph: &Probe<'_>, defender: &Probe<'_>) -> Result<Finding, Problem> {
-    let (mut sets, point) = (Vec::new(), "one id on both APIs");
+    let (mut sets, point) = (Vec::new(), SAME_IDS);
     for (probe, member) in [(graph, "id"), (defender, "incidentId")] {
         let probed = probe.list_rows(&[("top", "50")]).await?;
         let ids =
@@ -240,7 +250,7 @@ pub(super) async fn same_ids(graph: &Probe<'_>, defender: &Probe<'_>) -> Result<
     })
 }
 
-/// What is in the token: audience, version, issuer and how the app proved itself.
+/// The claims of the token: audience, version, issuer, and the app's proof of itself.
 pub(super) fn token(claims: &Value, api: IncidentApi) -> Finding {
     let text = |name: &str| claims[name].as_str().unwrap_or("–").to_owned();
     let issuer = url::Url::parse(&text("iss")).ok().and_then(|url| url.host_str().map(str::to_owned));

@@ -113,7 +113,7 @@ impl Probed {
     }
 
     /// The status, with the error code of the body where there is one.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn outcome(&self) -> String {
         match self.body["error"]["code"].as_str().and_then(word) {
             Some(code) if !self.is_success() => format!("{} {code}", self.status),
             _ => self.status.to_string(),

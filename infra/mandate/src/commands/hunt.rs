@@ -1,11 +1,15 @@
 //! One hunting query over the tenants.
 
 use std::{
-    io::{Read, Write},
+    cell::Cell,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     path::Path,
+    pin::pin,
     time::Duration,
 };
 
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{Session, text};
@@ -26,8 +30,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(500);
 /// The largest query that is read from a file.
 const MAX_QUERY_BYTES: u64 = 1 << 20;
 
-/// Starts a hunt. The result is its table if every tenant has responded, else the hunt in progress.
-pub async fn start(api: &Api, query: &str, tenants: &[String], timespan: Option<&str>) -> Result<Value, Problem> {
+/// The body of the request that starts a hunt.
+pub(crate) fn request(query: &str, tenants: &[String], timespan: Option<&str>) -> Value {
     let mut body = json!({"query": query});
     if !tenants.is_empty() {
         body["tenants"] = json!(tenants);
@@ -35,11 +39,11 @@ pub async fn start(api: &Api, query: &str, tenants: &[String], timespan: Option<
     if let Some(timespan) = timespan {
         body["timespan"] = json!(timespan);
     }
-    api.post(&["hunting"], Some(&body)).await
+    body
 }
 
 /// Reads the progress of a hunt, or its result. The API waits some seconds for the end.
-pub async fn progress(api: &Api, hunt_id: &str) -> Result<Value, Problem> {
+pub(crate) async fn progress(api: &Api, hunt_id: &str) -> Result<Value, Problem> {
     api.get(&["hunting", hunt_id], &[("wait_seconds", WAIT_SECONDS)]).await
 }
 
@@ -47,28 +51,61 @@ impl Session {
     pub(crate) async fn hunt(&self, args: &Hunt) -> Result<(), Problem> {
         let query = query_of(&args.query)?;
         let tenants: Vec<_> = args.tenant.iter().map(ToString::to_string).collect();
-        let timespan = args.timespan.as_ref().map(crate::time::Span::iso);
+        let mut body = request(&query, &tenants, args.timespan.as_ref().map(crate::time::Span::iso));
+        // The id comes at once, so that Ctrl-C can cancel the hunt from the start.
+        body["wait_seconds"] = json!(0);
+        // Before the hunt costs something.
+        let out = args.out.as_deref().map(OutFile::open).transpose()?;
         let bar = self.bar();
         bar.set_message("hunting");
-        let mut hunt = start(&self.api, &query, &tenants, timespan).await?;
-        if hunt["status"] == "running" {
-            let hunt_id = text(&hunt, "hunt_id").to_owned();
-            hunt = tokio::select! {
-                ended = self.until_ended(&hunt_id, &bar) => ended?,
-                _ = tokio::signal::ctrl_c() => {
-                    bar.finish_and_clear();
-                    self.api.delete(&["hunting", &hunt_id]).await?;
-                    return Err(Problem::new("interrupted", format!("The hunt {hunt_id} is cancelled.")));
-                }
-            };
+
+        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        let mut starting = pin!(self.api.post(&["hunting"], Some(&body)));
+        let (started, interrupted) = tokio::select! {
+            started = &mut starting => (started?, false),
+            // The hunt may have started, and only the response has its id.
+            _ = &mut interrupt => (starting.await?, true),
+        };
+        if let Some(hunt_id) = started["hunt_id"].as_str() {
+            bar.suspend(|| self.out.note(format_args!("The hunt is {}.", shown(hunt_id))));
+        }
+        let running = Cell::new(started["status"] == "running");
+        if !interrupted {
+            tokio::select! {
+                outcome = self.finish_hunt(started.clone(), &running, out, &bar) => return outcome,
+                _ = &mut interrupt => {}
+            }
         }
         bar.finish_and_clear();
-        self.show_hunt(&hunt, args.out.as_deref()).await
+        let Some(hunt_id) = started["hunt_id"].as_str().filter(|_| running.get()) else {
+            return Err(Problem::new("interrupted", "Ctrl-C ended the command. The hunt was done."));
+        };
+        self.api.delete(&["hunting", hunt_id]).await?;
+        Err(Problem::new("interrupted", format!("The hunt {hunt_id} is cancelled.")))
     }
 
-    async fn until_ended(&self, hunt_id: &str, bar: &indicatif::ProgressBar) -> Result<Value, Problem> {
+    /// Waits for the end of a hunt and shows its table.
+    async fn finish_hunt(
+        &self,
+        started: Value,
+        running: &Cell<bool>,
+        out: Option<OutFile<'_>>,
+        bar: &ProgressBar,
+    ) -> Result<(), Problem> {
+        let mut hunt = started;
+        if running.get() {
+            let hunt_id = text(&hunt, "hunt_id").to_owned();
+            hunt = self.until_ended(&hunt_id, bar).await?;
+            running.set(false);
+        }
+        bar.finish_and_clear();
+        self.show_hunt(&hunt, out).await
+    }
+
+    async fn until_ended(&self, hunt_id: &str, bar: &ProgressBar) -> Result<Value, Problem> {
+        let (path, query) = (["hunting", hunt_id], [("wait_seconds", WAIT_SECONDS)]);
         loop {
-            let hunt = progress(&self.api, hunt_id).await?;
+            let hunt = self.get_patiently(&path, &query, bar).await?;
             let count = |name: &str| hunt[name].as_u64().unwrap_or_default();
             let (done, total) = (count("tenants_done"), count("tenants_total"));
             bar.set_position(1000 * done / total.max(1));
@@ -81,7 +118,7 @@ impl Session {
         }
     }
 
-    async fn show_hunt(&self, hunt: &Value, out: Option<&Path>) -> Result<(), Problem> {
+    async fn show_hunt(&self, hunt: &Value, out: Option<OutFile<'_>>) -> Result<(), Problem> {
         let failures = hunt["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
         for failure in failures {
             if self.out.is_json() && out.is_none() {
@@ -100,28 +137,31 @@ impl Session {
         }
         match out {
             Some(file) => {
-                let columns = columns(hunt, rows);
-                let written = if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
-                    csv(&columns, rows)
-                } else {
-                    rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect()
-                };
-                let saved = std::fs::File::create(file).and_then(|mut file| file.write_all(written.as_bytes()));
-                saved.map_err(|error| Problem::new("file_not_written", format!("{}: {error}.", file.display())))?;
-                self.out.note(format_args!("{} rows are in {}.", rows.len(), shown(&file.display().to_string())));
+                let name = shown(&file.path.display().to_string());
+                file.write(&columns(hunt, rows), rows)?;
+                self.out.note(format_args!("{} rows are in {name}.", rows.len()));
             }
             None if self.out.is_json() => rows.iter().try_for_each(|row| self.out.object(row))?,
             None => self.show_rows(hunt, rows).await?,
         }
         // A query that no tenant could run has failed, even though each failure was listed.
         match failures.first() {
-            Some(failure) if rows.is_empty() && failures.len() == tenants_total(hunt, failures) => {
+            Some(failure) if rows.is_empty() && failures.len() >= self.tenants_total(hunt, failures).await? => {
                 let mut problem = Problem::new(text(failure, "code"), "The query ran in no tenant.");
                 problem.reason = failure["reason"].as_str().map(str::to_owned);
                 Err(problem)
             }
             _ => Ok(()),
         }
+    }
+
+    /// The number of tenants of the hunt. The response to its start does not have it, but the progress of the hunt does.
+    async fn tenants_total(&self, hunt: &Value, failures: &[Value]) -> Result<usize, Problem> {
+        let total = match (hunt["tenants_total"].as_u64(), hunt["hunt_id"].as_str()) {
+            (None, Some(hunt_id)) => progress(&self.api, hunt_id).await?["tenants_total"].as_u64(),
+            (total, _) => total,
+        };
+        Ok(total.and_then(|total| usize::try_from(total).ok()).unwrap_or(failures.len()))
     }
 
     async fn show_rows(&self, hunt: &Value, rows: &[Value]) -> Result<(), Problem> {
@@ -141,9 +181,39 @@ impl Session {
     }
 }
 
-/// The number of tenants of the hunt. A server that does not say it lists failures only.
-fn tenants_total(hunt: &Value, failures: &[Value]) -> usize {
-    hunt["tenants_total"].as_u64().and_then(|total| usize::try_from(total).ok()).unwrap_or(failures.len())
+/// The file for the rows, open before the hunt starts. A hunt without a table leaves its content as it is.
+struct OutFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> OutFile<'a> {
+    fn open(path: &'a Path) -> Result<Self, Problem> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        Ok(Self { path, file: file.map_err(|error| not_written(path, &error))? })
+    }
+
+    /// Replaces the content by the rows: CSV for a name that ends in `.csv`, else NDJSON.
+    fn write(mut self, columns: &[String], rows: &[Value]) -> Result<(), Problem> {
+        let is_csv = self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        let text = if is_csv {
+            csv(columns, rows)
+        } else {
+            rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect()
+        };
+        let mut replace = || {
+            // A pipe or a device has no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            self.file.write_all(text.as_bytes())
+        };
+        replace().map_err(|error| not_written(self.path, &error))
+    }
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Problem {
+    Problem::new("file_not_written", format!("{}: {error}.", path.display()))
 }
 
 /// The problem of a table that does not fit into a response.
@@ -192,19 +262,41 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The rows as CSV (RFC 4180). A text that a spreadsheet would run as a formula has an apostrophe before it.
+/// The rows as CSV (RFC 4180), by the rules of the console's `csv.js`. A text that a spreadsheet would run as a formula
+/// has an apostrophe before it. Spreadsheets in some languages end a cell at a semicolon, too.
 fn csv(columns: &[String], rows: &[Value]) -> String {
     let quoted = |value: &Value| {
         let mut cell = plain(value);
-        if value.is_string() && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        if value.is_string() && is_formula(&cell) {
             cell.insert(0, '\'');
         }
-        if cell.contains([',', '"', '\n', '\r', '\'']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+        let is_quoted = cell.contains([',', ';', '"', '\n', '\r', '\t'])
+            || cell.starts_with(|first: char| first == '\'' || first.is_whitespace())
+            || cell.ends_with(char::is_whitespace);
+        if is_quoted { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
     };
     let line = |cells: Vec<String>| format!("{}\r\n", cells.join(","));
     let header = line(columns.iter().map(|name| quoted(&json!(name))).collect());
     let lines = rows.iter().map(|row| line(columns.iter().map(|name| quoted(&row[name])).collect()));
     std::iter::once(header).chain(lines).collect()
+}
+
+/// Returns true for a text that a spreadsheet takes for a formula, also behind white space and unseen characters, and in
+/// its wide forms.
+fn is_formula(text: &str) -> bool {
+    let unseen = |letter: char| letter.is_whitespace() || is_format(letter);
+    text.starts_with(['\t', '\r', '\n'])
+        || text.trim_start_matches(unseen).starts_with(['=', '+', '-', '@', '|', '%', '＝', '＋', '－', '＠'])
+}
+
+/// Returns true for a character of Unicode's category Cf, which shows nothing of its own.
+fn is_format(letter: char) -> bool {
+    matches!(letter,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+        | '\u{e0020}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -223,6 +315,30 @@ mod tests {
             csv(&columns, &rows),
             "tenant_id,B,A,C,D,E\r\nt,-5,\"'=cmd|'/c calc'!A0\",\"a \"\"b\"\",\nc\",,\"[1,\"\"x\"\"]\"\r\n"
         );
+    }
+
+    #[test]
+    fn csv_guards_against_formulas_in_disguise() {
+        let cell = |text: &str| {
+            let table = csv(&["A".to_owned()], &[json!({ "A": text })]);
+            table.strip_prefix("A\r\n").unwrap().strip_suffix("\r\n").unwrap().to_owned()
+        };
+        for (text, expected) in [
+            ("x;=WEBSERVICE(B2)", "\"x;=WEBSERVICE(B2)\""),
+            ("x\t=1", "\"x\t=1\""),
+            (" =1", "\"' =1\""),
+            ("\u{a0}\u{200b}=1", "\"'\u{a0}\u{200b}=1\""),
+            ("\u{feff}@a", "\"'\u{feff}@a\""),
+            ("＝1", "\"'＝1\""),
+            ("－1", "\"'－1\""),
+            ("|cmd", "\"'|cmd\""),
+            ("%0A", "\"'%0A\""),
+            ("\nx", "\"'\nx\""),
+            ("it's 5 - 3 = 2", "it's 5 - 3 = 2"),
+            ("x ", "\"x \""),
+        ] {
+            assert_eq!(cell(text), expected, "{text:?}");
+        }
     }
 
     #[test]

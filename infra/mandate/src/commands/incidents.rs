@@ -1,12 +1,12 @@
 //! Incidents over all tenants or of one: list, follow, read, change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use shared::{clock::Clock, incident::record::is_incident_id};
 
-use super::{Session, all_pages, text};
+use super::{Session, all_pages, is_passing, text};
 use crate::{
     args::{Changes, Incidents, OneIncident, Set},
     incident::IncidentView,
@@ -16,7 +16,7 @@ use crate::{
     time::{Moment, local},
 };
 
-/// How far back each look of `--follow` reaches: a change may be shown some minutes after its time of last update.
+/// The time by which each look of `--follow` goes behind the last one: a change may be shown some minutes after its time of last update.
 const FOLLOW_OVERLAP: SignedDuration = SignedDuration::from_mins(15);
 
 /// The page size of a list. Larger pages save calls to Microsoft, smaller ones come sooner.
@@ -28,7 +28,7 @@ impl Session {
             return self.follow_incidents(args).await;
         }
         let mut rows = self.incident_rows().await;
-        let (mut printed, mut next) = (0, None);
+        let (mut printed, mut next, mut reported) = (0, None, BTreeSet::new());
         loop {
             let left = if args.limit == 0 { PAGE } else { (args.limit - printed).min(PAGE) };
             let mut page = self.page(args, args.since, left, next.as_deref()).await?;
@@ -36,7 +36,11 @@ impl Session {
                 rows.add(self, incident)?;
                 printed += 1;
             }
-            self.failures(&page)?;
+            // Each page of the list may name the same tenants.
+            let failures = page["failures"].as_array().into_iter().flatten();
+            for failure in failures.filter(|failure| reported.insert(text(failure, "tenant_id").to_owned())) {
+                self.failure(failure)?;
+            }
             next = match page["next"].take() {
                 Value::String(next) => Some(next),
                 _ => None,
@@ -84,14 +88,12 @@ impl Session {
         self.api.get(&path, &query).await
     }
 
-    /// Reports the tenants that could not be read. A program finds each as an object with the one member `failure`.
-    fn failures(&self, page: &Value) -> Result<(), Problem> {
-        for failure in page["failures"].as_array().into_iter().flatten() {
-            if self.out.is_json() {
-                self.out.object(&json!({"failure": failure}))?;
-            }
-            self.note_failure(failure);
+    /// Reports a tenant that could not be read. A program finds it as an object with the one member `failure`.
+    pub(crate) fn failure(&self, failure: &Value) -> Result<(), Problem> {
+        if self.out.is_json() {
+            self.out.object(&json!({"failure": failure}))?;
         }
+        self.note_failure(failure);
         Ok(())
     }
 
@@ -121,13 +123,14 @@ impl Session {
     async fn follow_incidents(&self, args: &Incidents) -> Result<(), Problem> {
         let clock = Clock::system();
         let start = args.since.unwrap_or_else(|| Moment::at(clock.now()));
-        let mut follow = Follow { start: start.timestamp(), printed: BTreeMap::new() };
+        let mut follow = Follow::new(start.timestamp());
         let customers = self.customers().await;
         let mut failing = BTreeMap::new();
         loop {
-            match self.look(args, &follow, clock.now()).await {
+            let now = clock.now();
+            match self.look(args, &follow).await {
                 Ok((incidents, failures)) => {
-                    for incident in follow.unseen(incidents, clock.now()) {
+                    for incident in follow.unseen(incidents, now) {
                         self.print_change(&customers, &incident)?;
                     }
                     let now_failing: BTreeMap<_, _> = failures
@@ -137,16 +140,12 @@ impl Session {
                     for (_, failure) in
                         now_failing.iter().filter(|(tenant, failure)| failing.get(*tenant) != Some(*failure))
                     {
-                        self.failures(&json!({"failures": [failure]}))?;
+                        self.failure(failure)?;
                     }
                     failing = now_failing;
                 }
                 Err(problem) if is_passing(&problem) => {
-                    self.out.note(format_args!(
-                        "mandate: {}: {} It is tried again.",
-                        shown(&problem.code),
-                        shown(&problem.detail)
-                    ));
+                    self.note_retry(&problem);
                 }
                 Err(problem) => return Err(problem),
             }
@@ -155,13 +154,8 @@ impl Session {
     }
 
     /// Reads everything that may have changed since the look before.
-    async fn look(
-        &self,
-        args: &Incidents,
-        follow: &Follow,
-        now: Timestamp,
-    ) -> Result<(Vec<Value>, Vec<Value>), Problem> {
-        let since = Moment::at(follow.from(now));
+    async fn look(&self, args: &Incidents, follow: &Follow) -> Result<(Vec<Value>, Vec<Value>), Problem> {
+        let since = Moment::at(follow.from());
         let (mut incidents, mut failures, mut next) = (Vec::new(), Vec::new(), None::<String>);
         loop {
             let mut page = self.page(args, Some(since), PAGE, next.as_deref()).await?;
@@ -225,8 +219,9 @@ impl Session {
         ];
         pairs.extend(view.comments().iter().map(|comment| ("Comment", Field::from(comment))));
         self.out.pairs(pairs)?;
-        for line in view.description().map(shown_lines).unwrap_or_default() {
-            self.out.say(format_args!("\n{line}"))?;
+        if let Some(description) = view.description() {
+            self.out.say("")?;
+            shown_lines(description).into_iter().try_for_each(|line| self.out.say(line))?;
         }
         let Some(alerts) = view.alerts() else {
             return self.out.say("\nThe incident is too large to show its alerts here. The portal has them.");
@@ -248,45 +243,46 @@ impl Session {
     }
 }
 
-/// What `--follow` has printed.
+/// The progress of `--follow`.
 struct Follow {
     start: Timestamp,
+    /// The start of the last look that read everything.
+    last_look: Option<Timestamp>,
     /// The key of the last printed version of each incident, with its time of last update.
     printed: BTreeMap<(String, String), (String, Timestamp)>,
 }
 
 impl Follow {
-    /// The time from which the next look reads.
-    fn from(&self, now: Timestamp) -> Timestamp {
-        if self.printed.is_empty() { self.start } else { self.start.max(now - FOLLOW_OVERLAP) }
+    fn new(start: Timestamp) -> Self {
+        Self { start, last_look: None, printed: BTreeMap::new() }
     }
 
-    /// The versions that were not printed yet, the oldest first. They count as printed from now on.
+    /// The time from which the next look reads: an overlap before the last look that succeeded.
+    fn from(&self) -> Timestamp {
+        self.last_look.map_or(self.start, |at| self.start.max(at - FOLLOW_OVERLAP))
+    }
+
+    /// The versions that were not printed yet, the oldest first. They count as printed from now on. `now` is the start of
+    /// the look that read the incidents.
     fn unseen(&mut self, incidents: Vec<Value>, now: Timestamp) -> Vec<Value> {
         let mut unseen = Vec::new();
         for incident in incidents {
             let name = (text(&incident, "tenant_id").to_owned(), text(&incident, "incident_id").to_owned());
             let key = text(&incident, "key").to_owned();
             let updated = text(&incident, "last_updated").parse().unwrap_or(now);
-            let known = self.printed.get(&name);
-            if known.is_none_or(|(printed, at)| *printed != key && updated >= *at) {
+            let printed = self.printed.get(&name);
+            if printed.is_none_or(|(printed, at)| *printed != key && updated >= *at) {
                 self.printed.insert(name, (key, updated));
                 unseen.push(incident);
             }
         }
-        // What lies further back than two overlaps is read no more.
-        self.printed.retain(|_, (_, at)| *at > now - FOLLOW_OVERLAP - FOLLOW_OVERLAP);
+        self.last_look = Some(now);
+        // No later look reads what lies further back. A second more, because requests carry whole seconds.
+        let bound = self.from() - SignedDuration::from_secs(1);
+        self.printed.retain(|_, (_, at)| *at >= bound);
         unseen.sort_by(|one, other| text(one, "last_updated").cmp(text(other, "last_updated")));
         unseen
     }
-}
-
-/// Returns true if the next look may succeed.
-fn is_passing(problem: &Problem) -> bool {
-    matches!(
-        problem.code.as_str(),
-        "throttled" | "upstream_error" | "upstream_unreachable" | "deadline_exceeded" | "unreachable" | "gone"
-    )
 }
 
 /// A list of incidents in the making.
@@ -369,8 +365,8 @@ mod tests {
     #[test]
     fn follow_prints_each_version_once_and_in_order() {
         let now = |text: &str| text.parse::<Timestamp>().unwrap();
-        let mut follow = Follow { start: now("2026-11-22T10:00:00Z"), printed: BTreeMap::new() };
-        assert_eq!(follow.from(now("2026-11-22T12:00:00Z")), follow.start);
+        let mut follow = Follow::new(now("2026-11-22T10:00:00Z"));
+        assert_eq!(follow.from(), follow.start);
         let first = vec![incident("2", "2026-11-22T10:02:00Z"), incident("1", "2026-11-22T10:01:00Z")];
         let ids = |found: Vec<Value>| found.iter().map(|one| text(one, "key").to_owned()).collect::<Vec<_>>();
         let at = now("2026-11-22T10:03:00Z");
@@ -380,9 +376,27 @@ mod tests {
         assert_eq!(ids(follow.unseen(second, at)), ["t/1/2026-11-22T10:04:00Z"]);
         // A stale read is no change.
         assert_eq!(ids(follow.unseen(vec![incident("1", "2026-11-22T10:01:00Z")], at)), [""; 0]);
-        assert_eq!(follow.from(now("2026-11-22T12:00:00Z")), now("2026-11-22T11:45:00Z"));
+        assert_eq!(follow.from(), follow.start);
         follow.unseen(Vec::new(), now("2026-11-22T12:00:00Z"));
         assert!(follow.printed.is_empty());
+    }
+
+    #[test]
+    fn follow_reads_one_overlap_again_also_where_nothing_changes() {
+        let now = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mut follow = Follow::new(now("2026-11-22T10:00:00Z"));
+        follow.unseen(Vec::new(), now("2026-11-22T10:05:00Z"));
+        assert_eq!(follow.from(), now("2026-11-22T10:00:00Z"));
+        follow.unseen(Vec::new(), now("2026-11-22T12:00:00Z"));
+        assert_eq!(follow.from(), now("2026-11-22T11:45:00Z"));
+        // An hour of looks that fail is read by the next one that succeeds.
+        let at_noon = incident("1", "2026-11-22T12:01:00Z");
+        assert_eq!(follow.unseen(vec![at_noon], now("2026-11-22T13:00:00Z")).len(), 1);
+        assert_eq!(follow.from(), now("2026-11-22T12:45:00Z"));
+        // The last overlap is read again and not printed again.
+        let recent = incident("2", "2026-11-22T12:50:00Z");
+        assert_eq!(follow.unseen(vec![recent.clone()], now("2026-11-22T13:01:00Z")).len(), 1);
+        assert_eq!(follow.unseen(vec![recent], now("2026-11-22T13:04:59Z")).len(), 0);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Session {
         let bar = self.bar();
         let mut last = Value::Null;
         let job = loop {
-            let job = self.api.get(&["tenants", tenant, "sync", job_id], &[]).await?;
+            let job = self.get_patiently(&["tenants", tenant, "sync", job_id], &[], &bar).await?;
             if self.out.is_json() && job != last {
                 self.out.object(&job)?;
             }

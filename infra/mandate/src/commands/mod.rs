@@ -1,6 +1,6 @@
 //! The commands, one file for each part of the API.
 
-pub mod hunt;
+pub(crate) mod hunt;
 pub(crate) mod incidents;
 pub(crate) mod invitations;
 pub(crate) mod jobs;
@@ -8,14 +8,60 @@ pub(crate) mod shell;
 pub mod tenants;
 pub(crate) mod token;
 
+use std::time::Duration;
+
+use indicatif::ProgressBar;
 use serde_json::Value;
 
-use crate::{api::Api, output::Output, problem::Problem};
+use crate::{api::Api, output::Output, problem::Problem, text::shown};
+
+/// The most failures in a row that a wait for progress outlives.
+const MAX_FAILURES_IN_A_ROW: usize = 20;
+
+/// The wait after a failure, unless the response names a longer one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A command's connection and its output.
 pub(crate) struct Session {
     pub(crate) api: Api,
     pub(crate) out: Output,
+}
+
+impl Session {
+    /// Reads the progress of something that runs at the server. A failure that passes does not end the wait for it.
+    pub(crate) async fn get_patiently(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        bar: &ProgressBar,
+    ) -> Result<Value, Problem> {
+        let mut failures = 0;
+        loop {
+            match self.api.get(path, query).await {
+                Err(problem) if is_passing(&problem) && failures < MAX_FAILURES_IN_A_ROW => {
+                    failures += 1;
+                    bar.suspend(|| self.note_retry(&problem));
+                    let named = problem.retry_after_seconds.map(Duration::from_secs).unwrap_or_default();
+                    tokio::time::sleep(named.max(RETRY_INTERVAL)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Says on standard error that a request has failed and is repeated.
+    pub(crate) fn note_retry(&self, problem: &Problem) {
+        let (code, detail) = (shown(&problem.code), shown(&problem.detail));
+        self.out.note(format_args!("mandate: {code}: {detail} It is tried again."));
+    }
+}
+
+/// Returns true if the same request may succeed later.
+pub(crate) fn is_passing(problem: &Problem) -> bool {
+    matches!(
+        problem.code.as_str(),
+        "throttled" | "upstream_error" | "upstream_unreachable" | "deadline_exceeded" | "unreachable" | "gone"
+    )
 }
 
 /// The member of a JSON object as text; a dash for null and for what is no text.

@@ -1,4 +1,4 @@
-//! What shells need: completion scripts and the manual page.
+//! Completion scripts and the manual page, for shells.
 
 use std::io::{self, Write};
 

@@ -1,14 +1,14 @@
-//! Tenants: how each stands, and pausing, resuming and offboarding one.
+//! Tenants: how each stands, and pausing, resuming, changing and offboarding one.
 
 use std::cmp::Reverse;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{Session, all_pages, text};
 use crate::{
     advice,
     api::Api,
-    args::{One, TenantStatus},
+    args::{Change, IncidentApi, One, TenantStatus},
     output::{Field, Mood, Rows},
     problem::Problem,
     text::{safe_json, shown},
@@ -18,29 +18,41 @@ use crate::{
 /// The lag from which an active tenant is late.
 const LATE_SECONDS: i64 = 900;
 
-/// Reads all tenants and puts the worst first: paused by a reason, waiting for the operator, late, then the rest by lag.
+/// Reads all tenants and puts the worst first, in the order of the console's page (`judge` and `worstFirst` in words.js):
+/// by [`rank`], then by the lag of those that are late, by open incidents, by lag and by name.
 pub async fn worst_first(api: &Api, status: Option<&str>) -> Result<Vec<Value>, Problem> {
     let query: Vec<_> = status.map(|status| ("status", status)).into_iter().collect();
     let mut tenants = all_pages(api, &["tenants"], &query, "tenants").await?;
-    tenants.sort_by_cached_key(|tenant| {
-        (rank(tenant), Reverse(tenant["lag_seconds"].as_i64()), text(tenant, "customer").to_lowercase())
-    });
+    tenants.sort_by_cached_key(place);
     Ok(tenants)
 }
 
-/// The place of a tenant in a list with the worst first; equal places are ordered by lag.
+/// The place of a tenant in a list with the worst first.
+fn place(tenant: &Value) -> impl Ord + use<> {
+    let lag = tenant["lag_seconds"].as_i64().unwrap_or_default();
+    let late = if lag > LATE_SECONDS { lag } else { 0 };
+    let open = |severity: &str| tenant["open_incidents"][severity].as_u64().unwrap_or_default();
+    let open = (open("high"), open("medium"), open("low"));
+    (rank(tenant), Reverse(late), Reverse(open), Reverse(lag), text(tenant, "customer").to_lowercase())
+}
+
+/// The need of a tenant for help: the lowest number needs it first. First come our own credential, then the tenants for
+/// which somebody must act, then those that go on by themselves.
 pub fn rank(tenant: &Value) -> u8 {
     let reason = tenant["reason"].as_str();
     let late = tenant["lag_seconds"].as_i64().is_some_and(|lag| lag > LATE_SECONDS);
-    match tenant["status"].as_str().unwrap_or_default() {
-        "paused" if reason != Some("operator") => 0,
-        "pending" if reason == Some("operator") => 1,
-        "active" if late => 2,
-        "pending" => 3,
-        "active" if advice::for_tenant(tenant).is_some() => 4,
-        "active" => 5,
-        "paused" => 6,
-        _ => 7,
+    match (tenant["status"].as_str().unwrap_or_default(), reason) {
+        ("paused", Some("credential_rejected")) => 0,
+        ("paused", Some("throttled" | "unavailable")) => 3,
+        ("paused", Some("operator")) => 6,
+        ("paused", _) => 1,
+        ("pending", Some("operator" | "credential_rejected")) => 2,
+        ("pending", _) => 5,
+        ("offboarded", _) => 9,
+        ("active", None) if !late && advice::for_tenant(tenant).is_some() => 7,
+        ("active", None) if !late => 8,
+        // Late, or with a reason, or with a status of a newer release.
+        _ => 4,
     }
 }
 
@@ -100,8 +112,8 @@ impl Session {
             ),
         ]);
         if let Some(proven) = tenant["role_proven"].as_bool() {
-            let told = if proven { "may consent, says their token" } else { "not proven by their token" };
-            pairs.push(("Role", Field::new(told, if proven { Mood::Good } else { Mood::Doubtful })));
+            let role = if proven { "may consent, says their token" } else { "not proven by their token" };
+            pairs.push(("Role", Field::new(role, if proven { Mood::Good } else { Mood::Doubtful })));
         }
         pairs.extend([
             ("Last success", time("last_success_at")),
@@ -128,24 +140,35 @@ impl Session {
 
     pub(crate) async fn resume(&self, one: &One) -> Result<(), Problem> {
         let tenant = self.api.post(&["tenants", &one.tenant_id.to_string(), "resume"], None).await?;
-        let told = match tenant["status"].as_str().unwrap_or_default() {
+        let effect = match tenant["status"].as_str().unwrap_or_default() {
             "active" => "is read again, from where it stopped.",
             "pending" => "is being checked, and becomes active when a token and one read have succeeded.",
             _ => "is still not read.",
         };
-        self.said(&tenant, told)?;
+        self.said(&tenant, effect)?;
         if !self.out.is_json() && text(&tenant, "status") == "paused" {
             self.out.say(advice::for_tenant(&tenant).unwrap_or_default())?;
         }
         Ok(())
     }
 
-    fn said(&self, tenant: &Value, told: &str) -> Result<(), Problem> {
+    /// Prints the tenant, or on a terminal one sentence about it.
+    fn said(&self, tenant: &Value, effect: &str) -> Result<(), Problem> {
         if self.out.is_json() {
             return self.out.object(tenant);
         }
         let state = self.out.styled(&state(tenant));
-        self.out.say(format_args!("{} ({state}) {told}", shown(text(tenant, "customer"))))
+        self.out.say(format_args!("{} ({state}) {effect}", shown(text(tenant, "customer"))))
+    }
+
+    pub(crate) async fn change(&self, args: &Change) -> Result<(), Problem> {
+        let mut body = Map::new();
+        let api = args.new.incident_api.map(IncidentApi::word);
+        for (name, value) in [("customer", args.new.customer.as_deref()), ("api", api)] {
+            body.extend(value.map(|value| (name.to_owned(), json!(value))));
+        }
+        let tenant = self.api.patch(&["tenants", &args.one.tenant_id.to_string()], &Value::Object(body)).await?;
+        self.said(&tenant, &format!("is read through {}.", shown(text(&tenant, "api"))))
     }
 
     pub(crate) async fn offboard(&self, one: &One, confirmed: bool) -> Result<(), Problem> {
@@ -194,10 +217,10 @@ impl Session {
 pub(crate) fn state(tenant: &Value) -> Field {
     let status = text(tenant, "status");
     let mood = match rank(tenant) {
-        0 => Mood::Bad,
-        1..=4 => Mood::Doubtful,
-        5 => Mood::Good,
-        _ => Mood::Quiet,
+        0 | 1 => Mood::Bad,
+        6 | 9 => Mood::Quiet,
+        8 => Mood::Good,
+        _ => Mood::Doubtful,
     };
     match tenant["reason"].as_str() {
         Some(reason) => Field::new(&format!("{status}: {reason}"), mood),
@@ -238,24 +261,45 @@ fn summary(tenants: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn worst_tenants_come_first() {
         let tenant = |status: &str, reason: Option<&str>, lag: Option<i64>| json!({"status": status, "reason": reason, "lag_seconds": lag, "quarantined": 0, "last_sweep": null});
         let ranked = [
+            tenant("paused", Some("credential_rejected"), Some(9000)),
             tenant("paused", Some("role_missing"), Some(9000)),
             tenant("pending", Some("operator"), None),
+            tenant("paused", Some("throttled"), Some(9000)),
             tenant("active", None, Some(901)),
             tenant("pending", Some("consent_missing"), None),
+            tenant("paused", Some("operator"), Some(90_000)),
             json!({"status": "active", "reason": null, "lag_seconds": 10, "quarantined": 1}),
             tenant("active", None, Some(10)),
-            tenant("paused", Some("operator"), Some(90_000)),
             tenant("offboarded", None, None),
         ];
-        assert_eq!(ranked.iter().map(rank).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
-        assert_eq!(summary(&ranked), "8 tenants: 3 active, 2 pending, 2 paused, 1 offboarded");
+        assert_eq!(ranked.iter().map(rank).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        assert_eq!(summary(&ranked), "10 tenants: 3 active, 2 pending, 4 paused, 1 offboarded");
+    }
+
+    #[test]
+    fn equal_tenants_are_ordered_by_lateness_incidents_and_lag() {
+        let tenant = |customer: &str, lag: i64, high: u64, low: u64| {
+            let open = json!({"high": high, "medium": 0, "low": low, "informational": 5});
+            json!({"customer": customer, "status": "active", "reason": null, "lag_seconds": lag, "open_incidents": open})
+        };
+        let ordered = [
+            tenant("very late", 9000, 0, 0),
+            tenant("late", 1000, 9, 9),
+            tenant("high", 10, 1, 0),
+            tenant("low", 20, 0, 9),
+            tenant("older", 60, 0, 0),
+            tenant("A", 5, 0, 0),
+            tenant("b", 5, 0, 0),
+        ];
+        let mut sorted = ordered.clone();
+        sorted.reverse();
+        sorted.sort_by_cached_key(place);
+        assert_eq!(sorted, ordered);
     }
 }

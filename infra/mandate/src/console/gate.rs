@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Console, pass::Exchange, routes};
+use super::{Console, entry, pass::Exchange, routes};
 use crate::problem::Problem;
 
 /// The header with the page's key. A page of another origin cannot send it: the browser asks first, and is refused.
@@ -21,7 +21,7 @@ pub(super) const KEY_PATH: &str = "/session/key";
 const API_PREFIX: &str = "/api/";
 
 /// The page loads nothing but its own files and speaks to this server only. No text can become markup or a script, even by
-/// a fault of the page's own scripts (`trusted-types`).
+/// an error of the page's own scripts (`trusted-types`).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
      trusted-types 'none'";
@@ -66,11 +66,14 @@ impl Console {
     /// Checks a request by all rules. A response ends it: the redirect that follows the token.
     fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response>, Problem> {
         let host = self.check_host(uri, headers)?;
-        check_origin(host, headers)?;
-        if uri.path() == "/"
-            && let Some(token) = token_in(uri)
-        {
-            return self.exchange_token(method, &token).map(Some);
+        let token = token_in(uri).filter(|_| uri.path() == "/");
+        // The page that leads the browser here is a file, which is another site. The token shows that it is ours.
+        let from_file = token.is_some() && is_visit_from_elsewhere(method, headers);
+        if !from_file {
+            check_origin(host, headers)?;
+        }
+        if let Some(token) = token {
+            return self.exchange_token(method, &token, from_file).map(Some);
         }
         if !self.pass.has_session(headers) {
             return Err(refusal(
@@ -100,15 +103,23 @@ impl Console {
         if is_ours(host) && named_in_target.is_none_or(is_ours) { Ok(host) } else { Err(refused()) }
     }
 
-    /// Answers the address that was printed: the token goes out of the address, and the session into a cookie.
-    fn exchange_token(&self, method: &Method, token: &str) -> Result<Response, Problem> {
+    /// Responds to the address that was printed: the token goes out of the address, and the session into a cookie.
+    fn exchange_token(&self, method: &Method, token: &str, from_file: bool) -> Result<Response, Problem> {
         if method != Method::GET {
             return Err(refusal(405, "not_found", "The address is opened with GET."));
         }
         match self.pass.exchange(token) {
             Exchange::Admitted(cookie) => {
-                Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), (header::SET_COOKIE, cookie)])
-                    .into_response())
+                if let Some(folder) = &self.entry_folder {
+                    entry::remove(folder);
+                }
+                let cookie = (header::SET_COOKIE, cookie);
+                if from_file {
+                    // A browser sends a strict cookie after no redirect that another site began. This page is no redirect.
+                    let html = (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned());
+                    return Ok(([html, cookie], entry::html("/")).into_response());
+                }
+                Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), cookie]).into_response())
             }
             Exchange::UsedBefore => Err(refusal(
                 403,
@@ -124,6 +135,19 @@ impl Console {
 fn token_in(uri: &Uri) -> Option<String> {
     let query = uri.query()?.as_bytes();
     url::form_urlencoded::parse(query).find(|(name, _)| name == "token").map(|(_, value)| value.into_owned())
+}
+
+/// Returns true for a visit that begins elsewhere and opens the page by itself, not in a frame and not by a form.
+fn is_visit_from_elsewhere(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &str, expected: &str| {
+        let mut values = headers.get_all(name).into_iter();
+        values.next().is_some_and(|value| value == expected) && values.next().is_none()
+    };
+    method == Method::GET
+        && is("sec-fetch-site", "cross-site")
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
+        && !headers.contains_key(header::ORIGIN)
 }
 
 /// Refuses a request that another site's page made, by what browsers say of it. A person who types an address, and a

@@ -5,6 +5,7 @@
 //! reach. The credentials stay in this process.
 
 mod assets;
+mod entry;
 mod gate;
 mod pass;
 mod routes;
@@ -14,6 +15,7 @@ mod tests;
 use std::{
     collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -24,7 +26,7 @@ use tokio::net::TcpListener;
 
 use crate::{api::Api, args::ConsoleArgs, output::Output, problem::Problem};
 
-use self::pass::Pass;
+use self::{entry::EntryPage, pass::Pass};
 
 /// The port without `--port`. It is the same each time, so that the browser keeps what it remembers for the page.
 pub(crate) const DEFAULT_PORT: u16 = 8420;
@@ -43,13 +45,16 @@ struct Console {
     /// The port on loopback.
     port: u16,
     pass: Pass,
+    /// The folder of the page that leads the browser here. It goes once the token was exchanged.
+    entry_folder: Option<PathBuf>,
     /// The hunts that this console started. Without `--write` the browser may cancel no others.
     hunts: Mutex<HashSet<String>>,
 }
 
 impl Console {
     fn new(api: Api, mode: Mode, port: u16, random: &dyn SecureRandom) -> Result<Self, Problem> {
-        Ok(Self { api, mode, port, pass: Pass::generate(random, port)?, hunts: Mutex::default() })
+        let pass = Pass::generate(random, port)?;
+        Ok(Self { api, mode, port, pass, entry_folder: None, hunts: Mutex::default() })
     }
 
     /// The address that lets one browser in, once.
@@ -73,7 +78,8 @@ impl Console {
 pub(crate) async fn serve(api: Api, out: &Output, args: &ConsoleArgs) -> Result<(), Problem> {
     let (listener, port) = listen(args.port).await?;
     let mode = if args.write { Mode::Write } else { Mode::ReadOnly };
-    let console = Console::new(api, mode, port, &SystemRandom::new())?;
+    let random = SystemRandom::new();
+    let mut console = Console::new(api, mode, port, &random)?;
     let address = console.address();
     if out.is_json() {
         out.object(&json!({ "address": address, "write": args.write }))?;
@@ -85,9 +91,16 @@ pub(crate) async fn serve(api: Api, out: &Output, args: &ConsoleArgs) -> Result<
         "The address works once. The page can read {may} what {} has. Ctrl-C ends it.",
         console.api.address()
     ));
-    if !args.no_open && open::that_detached(&address).is_err() {
-        out.note("No browser could be started: open the address yourself.");
+    // The page is removed at the latest when Ctrl-C ends this function.
+    let mut entry = None;
+    if !args.no_open {
+        let page = EntryPage::create(&address, &random);
+        entry = page.ok().filter(|page| open::that_detached(page.path()).is_ok());
+        if entry.is_none() {
+            out.note("No browser could be started: open the address yourself.");
+        }
     }
+    console.entry_folder = entry.as_ref().map(|page| page.folder().to_owned());
     axum::serve(listener, router(console))
         .await
         .map_err(|error| Problem::new("internal", format!("The page cannot be served: {error}.")))

@@ -30,8 +30,8 @@ impl Graph {
 
     /// Prints a write on standard error, then sends it. A dry run stops after the first.
     pub(super) async fn write(&self, method: Method, path: &str, body: &Value) -> Result<Value, Problem> {
-        let told = json!({"method": method.as_str(), "path": path, "body": body});
-        let _ = writeln!(std::io::stderr().lock(), "{}", safe_json(&told));
+        let written = json!({"method": method.as_str(), "path": path, "body": body});
+        let _ = writeln!(std::io::stderr().lock(), "{}", safe_json(&written));
         if self.dry_run { Ok(Value::Null) } else { self.send(method, path, &[], Some(body)).await }
     }
 

@@ -1,6 +1,8 @@
 //! Creates or updates the multi-tenant app registration that customers consent to.
 //!
 //! It compares the registration with the options and sends only the differences, so it can be run again for every change.
+//! Every member of a tenant may register an app under any name. So a registration is updated only if the operator names
+//! its client id, and never because its name is the expected one.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -18,7 +20,7 @@ use url::Url;
 use super::{graph::Graph, sign_in};
 use crate::{args::Register, output::Output, problem::Problem};
 
-/// What a run found and changed.
+/// The registration after a run, and the properties that the run changed.
 struct Outcome {
     client_id: Option<String>,
     changed: Vec<String>,
@@ -33,7 +35,7 @@ pub(crate) async fn run(args: &Register, out: &Output) -> Result<(), Problem> {
         .map_err(|_| Problem::new("usage", "--graph must be https://HOST, or http on this machine."))?;
     let http = HttpClient::new().map_err(|error| Problem::new("internal", error.to_string()))?;
     let token = sign_in::token(args, &http).await?;
-    let registration = Registration { graph: Graph { endpoint, http, token, dry_run: args.dry_run }, args };
+    let registration = Registration { graph: Graph { endpoint, http, token, dry_run: args.dry_run }, args, out };
     let outcome = registration.apply().await?;
     if out.is_json() {
         return out.object(&json!({
@@ -55,6 +57,7 @@ pub(crate) async fn run(args: &Register, out: &Output) -> Result<(), Problem> {
 struct Registration<'a> {
     graph: Graph,
     args: &'a Register,
+    out: &'a Output,
 }
 
 impl Registration<'_> {
@@ -67,6 +70,7 @@ impl Registration<'_> {
                 (self.graph.write(Method::POST, "/applications", &body).await?, vec!["created".to_owned()])
             }
             Some(current) => {
+                self.note_holders(&current).await?;
                 self.refuse_removal(&current, &access, &names)?;
                 let differing: Map<_, _> =
                     wanted.into_iter().filter(|(name, value)| !contains(&current[name], value)).collect();
@@ -158,24 +162,63 @@ impl Registration<'_> {
         }
     }
 
-    /// The existing registration with the client id or the name of the options.
+    /// The existing registration with the client id of the options; `None` if they name none, and the name is free.
+    ///
+    /// # Errors
+    /// `registration` for an unknown client id, and for a name that a registration has already.
     async fn find(&self) -> Result<Option<Value>, Problem> {
-        let (attribute, value) = match &self.args.client_id {
-            Some(client_id) => ("appId", client_id),
-            None => ("displayName", &self.args.name),
-        };
+        if let Some(client_id) = &self.args.client_id {
+            let found = self.applications("appId", client_id).await?.into_iter().next();
+            return found.map(Some).ok_or_else(|| {
+                Problem::new("registration", format!("There is no registration {client_id} in this tenant."))
+            });
+        }
+        let found = self.applications("displayName", &self.args.name).await?;
+        let ids: Vec<_> = found.iter().filter_map(|one| one["appId"].as_str()).collect();
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let detail = format!("The name {} is taken, by the client id {}.", self.args.name, ids.join(", "));
+        Err(Problem::new("registration", detail).advise(
+            "Look at its owners and credentials: whoever made it may hold one. If it is yours, --client-id ID updates it.",
+        ))
+    }
+
+    async fn applications(&self, attribute: &str, value: &str) -> Result<Vec<Value>, Problem> {
         let filter = format!("{attribute} eq '{}'", value.replace('\'', "''"));
         let mut found = self.graph.get("/applications", &[("filter", &filter)]).await?;
-        let Value::Array(found) = found["value"].take() else { return Ok(None) };
-        let count = found.len();
-        if count > 1 {
-            return Err(Problem::new("registration", format!("{count} registrations are called {}.", self.args.name))
-                .advise("Select one with --client-id."));
+        match found["value"].take() {
+            Value::Array(found) => Ok(found),
+            _ => Ok(Vec::new()),
         }
-        if let (Some(client_id), 0) = (&self.args.client_id, count) {
-            return Err(Problem::new("registration", format!("There is no registration {client_id} in this tenant.")));
+    }
+
+    /// Says on standard error how many credentials and owners a registration has. Each of them can act as the app.
+    async fn note_holders(&self, current: &Value) -> Result<(), Problem> {
+        let client_id = current["appId"].as_str();
+        let path = application(client_id);
+        let federated = self.graph.get(&format!("{path}/federatedIdentityCredentials"), &[]).await?;
+        let owners = self.graph.get(&format!("{path}/owners"), &[]).await?;
+        let counts = [
+            (&current["keyCredentials"], "certificate"),
+            (&current["passwordCredentials"], "client secret"),
+            (&federated["value"], "federated credential"),
+            (&owners["value"], "owner"),
+        ];
+        let counts: Vec<_> = counts
+            .into_iter()
+            .map(|(list, noun)| (list.as_array().map_or(0, Vec::len), noun))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }))
+            .collect();
+        if !counts.is_empty() {
+            let client_id = crate::text::shown(client_id.unwrap_or_default());
+            let counts = counts.join(", ");
+            self.out.note(format_args!(
+                "mandate: {client_id} has {counts}. Each of them can act as the app: know them all."
+            ));
         }
-        Ok(found.into_iter().next())
+        Ok(())
     }
 
     /// Refuses to remove a permission that customers have consented to, unless the person confirms it.

@@ -81,7 +81,7 @@ fn is_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// What follows white space, control characters, comments and these `extra` characters.
+/// The text after white space, control characters, comments and these `extra` characters.
 fn skip_gap<'a>(text: &'a str, extra: &str) -> &'a str {
     let mut rest = text;
     loop {

@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use crate::{advice, api::Api, problem::Problem};
 use tools::{Arguments, TOOLS, ToolKind};
 
-/// What an agent reads first.
+/// The text that an agent reads first.
 const INSTRUCTIONS: &str = "\
 Mandate reads Microsoft Defender incidents of many customer tenants. These tools only read.
 Start with list_tenants (worst first), then list_incidents, get_incident. completeness says how far each tenant was read.

@@ -282,7 +282,8 @@ async fn start_hunt(api: &Api, args: &Arguments) -> Result<Value, Problem> {
     let timespan = args.timespan.as_deref().map(str::parse::<Span>).transpose();
     let timespan = timespan.map_err(|error| Problem::new("invalid_request", format!("`timespan` is {error}.")))?;
     let tenants: Vec<_> = args.tenants.iter().flatten().map(ToString::to_string).collect();
-    let hunt = hunt::start(api, query, &tenants, timespan.as_ref().map(Span::iso)).await?;
+    let body = hunt::request(query, &tenants, timespan.as_ref().map(Span::iso));
+    let hunt = api.post(&["hunting"], Some(&body)).await?;
     hunt_view(&hunt, args)
 }
 
@@ -321,7 +322,7 @@ async fn completeness(api: &Api, args: &Arguments) -> Result<Value, Problem> {
         .map(|tenant| {
             let missing = tenant["last_sweep"]["missing"].as_u64();
             let quarantined = tenant["quarantined"].as_u64().unwrap_or_default();
-            let told = match (text(tenant, "status"), missing, quarantined) {
+            let meaning = match (text(tenant, "status"), missing, quarantined) {
                 ("active", _, quarantined) if quarantined > 0 => "some records cannot be read, and are tried again",
                 ("active", Some(0), _) => "complete at the last sweep",
                 ("active", Some(_), _) => "the last sweep delivered what polling had missed",
@@ -332,7 +333,7 @@ async fn completeness(api: &Api, args: &Arguments) -> Result<Value, Problem> {
                 "tenant_id": tenant["tenant_id"], "status": tenant["status"], "reason": tenant["reason"],
                 "covered_until": tenant["covered_until"], "lag_seconds": tenant["lag_seconds"],
                 "delivered": tenant["incidents_total"], "quarantined": quarantined, "last_sweep": tenant["last_sweep"],
-                "told": told, "what_to_do": advice::for_tenant(tenant),
+                "meaning": meaning, "what_to_do": advice::for_tenant(tenant),
                 "outside": {"customer": outside::outside_text(text(tenant, "customer"))},
             })
         })

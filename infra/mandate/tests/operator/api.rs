@@ -46,7 +46,7 @@ impl Api {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared { received: Mutex::default(), respond: Box::new(respond) });
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, shared }
     }
@@ -80,7 +80,7 @@ impl Api {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let signed =
         parts.headers.get("authorization").is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "));
@@ -113,7 +113,7 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a run printed, and how it ended.
+/// The output of a run, and its exit status.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) status: Option<i32>,

@@ -29,6 +29,11 @@ async fn sim() -> Sim {
 
 /// Runs the check; the findings by API and point.
 async fn check(sim: &Sim, both: bool, more: &[&str]) -> (BTreeMap<String, Value>, Run) {
+    check_at(sim, both, sim.defender_url(), more).await
+}
+
+/// The same with another address of Defender's API.
+async fn check_at(sim: &Sim, both: bool, defender: &str, more: &[&str]) -> (BTreeMap<String, Value>, Run) {
     let issuer = sim.clone();
     let api = Api::start(move |request| match (request.method.as_str(), request.body["resource"].as_str()) {
         ("GET", _) if request.path == "/tenants" => {
@@ -45,7 +50,7 @@ async fn check(sim: &Sim, both: bool, more: &[&str]) -> (BTreeMap<String, Value>
         _ => (200, tenant(CONTOSO, "Contoso", "active", None, 5)),
     })
     .await;
-    let arguments = ["check", "--graph", sim.graph_url(), "--defender", sim.defender_url()];
+    let arguments = ["check", "--graph", sim.graph_url(), "--defender", defender];
     let run = api.run(&[&arguments[..], more].concat()).await;
     for private in [CONTOSO, "Contoso", SECRET_TITLE, "adele", APP] {
         assert!(!run.stdout.contains(private), "{private} is in {}", run.stdout);
@@ -59,9 +64,9 @@ async fn check(sim: &Sim, both: bool, more: &[&str]) -> (BTreeMap<String, Value>
 
 fn is(findings: &BTreeMap<String, Value>, name: &str, verdict: &str, found: &str) {
     let finding = findings.get(name).unwrap_or_else(|| panic!("{name} is not in {findings:#?}"));
-    let told = finding["found"].as_str().unwrap();
+    let shown = finding["found"].as_str().unwrap();
     assert_eq!(finding["verdict"], verdict, "{finding}");
-    assert!(told.contains(found), "{found} is not in {finding}");
+    assert!(shown.contains(found), "{found} is not in {finding}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,4 +118,17 @@ async fn ignored_filter_differs_and_one_api_is_enough() {
     assert_eq!(finding["verdict"], "differs", "{finding}");
     is(&findings, "defender access token", "not_tried", "no token: conflict");
     is(&findings, "both one id on both APIs", "not_tried", "one API");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_that_does_not_respond_leaves_the_other_one() {
+    let sim = sim().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let (findings, _) = check_at(&sim, true, &closed, &[]).await;
+    is(&findings, "graph largest page", "as_expected", "50: 50 rows");
+    is(&findings, "defender access token", "as_expected", "aud https://");
+    is(&findings, "defender all further points", "not_tried", "does not respond");
+    is(&findings, "both one id on both APIs", "not_tried", "does not respond");
 }

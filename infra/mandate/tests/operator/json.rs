@@ -1,4 +1,4 @@
-//! What programs read: one JSON object a line.
+//! The output for programs: one JSON object a line.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,8 @@ async fn lists_are_the_objects_of_the_api_on_lines() {
                 }),
             ),
             ("/incidents", true) => {
-                (200, json!({"incidents": [incident(CONTOSO, "2", "Two")], "failures": [], "next": null}))
+                let failures = json!([{"tenant_id": FABRIKAM, "code": "throttled", "reason": null}]);
+                (200, json!({"incidents": [incident(CONTOSO, "2", "Two")], "failures": failures, "next": null}))
             }
             _ => (204, Value::Null),
         }
@@ -32,38 +33,46 @@ async fn lists_are_the_objects_of_the_api_on_lines() {
     assert_eq!(api.run(&["tenants"]).await.objects(), [bad, good]);
     assert_eq!(api.run(&["invitations"]).await.objects(), [invitation]);
     assert_eq!(api.run(&["revoke", "i"]).await.objects(), [json!({"invitation_id": "i", "status": "revoked"})]);
-    let run = api.run(&["incidents", "--severity", "high", "--since", "2026-11-22"]).await;
+    let run = api.run(&["incidents", "--severity", "high", "--since", "2026-11-22", "--limit", "0"]).await;
     let failure = json!({"failure": {"tenant_id": FABRIKAM, "code": "throttled", "reason": null}});
     assert_eq!(run.objects(), [incident(CONTOSO, "1", "One"), failure, incident(CONTOSO, "2", "Two")]);
-    assert!(run.stderr.contains(&format!("{FABRIKAM} is missing: throttled")), "{}", run.stderr);
+    assert_eq!(run.stderr, format!("mandate: {FABRIKAM} is missing: throttled\n"), "once, whatever page names it");
     let query = &api.received().iter().find(|request| request.path == "/incidents").unwrap().query.clone();
     assert_eq!(query, "limit=100&from=2026-11-22T00%3A00%3A00Z&severity=high");
 }
 
 #[tokio::test]
 async fn single_objects_are_those_of_the_api() {
-    let answers = [
+    let commands = [
         (&["invite", "Contoso", "--tenant", "contoso.com", "--hours", "24"][..], "POST", "/invitations".to_owned()),
         (&["tenant", CONTOSO], "GET", format!("/tenants/{CONTOSO}")),
         (&["pause", CONTOSO], "POST", format!("/tenants/{CONTOSO}/pause")),
         (&["resume", CONTOSO], "POST", format!("/tenants/{CONTOSO}/resume")),
+        (
+            &["change", CONTOSO, "--customer", "Contoso Ltd", "--incident-api", "graph"],
+            "PATCH",
+            format!("/tenants/{CONTOSO}"),
+        ),
+        (&["change", CONTOSO, "--incident-api", "defender"], "PATCH", format!("/tenants/{CONTOSO}")),
         (&["offboard", CONTOSO, "--yes"], "DELETE", format!("/tenants/{CONTOSO}")),
         (&["backfill", CONTOSO, "--from", "2026-11-01"], "POST", format!("/tenants/{CONTOSO}/sync")),
         (&["job", CONTOSO, "j/../k"], "GET", format!("/tenants/{CONTOSO}/sync/j%2F..%2Fk")),
         (&["incident", CONTOSO, "7"], "GET", format!("/tenants/{CONTOSO}/incidents/7")),
         (&["set", CONTOSO, "7", "--status", "resolved"], "PATCH", format!("/tenants/{CONTOSO}/incidents/7")),
     ];
-    let api = Api::start(|request| (200, json!({"told": request.body, "status": "active"}))).await;
-    for (arguments, method, path) in answers {
+    let api = Api::start(|request| (200, json!({"received": request.body, "status": "active"}))).await;
+    for (arguments, method, path) in commands {
         let objects = api.run(arguments).await.objects();
         let request = api.received().pop().unwrap();
         assert_eq!((request.method.as_str(), &request.path), (method, &path));
-        assert_eq!(objects, [json!({"told": request.body, "status": "active"})]);
+        assert_eq!(objects, [json!({"received": request.body, "status": "active"})]);
     }
     let bodies: Vec<_> =
         api.received().into_iter().map(|request| request.body).filter(|body| !body.is_null()).collect();
     let expected = [
         json!({"customer": "Contoso", "expected_tenant": "contoso.com", "expires_in_hours": 24}),
+        json!({"customer": "Contoso Ltd", "api": "graph"}),
+        json!({"api": "defender"}),
         json!({"kind": "backfill", "from": "2026-11-01T00:00:00Z"}),
         json!({"status": "resolved"}),
     ];

@@ -7,6 +7,9 @@ mod certificate;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod console;
+#[cfg(test)]
 mod hunting;
 #[cfg(test)]
 mod json;

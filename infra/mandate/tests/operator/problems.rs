@@ -15,6 +15,8 @@ async fn exit_status_says_done_failed_or_usage() {
         &["no-such-command"],
         &["offboard", CONTOSO],
         &["set", CONTOSO, "7"],
+        &["change", CONTOSO],
+        &["change", CONTOSO, "--incident-api", "auto"],
         &["incident", CONTOSO, "seven"],
         &["incidents", "--since", "yesterday"],
         &["register", "--name", "x", "--redirect-uri", "http://partner.example.com/consent/callback"],
@@ -29,9 +31,32 @@ async fn exit_status_says_done_failed_or_usage() {
 }
 
 #[tokio::test]
+async fn usage_error_is_an_object_with_json() {
+    for (arguments, named) in [
+        (&["--json", "tenant", "contoso"][..], "not a tenant id"),
+        (&["no-such-command", "--json"], "unrecognized subcommand 'no-such-command'"),
+        (&["set", "--json", CONTOSO, "7"], "--status"),
+        (&["--json"], ""),
+    ] {
+        let run = Run::of(program(arguments).output().await.unwrap());
+        assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
+        let problem: Value = serde_json::from_str(&run.stderr).unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert_eq!((&problem["code"], run.stderr.lines().count()), (&json!("usage"), 1));
+        assert!(detail.contains(named) && !detail.contains("Usage:") && !detail.starts_with("error"), "{problem}");
+    }
+    // Help and version are no problem.
+    for asked in ["--help", "--version"] {
+        let run = Run::of(program(&["--json", asked]).output().await.unwrap());
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+        assert!(run.stdout.contains("mandate"), "{run:?}");
+    }
+}
+
+#[tokio::test]
 async fn problem_has_code_detail_and_what_to_do() {
     let api = Api::start(|request| match request.path.as_str() {
-        "/tenants" => problem(503, "throttled", "Microsoft asks for a pause."),
+        "/tenants" => problem(503, "throttled", "Microsoft asks for a wait."),
         path if path.ends_with("/pause") => {
             let (status, mut body) = problem(409, "tenant_not_active", "The tenant is not active.");
             body["reason"] = json!("consent_missing");
@@ -55,9 +80,9 @@ async fn problem_has_code_detail_and_what_to_do() {
     );
     assert!(run.stderr.contains("execute-api:Invoke"), "{}", run.stderr);
     let run = api.run(&["--json", "tenants"]).await;
-    let told: Value = serde_json::from_str(&run.stderr).unwrap();
-    assert_eq!((&told["code"], &told["status"]), (&json!("throttled"), &json!(503)));
-    assert!(told["detail"].is_string() && told["advice"].is_string(), "{told}");
+    let problem: Value = serde_json::from_str(&run.stderr).unwrap();
+    assert_eq!((&problem["code"], &problem["status"]), (&json!("throttled"), &json!(503)));
+    assert!(problem["detail"].is_string() && problem["advice"].is_string(), "{problem}");
 }
 
 #[tokio::test]
@@ -111,9 +136,9 @@ async fn stack_names_the_api_and_refusals_name_the_stack() {
     assert_eq!(run("mandate-prod").await.status, Some(0));
     let refused = run("other").await;
     assert_eq!(refused.status, Some(1));
-    for told in
+    for named in
         ["Stack with id other does not exist", "arn:aws:iam::123456789012:user/olivia", "eu-central-1", "AWS_PROFILE"]
     {
-        assert!(refused.stderr.contains(told), "{told} is not in {}", refused.stderr);
+        assert!(refused.stderr.contains(named), "{named} is not in {}", refused.stderr);
     }
 }

@@ -1,4 +1,4 @@
-//! What a person's terminal receives: the program runs on a pseudo-terminal of its own.
+//! The output that a person's terminal receives: the program runs on a pseudo-terminal of its own.
 
 use serde_json::json;
 
@@ -44,7 +44,7 @@ async fn on_a_terminal(api: &Api, columns: u16, variables: &[(&str, &str)], argu
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap().replace("\r\n", "\n")
 }
 
-/// What is left without the sequences that colour text and end the colour.
+/// The text without the sequences that colour text and end the colour.
 fn without_colour(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -132,6 +132,15 @@ async fn tables_fit_the_terminal_and_colour_is_optional() {
     assert!(narrow.contains(CONTOSO) && narrow.contains(FABRIKAM), "an id that a person copies is whole: {narrow}");
     let widest = narrow.lines().map(|line| line.chars().count()).max();
     assert!(widest <= Some(100), "{widest:?} {narrow}");
+}
+
+#[tokio::test]
+async fn description_of_an_incident_is_one_paragraph() {
+    let mut found = incident(CONTOSO, "7", "Title");
+    found["incident"]["description"] = json!("One line.\nAnother.\r\nA third.");
+    let api = Api::of(vec![("GET", format!("/tenants/{CONTOSO}/incidents/7"), found)]).await;
+    let shown = on_a_terminal(&api, 200, &[("NO_COLOR", "1")], &["incident", CONTOSO, "7"]).await;
+    assert!(shown.contains("\n\nOne line.\nAnother.\nA third.\n\n1 alerts\n"), "{shown}");
 }
 
 #[tokio::test]

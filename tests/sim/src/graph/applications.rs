@@ -127,6 +127,11 @@ fn application(world: &mut World, request: &Request, caller: &Caller, key: &Key,
             let known = world.apps.get(&client_id).map(federated_credentials).unwrap_or_default();
             Response::json(200, &json!({ "value": known }))
         }
+        ("GET", ["owners"]) => {
+            let owners = world.apps.get(&client_id).map(|record| record.app.owners.clone()).unwrap_or_default();
+            let owner = |id: &String| json!({"@odata.type": "#microsoft.graph.servicePrincipal", "id": id});
+            Response::json(200, &json!({"value": owners.iter().map(owner).collect::<Vec<_>>()}))
+        }
         ("POST", ["federatedIdentityCredentials"]) => add_federated_credential(world, request, &client_id),
         (_, []) => unsupported(world, request),
         _ => error(world, request, 404, "ResourceNotFound", "Resource not found for the segment."),

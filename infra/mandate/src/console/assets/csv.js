@@ -1,4 +1,5 @@
-// A table as CSV (RFC 4180) that a spreadsheet shows and never runs.
+// A table as CSV (RFC 4180) that a spreadsheet shows and never runs. `mandate hunt --out` has the same rules
+// (commands/hunt.rs).
 
 /** The beginnings that a spreadsheet takes for a formula, also behind white space and in their wide forms. */
 const FORMULA = /^[\s\p{Cf}]*[=+\-@|%＝＋－＠]|^[\t\r\n]/u;

@@ -83,21 +83,21 @@ function drawPicker(picker, active, chosen) {
 }
 
 async function startHunt(request, draw) {
-  const mine = { ...request, status: "running", id: null, done: 0, total: null, rows: 0, answer: null, problem: null, drawn: DRAWN_ROWS, draw };
+  const mine = { ...request, status: "running", id: null, done: 0, total: null, rows: 0, response: null, problem: null, drawn: DRAWN_ROWS, draw };
   hunt = mine;
   mine.draw();
   announce("The hunt has started.");
   try {
-    let answer = await call("POST", "/hunting", { body: { ...request, wait_seconds: 1 } });
-    while (hunt === mine && answer.status === "running") {
-      mine.id = answer.hunt_id;
-      Object.assign(mine, { done: answer.tenants_done ?? 0, total: answer.tenants_total ?? null, rows: answer.rows ?? 0, failures: answer.failures });
+    let response = await call("POST", "/hunting", { body: { ...request, wait_seconds: 1 } });
+    while (hunt === mine && response.status === "running") {
+      mine.id = response.hunt_id;
+      Object.assign(mine, { done: response.tenants_done ?? 0, total: response.tenants_total ?? null, rows: response.rows ?? 0, failures: response.failures });
       mine.draw();
-      answer = await call("GET", `/hunting/${encodeURIComponent(mine.id)}`, { query: { wait_seconds: WAIT_SECONDS } });
+      response = await call("GET", `/hunting/${encodeURIComponent(mine.id)}`, { query: { wait_seconds: WAIT_SECONDS } });
     }
-    mine.status = answer.status ?? "done";
-    mine.answer = answer;
-    announce(mine.status === "cancelled" ? "The hunt was cancelled." : `The hunt is done: ${count(answer.results?.length ?? answer.rows ?? 0, "row")}.`);
+    mine.status = response.status ?? "done";
+    mine.response = response;
+    announce(mine.status === "cancelled" ? "The hunt was cancelled." : `The hunt is done: ${count(response.results?.length ?? response.rows ?? 0, "row")}.`);
   } catch (problem) {
     mine.status = "failed";
     mine.problem = problem;
@@ -109,16 +109,16 @@ async function startHunt(request, draw) {
 function result(mine, name, draw) {
   if (mine.problem) return problemNotice(mine.problem);
   if (mine.status === "running") return progress(mine, name);
-  const { schema, results, failures, objects, truncated, rows } = mine.answer;
+  const { schema, results, failures, objects, truncated, rows } = mine.response;
   const columns = ["tenant_id", ...(schema ?? []).map((column) => column.name).filter((column) => column !== "tenant_id")];
   const got = results ?? [];
   const total = rows ?? got.length;
   return [
     h("p", {}, state(mine.status === "cancelled" ? "off" : "good", mine.status === "cancelled" ? "Cancelled" : "Done"), ` ${count(total, "row")}`),
-    failureNotice(failures, name, failures?.length === 1 ? "did not answer: its rows are missing" : "did not answer: their rows are missing"),
+    failureNotice(failures, name, failures?.length === 1 ? "did not respond: its rows are missing" : "did not respond: their rows are missing"),
     truncated && notice("wait", "The table is not complete", "Microsoft cut the result of a tenant, or it is too large for this page. Ask for fewer rows."),
     !results && objects?.length ? objectsNotice(objects) : null,
-    results && (got.length ? rowsTable(mine, columns, got, name, draw) : empty("No row", "The query found nothing in the tenants that answered.")),
+    results && (got.length ? rowsTable(mine, columns, got, name, draw) : empty("No row", "The query found nothing in the tenants that responded.")),
   ];
 }
 
@@ -141,7 +141,7 @@ function progress(mine, name) {
   return [
     h("p", { id: "hunt-progress" }, text),
     h("progress", mine.total ? { max: String(mine.total), value: String(mine.done), "aria-labelledby": "hunt-progress" } : { "aria-labelledby": "hunt-progress" }),
-    failureNotice(mine.failures, name, "did not answer so far"),
+    failureNotice(mine.failures, name, "did not respond so far"),
     cancel && h("p", {}, cancel),
   ];
 }

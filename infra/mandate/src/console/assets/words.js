@@ -55,7 +55,7 @@ export function completeness({ status, last_sweep: sweep }, now = Date.now()) {
 
 /**
  * Returns the judgement of one tenant: `{rank, tone, label, meaning, action}`. The lowest rank needs help first. `action`
- * is null where nothing is to be done.
+ * is null where nothing is to be done. `mandate tenants` has the same ranks (commands/tenants.rs).
  */
 export function judge(tenant) {
   const { status, reason } = tenant;
@@ -92,11 +92,16 @@ function judgeActive({ lag_seconds: lag, quarantined, last_sweep: sweep, reason,
   return { rank: 8, tone: "good", label: "Active", meaning: null, action: null };
 }
 
-/** Orders tenants with the worst first: by judgement, then open incidents, then lag, then name. */
+/**
+ * Orders tenants with the worst first: by judgement, then the lag of those that are late, then open incidents, then lag,
+ * then name. `mandate tenants` has the same order (commands/tenants.rs).
+ */
 export function worstFirst(one, other) {
-  const weight = ({ open_incidents: open }) => (open ? open.high * 1e6 + open.medium * 1e3 + open.low : 0);
+  const late = ({ lag_seconds: lag }) => (lag > LATE_SECONDS ? lag : 0);
+  const more = (severity) => (other.open_incidents?.[severity] ?? 0) - (one.open_incidents?.[severity] ?? 0);
   return judge(one).rank - judge(other).rank
-    || weight(other) - weight(one)
+    || late(other) - late(one)
+    || more("high") || more("medium") || more("low")
     || (other.lag_seconds ?? 0) - (one.lag_seconds ?? 0)
     || one.customer.localeCompare(other.customer);
 }

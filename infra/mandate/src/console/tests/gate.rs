@@ -39,8 +39,8 @@ async fn foreign_hosts_are_refused() {
     for host in &foreign {
         for target in ["/api/tenants", "/", "/console.css"] {
             let headers = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
-            let reply = stage.raw("GET", target, &headers, "").await;
-            assert!(reply.status == 403 || reply.status == 400, "{host} {target}: {}", reply.status);
+            let response = stage.raw("GET", target, &headers, "").await;
+            assert!(response.status == 403 || response.status == 400, "{host} {target}: {}", response.status);
         }
     }
     // Two hosts, none, and a target that names another one.
@@ -84,8 +84,8 @@ async fn requests_of_other_sites_are_refused() {
                 ("content-type", "application/json"),
                 (name, value),
             ];
-            let reply = stage.raw(method, target, &headers, body).await;
-            assert_eq!(reply.status, 403, "{method} {target} with {name}: {value}");
+            let response = stage.raw(method, target, &headers, body).await;
+            assert_eq!(response.status, 403, "{method} {target} with {name}: {value}");
         }
     }
     assert_eq!(stage.calls(), []);
@@ -103,14 +103,14 @@ async fn token_lets_one_browser_in_once() {
     let cross_site = [host[0], ("sec-fetch-site", "cross-site")];
     assert_eq!(stage.raw("GET", &address, &cross_site, "").await.status, 403);
 
-    let reply = stage.raw("GET", &address, &host, "").await;
-    assert_eq!((reply.status, reply.header("location")), (303, Some("/")));
-    let cookie = reply.header("set-cookie").unwrap();
+    let response = stage.raw("GET", &address, &host, "").await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/")));
+    let cookie = response.header("set-cookie").unwrap();
     for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
     }
     assert!(cookie.starts_with(&format!("mandate-console-{}=", stage.port)));
-    assert!(!cookie.contains(&stage.token) && !reply.body.contains(&stage.token));
+    assert!(!cookie.contains(&stage.token) && !response.body.contains(&stage.token));
 
     // Refused for everybody, also for the browser that was let in.
     let again = stage.raw("GET", &address, &host, "").await;
@@ -119,6 +119,43 @@ async fn token_lets_one_browser_in_once() {
     let browser = Browser { cookie: cookie.split(';').next().unwrap().into(), ..Browser::default() };
     assert_eq!(stage.send(&browser, "GET", &address, None).await.status, 403);
     assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn visit_from_a_file_is_let_in_by_the_token_alone() {
+    let stage = start(Mode::ReadOnly).await;
+    let host = stage.host();
+    let address = format!("/?token={}", stage.token);
+    let visit = [
+        ("host", host.as_str()),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-dest", "document"),
+    ];
+    // A frame, a script's request, a form, and a page of another site.
+    for (name, value) in [("sec-fetch-dest", "iframe"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-site", "same-site")]
+    {
+        let changed = visit.map(|(known, old)| (known, if known == name { value } else { old }));
+        assert_eq!(stage.raw("GET", &address, &changed, "").await.status, 403, "{name}: {value}");
+    }
+    let form = [&visit[..], &[("origin", "null")]].concat();
+    assert_eq!(stage.raw("GET", &address, &form, "").await.status, 403);
+    assert_eq!(stage.raw("POST", &address, &visit, "").await.status, 403);
+    assert_eq!(stage.raw("GET", "/?token=0", &visit, "").await.status, 403);
+
+    let response = stage.raw("GET", &address, &visit, "").await;
+    assert_eq!((response.status, response.header("location")), (200, None));
+    assert!(response.body.contains("content=\"0; url=/\"") && !response.body.contains(&stage.token));
+    let cookie = response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let browser = Browser { cookie: cookie.clone(), ..Browser::default() };
+    assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+
+    // Nothing but the token is let in so, and it works once.
+    let with_cookie = [&visit[..], &[("cookie", cookie.as_str())]].concat();
+    for target in ["/", "/console.css", "/api/tenants", "/api/tenants?token=x", address.as_str()] {
+        assert_eq!(stage.raw("GET", target, &with_cookie, "").await.status, 403, "{target}");
+    }
+    assert_eq!(stage.calls(), []);
 }
 
 #[tokio::test]
@@ -168,8 +205,8 @@ async fn change_that_a_form_could_send_is_refused() {
         ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json-x", ""]
     {
         let headers = [session.as_slice(), &[("content-type", content_type)]].concat();
-        let reply = stage.raw("POST", &target, &headers, r#"{"customer": "Contoso"}"#).await;
-        assert_eq!(reply.status, 415, "{content_type}");
+        let response = stage.raw("POST", &target, &headers, r#"{"customer": "Contoso"}"#).await;
+        assert_eq!(response.status, 415, "{content_type}");
     }
     assert_eq!(stage.raw("POST", &target, &session, r#"{"customer": "Contoso"}"#).await.status, 415);
     assert_eq!(stage.calls(), []);
@@ -184,7 +221,7 @@ async fn every_response_has_the_security_headers() {
     let entry = stage.raw("GET", &format!("/?token={}", stage.token), &[("host", &host)], "").await;
     let browser =
         Browser { cookie: entry.header("set-cookie").unwrap().split(';').next().unwrap().into(), ..Browser::default() };
-    let mut replies = vec![
+    let mut responses = vec![
         entry,
         stage.raw("GET", "/", &[("host", &host)], "").await,
         stage.raw("GET", "/", &[("host", "evil.example")], "").await,
@@ -194,15 +231,15 @@ async fn every_response_has_the_security_headers() {
         stage.send(&browser, "POST", "/session/key", Some(&json!({}))).await,
     ];
     for (path, content_type, content) in FILES {
-        let reply = stage.send(&browser, "GET", path, None).await;
+        let response = stage.send(&browser, "GET", path, None).await;
         assert_eq!(
-            (reply.status, reply.header("content-type"), reply.body.as_str()),
+            (response.status, response.header("content-type"), response.body.as_str()),
             (200, Some(content_type), content)
         );
-        replies.push(reply);
+        responses.push(response);
     }
-    for reply in replies {
-        let policy = reply.header("content-security-policy").unwrap();
+    for response in responses {
+        let policy = response.header("content-security-policy").unwrap();
         for part in [
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; \
              form-action 'self'; frame-ancestors 'none'",
@@ -218,8 +255,8 @@ async fn every_response_has_the_security_headers() {
             ("cross-origin-resource-policy", "same-origin"),
             ("x-frame-options", "DENY"),
         ] {
-            assert_eq!(reply.header(name), Some(value), "{}", reply.head);
+            assert_eq!(response.header(name), Some(value), "{}", response.head);
         }
-        assert_eq!(reply.header("access-control-allow-origin"), None);
+        assert_eq!(response.header("access-control-allow-origin"), None);
     }
 }

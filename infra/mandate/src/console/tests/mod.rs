@@ -14,7 +14,7 @@ use axum::{
     Router,
     body::Bytes,
     http::{Method, StatusCode, Uri},
-    response::{IntoResponse, Response},
+    response::IntoResponse,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -45,13 +45,13 @@ struct Browser {
     key: String,
 }
 
-struct Reply {
+struct Response {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Reply {
+impl Response {
     fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (found, value) = line.split_once(": ")?;
@@ -69,7 +69,7 @@ impl Reply {
 }
 
 /// The response of the API. It sends more than it should, as an API of another version might.
-fn api_response(method: &Method, path: &str) -> Response {
+fn api_response(method: &Method, path: &str) -> axum::response::Response {
     let invitation = json!({"invitation_id": INVITATION, "customer": "Contoso", "status": "open", "consent_url": "https://p/consent/x"});
     let tenant = json!({"tenant_id": TENANT, "customer": "Contoso", "status": "active"});
     match (method.as_str(), path) {
@@ -122,7 +122,7 @@ impl Stage {
     }
 
     /// Sends one request with exactly these headers.
-    async fn raw(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    async fn raw(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
         let head: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let (head, length) = (head.concat(), body.len());
@@ -133,11 +133,11 @@ impl Stage {
         connection.read_to_end(&mut response).await.unwrap();
         let response = String::from_utf8(response).unwrap();
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        Reply { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
+        Response { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
     }
 
     /// Sends a request as the page's script does.
-    async fn send(&self, browser: &Browser, method: &str, target: &str, body: Option<&Value>) -> Reply {
+    async fn send(&self, browser: &Browser, method: &str, target: &str, body: Option<&Value>) -> Response {
         let (host, origin) = (self.host(), format!("http://{}", self.host()));
         let mut headers =
             vec![("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
@@ -151,12 +151,12 @@ impl Stage {
 
     /// Opens the printed address and gets the page's key.
     async fn enter(&self) -> Browser {
-        let reply = self.raw("GET", &format!("/?token={}", self.token), &[("host", &self.host())], "").await;
-        assert_eq!(reply.status, 303);
-        let cookie = reply.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        let response = self.raw("GET", &format!("/?token={}", self.token), &[("host", &self.host())], "").await;
+        assert_eq!(response.status, 303);
+        let cookie = response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
         let browser = Browser { cookie, ..Browser::default() };
-        let reply = self.send(&browser, "POST", "/session/key", Some(&json!({}))).await;
-        Browser { key: reply.json()["key"].as_str().unwrap().to_owned(), ..browser }
+        let response = self.send(&browser, "POST", "/session/key", Some(&json!({}))).await;
+        Browser { key: response.json()["key"].as_str().unwrap().to_owned(), ..browser }
     }
 
     fn calls(&self) -> Vec<(String, String, String)> {

@@ -1,4 +1,4 @@
-//! What the page may reach of the API.
+//! The part of the API that the page may reach.
 
 use serde_json::json;
 
@@ -10,8 +10,8 @@ async fn changes_are_refused_without_write() {
     let stage = start(Mode::ReadOnly).await;
     let browser = stage.enter().await;
     for (method, target, body) in changes() {
-        let reply = stage.send(&browser, method, &target, Some(&body)).await;
-        assert_eq!((reply.status, reply.code().as_str()), (403, "read_only"), "{method} {target}");
+        let response = stage.send(&browser, method, &target, Some(&body)).await;
+        assert_eq!((response.status, response.code().as_str()), (403, "read_only"), "{method} {target}");
     }
     assert_eq!(stage.calls(), []);
     let session = stage.send(&browser, "GET", "/api/session", None).await.json();
@@ -23,8 +23,8 @@ async fn changes_reach_the_api_with_write() {
     let stage = start(Mode::Write).await;
     let browser = stage.enter().await;
     for (method, target, body) in changes() {
-        let reply = stage.send(&browser, method, &target, Some(&body)).await;
-        assert_eq!(reply.status, 200, "{method} {target}: {}", reply.body);
+        let response = stage.send(&browser, method, &target, Some(&body)).await;
+        assert_eq!(response.status, 200, "{method} {target}: {}", response.body);
         let (sent, path, body) = stage.calls().pop().unwrap();
         assert_eq!((sent.as_str(), path.as_str()), (method, target.strip_prefix("/api").unwrap()));
         // The customer's name is for the console, but for an invitation, which has it.
@@ -86,8 +86,8 @@ async fn routes_are_a_fixed_list() {
         ("OPTIONS", "/api/tenants"),
         ("TRACE", "/api/tenants"),
     ] {
-        let reply = stage.send(&browser, method, target, Some(&body)).await;
-        assert!((400..500).contains(&reply.status), "{method} {target}: {}", reply.status);
+        let response = stage.send(&browser, method, target, Some(&body)).await;
+        assert!((400..500).contains(&response.status), "{method} {target}: {}", response.status);
     }
     assert_eq!(stage.calls(), []);
 }
@@ -127,13 +127,13 @@ async fn query_of_a_list_reaches_the_api_as_it_was() {
 async fn problems_of_the_api_reach_the_page() {
     let stage = start(Mode::ReadOnly).await;
     let browser = stage.enter().await;
-    let reply = stage.send(&browser, "GET", "/api/tenants/unknown", None).await;
-    assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"));
-    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    let response = stage.send(&browser, "GET", "/api/tenants/unknown", None).await;
+    assert_eq!((response.status, response.code().as_str()), (404, "not_found"));
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
 
     let free = listen(0).await.unwrap().1;
     let stage = start_before(free, Mode::ReadOnly, Calls::default()).await;
     let browser = stage.enter().await;
-    let reply = stage.send(&browser, "GET", "/api/tenants", None).await;
-    assert_eq!((reply.status, reply.code().as_str()), (502, "unreachable"));
+    let response = stage.send(&browser, "GET", "/api/tenants", None).await;
+    assert_eq!((response.status, response.code().as_str()), (502, "unreachable"));
 }

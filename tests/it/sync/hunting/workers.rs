@@ -21,11 +21,6 @@ fn fault(hunts: &HuntHarness, kind: FaultKind, times: u32) {
     hunts.sync.backends.sim.fault(Fault { times: Some(times), ..Fault::new(kind).path(QUERY_PATH) });
 }
 
-fn offboard(tenant: &mut Tenant) -> shared::error::Result<()> {
-    tenant.status = Status::Offboarded;
-    Ok(())
-}
-
 /// Asserts that the hunt ended with one result.
 async fn assert_one_result(hunts: &HuntHarness, hunt: &str, told: &str) {
     let progress = hunts.read(hunt).await;
@@ -118,6 +113,10 @@ async fn rows_of_a_tenant_that_left_before_they_were_recorded_are_not_in_the_tab
         }
         let finished = hunts.read(&hunt).await["status"] == "done";
         written += usize::from(!finished && !hunts.sync.backends.objects("hunts/").is_empty());
+        let offboard = |tenant: &mut Tenant| {
+            tenant.status = Status::Offboarded;
+            Ok(())
+        };
         hunts.sync.registry.change_tenant(&TENANT.parse().unwrap(), offboard).await.unwrap();
         hunts.sync.advance(360);
         hunts.sync.hand_over(&body).await;

@@ -423,6 +423,8 @@ if (options.pictures) {
   const shown = {
     "accept-light-1-invitation": join(here, "pictures/invitation.png"),
     "accept-light-3-result": join(here, "pictures/result.png"),
+    "console-light-tenants": join(root, "infra/mandate/pictures/tenants.png"),
+    "console-dark-incident": join(root, "infra/mandate/pictures/incident.png"),
   };
   for (const [name, to] of Object.entries(shown)) {
     if (!pictures.has(name)) continue;

@@ -25,6 +25,23 @@ class RequestHandler(WSGIRequestHandler):
         pass
 
 
+class AtomicTable:
+    """A WSGI application that hands requests to DynamoDB on one at a time.
+
+    moto first makes a new item with its keys alone and then sets the rest, so that others could read the half of it.
+    """
+
+    def __init__(self, application):
+        self.application = application
+        self.lock = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB_"):
+            return self.application(environ, start_response)
+        with self.lock:
+            return self.application(environ, start_response)
+
+
 def exit_with_standard_input() -> None:
     sys.stdin.buffer.read()
     os._exit(0)
@@ -41,7 +58,7 @@ def main() -> None:
     backends.list_of_moto_modules = lambda: modules
     # moto counts all messages of a queue whenever one is sent or received. Nothing here reads these counts.
     Queue.BASE_ATTRIBUTES = [name for name in Queue.BASE_ATTRIBUTES if not name.startswith("ApproximateNumber")]
-    application = Faults(DomainDispatcherApplication(create_backend_app))
+    application = Faults(AtomicTable(DomainDispatcherApplication(create_backend_app)))
     if arguments.calls:
         application = CallLog(application, arguments.calls)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=RequestHandler)

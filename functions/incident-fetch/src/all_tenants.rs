@@ -56,10 +56,8 @@ impl App {
                 Err(failure) => failures.push(failure),
             }
         }
-        let next = match page.complete_to {
-            Some(complete_to) => Some(list.with_failures(&failures)?.next(complete_to, now)?),
-            None => None,
-        };
+        let next =
+            page.complete_to.map(|complete_to| list.with_failures(&failures).next(complete_to, now)).transpose()?;
         let incidents = page.rows.into_iter().map(|row| row.incident).collect();
         Ok(HttpResponse::json(200, &ListBody { incidents, failures: Some(failures), next }))
     }

@@ -20,7 +20,7 @@ use super::{page::Position, render::ResponseFormat};
 /// The default of `from`, before the present.
 const DEFAULT_SPAN: SignedDuration = SignedDuration::from_hours(24);
 
-/// The most tenants that may fail in a list that is to be continued. A request line has room for so many identifiers.
+/// The most failed tenants that a `next` remembers. A request line has room for so many identifiers.
 const MAX_FAILED_TENANTS: usize = 200;
 
 /// The time after which a `next` is refused.
@@ -149,17 +149,11 @@ impl ListRequest {
     }
 
     /// This list with `failures` for the pages after it. Each of them names these tenants again, because it lacks what they
-    /// would have shown before.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] for more than a `next` can hold.
-    pub(crate) fn with_failures(&self, failures: &[Value]) -> Result<Self> {
-        if failures.len() > MAX_FAILED_TENANTS {
-            let detail = format!("More than {MAX_FAILED_TENANTS} tenants could not be read. Try again later.");
-            return Err(Error::Conflict { detail, reason: None });
-        }
+    /// would have shown before. Where a `next` cannot hold all of them, the rest is tried again by the page after it.
+    #[must_use]
+    pub(crate) fn with_failures(&self, failures: &[Value]) -> Self {
         let mut groups: BTreeMap<(String, Option<String>), Vec<u8>> = BTreeMap::new();
-        for failure in failures {
+        for failure in failures.iter().take(MAX_FAILED_TENANTS) {
             let word = |name: &str| failure[name].as_str().map(str::to_owned);
             let id: Option<TenantId> = failure["tenant_id"].as_str().and_then(|id| id.parse().ok());
             let group = groups.entry((word("code").unwrap_or_default(), word("reason"))).or_default();
@@ -170,7 +164,7 @@ impl ListRequest {
             reason,
             tenants: BASE64_URL_SAFE_NO_PAD.encode(ids),
         });
-        Ok(Self { failed: failed.collect(), ..self.clone() })
+        Self { failed: failed.collect(), ..self.clone() }
     }
 
     /// Returns the `next` of a page that ends at `after`.
@@ -317,12 +311,12 @@ mod tests {
             (0..count).map(entry).collect()
         };
         let next = |list: &ListRequest| list.next(Position::of(tenant(), &record), now()).unwrap();
-        let longest = next(&list.with_failures(&failures(200)).unwrap());
+        let longest = next(&list.with_failures(&failures(200)));
         assert!(longest.len() < 7_000, "{} characters; the gateway takes 10,240 with the headers", longest.len());
         let resumed = ListRequest::parse(&request(&[("next", &longest)]), None, now()).unwrap();
         let told: Vec<Value> = resumed.failures().into_iter().map(|(_, failure)| failure).collect();
         assert_eq!(told, failures(200));
-        assert!(matches!(list.with_failures(&failures(201)), Err(Error::Conflict { .. })));
+        assert_eq!(next(&list.with_failures(&failures(201))), longest, "the rest is tried again");
         let group =
             |code: &str, tenants: &str| FailedTenants { code: code.into(), reason: None, tenants: tenants.into() };
         for tampered in [group("<b>", ""), group("throttled", "AAAA"), group("throttled", "AAAAAAAAAAAAAAAAAAAAAA")] {

@@ -312,6 +312,23 @@ async fn unordered_rows_of_the_future_cost_a_poll_few_calls() {
 }
 
 #[tokio::test]
+async fn sweep_of_the_future_leaves_the_present_to_polls() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        sync.put(3_600);
+        poll_once(&sync).await;
+        sync.advance(10);
+        let fresh = sync.put(5);
+        // A span that ends before the overlap is read to its very end.
+        let to = sync.clock.now() - SignedDuration::from_mins(30);
+        sync.hand_over(&[json!({"tenant_id": TENANT, "kind": "sweep", "to": to}).to_string()]).await;
+        let sweep = sync.feed().await.last_sweep.unwrap();
+        assert_eq!((sweep.checked, sweep.missing), (1, 0), "{api}");
+        assert!(sync.delivered().iter().all(|line| line.id_and_change().0 != fresh), "{api}");
+    }
+}
+
+#[tokio::test]
 async fn ignored_filter_is_a_failure_that_costs_few_calls() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;

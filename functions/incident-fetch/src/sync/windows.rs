@@ -103,7 +103,9 @@ impl<'a> Pass<'a> {
     /// the present where their lists do not hold that.
     pub(super) fn of_future(now: Timestamp, job: &'a mut Job) -> Self {
         let end = ceil(job.to) + FUTURE_OF_SWEEPS;
-        let position = job.pass_position.clone().filter(|position| position.at >= ceil(job.to));
+        // The position where the sweep's own span ended is none of this pass.
+        let is_of_future = |position: &Position| position.at >= job.to + PRESENT_OF_POLLS;
+        let position = job.pass_position.clone().filter(is_of_future);
         Self::new(
             position.unwrap_or_else(|| Position::at(ceil(now + PRESENT_OF_POLLS))),
             Some(end),

@@ -77,13 +77,18 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
   async function onboard(chrome, customer) {
     const tenant = await createTenant(customer);
     const { consent_url } = await call("POST", `${api}/invitations`, { customer });
-    const { context, page, signIn, check } = await openBrowser(chrome, `console-onboard-${customer}`);
+    await accept(chrome, consent_url, tenant, `console-onboard-${customer}`);
+    return tenant;
+  }
+
+  /** The tenant's administrator opens a link and consents, in another browser. */
+  async function accept(chrome, consent_url, tenant, name) {
+    const { context, page, signIn, check } = await openBrowser(chrome, name);
     await page.goto(consent_url);
     await signIn(tenant.admin);
     await page.click("#accept");
     await check("can read your incidents", "result");
     await context.close();
-    return tenant;
   }
 
   /** Looks at all views as they are now, with a picture and the accessibility check of each. */
@@ -195,6 +200,9 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         await page.click("button:has-text('Resume')");
         await confirmed("Resume");
         await page.waitForSelector("text=is resumed");
+        await page.waitForSelector(".history li:nth-child(4)");
+        const states = await text(page, ".history");
+        expect(/Active.*Paused.*An operator has paused it.*Active.*Pending/.test(states), `the history is ${states}`);
         await page.click("button:has-text('Sweep')");
         await confirmed("Start the sweep");
         await page.waitForSelector(".job progress");
@@ -224,6 +232,63 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         await page.waitForSelector("text=/Offboarded/");
         expect((await call("GET", `${api}/tenants/${id}`)).status === "offboarded", "the tenant is not offboarded");
         await picture(opened, "offboarded");
+        await opened.context.close();
+      });
+    },
+
+    /** One customer from the invitation to the offboarding, by somebody who has only the console. */
+    async consoleCustomer(chrome) {
+      const tenant = await createTenant("wingtip");
+      const { id, customer } = tenant;
+      await call("POST", `${login}/_sim/tenants/${id}/hunting`, { name: "DeviceInfo", columns: [["DeviceName", "String"]], rows: [{ DeviceName: "fs-01" }] });
+      await withConsole(["--write"], async (console_) => {
+        const opened = await enter(chrome, "console-customer", console_);
+        const { page } = opened;
+        const invite = async () => {
+          await page.click("form .accent");
+          await page.click('dialog button:has-text("Make the invitation")');
+          await page.waitForSelector("#link");
+          return page.inputValue("#link");
+        };
+        await opened.visit("#/invitations");
+        await page.fill("#customer", customer);
+        await accept(chrome, await invite(), tenant, "console-customer-onboard");
+        await opened.visit("#/tenants");
+        await page.waitForSelector(`tr:has-text("${customer}"):has-text("Active")`);
+
+        const incident = await addIncident(id, { display_name: "Ransomware on a file server", severity: "high", alerts: 1 });
+        await opened.visit(`#/incidents?tenant=${id}`);
+        await page.click("a:has-text('Ransomware on a file server')");
+        await page.waitForSelector("h1:has-text('Ransomware on a file server')");
+        expect(page.url().includes(`${id}/${incident}`), "the incident is another one");
+
+        // The customer removes the app. The page says what has happened and what to do.
+        const [{ client_id }] = await call("GET", `${login}/_sim/tenants/${id}/grants`);
+        await call("DELETE", `${login}/_sim/tenants/${id}/grants/${client_id}`);
+        await call("POST", `${login}/_sim/faults`, { kind: { kind: "status", status: 401 }, host: "graph", tenant_id: id, times: 4 });
+        await opened.visit(`#/tenants/${id}`);
+        await page.waitForSelector("text=The consent is missing or was withdrawn", { timeout: 60_000 });
+        await page.waitForSelector("text=Invite the customer again.");
+        await call("DELETE", `${login}/_sim/faults`);
+        await picture(opened, "paused");
+        await page.click("text=Invite again");
+        await page.waitForSelector("#customer");
+        await accept(chrome, await invite(), tenant, "console-customer-again");
+        await opened.visit(`#/tenants/${id}`);
+        await page.waitForSelector(".head .state:has-text('Active')", { timeout: 60_000 });
+        const states = await text(page, ".history");
+        expect(/Active.*Pending.*Paused.*The consent is missing or was withdrawn.*Active/.test(states), `the history is ${states}`);
+
+        await opened.visit(`#/hunting?tenant=${id}`);
+        await page.fill("#query", "DeviceInfo");
+        await page.press("#query", "Control+Enter");
+        await page.waitForSelector("table.rows td:has-text('fs-01')", { timeout: 120_000 });
+        await opened.visit(`#/tenants/${id}`);
+        await page.click("button:has-text('Offboard')");
+        await page.fill("#typed-name", customer);
+        await page.click('dialog button:has-text("Offboard")');
+        await page.waitForSelector("text=/Offboarded/");
+        expect((await call("GET", `${api}/tenants/${id}`)).status === "offboarded", "the tenant is not offboarded");
         await opened.context.close();
       });
     },

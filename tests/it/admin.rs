@@ -391,6 +391,30 @@ async fn a_paused_tenant_is_not_due_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn history_has_the_last_twenty_states_with_the_present_one_first() {
+    let clock = Clock::by_hand("2026-11-22T10:00:00Z".parse().unwrap());
+    let admin = AdminHarness::start_at(clock.clone()).await;
+    admin.tenant(TENANT, Status::Active, None).await;
+    let path = format!("/tenants/{TENANT}");
+    for _ in 0..11 {
+        for action in ["pause", "resume"] {
+            clock.advance(SignedDuration::from_secs(60));
+            admin.call("POST", &format!("{path}/{action}"), None).await;
+        }
+    }
+    let (_, tenant) = admin.call("GET", &format!("{path}?history=true"), None).await;
+    let history = tenant["history"].as_array().unwrap();
+    assert_eq!(history.len(), 20);
+    assert_eq!(history[0], json!({"at": "2026-11-22T10:22:00Z", "status": "active", "reason": null}));
+    assert_eq!(history[19], json!({"at": "2026-11-22T10:03:00Z", "status": "paused", "reason": "operator"}));
+    for other in ["", "?history=false"] {
+        let (_, tenant) = admin.call("GET", &format!("{path}{other}"), None).await;
+        assert!(tenant.get("history").is_none(), "{tenant}");
+    }
+    assert_eq!(admin.refused("GET", &format!("{path}?history=yes"), None).await.0, "invalid_request");
+}
+
+#[tokio::test]
 async fn resume_keeps_a_tenant_paused_while_entra_refuses_it() {
     let admin = AdminHarness::start().await;
     let tenant = admin.tenant(TENANT, Status::Paused, Some(Reason::ConsentMissing)).await;

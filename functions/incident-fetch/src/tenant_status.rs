@@ -79,7 +79,7 @@ impl App {
             }
             Ok(())
         };
-        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, self.clock.now(), change).await?;
         self.events.announce_status(&self.registry, &after).await
     }
 
@@ -93,7 +93,7 @@ impl App {
             }
             Ok(())
         };
-        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, change).await?;
+        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, now, change).await?;
         self.events.announce_status(&self.registry, &after).await?;
         Ok(after.status)
     }

@@ -35,7 +35,7 @@ impl App {
             set_offboarded(tenant, now);
             Ok(())
         };
-        let (before, after) = self.clients.registry.change_tenant(&tenant, end).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, now, end).await?;
         let first_time = before.status != Status::Offboarded;
         self.publish_change(request, "tenant offboarded", &before, &after).await;
         let revoked = self.clients.registry.revoke_open_invitations_of(&tenant, now).await?;

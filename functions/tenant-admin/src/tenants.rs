@@ -13,7 +13,7 @@ use shared::{
     registry::{
         feed::{Feed, LastSweep},
         open_incidents::OpenIncidents,
-        tenants::{Status, Tenant},
+        tenants::{PastStatus, Status, Tenant},
     },
     telemetry::RECORD,
     tenant::{Reason, TenantId},
@@ -48,6 +48,9 @@ pub(crate) struct TenantView<'a> {
     /// Only while the tenant is pending, when the operator may have to decide on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     role_proven: Option<bool>,
+    /// The last states, the present one first. Only where the request wants them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<Vec<&'a PastStatus>>,
 }
 
 impl<'a> TenantView<'a> {
@@ -75,6 +78,7 @@ impl<'a> TenantView<'a> {
             last_sweep: feed.and_then(|feed| feed.last_sweep.as_ref()),
             open_incidents,
             role_proven: (tenant.status == Status::Pending).then_some(tenant.role_proven),
+            history: None,
         }
     }
 }
@@ -157,17 +161,27 @@ impl App {
     }
 
     async fn respond_with(&self, tenant: &Tenant) -> Result<HttpResponse> {
+        self.respond_with_history(tenant, None).await
+    }
+
+    async fn respond_with_history(&self, tenant: &Tenant, history: Option<Vec<&PastStatus>>) -> Result<HttpResponse> {
         let registry = &self.clients.registry;
         let feed = registry.feed(&tenant.tenant_id).await?;
         let open = registry.open_incidents(&[tenant.tenant_id]).await?.remove(&tenant.tenant_id).unwrap_or_default();
-        Ok(HttpResponse::json(200, &TenantView::new(tenant, feed.as_ref(), open, self.clock.now())))
+        let view = TenantView::new(tenant, feed.as_ref(), open, self.clock.now());
+        Ok(HttpResponse::json(200, &TenantView { history, ..view }))
     }
 
-    /// `GET /tenants/{tenant_id}`: one tenant in any status, offboarded too.
+    /// `GET /tenants/{tenant_id}`: one tenant in any status, offboarded too, and its last states with `history=true`.
     pub(crate) async fn show_tenant(&self, request: &AdminRequest<'_>, tenant: TenantId) -> Result<HttpResponse> {
         let tenant = self.clients.registry.known_tenant(&tenant).await?;
-        request.http.parameters(&[])?;
-        self.respond_with(&tenant).await
+        let parameters = request.http.parameters(&["history"])?;
+        let with_history = match parameters.get("history").copied() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(invalid("`history` must be true or false.")),
+        };
+        self.respond_with_history(&tenant, with_history.then(|| tenant.history.iter().rev().collect())).await
     }
 
     /// `PATCH /tenants/{tenant_id}`: changes the customer's name or the API, if the tenant's consent covers it.
@@ -183,6 +197,7 @@ impl App {
             Some(api) => self.verified_roles(&tenant, api, request.invocation.deadline).await?,
             None => Vec::new(),
         };
+        let now = self.clock.now();
         let change = |tenant: &mut Tenant| {
             refuse_offboarded(tenant)?;
             if let Some(customer) = &customer {
@@ -198,7 +213,7 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, now, change).await?;
         self.publish_change(request, "tenant changed", &before, &after).await;
         self.respond_with(&after).await
     }
@@ -245,7 +260,7 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.clients.registry.change_tenant(&tenant, change).await?;
+        let (before, after) = self.clients.registry.change_tenant(&tenant, now, change).await?;
         self.clients.registry.stop_feed(&tenant).await?;
         self.publish_change(request, "tenant paused", &before, &after).await;
         self.respond_with(&after).await
@@ -265,7 +280,7 @@ impl App {
             Resumption::of(tenant)?.apply(tenant, now);
             Ok(())
         };
-        let (before, mut after) = self.clients.registry.change_tenant(&tenant, change).await?;
+        let (before, mut after) = self.clients.registry.change_tenant(&tenant, now, change).await?;
         // Also without a change: an earlier call may have ended between the two writes.
         self.clients.registry.open_feed(&tenant, now).await?;
         self.publish_change(request, "tenant resumed", &before, &after).await;
@@ -300,7 +315,7 @@ impl App {
             }
             Ok(())
         };
-        let (before, after) = self.clients.registry.change_tenant(&known.tenant_id, change).await?;
+        let (before, after) = self.clients.registry.change_tenant(&known.tenant_id, self.clock.now(), change).await?;
         self.publish_change(request, "tenant checked for resumption", &before, &after).await;
         Ok(after)
     }

@@ -178,6 +178,11 @@ pub(crate) struct Field {
 }
 
 impl Field {
+    /// The same value after another one.
+    pub(crate) fn after(self, first: &str) -> Self {
+        Self { text: format!("{first}  {}", self.text), ..self }
+    }
+
     /// A value in a colour. Control characters in it are shown.
     pub(crate) fn new(text: &str, mood: Mood) -> Self {
         Self { text: shown(text), mood }

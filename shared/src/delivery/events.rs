@@ -125,11 +125,7 @@ impl Events {
                 telemetry::metrics(Some(&tenant_id), &[Metric::count("TenantPaused", 1)]);
             }
         }
-        let clear = |stored: &mut Tenant| {
-            stored.unannounced.retain(|change| !changes.contains(change));
-            Ok(())
-        };
-        registry.change_tenant(&tenant_id, clear).await.map(drop)
+        registry.clear_announced(&tenant_id, changes).await
     }
 
     /// Sends `Incidents Delivered`, one event for each object.

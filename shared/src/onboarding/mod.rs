@@ -96,14 +96,23 @@ impl Consent {
     }
 
     /// Changes an existing `tenant` as `binding` says.
-    fn apply(&self, binding: Binding, tenant: &mut Tenant, invitation: &Invitation, setting: IncidentApiSetting) {
+    fn apply(
+        &self,
+        binding: Binding,
+        tenant: &mut Tenant,
+        invitation: &Invitation,
+        setting: IncidentApiSetting,
+        now: Timestamp,
+    ) {
         match binding {
             Binding::New | Binding::WaitsForOperator => {
                 let mut new = self.new_tenant(invitation, setting, binding == Binding::WaitsForOperator);
                 (new.revision, new.unannounced) = (tenant.revision, std::mem::take(&mut tenant.unannounced));
                 if is_replaced(tenant, &new) {
                     // It is a new tenant of its customer.
-                    new.mark_unannounced(None);
+                    new.mark_unannounced(None, now);
+                } else {
+                    new.history = std::mem::take(&mut tenant.history);
                 }
                 *tenant = new;
             }
@@ -148,6 +157,7 @@ impl Onboarding {
     /// Applies a consent by the rule of [`may_bind`]: its invitation becomes used, and its tenant pending, unless it is
     /// active already. Repeating the call for the same consent has no further effect.
     pub async fn record(&self, consent: &Consent) -> Result<Recorded> {
+        let now = self.clock.now();
         let Some(invitation) = self.registry.invitation(&consent.invitation_id).await? else {
             return Ok(Recorded::Refused(ConsentRejection::Closed));
         };
@@ -162,7 +172,7 @@ impl Onboarding {
         }
         if tenant.is_none() {
             let mut tenant = consent.new_tenant(&invitation, self.setting, binding == Binding::WaitsForOperator);
-            tenant.mark_unannounced(None);
+            tenant.mark_unannounced(None, now);
             match self.registry.create_tenant(&tenant).await {
                 Ok(()) => {
                     self.publish(&tenant).await?;
@@ -173,9 +183,9 @@ impl Onboarding {
                 Err(error) => return Err(error),
             }
         }
-        let changed = self.registry.change_tenant(&tenant_id, |tenant| {
+        let changed = self.registry.change_tenant(&tenant_id, now, |tenant| {
             binding = consent.binding(&invitation, Some(tenant));
-            consent.apply(binding, tenant, &invitation, self.setting);
+            consent.apply(binding, tenant, &invitation, self.setting, now);
             Ok(())
         });
         let (before, after) = changed.await?;
@@ -221,7 +231,7 @@ impl Onboarding {
             }
         }
         let now = self.clock.now();
-        let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
+        let changed = self.registry.change_tenant(&tenant.tenant_id, now, |tenant| {
             if tenant.status == Status::Active {
                 merge_roles(&mut tenant.roles, &roles);
                 let is_open = |verification: &Verification| {

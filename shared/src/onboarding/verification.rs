@@ -53,7 +53,7 @@ impl Onboarding {
             }
             Ok(())
         };
-        let (_, tenant) = self.registry.change_tenant(tenant_id, claim).await?;
+        let (_, tenant) = self.registry.change_tenant(tenant_id, now, claim).await?;
         if !claimed {
             return Ok(tenant);
         }
@@ -72,7 +72,7 @@ impl Onboarding {
     pub async fn retry_paused(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
         let result = self.verify(tenant, deadline).await?;
         let now = self.clock.now();
-        let changed = self.registry.change_tenant(&tenant.tenant_id, |tenant| {
+        let changed = self.registry.change_tenant(&tenant.tenant_id, now, |tenant| {
             if tenant.status != Status::Paused || tenant.reason.is_some_and(Reason::outlasts_success) {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ impl Onboarding {
 
     async fn finish_verification(&self, claimed: &Tenant, result: VerificationResult) -> Result<Tenant> {
         let now = self.clock.now();
-        let changed = self.registry.change_tenant(&claimed.tenant_id, |tenant| {
+        let changed = self.registry.change_tenant(&claimed.tenant_id, now, |tenant| {
             // The tenant may have been paused or offboarded meanwhile, or another consent has started a new verification.
             let started = |tenant: &Tenant| tenant.verification.as_ref().map(|verification| verification.since);
             let same_verification = started(tenant) == started(claimed) && tenant.customer == claimed.customer;

@@ -100,6 +100,9 @@ pub struct Tenant {
     /// The changes of status that no event was sent for yet, in their order. Each is stored in the write that makes it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unannounced: Vec<StatusChange>,
+    /// Its last 20 states, the present one last. A record that replaces one of another customer has none of that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<PastStatus>,
     /// The number of writes. Each write has the condition that the stored number is the one that was read.
     pub revision: u64,
 }
@@ -123,12 +126,16 @@ impl Tenant {
             offboarded_at: None,
             verification: None,
             unannounced: Vec::new(),
+            history: Vec::new(),
             revision: 0,
         }
     }
 
-    /// Marks its status as a change from another one that is to be announced. `None`: the record is new to its customer.
-    pub fn mark_unannounced(&mut self, from: Option<Status>) {
+    /// Marks its status as a change from another one, made at `now`, that is to be announced. `None`: the record is new to
+    /// its customer.
+    pub fn mark_unannounced(&mut self, from: Option<Status>, now: Timestamp) {
+        self.history.push(PastStatus { at: now, status: self.status, reason: self.reason });
+        self.history.drain(..self.history.len().saturating_sub(MAX_HISTORY));
         self.unannounced.push(StatusChange {
             customer: self.customer.clone(),
             from,
@@ -166,6 +173,20 @@ impl Tenant {
     pub fn is_paused_by_operator(&self) -> bool {
         self.status == Status::Paused && self.reason == Some(Reason::Operator)
     }
+}
+
+/// The number of states that a tenant's history has, at most. A tenant that goes up and down all day stays a small item.
+const MAX_HISTORY: usize = 20;
+
+/// A state of a tenant and the time at which it began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastStatus {
+    /// The time of the change.
+    pub at: Timestamp,
+    /// The status after the change.
+    pub status: Status,
+    /// The reason for it, if there is one.
+    pub reason: Option<Reason>,
 }
 
 /// A change of a tenant's status or of its reason, as `Tenant Status Changed` tells it.
@@ -250,8 +271,8 @@ impl Registry {
     }
 
     /// Reads a tenant, changes it and writes it, again if another writer came in between. Returns the tenant before and
-    /// after. Nothing is written if `change` fails or changes nothing. A change of the status or its reason is marked in the
-    /// same write; `Events::announce_status` sends its event.
+    /// after. Nothing is written if `change` fails or changes nothing. A change of the status or its reason is added to the
+    /// history, with the time `now`, and marked in the same write; `Events::announce_status` sends its event.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown tenant, [`Error::Conflict`] when other writers were faster eight times, and the
@@ -259,6 +280,7 @@ impl Registry {
     pub async fn change_tenant(
         &self,
         tenant: &TenantId,
+        now: Timestamp,
         mut change: impl FnMut(&mut Tenant) -> Result<()>,
     ) -> Result<(Tenant, Tenant)> {
         let marked = |tenant: &mut Tenant| {
@@ -266,11 +288,20 @@ impl Registry {
             change(tenant)?;
             // A record that is new to its customer is marked by the change itself.
             if (tenant.status, tenant.reason) != (status, reason) && tenant.unannounced.len() == marks {
-                tenant.mark_unannounced(Some(status));
+                tenant.mark_unannounced(Some(status), now);
             }
             Ok(())
         };
         self.change(&tenant_pk(tenant), SORT_KEY, marked).await
+    }
+
+    /// Clears the marks of changes whose events were sent.
+    pub async fn clear_announced(&self, tenant: &TenantId, changes: &[StatusChange]) -> Result<()> {
+        let clear = |stored: &mut Tenant| {
+            stored.unannounced.retain(|change| !changes.contains(change));
+            Ok(())
+        };
+        self.change(&tenant_pk(tenant), SORT_KEY, clear).await.map(drop)
     }
 
     /// Reads a page of tenants in the order of their customers, of one status or of all.

@@ -88,6 +88,8 @@ async fn rightful_administrator_replaces_a_record_of_nobody() {
         let tenant = harness.tenant(CONTOSO).await.unwrap();
         assert_eq!((tenant.status, tenant.customer.as_str()), (Status::Active, "Contoso"));
         assert!(tenant.role_proven && tenant.consented_by.as_deref() == Some(ADMIN));
+        // Nothing of the other customer's record.
+        assert!(tenant.history.iter().all(|past| past.at == harness.clock.now()), "{:?}", tenant.history);
         let changes = harness.changes();
         assert_eq!(changes[0], (json!(null), json!("pending"), json!("consent_missing")), "{changes:?}");
         let lines = harness.audit();

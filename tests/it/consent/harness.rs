@@ -157,17 +157,13 @@ impl ConsentHarness {
 
     pub(crate) async fn change_tenant(&self, tenant: &str, mut change: impl FnMut(&mut Tenant)) {
         let tenant = id(tenant);
-        let changed = self.registry.change_tenant(&tenant, |tenant| {
+        let changed = self.registry.change_tenant(&tenant, self.clock.now(), |tenant| {
             change(tenant);
             Ok(())
         });
-        changed.await.unwrap();
+        let (_, after) = changed.await.unwrap();
         // As if it had been announced.
-        let announced = |tenant: &mut Tenant| {
-            tenant.unannounced.clear();
-            Ok(())
-        };
-        self.registry.change_tenant(&tenant, announced).await.unwrap();
+        self.registry.clear_announced(&tenant, &after.unannounced).await.unwrap();
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {

@@ -207,6 +207,10 @@ async fn offboarded_tenant_returns_only_by_a_later_invitation() {
     assert_eq!((tenant.customer.as_str(), tenant.offboarded_at), ("Contoso & Sons", None));
     assert_eq!(tenant.activated_at, Some(harness.clock.now()));
     assert!(harness.changes().iter().any(|(from, to, _)| from == "offboarded" && to == "pending"));
+    let history: Vec<_> = tenant.history.iter().map(|past| past.status).collect();
+    let (pending, active) = (Status::Pending, Status::Active);
+    assert_eq!(history, [pending, active, Status::Offboarded, pending, active]);
+    assert_eq!(tenant.history.last().unwrap().at, harness.clock.now());
 }
 
 #[tokio::test]

@@ -407,7 +407,7 @@ async fn never_active_tenant_is_verified_on_both_incident_apis() {
         (tenant.activated_at, tenant.roles) = (None, Vec::new());
         Ok(())
     };
-    sync.registry.change_tenant(&tenant(), never_active).await.unwrap();
+    sync.registry.change_tenant(&tenant(), sync.clock.now(), never_active).await.unwrap();
     sync.poll().await;
     assert_eq!((sync.tenant().await.status, sync.feed().await.started_at), (Status::Paused, None));
     sync.advance(2 * 24 * 3_600);
@@ -489,7 +489,7 @@ async fn poll_after_a_further_consent_reads_the_new_roles() {
             tenant.verification = Some(Verification::new(now));
             Ok(())
         };
-        sync.registry.change_tenant(&tenant(), consent).await.unwrap();
+        sync.registry.change_tenant(&tenant(), sync.clock.now(), consent).await.unwrap();
         sync.backends.sim.grant(TENANT, crate::backends::CLIENT_ID, &[api.write_role(), api.hunting_role()]);
         sync.poll().await;
         let found = sync.tenant().await;

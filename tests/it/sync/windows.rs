@@ -362,7 +362,7 @@ async fn switched_incident_api_repeats_and_loses_nothing() {
         tenant.api = shared::microsoft::IncidentApi::Graph;
         Ok(())
     };
-    sync.registry.change_tenant(&tenant(), change).await.unwrap();
+    sync.registry.change_tenant(&tenant(), sync.clock.now(), change).await.unwrap();
     sync.advance(60);
     let two = sync.put(5);
     sync.poll().await;

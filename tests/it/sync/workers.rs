@@ -145,7 +145,7 @@ async fn offboarded_and_paused_tenants_are_not_read() {
             tenant.reason = (status == Status::Paused).then_some(shared::tenant::Reason::Operator);
             Ok(())
         };
-        sync.registry.change_tenant(&tenant(), change).await.unwrap();
+        sync.registry.change_tenant(&tenant(), sync.clock.now(), change).await.unwrap();
         sync.poll().await;
         assert_eq!(sync.calls(), 0);
         assert!(sync.delivered().is_empty());

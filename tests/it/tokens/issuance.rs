@@ -157,7 +157,7 @@ async fn pause_and_offboarding_stop_warm_tokens_within_30_seconds() {
                 tenant.status = to;
                 Ok(())
             };
-            registry.change_tenant(&id, change).await.unwrap();
+            registry.change_tenant(&id, deployment.harness.clock.now(), change).await.unwrap();
         };
         let issue = || deployment.direct(json!({"tenant_id": A}));
         issue().await.unwrap();

@@ -85,7 +85,7 @@ impl Session {
     }
 
     pub(crate) async fn tenant(&self, one: &One) -> Result<(), Problem> {
-        let tenant = self.api.get(&["tenants", &one.tenant_id.to_string()], &[]).await?;
+        let tenant = self.api.get(&["tenants", &one.tenant_id.to_string()], &[("history", "true")]).await?;
         if self.out.is_json() {
             return self.out.object(&tenant);
         }
@@ -130,6 +130,11 @@ impl Session {
             ),
             ("Last sweep", self.sweep(&tenant)),
         ]);
+        let history = tenant["history"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for (number, past) in history.iter().enumerate() {
+            let name = if number == 0 { "History" } else { "" };
+            pairs.push((name, state(past).after(&local(text(past, "at"), zone))));
+        }
         self.out.pairs(pairs)
     }
 

@@ -19,8 +19,8 @@ use crate::problem::Problem;
 const MAX_BODY_BYTES: usize = 256 << 10;
 
 /// The parameters of the lists.
-const PARAMETERS: [&str; 10] =
-    ["assigned_to", "from", "limit", "next", "severity", "sort", "status", "to", "wait_seconds", "format"];
+const PARAMETERS: [&str; 11] =
+    ["assigned_to", "from", "history", "limit", "next", "severity", "sort", "status", "to", "wait_seconds", "format"];
 
 /// The members of responses that the browser gets from no list.
 const WITHHELD: [&str; 2] = ["consent_url", "access_token"];

@@ -207,7 +207,7 @@ async fn tenant_that_leaves_in_the_middle_fails_alone() {
         tenant.status = Status::Offboarded;
         Ok(())
     };
-    hunts.sync.registry.change_tenant(&other.parse().unwrap(), offboard).await.unwrap();
+    hunts.sync.registry.change_tenant(&other.parse().unwrap(), hunts.sync.clock.now(), offboard).await.unwrap();
     hunts.deliver().await;
     let progress = hunts.read(&hunt).await;
     assert_eq!((&progress["status"], devices(&progress).len()), (&json!("done"), 2));

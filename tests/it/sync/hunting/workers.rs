@@ -117,7 +117,7 @@ async fn rows_of_a_tenant_that_left_before_they_were_recorded_are_not_in_the_tab
             tenant.status = Status::Offboarded;
             Ok(())
         };
-        hunts.sync.registry.change_tenant(&TENANT.parse().unwrap(), offboard).await.unwrap();
+        hunts.sync.registry.change_tenant(&TENANT.parse().unwrap(), hunts.sync.clock.now(), offboard).await.unwrap();
         hunts.sync.advance(360);
         hunts.sync.hand_over(&body).await;
         let progress = hunts.read(&hunt).await;

@@ -34,7 +34,7 @@ export async function showTenant({ main, path: [id], signal }) {
   const area = h("div", {});
   replace(main, h("p", { class: "crumb" }, h("a", { href: "#/tenants" }, "Tenants")), area);
   let drawn = "";
-  const read = () => call("GET", tenantPath(id), { signal });
+  const read = () => call("GET", `${tenantPath(id)}?history=true`, { signal });
   const view = { id, write, signal, outcome: h("div", { class: "outcome", tabindex: "-1" }), jobs: h("div", {}) };
   view.jobForm = jobForm(view);
   const draw = (tenant) => {
@@ -90,8 +90,19 @@ function content(tenant, view, reload) {
         ]))),
     view.outcome,
     changes(tenant, view, reload),
+    tenant.history?.length ? history(tenant) : null,
     h("section", { "aria-labelledby": "jobs-title", class: "card" }, h("h2", { id: "jobs-title" }, "Jobs"), view.jobs, view.jobForm),
   ];
+}
+
+/** Returns the section of the last states, the present one first. */
+function history(tenant) {
+  return h("section", { "aria-labelledby": "history-title", class: "card" },
+    h("h2", { id: "history-title" }, "History"),
+    h("ol", { class: "plain history" }, tenant.history.map(({ at, status, reason }) => {
+      const { label, tone, meaning } = judge({ status, reason });
+      return h("li", {}, time(at, { long: true }), state(tone, label), meaning && h("span", { class: "soft" }, meaning));
+    })));
 }
 
 /** Returns the section of changes: buttons with `--write`, else the commands that do the same. */

@@ -93,7 +93,8 @@ impl Run<'_> {
             change(tenant);
             Ok(())
         };
-        self.registry().change_tenant(&self.tenant.clone(), change).await.unwrap();
+        let now = self.clock.now();
+        self.registry().change_tenant(&self.tenant.clone(), now, change).await.unwrap();
     }
 
     pub(super) async fn switch(&mut self) {

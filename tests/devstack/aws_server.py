@@ -11,6 +11,7 @@ import threading
 
 from aws_faults import Faults
 from call_log import CallLog
+from later_release import LaterRelease
 from moto import backends
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -58,7 +59,7 @@ def main() -> None:
     backends.list_of_moto_modules = lambda: modules
     # moto counts all messages of a queue whenever one is sent or received. Nothing here reads these counts.
     Queue.BASE_ATTRIBUTES = [name for name in Queue.BASE_ATTRIBUTES if not name.startswith("ApproximateNumber")]
-    application = Faults(AtomicTable(DomainDispatcherApplication(create_backend_app)))
+    application = Faults(AtomicTable(LaterRelease(DomainDispatcherApplication(create_backend_app))))
     if arguments.calls:
         application = CallLog(application, arguments.calls)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=RequestHandler)

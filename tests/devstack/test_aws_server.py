@@ -1,42 +1,26 @@
 """The local AWS keeps what the functions rely on in DynamoDB."""
 
-import os
-import subprocess
-import sys
+import json
 import threading
 import unittest
+import urllib.request
 
-import boto3
+from aws_case import TABLE, AwsCase
 
-import sam_template  # sets the region
-
-SERVER = os.path.join(os.path.dirname(__file__), "aws_server.py")
+KEY = {"pk": {"S": "p"}, "sk": {"S": "s"}}
 
 
-class Table(unittest.TestCase):
+class Table(AwsCase):
+    def setUp(self):
+        self.start()
+        self.create_table()
+
     def test_no_reader_sees_an_item_that_is_half_written(self):
-        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        server = subprocess.Popen([sys.executable, SERVER], **pipe)
-        self.addCleanup(server.communicate)
-        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-
-        def client():
-            keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-            return boto3.session.Session().client("dynamodb", endpoint_url=url, region_name=sam_template.REGION, **keys)
-
-        keys = [("pk", "HASH"), ("sk", "RANGE")]
-        client().create_table(
-            TableName="t",
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name, _ in keys],
-        )
-
         def write(first):
-            own = client()
+            own = self.client("dynamodb")
             for number in range(first, 200, 2):
                 own.update_item(
-                    TableName="t",
+                    TableName=TABLE,
                     Key={"pk": {"S": "p"}, "sk": {"S": f"{number:04}"}},
                     UpdateExpression="SET a = :a, b = :a",
                     ExpressionAttributeValues={":a": {"S": "a"}},
@@ -45,10 +29,10 @@ class Table(unittest.TestCase):
         writers = [threading.Thread(target=write, args=(first,)) for first in (0, 1)]
         for writer in writers:
             writer.start()
-        own, half_written = client(), 0
+        own, half_written = self.client("dynamodb"), 0
         while any(writer.is_alive() for writer in writers):
             items = own.query(
-                TableName="t",
+                TableName=TABLE,
                 KeyConditionExpression="pk = :pk",
                 ExpressionAttributeValues={":pk": {"S": "p"}},
                 ScanIndexForward=False,
@@ -56,6 +40,33 @@ class Table(unittest.TestCase):
             )["Items"]
             half_written += sum(len(item) < 4 for item in items)
         self.assertEqual(half_written, 0)
+
+    def later_release(self, is_on):
+        request = urllib.request.Request(f"{self.url}/stack/later-release", str(is_on).lower().encode(), method="PUT")
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+
+    def test_items_of_a_later_release_are_marked_and_a_write_without_the_mark_is_found(self):
+        function = self.client("dynamodb", "incident-fetch")
+        self.later_release(True)
+        function.put_item(TableName=TABLE, Item=KEY)
+        item = function.get_item(TableName=TABLE, Key=KEY)["Item"]
+        self.assertEqual((item["of_a_later_release"], item["schema"]), ({"S": "kept"}, {"N": "2"}))
+        self.assertEqual(self.later_release(False), {"marked": 1, "lost": []})
+        update = {"UpdateExpression": "SET a = :a", "ExpressionAttributeValues": {":a": {"S": "a"}}}
+        function.update_item(TableName=TABLE, Key=KEY, **update)
+        self.assertEqual(self.later_release(False), {"marked": 1, "lost": []})
+        function.transact_write_items(TransactItems=[{"Put": {"TableName": TABLE, "Item": KEY}}])
+        self.assertEqual(self.later_release(False), {"marked": 1, "lost": ["p/s"]})
+
+    def test_item_of_a_later_release_may_be_deleted_and_made_anew(self):
+        function = self.client("dynamodb", "incident-fetch")
+        self.later_release(True)
+        function.put_item(TableName=TABLE, Item=KEY)
+        self.later_release(False)
+        function.delete_item(TableName=TABLE, Key=KEY)
+        function.put_item(TableName=TABLE, Item=KEY)
+        self.assertEqual(self.later_release(False), {"marked": 0, "lost": []})
 
 
 if __name__ == "__main__":

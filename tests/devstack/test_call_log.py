@@ -1,45 +1,25 @@
 """The record of calls, with requests of the SDKs against a real moto server."""
 
 import os
-import subprocess
-import sys
 import tempfile
 import unittest
 
-import boto3
-
-import sam_template  # sets the region
-
-SERVER = os.path.join(os.path.dirname(__file__), "aws_server.py")
+import sam_template
+from aws_case import AwsCase
 
 
-class Record(unittest.TestCase):
+class Record(AwsCase):
     def test_calls_of_functions_are_recorded_by_resource(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
-        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        server = subprocess.Popen([sys.executable, SERVER, "--calls", directory.name], **pipe)
-        self.addCleanup(server.communicate)
-        port = server.stdout.readline().strip()
+        self.start("--calls", directory.name)
+        self.create_table()
 
-        def client(service, key="incident-fetch"):
-            return boto3.client(
-                service,
-                endpoint_url=f"http://127.0.0.1:{port}",
-                region_name=sam_template.REGION,
-                aws_access_key_id=key,
-                aws_secret_access_key="local",
-            )
+        def client(service, caller="incident-fetch"):
+            return self.client(service, caller)
 
         own = client("sqs", "local")
         own.create_queue(QueueName="mandate-SyncQueue-ABC123")
-        table = {"TableName": "t", "BillingMode": "PAY_PER_REQUEST"}
-        keys = [("pk", "HASH"), ("sk", "RANGE")]
-        client("dynamodb", "local").create_table(
-            **table,
-            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name, _ in keys],
-        )
         client("s3", "local").create_bucket(
             Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": sam_template.REGION}
         )

@@ -15,6 +15,9 @@ use crate::{
 
 const CUSTOMERS: [&Customer; 3] = [&CONTOSO, &FABRIKAM, &NORTHWIND];
 
+/// The functions that sync.
+const FUNCTIONS: [&str; 2] = ["incident-fetch", "incident-dispatch"];
+
 /// The number of requests that a fault hits. A client's own repetitions do not outlast it.
 const HITS: u32 = 12;
 
@@ -40,6 +43,15 @@ enum Injection {
     Aws(&'static str, &'static str),
     /// A function that is killed at work.
     Killed(&'static str),
+    /// In the middle of polls, all processes are replaced by those of a later release, or of this one again.
+    Release(Release),
+}
+
+/// The release whose processes run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Release {
+    This,
+    Later,
 }
 
 /// All faults by name.
@@ -83,9 +95,11 @@ fn faults() -> Vec<(String, Injection)> {
             faults.push((format!("AWS: {service} {kind}"), Injection::Aws(service, kind)));
         }
     }
-    for function in ["incident-fetch", "incident-dispatch"] {
+    for function in FUNCTIONS {
         faults.push((format!("{function} killed at work"), Injection::Killed(function)));
     }
+    faults.push(("upgrade to a later release".to_owned(), Injection::Release(Release::Later)));
+    faults.push(("way back from it".to_owned(), Injection::Release(Release::This)));
     faults
 }
 
@@ -135,7 +149,10 @@ impl Chaos {
             }
             heal(stack, sim).await?;
         }
-        Ok(())
+        match stack.later_release(false).await?.marked {
+            0 => Err(Failed("no item was written as a later release does".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// `cargo dev --chaos`: one fault after the other, while somebody watches. Returns only an error.
@@ -149,9 +166,7 @@ impl Chaos {
                 for _ in 0..FAULT_SECONDS {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     self.look(sim, &name);
-                    if let Injection::Killed(function) = injection {
-                        stack.kill(function);
-                    }
+                    injection.kill(stack);
                 }
                 heal(stack, sim).await?;
             }
@@ -222,6 +237,11 @@ impl Chaos {
         }
         self.print(sim, &lines, console);
         stack.take_failures();
+        let later = stack.later_release(false).await?;
+        if !later.lost.is_empty() {
+            return Err(Failed(format!("lost what a later release stored: {}", later.lost.join(", "))));
+        }
+        console.line(&format!("{} items of the later release kept what this one does not know", later.marked));
         match self.missing(sim, &lines) {
             0 => Ok(()),
             missing => Err(Failed(format!("{missing} versions that Microsoft shows are not delivered"))),
@@ -282,9 +302,21 @@ async fn inject(stack: &Stack, sim: &Sim, injection: &Injection) -> Result<(), F
         Injection::Aws(service, kind) => {
             stack.fail_aws(&json!([{"service": service, "kind": kind, "times": HITS}])).await?;
         }
+        Injection::Release(release) => drop(stack.later_release(*release == Release::Later).await?),
         Injection::Killed(_) => {}
     }
     Ok(())
+}
+
+impl Injection {
+    /// Kills the processes that this is about, whatever they do.
+    fn kill(&self, stack: &Stack) {
+        match self {
+            Self::Killed(function) => stack.kill(function),
+            Self::Release(_) => FUNCTIONS.into_iter().for_each(|function| stack.kill(function)),
+            Self::Microsoft(_) | Self::Aws(..) => {}
+        }
+    }
 }
 
 /// One tick with its messages. Failures are the point.
@@ -294,10 +326,9 @@ async fn work(stack: &Stack, injection: &Injection) {
         let _ = stack.tick("poll").await;
         let _ = stack.drain_queue().await;
     };
-    let Injection::Killed(function) = injection else { return work.await };
     let kill = async {
         tokio::time::sleep(Duration::from_millis(150)).await;
-        stack.kill(function);
+        injection.kill(stack);
     };
     tokio::join!(work, kill);
 }

@@ -6,6 +6,7 @@ mod start;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, Method};
+use serde::Deserialize;
 use serde_json::Value;
 use sim::Sim;
 use tokio::{sync::broadcast, task::JoinSet};
@@ -51,6 +52,15 @@ impl ApiResponse {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
+}
+
+/// Items that were written as a later release does.
+#[derive(Debug, Deserialize)]
+pub struct LaterItems {
+    /// The number of items.
+    pub marked: usize,
+    /// The keys of those that this release has since written without what it does not know.
+    pub lost: Vec<String>,
 }
 
 /// A running stack. Dropping it kills all its processes; [`Stack::shutdown`] also waits until they have exited.
@@ -252,6 +262,15 @@ impl Stack {
         let request = self.client.put(format!("{}/stack/faults", self.aws.endpoint()));
         let response = request.body(faults.to_string()).send().await.and_then(reqwest::Response::error_for_status);
         response.map(drop).map_err(|error| http_failed("planning faults of AWS", &error))
+    }
+
+    /// Lets the items that functions write from now on be those of a later release, or no longer: with an attribute that
+    /// this release does not know, and a higher `schema`.
+    pub async fn later_release(&self, is_on: bool) -> Result<LaterItems, StackError> {
+        let request = self.client.put(format!("{}/stack/later-release", self.aws.endpoint())).body(is_on.to_string());
+        let response = request.send().await.and_then(reqwest::Response::error_for_status);
+        let failed = |error: reqwest::Error| http_failed("writing items of a later release", &error);
+        response.map_err(failed)?.json().await.map_err(failed)
     }
 
     /// The simulator of Microsoft, unless the stack is live.

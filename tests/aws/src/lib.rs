@@ -83,6 +83,8 @@ pub struct Account {
     /// The bus refuses entries of this detail-type inside successful calls.
     pub refused_detail_type: Option<String>,
     queue: Vec<QueuedMessage>,
+    /// The number of messages that were received too often.
+    pub dead_letters: usize,
     messages: u32,
     secrets: BTreeMap<String, Secret>,
     secrets_denied: bool,
@@ -109,6 +111,7 @@ impl Account {
             bus_is_down: false,
             refused_detail_type: None,
             queue: Vec::new(),
+            dead_letters: 0,
             messages: 0,
             secrets: BTreeMap::new(),
             secrets_denied: false,

@@ -46,13 +46,15 @@ pub struct Event {
 }
 
 impl Account {
-    /// Receives all visible messages and hides them for the queue's visibility time-out. A message that was received
-    /// too often is dropped, as if it had moved to the dead-letter queue.
-    pub fn receive(&mut self) -> Vec<QueuedMessage> {
+    /// Receives up to `most` visible messages and hides them for the queue's visibility time-out. A message that was
+    /// received too often is dropped and counted, as if it had moved to the dead-letter queue.
+    pub fn receive(&mut self, most: usize) -> Vec<QueuedMessage> {
         let now = self.now();
+        let before = self.queue.len();
         self.queue.retain(|message| message.receives < MAX_RECEIVES || message.visible_at > now);
+        self.dead_letters += before - self.queue.len();
         let mut received = Vec::new();
-        for message in self.queue.iter_mut().filter(|message| message.visible_at <= now) {
+        for message in self.queue.iter_mut().filter(|message| message.visible_at <= now).take(most) {
             message.visible_at = now + VISIBILITY;
             message.receives += 1;
             received.push(message.clone());

@@ -38,7 +38,10 @@ pub async fn of_bench(name: &str, console: &mut Console) -> Result<PathBuf, Fail
 async fn build(what: &[&str]) -> Result<BTreeMap<String, PathBuf>, Failed> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(what);
-    if !cfg!(debug_assertions) {
+    if cfg!(debug_assertions) {
+        // With the features of the bench, whose build of the dependencies is there.
+        cargo.args(["--package", "bench"]);
+    } else {
         cargo.arg("--release");
     }
     let child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! DynamoDB's capacity units, computed from requests and responses, because moto does not report them.
+//! DynamoDB's capacity units, computed from requests and responses, because no local AWS reports them.
 //!
 //! A read costs one unit for each started 4 KB, or half a unit if it is eventually consistent. A write costs one unit for
 //! each started 1 KB of the item before or after the write, whichever is larger. <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>
@@ -114,7 +114,7 @@ impl Capacity {
 }
 
 /// Returns an identifier of an item, made of its two key attributes.
-pub fn key_of(item: &Value) -> String {
+fn key_of(item: &Value) -> String {
     let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
     format!("{} {}", text("pk"), text("sk"))
 }

@@ -14,7 +14,9 @@ const DAYS_OF_MONTH: f64 = 30.0;
 const MONTH_SECONDS: f64 = DAY_SECONDS * DAYS_OF_MONTH;
 const GIGABYTE: f64 = 1e9;
 
-/// Metrics that the functions publish: ten of the deployment, and one of each of four functions.
+/// Metrics that a deployment without failures sends in every hour, by which CloudWatch bills them: twelve of the deployment
+/// (`Due`, `Queued`, `Polled`, `Delivered`, `LagSeconds`, `SweepMissing`, `SweepAgeSeconds`, `TokenCacheHits`,
+/// `TokenRequests`, `TokenFailures`, `TokensIssued`, `CredentialDaysLeft`) and the `ColdStarts` of two functions.
 const METRICS: f64 = 14.0;
 /// Seconds between two writes of a quiet tenant's progress, and the shortest stretched interval.
 const QUIET_WRITE_SECONDS: f64 = 300.0;
@@ -30,7 +32,11 @@ const POLLERS: f64 = 5.0;
 const LONG_POLL_SECONDS: f64 = 20.0;
 /// X-Ray's default sampling rule: one trace per second, and this share of all further requests.
 const SAMPLED_SHARE: f64 = 0.05;
-/// Duration of a call to AWS in AWS. An assumption that replaces moto's time, which is much longer.
+/// Seconds for which a process uses a token: an hour, less the margin before its end.
+const TOKEN_SECONDS: f64 = 3_300.0;
+/// Seconds for which a process keeps the app credential.
+const CREDENTIAL_SECONDS: f64 = 300.0;
+/// Duration of a call to AWS in AWS. An assumption that replaces the duration on the machine of the measurement.
 const AWS_CALL_SECONDS: f64 = 0.01;
 
 /// The number of tenants and their activity.
@@ -130,11 +136,16 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     // A quiet tenant's progress is written once in a while. A poll that delivers writes it in any case.
     let written = (polls - stretched - changes).max(0.0) * (load.interval / QUIET_WRITE_SECONDS).min(1.0);
     let overlapping = (polls - changes) * load.share_with_delivered_version(deployment.overlap);
+    // Each process has tokens of its own. A tenant's polls are spread over as many processes as one tick needs.
+    let processes = f64::from(deployment.maximum_concurrency)
+        .min((load.tenants * measured.quiet_poll.get("fetch.invocations")).ceil().max(1.0));
+    let tokens = polls.min(load.tenants * processes * MONTH_SECONDS / TOKEN_SECONDS);
     let dispatched = measured.dispatch.counts.since(&measured.dispatch.idle).per(measured.dispatch.tenants);
     let counts = Counts::default()
         .plus(&measured.delivering_poll, changes)
         .plus(&measured.known_poll, overlapping)
         .plus(&measured.quiet_poll, polls - changes - overlapping)
+        .plus(&measured.new_process_poll.since(&measured.quiet_poll), tokens)
         .plus(&measured.written_poll.since(&measured.quiet_poll), written)
         .plus(&measured.stretched_poll.since(&measured.quiet_poll), stretched)
         .plus(&dispatched, polls)
@@ -152,6 +163,7 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     let queue_requests = counts.calls("sqs") + 2.0 * (polls / MESSAGES_OF_A_REQUEST).max(batches) + idle_receives;
     let log_bytes = counts.get("fetch.log_bytes") + counts.get("dispatch.log_bytes") + invocations * PLATFORM_LOG_BYTES;
     let traces = invocations.min(MONTH_SECONDS + SAMPLED_SHARE * invocations);
+    let secret_requests = counts.calls("secretsmanager").max(processes * MONTH_SECONDS / CREDENTIAL_SECONDS);
     let stored = changes / DAYS_OF_MONTH * deployment.retention_days * measured.delivering_poll.get("s3.bytes");
 
     let mut lines = Vec::new();
@@ -171,7 +183,7 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     line("CloudWatch logs", "logs_gigabyte", log_bytes / GIGABYTE, "GB", 1.0)?;
     line("traffic to Microsoft", "egress_gigabyte", counts.calls("microsoft") * REQUEST_BYTES / GIGABYTE, "GB", 1.0)?;
     line("X-Ray traces, at most", "xray_trace", traces, "million", million)?;
-    line("Secrets Manager calls", "secret_request", counts.calls("secretsmanager"), "million", million)?;
+    line("Secrets Manager calls", "secret_request", secret_requests, "million", million)?;
     line("KMS calls by the functions", "kms_request", counts.calls("kms"), "million", million)?;
     line("alarms", "alarm", deployment.alarms, "", 1.0)?;
     line("metrics", "metric", METRICS, "", 1.0)?;
@@ -187,9 +199,9 @@ pub fn month(load: Load, measured: &Measured, prices: &Prices, deployment: &Depl
     })
 }
 
-/// Returns Lambda's time for one poll: the measured time, with the duration of AWS calls in place of moto's.
+/// Returns Lambda's time for one poll: the measured time, with the duration of calls in AWS in place of the measured one.
 ///
-/// The polls of a batch run in parallel, and the calls of a poll in sequence. So a batch waits for moto as long as one of
+/// The polls of a batch run in parallel, and the calls of a poll in sequence. So a batch waits for AWS as long as one of
 /// its polls.
 fn seconds_of(poll: &Counts) -> f64 {
     let excess = poll.get("aws.seconds") - AWS_CALL_SECONDS * poll.calls_to_aws();
@@ -243,6 +255,13 @@ mod tests {
     fn bill_adds_up_the_calls_of_each_kind_of_poll() {
         let measured = Measured {
             quiet_poll: counts(&[("fetch.invocations", 0.1), ("fetch.seconds", 0.1), ("microsoft:incidents", 1.0)]),
+            new_process_poll: counts(&[
+                ("dynamodb.read_units", 1.0),
+                ("fetch.invocations", 0.1),
+                ("fetch.seconds", 0.1),
+                ("microsoft:incidents", 1.0),
+                ("microsoft:token", 1.0),
+            ]),
             written_poll: counts(&[
                 ("dynamodb.write_units", 1.0),
                 ("fetch.invocations", 0.1),
@@ -274,10 +293,12 @@ mod tests {
         let bill = month(load(0.0, 10.0), &measured, &prices(), &TEMPLATE).unwrap();
         let amount = |name: &str| bill.lines.iter().find(|line| line.name == name).unwrap().amount;
         let (polls, changes) = (4_320_000.0, 30_000.0);
+        // A tick has ten batches, which ten processes take. Each asks for a token of each tenant every 55 minutes.
+        let tokens = 10.0 * 100.0 * MONTH_SECONDS / 3_300.0;
         // One quiet poll in five writes.
         assert!(is_close(amount("DynamoDB writes"), ((polls - changes) * 0.2 + changes * 5.0) / 1e6));
-        assert!(is_close(amount("traffic to Microsoft"), polls * 3_000.0 / 1e9));
-        assert!(is_close(amount("DynamoDB reads"), (polls + 43_200.0 * 8.0) / 1e6));
+        assert!(is_close(amount("traffic to Microsoft"), (polls + tokens) * 3_000.0 / 1e9));
+        assert!(is_close(amount("DynamoDB reads"), (polls + tokens + 43_200.0 * 8.0) / 1e6));
         assert!(is_close(amount("Lambda invocations"), (polls * 0.1 + 43_200.0) / 1e6));
         // Ten milliseconds for the call to S3, shared by ten polls.
         assert!(is_close(amount("Lambda time"), (polls * 0.1 + changes * 0.1 * 0.01) * 0.5 / 1e6));
@@ -298,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn lambda_time_excludes_the_waiting_for_moto() {
+    fn lambda_time_has_the_duration_of_calls_in_aws() {
         let poll = counts(&[
             ("aws.seconds", 1.5),
             ("dynamodb:GetItem", 5.0),

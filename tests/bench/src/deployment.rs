@@ -1,5 +1,7 @@
 //! The values of `infra/template.yaml` that the bill depends on.
 
+use std::time::Duration;
+
 /// The size of a deployment. A test compares [`TEMPLATE`] with the template.
 #[derive(Clone, Copy, Debug)]
 pub struct Deployment {
@@ -10,7 +12,11 @@ pub struct Deployment {
     /// Seconds between two ticks of the schedule.
     pub tick: f64,
     /// The default of `FetchMaximumConcurrency`: batches of the queue that are processed at the same time.
-    pub maximum_concurrency: f64,
+    pub maximum_concurrency: u32,
+    /// Messages of a batch of that queue, at most.
+    pub batch: usize,
+    /// The time for which a batch waits for more messages.
+    pub batch_window: Duration,
     /// The default of `POLL_OVERLAP_SECONDS`.
     pub overlap: f64,
     /// Days for which delivered objects are kept.
@@ -24,7 +30,9 @@ pub const TEMPLATE: Deployment = Deployment {
     fetch_memory: 512.0,
     dispatch_memory: 256.0,
     tick: 60.0,
-    maximum_concurrency: 10.0,
+    maximum_concurrency: 10,
+    batch: 50,
+    batch_window: Duration::from_secs(2),
     overlap: 900.0,
     retention_days: 400.0,
     alarms: 68.0,
@@ -47,7 +55,10 @@ mod tests {
             let (_, rest) = rest.split_once("Default: ").unwrap();
             rest.lines().next().unwrap().parse().unwrap()
         };
-        assert!(is_close(TEMPLATE.maximum_concurrency, default_of("FetchMaximumConcurrency")));
+        assert!(is_close(TEMPLATE.maximum_concurrency.into(), default_of("FetchMaximumConcurrency")));
+        assert!(template.contains(&format!("BatchSize: {}\n", TEMPLATE.batch)));
+        let window = TEMPLATE.batch_window.as_secs();
+        assert!(template.contains(&format!("MaximumBatchingWindowInSeconds: {window}\n")));
         assert!(is_close(TEMPLATE.overlap, default_of("PollOverlapSeconds")));
         assert!(is_close(TEMPLATE.retention_days, default_of("RetentionDays")));
         let count = |text: &str| float(template.matches(text).count());

@@ -1,21 +1,12 @@
 //! Many tenants at once: in the simulator, and in the table, written by the registry's own functions.
 
-use devstack::{CLIENT_ID, Failed, Stack};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use devstack::Failed;
 use jiff::{SignedDuration, Timestamp};
-use shared::{
-    error::Error,
-    microsoft::IncidentApi,
-    registry::{
-        Registry,
-        tenants::{Status, Tenant},
-    },
-    tenant::TenantId,
-};
-use sim::{IncidentSeed, Sim, TenantSeed};
+use shared::{error::Error, microsoft::IncidentApi, registry::Registry, tenant::TenantId};
+use sim::IncidentSeed;
 
-/// Concurrent writes to the local AWS. More of them would only wait for each other.
-const CONCURRENT_WRITES: usize = 8;
+use crate::stand::Stand;
+
 /// Ages of the incidents that a tenant has from the start: older than any overlap, but within `FIRST_LOOKBACK_HOURS`.
 const INCIDENT_AGES_MINUTES: [i64; 2] = [120, 180];
 
@@ -26,25 +17,14 @@ pub fn tenant_ids(number: usize) -> Result<Vec<TenantId>, Failed> {
     parsed.collect()
 }
 
-/// Opens the registry of a stack without the relay, so that its calls are not counted.
-pub fn registry(stack: &Stack) -> Registry {
-    Registry::new(stack.aws().config(), stack.resources().table.clone())
-}
-
-/// Creates a tenant in the simulator, with a granted consent and a few old incidents.
-pub fn seed(sim: &Sim, tenant: &TenantId) {
-    let tenant_id = tenant.to_string();
-    sim.add_tenant(TenantSeed {
-        domain: format!("{tenant_id}.example"),
-        display_name: format!("Customer {tenant_id}"),
-        tenant_id: tenant_id.clone(),
-        ..TenantSeed::default()
-    });
-    sim.grant(&tenant_id, CLIENT_ID, &[IncidentApi::Graph.read_role()]);
-    let now = sim.clock().now();
-    for minutes in INCIDENT_AGES_MINUTES {
-        sim.put_incident(&tenant_id, incident(Some(now - SignedDuration::from_mins(minutes))));
+/// Onboards tenants that are active and due, each with a few old incidents.
+pub async fn onboard(stand: &Stand, tenants: &[TenantId]) -> Result<(), Failed> {
+    let now = stand.sim.clock().now();
+    for tenant in tenants {
+        let incidents = INCIDENT_AGES_MINUTES.map(|minutes| incident(Some(now - SignedDuration::from_mins(minutes))));
+        stand.onboard(*tenant, IncidentApi::Graph, incidents.into_iter()).await?;
     }
+    Ok(())
 }
 
 /// Returns an incident with two alerts; without a time, it is created now.
@@ -58,29 +38,10 @@ pub fn incident(created: Option<Timestamp>) -> IncidentSeed {
     }
 }
 
-/// Writes tenants as they are after onboarding: active and due.
-pub async fn onboard(registry: &Registry, tenants: &[TenantId], now: Timestamp) -> Result<(), Failed> {
-    let work = tenants.iter().map(|tenant| async move {
-        registry.create_tenant(&profile(*tenant, now)).await?;
-        registry.open_feed(tenant, now).await
-    });
-    let done = stream::iter(work).buffer_unordered(CONCURRENT_WRITES).try_collect().await;
-    done.map_err(|error: Error| Failed(error.to_string()))
-}
-
 /// Makes tenants due, whatever the time of their next dispatch is.
 pub async fn make_due(registry: &Registry, tenants: &[TenantId], now: Timestamp) -> Result<(), Failed> {
-    let work = tenants.iter().map(|tenant| registry.open_feed(tenant, now));
-    let done = stream::iter(work).buffer_unordered(CONCURRENT_WRITES).try_collect().await;
-    done.map_err(|error: Error| Failed(error.to_string()))
-}
-
-fn profile(tenant_id: TenantId, now: Timestamp) -> Tenant {
-    Tenant {
-        roles: vec![IncidentApi::Graph.read_role().to_owned()],
-        consented_at: Some(now),
-        consented_by: Some(format!("admin@{tenant_id}.example")),
-        activated_at: Some(now),
-        ..Tenant::new(tenant_id, format!("Customer {tenant_id}"), Status::Active, IncidentApi::Graph)
+    for tenant in tenants {
+        registry.open_feed(tenant, now).await.map_err(|error: Error| Failed(error.to_string()))?;
     }
+    Ok(())
 }

@@ -1,6 +1,14 @@
 //! One process of a function, as Lambda runs it, with the runtime API on loopback.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,8 +21,9 @@ use axum::{
 use devstack::Failed;
 use serde_json::Value;
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpListener,
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     sync::{Mutex, mpsc},
     time::Instant,
 };
@@ -32,6 +41,7 @@ pub struct Function {
     events: mpsc::UnboundedSender<String>,
     polls: mpsc::UnboundedReceiver<Instant>,
     responses: mpsc::UnboundedReceiver<(Instant, Bytes)>,
+    log_bytes: Arc<AtomicUsize>,
 }
 
 /// The outcome of one invocation.
@@ -79,11 +89,20 @@ impl Function {
             .env("AWS_LAMBDA_RUNTIME_API", address)
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .kill_on_drop(true);
         let started = devstack::instant();
-        let process = command.spawn().map_err(|error| Failed(format!("{}: {error}", program.display())))?;
-        Ok(Self { process, started, events, polls, responses })
+        let mut process = command.spawn().map_err(|error| Failed(format!("{}: {error}", program.display())))?;
+        let log_bytes = Arc::<AtomicUsize>::default();
+        if let Some(log) = process.stdout.take() {
+            tokio::spawn(count(log, Arc::clone(&log_bytes)));
+        }
+        Ok(Self { process, started, events, polls, responses, log_bytes })
+    }
+
+    /// The number of bytes that the process has logged so far.
+    pub fn log_bytes(&self) -> usize {
+        self.log_bytes.load(Ordering::Relaxed)
     }
 
     /// The time from the start of the process to its first request for an event.
@@ -133,6 +152,14 @@ impl Function {
     fn proc(&self, file: &str) -> Result<String, Failed> {
         let process = self.process.id().ok_or_else(|| Failed("the process has ended".to_owned()))?;
         Ok(std::fs::read_to_string(format!("/proc/{process}/{file}"))?)
+    }
+}
+
+/// Reads a log to its end.
+async fn count(mut log: ChildStdout, bytes: Arc<AtomicUsize>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = log.read(&mut buffer).await {
+        bytes.fetch_add(read, Ordering::Relaxed);
     }
 }
 

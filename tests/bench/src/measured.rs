@@ -9,6 +9,8 @@ use crate::counts::Counts;
 pub struct Measured {
     /// The circumstances of the run.
     pub conditions: Conditions,
+    /// Counts of one poll without a change by a process that has no token of the tenant.
+    pub new_process_poll: Counts,
     /// Counts of one poll without a change.
     pub quiet_poll: Counts,
     /// Counts of one poll without a change that writes how far it read.
@@ -32,7 +34,7 @@ pub struct Conditions {
     pub on: String,
     /// Cores of the machine, which everything shared.
     pub cores: usize,
-    /// The cargo profile of the functions: `debug`.
+    /// The cargo profile of the functions: `debug` or `release`.
     pub build: String,
     /// Tenants that were polled on schedule.
     pub tenants: usize,
@@ -76,7 +78,9 @@ pub struct Lag {
     pub tick_p50: f64,
     /// The longest time from a dispatch to the last poll that it caused.
     pub tick_longest: f64,
-    /// Calls of the functions to the local AWS, per second.
+    /// The longest invocation of `incident-fetch`, in seconds.
+    pub longest_batch: f64,
+    /// Calls of the functions to AWS, per second.
     pub aws_calls_a_second: f64,
     /// Mean duration of these calls, in milliseconds.
     pub aws_millis_a_call: f64,

@@ -1,13 +1,6 @@
-//! A relay between the functions and the local AWS. It counts calls and records the time at which an object was written.
-//!
-//! It also serialises the writes to one item, as DynamoDB does. moto's threads may check the conditions of two writes
-//! before either of them takes effect.
+//! A relay between the functions and AWS. It counts calls and records the time at which an object was written.
 
-use std::{
-    collections::hash_map::DefaultHasher,
-    hash::{Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::{
     Router,
@@ -20,19 +13,15 @@ use devstack::Failed;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::clock::Clock;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use crate::{
-    capacity::{Capacity, Outcome, key_of},
+    capacity::{Capacity, Outcome},
     counts::{Counts, float},
 };
 
 /// The largest accepted request body. The largest one of a function is an object.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
-/// Concurrent calls to the local AWS. More of them do not make a single Python process faster.
-const CONCURRENT_CALLS: usize = 4;
-/// Number of locks that serialise writes. Items share them by the hash of their key.
-const WRITE_LOCKS: usize = 64;
 
 /// Headers that belong to one connection and are not forwarded.
 const HOP_HEADERS: [HeaderName; 4] =
@@ -56,11 +45,9 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct Shared {
-    target: OnceLock<String>,
+    target: String,
     client: reqwest::Client,
     clock: Clock,
-    concurrency: Semaphore,
-    write_locks: [tokio::sync::Mutex<()>; WRITE_LOCKS],
     record: Mutex<Record>,
 }
 
@@ -72,17 +59,11 @@ struct Record {
 }
 
 impl Relay {
-    /// Listens on an ephemeral port. Fails every request until [`Relay::set_target`] is called.
-    pub async fn start() -> Result<Self, Failed> {
+    /// Listens on an ephemeral port and forwards requests to `target`.
+    pub async fn start(target: &str) -> Result<Self, Failed> {
         let client = devstack::http_client().map_err(|error| Failed(error.to_string()))?;
-        let shared = Arc::new(Shared {
-            target: OnceLock::new(),
-            client,
-            clock: Clock::system(),
-            concurrency: Semaphore::new(CONCURRENT_CALLS),
-            write_locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
-            record: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { target: target.to_owned(), client, clock: Clock::system(), record: Mutex::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
@@ -99,14 +80,8 @@ impl Relay {
         &self.url
     }
 
-    /// Sets the endpoint that requests are forwarded to. Only the first call has an effect.
-    pub fn set_target(&self, endpoint: &str) {
-        self.shared.target.get_or_init(|| endpoint.to_owned());
-    }
-
     /// Returns the counts since the start: calls by service and operation, `dynamodb.read_units`, `dynamodb.write_units`,
-    /// `sqs.messages`, `events.entries`, `s3.bytes`, and `aws.seconds`, the time that the functions waited for the local
-    /// AWS.
+    /// `sqs.messages`, `events.entries`, `s3.bytes`, and `aws.seconds`, the time that the functions waited for AWS.
     pub fn counts(&self) -> Counts {
         self.shared.record().counts.clone()
     }
@@ -122,22 +97,9 @@ impl Shared {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the lock of the item that a call writes, if it writes one.
-    fn write_lock(&self, call: &Call, request: &Value) -> Option<&tokio::sync::Mutex<()>> {
-        let item = match (call.service, call.operation.as_str()) {
-            ("dynamodb", "UpdateItem" | "DeleteItem") => &request["Key"],
-            ("dynamodb", "PutItem") => &request["Item"],
-            _ => return None,
-        };
-        let mut hasher = DefaultHasher::new();
-        key_of(item).hash(&mut hasher);
-        let index = hasher.finish() % u64::try_from(WRITE_LOCKS).unwrap_or(1);
-        self.write_locks.get(usize::try_from(index).unwrap_or_default())
-    }
-
     async fn forward(&self, parts: &Parts, body: Bytes) -> Result<(StatusCode, HeaderMap, Bytes), reqwest::Error> {
         let path = parts.uri.path_and_query().map(axum::http::uri::PathAndQuery::as_str).unwrap_or_default();
-        let url = format!("{}{path}", self.target.get().map(String::as_str).unwrap_or_default());
+        let url = format!("{}{path}", self.target);
         let request =
             self.client.request(parts.method.clone(), url).headers(without_hop_headers(&parts.headers)).body(body);
         let response = request.send().await?;
@@ -215,13 +177,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     };
     let call = Call::parse(&parts);
     let json = if call.service == "s3" { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
-    let _write_guard = match shared.write_lock(&call, &json) {
-        Some(lock) => Some(lock.lock().await),
-        None => None,
-    };
     let (sent_bytes, started) = (body.len(), devstack::instant());
-    // The semaphore is never closed.
-    let _permit = shared.concurrency.acquire().await;
     match shared.forward(&parts, body).await {
         Ok((status, headers, response)) => {
             shared.count(&call, &json, status, &response, sent_bytes, started.elapsed().as_secs_f64());

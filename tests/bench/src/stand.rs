@@ -1,9 +1,13 @@
 //! AWS and Microsoft in this process, for measured processes of functions.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+};
 
 use aws_double::Aws;
 use devstack::Failed;
+use flate2::bufread::GzDecoder;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{
@@ -51,6 +55,11 @@ impl Stand {
         });
         let registry = Registry::new(&aws.config().await, aws_double::TABLE.into());
         Ok(Self { aws, sim, registry, clock })
+    }
+
+    /// The registry, whose calls the functions do not make.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The variables of the peer beside those of every function.
@@ -136,10 +145,19 @@ impl Stand {
         account.events.iter().filter_map(|event| event.detail["count"].as_u64()).sum()
     }
 
+    /// The lines of a delivered object.
+    pub fn lines(&self, key: &str) -> Result<Vec<Value>, Failed> {
+        let body =
+            self.aws.account().objects.iter().rfind(|object| object.key == key).map(|object| object.body.clone());
+        let body = body.ok_or_else(|| Failed(format!("there is no object {key}")))?;
+        let lines = BufReader::new(GzDecoder::new(body.as_ref())).lines();
+        lines.map(|line| serde_json::from_str(&line?).map_err(|error| Failed(format!("{key}: {error}")))).collect()
+    }
+
     /// Takes the waiting messages off the queue, as an event of it.
     pub fn waiting(&self) -> Vec<Value> {
         let mut account = self.aws.account();
-        let received = account.receive();
+        let received = account.receive(usize::MAX);
         for message in &received {
             account.delete_message(&message.id);
         }
@@ -159,10 +177,17 @@ pub fn incident(number: usize, seconds_ago: i64) -> IncidentSeed {
     }
 }
 
-/// The event of the queue with these messages.
-pub fn queue_event(bodies: &[Value]) -> Value {
-    let record = |(number, body): (usize, &Value)| json!({"messageId": format!("m-{number}"), "body": body.to_string(), "eventSource": "aws:sqs"});
-    json!({"Records": bodies.iter().enumerate().map(record).collect::<Vec<_>>()})
+/// The event of the queue with these messages, each with its id.
+pub fn queue_event<'a>(messages: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
+    let record = |(id, body)| json!({"messageId": id, "body": body, "eventSource": "aws:sqs"});
+    json!({"Records": messages.map(record).collect::<Vec<_>>()})
+}
+
+/// The event of the queue with messages of these bodies.
+pub fn event_of(bodies: &[Value]) -> Value {
+    let messages: Vec<(String, String)> =
+        bodies.iter().enumerate().map(|(number, body)| (format!("m-{number}"), body.to_string())).collect();
+    queue_event(messages.iter().map(|(id, body)| (id.as_str(), body.as_str())))
 }
 
 /// The message that polls a tenant.

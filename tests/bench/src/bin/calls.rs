@@ -8,7 +8,7 @@ use bench::{
     fleet::tenant_ids,
     lambda::Function,
     report::{self, Figure},
-    stand::{Stand, incident, poll_message, queue_event},
+    stand::{Stand, event_of, incident, poll_message},
 };
 use devstack::{Console, Failed, Progress as _};
 use serde_json::json;
@@ -46,7 +46,7 @@ async fn measure(console: &mut Console) -> Result<bool, Failed> {
 }
 
 async fn poll(function: &mut Function, messages: &[serde_json::Value]) -> Result<(), Failed> {
-    let invocation = function.invoke(&queue_event(messages)).await?;
+    let invocation = function.invoke(&event_of(messages)).await?;
     if invocation.response == json!({"batchItemFailures": []}) {
         return Ok(());
     }

@@ -121,7 +121,7 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
     let mut lines = vec![
         "Computed, not measured: a month of 30 days, in US dollars, without free tiers and discounts.".to_owned(),
         format!(
-            "Counts of {} ({} builds, {} cores, moto); list prices of {}, {}.",
+            "Counts of {} ({} builds, {} cores); list prices of {}, {}.",
             conditions.on, conditions.build, conditions.cores, prices.region, prices.on
         ),
         format!(
@@ -151,7 +151,7 @@ fn table(bills: &[Bill], options: &Options, measured: &Measured, prices: &Prices
         format!(
             "FetchMaximumConcurrency {} can poll at most {} tenants a minute, at the measured speed of polls.",
             TEMPLATE.maximum_concurrency,
-            grouped(tenants_served(TEMPLATE.maximum_concurrency, TEMPLATE.tick, measured).round())
+            grouped(tenants_served(TEMPLATE.maximum_concurrency.into(), TEMPLATE.tick, measured).round())
         ),
     ]);
     for bill in bills {

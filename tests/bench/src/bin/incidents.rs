@@ -9,7 +9,7 @@ use bench::{
     fleet::tenant_ids,
     lambda::Function,
     report::{self, Figure, percentile},
-    stand::{Stand, incident, poll_message, queue_event},
+    stand::{Stand, event_of, incident, poll_message},
 };
 use devstack::{Console, Failed, Progress as _};
 use jiff::{SignedDuration, Timestamp};
@@ -73,7 +73,7 @@ async fn fetch(binary: &Path, stand: &Stand, tenants: &[TenantId]) -> Result<Dur
     let before = function.cpu()?;
     let mut messages: Vec<_> = tenants.iter().map(poll_message).collect();
     for _ in 0..20 {
-        let invocation = function.invoke(&queue_event(&messages)).await?;
+        let invocation = function.invoke(&event_of(&messages)).await?;
         if invocation.response != json!({"batchItemFailures": []}) {
             return Err(Failed(format!("a message failed: {}", invocation.response)));
         }

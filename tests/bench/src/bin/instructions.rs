@@ -14,7 +14,7 @@ use bench::{
     fleet::tenant_ids,
     lambda::Function,
     report::{self, Figure},
-    stand::{Stand, incident, poll_message, queue_event},
+    stand::{Stand, event_of, incident, poll_message},
 };
 use devstack::{Console, Failed, Progress as _};
 use serde::{Deserialize, Serialize};
@@ -147,7 +147,7 @@ async fn quiet_polls(binary: &Path, polls: u32) -> Result<u64, Failed> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([&*binary]).collect();
     let mut function = Function::start(Path::new("/usr/bin/valgrind"), &arguments, &stand.variables()).await?;
     for _ in 0..polls {
-        function.invoke(&queue_event(&[poll_message(&tenant)])).await?;
+        function.invoke(&event_of(&[poll_message(&tenant)])).await?;
     }
     function.end().await?;
     total(&out)

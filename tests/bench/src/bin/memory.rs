@@ -8,7 +8,7 @@ use bench::{
     fleet::tenant_ids,
     lambda::Function,
     report::{self, Figure},
-    stand::{Stand, incident, poll_message, queue_event},
+    stand::{Stand, event_of, incident, poll_message},
 };
 use devstack::{Console, Failed, Progress as _};
 use serde_json::json;
@@ -73,7 +73,7 @@ async fn peak(binary: &Path, tenants: Tenants, alerts: usize, console: &mut Cons
     let mut function = Function::start(binary, &[], &stand.variables()).await?;
     let mut messages: Vec<_> = tenants.iter().map(poll_message).collect();
     for _ in 0..100 {
-        let invocation = function.invoke(&queue_event(&messages)).await?;
+        let invocation = function.invoke(&event_of(&messages)).await?;
         if invocation.response != json!({"batchItemFailures": []}) {
             return Err(Failed(format!("a message failed: {}", invocation.response)));
         }

@@ -337,7 +337,7 @@ impl<'a> Run<'a> {
         self.harness.aws.account().plan(&self.workers[self.turn % 2].life, aws.to_vec());
         for _ in 0..8 {
             let mut messages: Vec<(String, String)> = {
-                let received = self.harness.aws.account().receive();
+                let received = self.harness.aws.account().receive(usize::MAX);
                 received.into_iter().map(|message| (message.id, message.body)).collect()
             };
             if messages.is_empty()

@@ -1,6 +1,6 @@
 //! One dispatch of many due tenants, and two at the same time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use bench::{counts::float, fleet, measured::Dispatch};
 use devstack::{Console, Failed, Progress as _};
@@ -10,42 +10,39 @@ use shared::{clock::Clock, tenant::TenantId};
 
 use crate::harness::ScaleHarness;
 
-/// The time-out of one dispatch on a busy machine.
-const DISPATCH_TIMEOUT: Duration = Duration::from_mins(5);
-
 /// Dispatches `number` due tenants, then no tenant, then all of them by two dispatches at the same time.
 ///
 /// # Errors
 /// A tenant was not dispatched, or more often than there were dispatches.
 pub(crate) async fn measure(harness: &ScaleHarness, number: usize, console: &mut Console) -> Result<Dispatch, Failed> {
     let tenants = fleet::tenant_ids(number)?;
-    let registry = fleet::registry(&harness.stack);
+    let registry = harness.stand().registry();
     console.step(&format!("making {number} tenants due"));
     for tenant in &tenants {
         let known = registry.tenant(tenant).await.map_err(|error| Failed(error.to_string()))?;
         if known.is_none() {
-            fleet::onboard(&registry, &[*tenant], Clock::system().now()).await?;
+            fleet::onboard(harness.stand(), &[*tenant]).await?;
         }
     }
 
     console.step("dispatching them");
-    fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
+    fleet::make_due(registry, &tenants, Clock::system().now()).await?;
     let (before, started) = (harness.counts().await, devstack::instant());
-    let response = dispatch(harness).await?;
+    let response = harness.tick(0).await?;
     let seconds = started.elapsed().as_secs_f64();
     let counts = harness.counts().await.since(&before);
-    check_dispatched(harness, &tenants, 1, "one tick").await?;
+    check_dispatched(harness, &tenants, 1, "one tick")?;
 
-    fleet::make_due(&registry, &tenants, Clock::system().now() + SignedDuration::from_hours(1)).await?;
+    fleet::make_due(registry, &tenants, Clock::system().now() + SignedDuration::from_hours(1)).await?;
     let before = harness.counts().await;
-    dispatch(harness).await?;
+    harness.tick(0).await?;
     let idle = harness.counts().await.since(&before);
 
     console.step("dispatching them by two ticks at the same time");
-    fleet::make_due(&registry, &tenants, Clock::system().now()).await?;
-    let (one, other) = tokio::join!(dispatch(harness), dispatch(harness));
+    fleet::make_due(registry, &tenants, Clock::system().now()).await?;
+    let (one, other) = tokio::join!(harness.tick(0), harness.tick(1));
     let (one, other) = (queued(&one?), queued(&other?));
-    check_dispatched(harness, &tenants, 2, "two ticks at the same time").await?;
+    check_dispatched(harness, &tenants, 2, "two ticks at the same time")?;
 
     console.line("");
     console.line(&format!("a dispatch with {} tenants due, {} queued", response["due"], response["queued"]));
@@ -58,35 +55,15 @@ pub(crate) async fn measure(harness: &ScaleHarness, number: usize, console: &mut
     Ok(Dispatch { tenants: number, counts, idle })
 }
 
-/// Invokes the function as the schedule does, with a longer time-out, because the time is measured and not checked.
-async fn dispatch(harness: &ScaleHarness) -> Result<Value, Failed> {
-    let input = serde_json::json!({ "kind": "poll" });
-    Ok(harness.stack.invoke_with_deadline("incident-dispatch", input, DISPATCH_TIMEOUT).await?)
-}
-
 fn queued(response: &Value) -> u64 {
     response["queued"].as_u64().unwrap_or_default()
 }
 
 /// Empties the queue and checks that it had a message for each tenant, at most `most`. `case` is for the error message.
-async fn check_dispatched(harness: &ScaleHarness, tenants: &[TenantId], most: usize, case: &str) -> Result<(), Failed> {
-    let sqs = aws_sdk_sqs::Client::new(harness.stack.aws().config());
-    let queue = &harness.stack.resources().queue_url;
+fn check_dispatched(harness: &ScaleHarness, tenants: &[TenantId], most: usize, case: &str) -> Result<(), Failed> {
     let mut messages: BTreeMap<String, usize> = BTreeMap::new();
-    loop {
-        let receive = sqs.receive_message().queue_url(queue).max_number_of_messages(10);
-        let received = receive.send().await.map_err(|error| Failed(format!("reading the queue: {error}")))?;
-        let received = received.messages.unwrap_or_default();
-        if received.is_empty() {
-            break;
-        }
-        for message in received {
-            let body: Value = serde_json::from_str(message.body().unwrap_or_default()).unwrap_or_default();
-            *messages.entry(body["tenant_id"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
-            let receipt = message.receipt_handle().unwrap_or_default();
-            let delete = sqs.delete_message().queue_url(queue).receipt_handle(receipt);
-            delete.send().await.map_err(|error| Failed(format!("emptying the queue: {error}")))?;
-        }
+    for message in harness.stand().waiting() {
+        *messages.entry(message["tenant_id"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
     }
     let missing = tenants.iter().filter(|tenant| !messages.contains_key(&tenant.to_string())).count();
     let repeated = messages.values().filter(|number| **number > most).count();

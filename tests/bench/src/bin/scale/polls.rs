@@ -18,8 +18,9 @@ use shared::{
 
 use crate::harness::ScaleHarness;
 
-/// Polls a sample of tenants six times: for their first incidents, without a change, without a change when the progress is
-/// to be written and after a long quiet, after one new incident each, and while this incident is still within the overlap.
+/// Polls a sample of tenants seven times: for their first incidents, without a change by a new process and by the same one,
+/// without a change when the progress is to be written and after a long quiet, after one new incident each, and while this
+/// incident is still within the overlap.
 pub(crate) async fn measure(
     harness: &ScaleHarness,
     sample: usize,
@@ -27,31 +28,31 @@ pub(crate) async fn measure(
     console: &mut Console,
 ) -> Result<(), Failed> {
     let tenants = fleet::tenant_ids(sample)?;
-    let registry = fleet::registry(&harness.stack);
     console.step(&format!("counting the calls of one poll, at {sample} tenants"));
-    for tenant in &tenants {
-        fleet::seed(&harness.sim, tenant);
-    }
-    fleet::onboard(&registry, &tenants, Clock::system().now()).await?;
+    fleet::onboard(harness.stand(), &tenants).await?;
     poll_each(harness, &tenants).await?;
 
+    let registry = harness.stand().registry();
+    harness.restart().await?;
+    measured.new_process_poll = poll_each(harness, &tenants).await?;
     measured.quiet_poll = poll_each(harness, &tenants).await?;
-    put_back(&registry, &tenants, SignedDuration::ZERO).await?;
+    put_back(registry, &tenants, SignedDuration::ZERO).await?;
     measured.written_poll = poll_each(harness, &tenants).await?;
-    put_back(&registry, &tenants, SignedDuration::from_hours(2)).await?;
+    put_back(registry, &tenants, SignedDuration::from_hours(2)).await?;
     measured.stretched_poll = poll_each(harness, &tenants).await?;
     for tenant in &tenants {
-        harness.sim.put_incident(&tenant.to_string(), fleet::incident(None));
+        harness.sim().put_incident(&tenant.to_string(), fleet::incident(None));
     }
     measured.delivering_poll = poll_each(harness, &tenants).await?;
     measured.known_poll = poll_each(harness, &tenants).await?;
-    harness.check_failures().await?;
-    let objects = harness.relay.written_after(0).len();
+    harness.check_failures()?;
+    let objects = harness.relay().written_after(0).len();
     // One object has the first incidents and one the new incident. Two days of first incidents make one more.
     if objects < 2 * sample {
         return Err(Failed(format!("{objects} objects were delivered at {sample} tenants instead of two each")));
     }
     for (name, counts) in [
+        ("quiet, by a new process", &measured.new_process_poll),
         ("quiet", &measured.quiet_poll),
         ("quiet, with its progress written", &measured.written_poll),
         ("quiet, with a stretched interval", &measured.stretched_poll),
@@ -82,12 +83,11 @@ async fn put_back(registry: &Registry, tenants: &[TenantId], quiet: SignedDurati
 
 /// Polls each tenant once and returns the mean counts of one poll.
 async fn poll_each(harness: &ScaleHarness, tenants: &[TenantId]) -> Result<Counts, Failed> {
-    let registry = fleet::registry(&harness.stack);
-    fleet::make_due(&registry, tenants, Clock::system().now()).await?;
-    harness.stack.tick("poll").await?;
+    fleet::make_due(harness.stand().registry(), tenants, Clock::system().now()).await?;
+    harness.tick(0).await?;
     let before = harness.counts().await;
     // A message may be delivered twice, as in SQS. The second delivery finds the tenant's lease taken.
-    let messages = harness.stack.drain_queue().await?;
+    let messages = harness.drain().await?;
     if messages < tenants.len() {
         return Err(Failed(format!("{messages} messages were delivered for {} tenants", tenants.len())));
     }

@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use super::{
     Page, Registry,
-    table::{Item, Order, Versioned, to_item},
+    listing::Order,
+    table::{Item, Versioned, to_item},
 };
 use crate::{
     error::{Error, Result},

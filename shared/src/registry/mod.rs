@@ -14,6 +14,7 @@ pub mod hunts;
 pub mod invitations;
 pub mod jobs;
 pub mod lease;
+mod listing;
 pub mod open_incidents;
 pub mod position;
 pub mod quarantine;
@@ -23,7 +24,8 @@ pub mod tenants;
 mod throttling;
 pub mod versions;
 
-pub use table::{Page, Registry, Write};
+pub use listing::Page;
+pub use table::{Registry, Write};
 
 use crate::tenant::TenantId;
 

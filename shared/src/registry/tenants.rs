@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Page, Registry,
-    table::{Item, Order, Versioned, from_item, string, text, to_item},
+    listing::Order,
+    table::{Item, Versioned, from_item, string, text, to_item},
     tenant_pk,
 };
 use crate::{

@@ -1,4 +1,6 @@
 //! Situations in which a sync could stand still, ask for ever or lose rows unseen. Calls are counted at Microsoft's side.
+//!
+//! Long, because each is a story of its own, and they are looked up by what the sync would do wrong.
 
 use aws_double::{AwsFault, FaultPosition};
 use jiff::{SignedDuration, Timestamp};

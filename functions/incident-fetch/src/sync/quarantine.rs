@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::{Progress, Stop, Worker, bisect::SecondListing, is_transient, window::floor, windows::Pass};
+use super::{Progress, Stop, Worker, bisect::SecondListing, is_transient, pass::Pass, window::floor};
 use shared::{
     error::{Error, Result},
     incident::{

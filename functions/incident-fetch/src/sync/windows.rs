@@ -5,14 +5,13 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    PollPlan, Progress, Stop, TIME_WITHOUT_ALERTS, Worker,
-    failure_search::{FailureSearch, NextStep},
-    is_transient,
+    Progress, Stop, Worker, is_transient,
     page_read::PageRead,
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
+    pass::{AskedWindow, Pass, PassOwner},
     window::{
-        RowOrder, TARGET_FULLNESS, Window, ceil, covered_by, end_by_pace, estimated_rows, floor, go_past, middle,
-        next_window, rows_by_pace, seconds, split_at, split_point, split_point_of_long_list, split_second,
+        RowOrder, Window, covered_by, estimated_rows, floor, go_past, split_at, split_point, split_point_of_long_list,
+        split_second,
     },
 };
 use shared::{
@@ -22,143 +21,9 @@ use shared::{
     queue::SyncKind,
     registry::{
         Write,
-        jobs::Job,
-        position::{Position, Readings, RowTimes, SecondPosition},
+        position::{Readings, RowTimes, SecondPosition},
     },
 };
-
-/// The time ahead of now that clocks may differ by. Polls come to it soon.
-const PRESENT_OF_POLLS: SignedDuration = SignedDuration::from_hours(1);
-
-/// The time after its end in which a sweep looks for what is dated later than now.
-const FUTURE_OF_SWEEPS: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
-
-/// A pass over a span of last update.
-pub(super) struct Pass<'a> {
-    /// What is still to read.
-    pub(super) position: Position,
-    /// The end of the span; `None`: the present.
-    end: Option<Timestamp>,
-    owner: PassOwner<'a>,
-    /// The search for what fails, while windows fail.
-    search: Option<FailureSearch>,
-    /// The rows and the seconds of the last complete window.
-    pace: Option<(u32, i64)>,
-    /// The failures of the present part of a second.
-    second_failures: u32,
-}
-
-/// The owner of a pass, which its progress belongs to.
-enum PassOwner<'a> {
-    /// The feed: its cursor moves.
-    Feed,
-    /// A backfill or a sweep.
-    Job(&'a mut Job),
-    /// The retry of a quarantined span. It ends at the first failure.
-    Retry,
-}
-
-/// A window and the query for its next page.
-struct AskedWindow {
-    window: Window,
-    /// Our time just before the request.
-    requested_at: Timestamp,
-    query: IncidentQuery,
-}
-
-impl AskedWindow {
-    fn seconds(&self) -> i64 {
-        seconds(self.window.span, self.requested_at)
-    }
-
-    /// True for a window that only times of creation split further.
-    fn is_second(&self) -> bool {
-        self.window.created.is_some() || self.seconds() == 1
-    }
-
-    fn second(&self) -> Span {
-        let from = self.window.span.from;
-        Span { from, to: Some(from + SignedDuration::from_secs(1)) }
-    }
-}
-
-impl<'a> Pass<'a> {
-    fn new(position: Position, end: Option<Timestamp>, owner: PassOwner<'a>) -> Self {
-        let (search, pace) = (None, None);
-        Self { position, end, owner, search, pace, second_failures: 0 }
-    }
-
-    /// The pass of a poll, up to the present.
-    pub(super) fn of_poll(plan: &PollPlan) -> Self {
-        Self::new(plan.position.clone(), None, PassOwner::Feed)
-    }
-
-    /// The pass of a job from `from` to `to`.
-    pub(super) fn of_job(from: Timestamp, to: Timestamp, job: &'a mut Job) -> Self {
-        let position = job.pass_position.clone().filter(|position| position.at >= floor(from));
-        Self::new(position.unwrap_or_else(|| Position::at(floor(from))), Some(ceil(to)), PassOwner::Job(job))
-    }
-
-    /// The pass of a sweep over what is dated so much later than now that no clock explains it. Polls read no further than to
-    /// the present where their lists do not hold that.
-    pub(super) fn of_future(now: Timestamp, job: &'a mut Job) -> Self {
-        let end = ceil(job.to) + FUTURE_OF_SWEEPS;
-        // The position where the sweep's own span ended is none of this pass.
-        let is_of_future = |position: &Position| position.at >= job.to + PRESENT_OF_POLLS;
-        let position = job.pass_position.clone().filter(is_of_future);
-        Self::new(
-            position.unwrap_or_else(|| Position::at(ceil(now + PRESENT_OF_POLLS))),
-            Some(end),
-            PassOwner::Job(job),
-        )
-    }
-
-    /// The pass of a retry over a quarantined span.
-    pub(super) fn of_retry(position: Position, to: Timestamp) -> Self {
-        Self::new(position, Some(ceil(to)), PassOwner::Retry)
-    }
-
-    /// Returns true if the cursor cannot move past the beginning of a window, whatever is read of it: it reaches from the
-    /// present into the future. If no list holds it, the present is for a later pass, and the future for sweeps.
-    fn gains_nothing_from(&self, window: Span, shown_at: Timestamp) -> bool {
-        matches!(self.owner, PassOwner::Feed)
-            && window.to.is_none()
-            && window.from >= floor(covered_by(window, shown_at))
-    }
-
-    fn wanted_rows(&self, top: u32) -> u32 {
-        if self.position.is_unordered { top } else { MAX_LIST_ROWS }
-    }
-
-    /// Returns true if the list of a window, which has shown a first page, may be too long to be read page by page.
-    fn may_be_too_long(&self, asked: &AskedWindow, shown: &[RowTimes]) -> bool {
-        let (window, now) = (asked.window.span, asked.requested_at);
-        let pace = self.pace.filter(|(rows, _)| *rows > 0);
-        let longest = f64::from(MAX_LIST_ROWS);
-        let by_pace = pace.map(|pace| rows_by_pace(pace, asked.seconds()));
-        match RowOrder::of(shown) {
-            // Where the newest come first, the time without rows behind them counts. What the window before it showed counts,
-            // too, unless it was much thinner.
-            Some(order) if order.newest_first => {
-                let estimated = estimated_rows(window, now, shown);
-                estimated > longest * TARGET_FULLNESS * 0.9 && by_pace.is_none_or(|by_pace| by_pace < estimated / 2.0)
-            }
-            Some(order) => order.rows_in(window, now, shown) > longest,
-            None => by_pace.is_none_or(|by_pace| by_pace > longest),
-        }
-    }
-
-    /// The next window, shorter where the last one shows that it would be too full.
-    fn next_window(&mut self, now: Timestamp, top: u32, quarantined: &[Span]) -> Option<Window> {
-        let window = next_window(&mut self.position, self.end, now, quarantined)?;
-        let is_new = window.created.is_none() && self.position.list.is_none();
-        let end =
-            self.pace.filter(|_| is_new).and_then(|pace| end_by_pace(window.span, now, pace, self.wanted_rows(top)));
-        let Some(end) = end else { return Some(window) };
-        split_at(&mut self.position, window.span, now, end);
-        next_window(&mut self.position, self.end, now, quarantined)
-    }
-}
 
 impl Worker<'_> {
     /// Reads and delivers everything in a span. However the pass ends, its position is stored in its owner.
@@ -429,94 +294,6 @@ impl Worker<'_> {
                 return Err(error);
             }
             self.read_without_alerts(pass, to);
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Goes on after a transient error: once more, with a narrower window, or past what was quarantined.
-    async fn on_failure(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        page: &PageRead,
-        error: Error,
-    ) -> Result<ControlFlow<Stop>> {
-        self.flush().await?;
-        let window = asked.window.span;
-        if self.deadline_may_have_caused_failure() {
-            // The window was too much for the time that was left.
-            if !asked.is_second() && pass.position.list.is_none() {
-                let shown: Vec<Timestamp> = page.times().map(|row| row.updated).collect();
-                let at = middle(shown).unwrap_or(window.from + SignedDuration::from_secs(asked.seconds() / 2));
-                split_at(&mut pass.position, window, asked.requested_at, at);
-            }
-            return Ok(ControlFlow::Break(Stop::OutOfTime));
-        }
-        if matches!(pass.owner, PassOwner::Retry) {
-            return Err(error);
-        }
-        if asked.query.alerts == Alerts::Omitted {
-            // It is not the alerts, or not they alone.
-            self.lease.feed.without_alerts_until = None;
-            return Err(error);
-        }
-        if pass.position.second.is_some() {
-            return self.on_failure_in_second(pass, asked, error).await;
-        }
-        let search = pass.search.get_or_insert_with(|| FailureSearch::new(pass.position.ends.clone()));
-        search.last_error = Some(error.clone());
-        let width_end = |width: i64| window.from + SignedDuration::from_secs(width);
-        match self.next_step_after_failure(window, asked.requested_at, search).await? {
-            NextStep::Retry => {}
-            NextStep::Narrow { width } => {
-                split_at(&mut pass.position, window, asked.requested_at, width_end(width));
-            }
-            NextStep::ContinueAt(at) => {
-                pass.position.move_to(at);
-                pass.position.ends = search.ends_after(at);
-            }
-            NextStep::WithoutAlerts => self.read_without_alerts(pass, window.from),
-            NextStep::GiveUp { next_width } => {
-                self.stats.narrowed = next_width.is_some_and(|width| asked.seconds() > width);
-                pass.position.ends = search.ends_after(window.from);
-                if let Some(width) = next_width.filter(|width| seconds(window, asked.requested_at) > *width) {
-                    split_at(&mut pass.position, window, asked.requested_at, width_end(width));
-                }
-                return Err(error);
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Ends a search: the windows from `at` on are read without alerts, for a while.
-    fn read_without_alerts(&mut self, pass: &mut Pass<'_>, at: Timestamp) {
-        tracing::warn!("Microsoft lists incidents only without their alerts");
-        self.lease.feed.without_alerts_until = Some(self.sync.clock.now() + TIME_WITHOUT_ALERTS);
-        pass.position.move_to(at);
-        if let Some(search) = pass.search.take() {
-            pass.position.ends = search.ends_after(at);
-        }
-    }
-
-    /// Goes on after a transient error in a second that is read by times of creation: once more, and then past it.
-    async fn on_failure_in_second(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        error: Error,
-    ) -> Result<ControlFlow<Stop>> {
-        if self.deadline_may_have_caused_failure() {
-            return Ok(ControlFlow::Break(Stop::OutOfTime));
-        }
-        if matches!(pass.owner, PassOwner::Retry) {
-            return Err(error);
-        }
-        pass.second_failures += 1;
-        if pass.second_failures > 1 {
-            self.probe_tenant().await.map_err(|_| error)?;
-            // Quarantined spans are left out, so that the pass goes on behind it.
-            self.quarantine_span(asked.second(), "unreadable").await?;
-            pass.second_failures = 0;
         }
         Ok(ControlFlow::Continue(()))
     }

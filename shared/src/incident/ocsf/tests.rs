@@ -1,3 +1,5 @@
+//! Long, because each part of a finding has its sample here, beside the official schema that all are validated against.
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;

@@ -247,7 +247,8 @@ proptest! {
     ) {
         let names = ["id", "alertId"];
         if let Ok(sent) = str::from_utf8(&raw) {
-            let one_by_one = Members::of(sent).map(|members| members.find(&["alerts"], |raw| alert_ids(raw, names)));
+            let ids = |raw| members::alert_ids(raw, names);
+            let one_by_one = Members::of(sent).map(|members| members.find(&["alerts"], ids));
             let in_one_pass = Members::with_alerts(sent, names).map(|members| members.alerts);
             prop_assert_eq!(in_one_pass, one_by_one);
         }

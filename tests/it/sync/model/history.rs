@@ -1,5 +1,7 @@
 //! The steps of one history. All of them are made from a seed before the history starts, so that a part of it can run
 //! alone.
+//!
+//! Long, because all kinds of steps and their chances stand side by side.
 
 use shared::{microsoft::IncidentApi, registry::jobs::JobKind};
 use sim::{Fault, FaultKind, RetryAfter};

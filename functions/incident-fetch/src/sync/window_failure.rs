@@ -1,0 +1,107 @@
+//! The way on after a window that failed.
+
+use std::ops::ControlFlow;
+
+use jiff::{SignedDuration, Timestamp};
+use shared::{
+    error::{Error, Result},
+    incident::record::Alerts,
+};
+
+use super::{
+    Stop, TIME_WITHOUT_ALERTS, Worker,
+    failure_search::{FailureSearch, NextStep},
+    page_read::PageRead,
+    pass::{AskedWindow, Pass, PassOwner},
+    window::{middle, seconds, split_at},
+};
+
+impl Worker<'_> {
+    /// Goes on after a transient error: once more, with a narrower window, or past what was quarantined.
+    pub(super) async fn on_failure(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        page: &PageRead,
+        error: Error,
+    ) -> Result<ControlFlow<Stop>> {
+        self.flush().await?;
+        let window = asked.window.span;
+        if self.deadline_may_have_caused_failure() {
+            // The window was too much for the time that was left.
+            if !asked.is_second() && pass.position.list.is_none() {
+                let shown: Vec<Timestamp> = page.times().map(|row| row.updated).collect();
+                let at = middle(shown).unwrap_or(window.from + SignedDuration::from_secs(asked.seconds() / 2));
+                split_at(&mut pass.position, window, asked.requested_at, at);
+            }
+            return Ok(ControlFlow::Break(Stop::OutOfTime));
+        }
+        if matches!(pass.owner, PassOwner::Retry) {
+            return Err(error);
+        }
+        if asked.query.alerts == Alerts::Omitted {
+            // It is not the alerts, or not they alone.
+            self.lease.feed.without_alerts_until = None;
+            return Err(error);
+        }
+        if pass.position.second.is_some() {
+            return self.on_failure_in_second(pass, asked, error).await;
+        }
+        let search = pass.search.get_or_insert_with(|| FailureSearch::new(pass.position.ends.clone()));
+        search.last_error = Some(error.clone());
+        let width_end = |width: i64| window.from + SignedDuration::from_secs(width);
+        match self.next_step_after_failure(window, asked.requested_at, search).await? {
+            NextStep::Retry => {}
+            NextStep::Narrow { width } => {
+                split_at(&mut pass.position, window, asked.requested_at, width_end(width));
+            }
+            NextStep::ContinueAt(at) => {
+                pass.position.move_to(at);
+                pass.position.ends = search.ends_after(at);
+            }
+            NextStep::WithoutAlerts => self.read_without_alerts(pass, window.from),
+            NextStep::GiveUp { next_width } => {
+                self.stats.narrowed = next_width.is_some_and(|width| asked.seconds() > width);
+                pass.position.ends = search.ends_after(window.from);
+                if let Some(width) = next_width.filter(|width| seconds(window, asked.requested_at) > *width) {
+                    split_at(&mut pass.position, window, asked.requested_at, width_end(width));
+                }
+                return Err(error);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Ends a search: the windows from `at` on are read without alerts, for a while.
+    pub(super) fn read_without_alerts(&mut self, pass: &mut Pass<'_>, at: Timestamp) {
+        tracing::warn!("Microsoft lists incidents only without their alerts");
+        self.lease.feed.without_alerts_until = Some(self.sync.clock.now() + TIME_WITHOUT_ALERTS);
+        pass.position.move_to(at);
+        if let Some(search) = pass.search.take() {
+            pass.position.ends = search.ends_after(at);
+        }
+    }
+
+    /// Goes on after a transient error in a second that is read by times of creation: once more, and then past it.
+    async fn on_failure_in_second(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        error: Error,
+    ) -> Result<ControlFlow<Stop>> {
+        if self.deadline_may_have_caused_failure() {
+            return Ok(ControlFlow::Break(Stop::OutOfTime));
+        }
+        if matches!(pass.owner, PassOwner::Retry) {
+            return Err(error);
+        }
+        pass.second_failures += 1;
+        if pass.second_failures > 1 {
+            self.probe_tenant().await.map_err(|_| error)?;
+            // Quarantined spans are left out, so that the pass goes on behind it.
+            self.quarantine_span(asked.second(), "unreadable").await?;
+            pass.second_failures = 0;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

@@ -2,6 +2,7 @@
 
 mod kql;
 mod outside;
+mod schema;
 mod tools;
 
 use std::{

@@ -7,6 +7,7 @@ use shared::{incident::record::is_incident_id, tenant::TenantId};
 use super::{
     kql::leaves_tenant,
     outside::{self, NOTICE},
+    schema::{self, arguments},
 };
 use crate::{
     advice,
@@ -18,14 +19,14 @@ use crate::{
 };
 
 /// The most items of one result, by default and at all.
-const DEFAULT_ITEMS: usize = 20;
-const MAX_ITEMS: usize = 50;
+pub(super) const DEFAULT_ITEMS: usize = 20;
+pub(super) const MAX_ITEMS: usize = 50;
 
 /// The most rows of a hunt in one result.
 const MAX_ROWS: usize = 100;
 
 /// The most characters of a query.
-const MAX_QUERY_CHARACTERS: usize = 20_000;
+pub(super) const MAX_QUERY_CHARACTERS: usize = 20_000;
 
 /// A tool: its name, what it does, its arguments, and the members that its result always has.
 pub(super) struct ToolKind {
@@ -43,14 +44,14 @@ pub(super) const TOOLS: [ToolKind; 7] = [
         title: "List tenants",
         description: "Lists the customers' tenants, the worst first: status, reason, lag, open incidents, and what to do.",
         input: || arguments(&[], &["status", "limit", "next"]),
-        output: || result(&["tenants"]),
+        output: schema::tenant_list,
     },
     ToolKind {
         name: "get_tenant",
         title: "Get a tenant",
         description: "Returns one tenant: how far it was read, its roles, its last sweep, and what to do if it is not read.",
         input: || arguments(&["tenant_id"], &[]),
-        output: || result(&["tenant"]),
+        output: schema::one_tenant,
     },
     ToolKind {
         name: "list_incidents",
@@ -58,14 +59,14 @@ pub(super) const TOOLS: [ToolKind; 7] = [
         description: "Lists incidents over all active tenants, or of one, the latest update first. A tenant that cannot be read is \
                       in `failures`.",
         input: || arguments(&[], &["tenant_id", "severity", "incident_status", "since", "limit", "next"]),
-        output: || result(&["incidents", "failures"]),
+        output: schema::incident_list,
     },
     ToolKind {
         name: "get_incident",
         title: "Get an incident",
         description: "Returns one incident with its alerts and their evidence.",
         input: || arguments(&["tenant_id", "incident_id"], &["limit", "next"]),
-        output: || result(&["incident", "alerts"]),
+        output: schema::one_incident,
     },
     ToolKind {
         name: "start_hunt",
@@ -73,78 +74,23 @@ pub(super) const TOOLS: [ToolKind; 7] = [
         description: "Runs one KQL query of advanced hunting over the tenants. Returns the table, or a hunt_id for get_hunt. A query \
                       that leaves the tenant (externaldata, adx, http_request and the like) is refused.",
         input: || arguments(&["query"], &["tenants", "timespan"]),
-        output: || result(&["status", "rows", "failures"]),
+        output: schema::hunt,
     },
     ToolKind {
         name: "get_hunt",
         title: "Get a hunt",
         description: "Returns the progress of a hunt, and its rows once it is done. Waits a few seconds for the end.",
         input: || arguments(&["hunt_id"], &["limit", "next"]),
-        output: || result(&["status", "rows", "failures"]),
+        output: schema::hunt,
     },
     ToolKind {
         name: "completeness",
         title: "Completeness",
         description: "Says for each tenant how far its incidents were read, and what the last sweep checked and found missing.",
         input: || arguments(&[], &["tenant_id", "limit", "next"]),
-        output: || result(&["tenants"]),
+        output: schema::completeness,
     },
 ];
-
-/// The JSON Schema of a tool's arguments.
-fn arguments(required: &[&str], optional: &[&str]) -> Value {
-    let properties: serde_json::Map<_, _> = required
-        .iter()
-        .chain(optional)
-        .map(|name| match *name {
-            "incident_status" => ("status".to_owned(), property(name)),
-            name => (name.to_owned(), property(name)),
-        })
-        .collect();
-    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
-}
-
-fn property(name: &str) -> Value {
-    let guid = "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$";
-    match name {
-        "tenant_id" => {
-            json!({"type": "string", "pattern": guid, "description": "The tenant, as list_tenants names it."})
-        }
-        "tenants" => {
-            json!({"type": "array", "items": {"type": "string", "pattern": guid}, "description": "Default: all active ones."})
-        }
-        "incident_id" => json!({"type": "string", "pattern": "^[0-9]{1,20}$"}),
-        "hunt_id" => {
-            json!({"type": "string", "minLength": 1, "maxLength": 200, "description": "As start_hunt returned it."})
-        }
-        "status" => json!({"enum": ["pending", "active", "paused", "offboarded"]}),
-        "incident_status" => json!({"enum": ["active", "in_progress", "awaiting_action", "resolved", "redirected"]}),
-        "severity" => json!({"enum": ["informational", "low", "medium", "high"]}),
-        "since" => json!({"type": "string", "description": "7d (ago) or 2026-11-22T10:00:00Z. Default: 24h."}),
-        "timespan" => {
-            json!({"type": "string", "description": "How far back: 7d, 12h or P7D. Default: Microsoft's 30 days."})
-        }
-        "query" => json!({"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARACTERS, "description": "KQL."}),
-        "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_ITEMS, "default": DEFAULT_ITEMS}),
-        _ => json!({"type": "string", "description": "The `next` of the result before."}),
-    }
-}
-
-/// The JSON Schema of a tool's result.
-fn result(members: &[&str]) -> Value {
-    let mut properties: serde_json::Map<_, _> = members
-        .iter()
-        .map(|name| match *name {
-            "tenant" | "incident" => ((*name).to_owned(), json!({"type": "object"})),
-            "status" => ((*name).to_owned(), json!({"type": "string"})),
-            _ => ((*name).to_owned(), json!({"type": "array", "items": {"type": "object"}})),
-        })
-        .collect();
-    properties.insert("next".to_owned(), json!({"type": ["string", "null"], "description": "Null: there is no more."}));
-    properties.insert("notice".to_owned(), json!({"type": "string"}));
-    let required: Vec<_> = properties.keys().cloned().collect();
-    json!({"type": "object", "properties": properties, "required": required})
-}
 
 /// The arguments of any tool. Each tool's schema says which of them it takes.
 #[derive(Debug, Default, Deserialize)]

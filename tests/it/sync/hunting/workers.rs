@@ -1,6 +1,7 @@
 //! Hunts under faults: repeated messages, several workers, workers that die, quotas and outages.
 
 use aws_double::{AwsFault, FaultPosition, base_config};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::registry::tenants::{Status, Tenant};
 use sim::{Fault, FaultKind, RetryAfter};
@@ -148,6 +149,31 @@ async fn hunting_quota_holds_up_hunting_alone() {
     hunts.deliver().await;
     assert_eq!(hunts.queries(TENANT), 2);
     assert_one_result(&hunts, &hunt, "throttled").await;
+}
+
+/// The cursor of the feed and its calls for incidents, minute by minute, while so many hunts run.
+async fn minutes_of_feed(hunts_at_once: u32) -> Vec<(Option<Timestamp>, usize)> {
+    let hunts = HuntHarness::start().await;
+    for _ in 0..hunts_at_once {
+        hunts.begin(json!({"query": "DeviceInfo"})).await;
+    }
+    let calls = || hunts.sync.backends.sim.calls().iter().filter(|call| call.path.ends_with("/incidents")).count();
+    let mut minutes = Vec::new();
+    for _ in 0..4 {
+        hunts.sync.advance(60);
+        hunts.sync.put(30);
+        let before = calls();
+        tokio::join!(hunts.deliver(), hunts.sync.poll());
+        minutes.push((hunts.sync.feed().await.covered_until, calls() - before));
+    }
+    assert_eq!(hunts.sync.delivered().len(), 4);
+    assert_eq!(hunts.queries(TENANT), usize::try_from(hunts_at_once).unwrap());
+    minutes
+}
+
+#[tokio::test]
+async fn twenty_hunts_change_neither_lag_nor_calls_of_the_feed() {
+    assert_eq!(minutes_of_feed(20).await, minutes_of_feed(0).await);
 }
 
 #[tokio::test]

@@ -7,12 +7,10 @@ mod hunting;
 mod live;
 mod messages;
 mod sync;
-mod tenant_status;
-mod worker;
 
 use std::time::Duration;
 
-use crate::sync::{Settings, SyncContext};
+use crate::sync::{Settings, SyncContext, tenant::TenantSync};
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{
@@ -21,9 +19,8 @@ use shared::{
     config::{JwtAudience, Variables},
     delivery::{
         bucket::{Bucket, Format},
-        events::{Events, IncidentEvents},
+        events::IncidentEvents,
     },
-    entra::token_cache::Tokens,
     error::{Error, Result},
     incident::record::is_incident_id,
     incident_api::client::Incidents,
@@ -33,7 +30,6 @@ use shared::{
         runtime::Platform,
     },
     microsoft::{IncidentApiSetting, Microsoft},
-    onboarding::Onboarding,
     queue::SyncQueue,
     random::Random,
     registry::Registry,
@@ -112,18 +108,13 @@ impl Config {
 /// The function with all its clients.
 #[derive(Clone)]
 pub struct App {
-    sync: SyncContext,
-    onboarding: Onboarding,
-    queue: SyncQueue,
+    sync: TenantSync,
+    bucket: Bucket,
     hunt_queue: SyncQueue,
     random: Random,
-    tokens: Tokens,
     registry: Registry,
     incidents: Incidents,
-    events: Events,
     clock: Clock,
-    poll_max_interval: SignedDuration,
-    sweep: SignedDuration,
     jwt_audience: Option<JwtAudience>,
 }
 
@@ -132,10 +123,12 @@ impl App {
     pub fn new(config: Config, platform: &Platform) -> Self {
         let aws = &platform.aws;
         let clients = Clients::new(&config.microsoft, config.table_name, config.event_bus_name, platform);
-        let sync = SyncContext {
+        let bucket = Bucket::new(aws, config.incident_bucket);
+        let hunt_queue = config.hunt_queue_url.unwrap_or_else(|| config.sync_queue_url.clone());
+        let context = SyncContext {
             incidents: clients.incidents.clone(),
             registry: clients.registry.clone(),
-            bucket: Bucket::new(aws, config.incident_bucket),
+            bucket: bucket.clone(),
             events: clients.events.clone(),
             clock: clients.clock.clone(),
             settings: Settings {
@@ -147,19 +140,22 @@ impl App {
                 incident_events: config.incident_events,
             },
         };
-        Self {
-            sync,
+        let sync = TenantSync {
+            context,
             onboarding: clients.onboarding(config.incident_api),
-            hunt_queue: SyncQueue::new(aws, config.hunt_queue_url.unwrap_or_else(|| config.sync_queue_url.clone())),
+            tokens: clients.tokens.clone(),
             queue: SyncQueue::new(aws, config.sync_queue_url),
-            random: platform.random.clone(),
-            tokens: clients.tokens,
-            registry: clients.registry,
-            incidents: clients.incidents,
-            events: clients.events,
-            clock: clients.clock,
             poll_max_interval: config.poll_max_interval,
             sweep: config.sweep,
+        };
+        Self {
+            sync,
+            bucket,
+            hunt_queue: SyncQueue::new(aws, hunt_queue),
+            random: platform.random.clone(),
+            registry: clients.registry,
+            incidents: clients.incidents,
+            clock: clients.clock,
             jwt_audience: config.jwt_audience,
         }
     }

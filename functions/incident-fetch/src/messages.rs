@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{
     error::{Error, Result},
@@ -14,32 +13,16 @@ use shared::{
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
-use crate::App;
+use crate::{
+    App,
+    sync::tenant::{QuietPoll, Worked},
+};
 
 /// The number of messages of a batch that are worked on at the same time. Each may hold a large incident in memory.
 const CONCURRENT_MESSAGES: usize = 25;
 
 /// The time for the sync of a tenant. The function itself may run longer, because a hunting query does.
 const SYNC_TIMEOUT: Duration = Duration::from_millis(59_500);
-
-/// The result of one message.
-pub(crate) enum Worked {
-    /// The message has log lines of its own, where there is something to tell.
-    Logged,
-    /// A poll that found nothing. The polls of one invocation share a line.
-    Quiet(QuietPoll),
-}
-
-/// The counts of polls that found nothing.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct QuietPoll {
-    /// The records that were compared with the delivered versions.
-    pub(crate) checked: u64,
-    /// The records older than the delivered version.
-    pub(crate) stale: u64,
-    /// The time by which the tenant's feed lags.
-    pub(crate) lag: SignedDuration,
-}
 
 impl App {
     /// Processes the messages of a batch, polls before jobs. Of the polls of one tenant the one that waited longest does the
@@ -110,7 +93,7 @@ impl App {
             return deadline.run(Box::pin(self.hunt_in_tenant(work, deadline))).await;
         }
         let deadline = deadline.at_most(SYNC_TIMEOUT);
-        deadline.run(Box::pin(self.sync_tenant(work, message, deadline))).await
+        deadline.run(Box::pin(self.sync.run(work, message, deadline))).await
     }
 
     /// Adds the polls that found nothing to the invocation's line of metrics.

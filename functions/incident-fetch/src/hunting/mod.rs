@@ -187,7 +187,7 @@ impl App {
     }
 
     async fn rows_of_object(&self, object: String) -> Result<Vec<Box<RawValue>>> {
-        let lines = self.sync.bucket.read_lines(&object, MAX_TABLE_BYTES).await?;
+        let lines = self.bucket.read_lines(&object, MAX_TABLE_BYTES).await?;
         let rows = lines.lines().map(|line| RawValue::from_string(line.to_owned())).collect::<Result<Vec<_>, _>>();
         rows.map_err(|error| Error::internal("a row of a hunt could not be read", error))
     }

@@ -19,7 +19,10 @@ use shared::{
 };
 
 use super::{hunt_message, progress::failure_of, rows::write_rows};
-use crate::{App, messages::Worked, worker::LEASE_MARGIN};
+use crate::{
+    App,
+    sync::tenant::{LEASE_MARGIN, Worked},
+};
 
 /// The time of an invocation that is kept for recording what came of a tenant.
 const RECORD_RESERVE: Duration = Duration::from_secs(5);
@@ -87,7 +90,7 @@ impl App {
             }
             let mut client = self.incidents.of(tenant_id, IncidentApi::Graph, CallBudget::Table, deadline);
             let result = client.hunt(&query_body(hunt)).await.map_err(no_hunting_role)?;
-            let mut lines = self.sync.bucket.write_lines(object_name(hunt, tenant));
+            let mut lines = self.bucket.write_lines(object_name(hunt, tenant));
             match write_rows(tenant_id, result, &mut lines).await {
                 Ok(rows) => tenant.result = Some(rows),
                 Err(error) => {
@@ -124,7 +127,7 @@ impl App {
     /// Returns true if a worker before has put the rows into the bucket, and died before it could record that.
     async fn is_written(&self, tenant: &HuntedTenant) -> Result<bool> {
         match tenant.result.as_ref().and_then(|rows| rows.object.as_ref()) {
-            Some(object) => self.sync.bucket.has(object).await,
+            Some(object) => self.bucket.has(object).await,
             None => Ok(false),
         }
     }

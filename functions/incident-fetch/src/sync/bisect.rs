@@ -17,7 +17,7 @@ use super::{Worker, is_transient, page_read::PageRead, quarantine::UNREADABLE_AL
 const CALLS_OF_A_FULL_BUDGET: u32 = 16;
 
 /// The lists that the API sends of a failing second.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SecondListing {
     /// A list without alerts is available.
     WithoutAlerts,

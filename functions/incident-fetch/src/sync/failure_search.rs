@@ -22,11 +22,8 @@ use shared::{
     microsoft::IncidentApi,
 };
 
-/// The maximum number of requests of a search in which nothing could be read.
+/// The maximum number of requests of a search in which nothing could be read. More of that is an outage.
 const MAX_FRUITLESS_REQUESTS: u32 = 8;
-
-/// The number of disjoint failing windows that count as an outage while nothing could be read.
-const OUTAGE_WINDOWS: usize = 3;
 
 /// After this many failed polls with the tenant still responding, the failing second is treated as a bad record, not as an
 /// outage, and is read incident by incident.
@@ -38,8 +35,6 @@ const FAILURES_BEFORE_PROBE: u32 = 3;
 /// The facts that are known while windows fail.
 #[derive(Debug, Default)]
 pub(super) struct FailureSearch {
-    /// Failing windows. None of them lies within another.
-    failing_windows: Vec<Span>,
     /// A row was read since the search began.
     anything_read: bool,
     /// Requests since the search began.
@@ -52,6 +47,8 @@ pub(super) struct FailureSearch {
     pub(super) last_error: Option<Error>,
     /// The window that is known to fail and begins where the pass stands.
     failing_window: Option<Span>,
+    /// The failure that the search deals with now.
+    failure: Option<Failure>,
     /// The API listed the first failing window, or a part of it, without alerts.
     pub(super) lists_without_alerts: bool,
     /// The seconds of the rows that are not delivered yet, where that list was complete.
@@ -59,6 +56,7 @@ pub(super) struct FailureSearch {
 }
 
 /// The next step after a window has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     /// The same window is requested once more.
     Retry,
@@ -72,10 +70,46 @@ pub(super) enum NextStep {
     GiveUp { next_width: Option<i64> },
 }
 
-/// The result of reading a second window to tell a bad record from an outage.
-#[derive(PartialEq)]
-enum OtherWindow {
+/// What the search does next: a request, whose outcome it is told, or the end of its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// The tenant is probed: [`FailureSearch::on_probe`].
+    Probe,
+    /// The failing window is listed without alerts: [`FailureSearch::on_list_without_alerts`].
+    ListWithoutAlerts,
+    /// Another window is read, to tell a bad record from an outage: [`FailureSearch::on_other_window`].
+    ReadOther(Span),
+    /// A second is read incident by incident: [`FailureSearch::on_bisected`].
+    Bisect(Span, SecondListing),
+    /// The pass takes this step.
+    Take(NextStep),
+}
+
+/// The failure that a search deals with now.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    window: Span,
+    /// The end of the window; of an open one, the present.
+    end: Timestamp,
+    /// It is the second one of its window, which was requested once more.
+    retry_failed: bool,
+    /// The polls of the tenant that failed before this one.
+    failed_polls: u32,
+}
+
+/// A list of the failing window without alerts.
+#[derive(Debug)]
+pub(super) struct ListWithoutAlerts {
+    /// The seconds of the rows that are not delivered yet, where the list is complete.
+    pub(super) new_row_seconds: Option<BTreeSet<Timestamp>>,
+}
+
+/// The outcome of reading another window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OtherWindow {
+    /// It was read, or fails now with another error than a transient one.
     Readable,
+    /// It fails, too.
     Failing,
 }
 
@@ -97,17 +131,99 @@ impl FailureSearch {
         self.failures_in_a_row = 0;
     }
 
-    fn add_failing(&mut self, window: Span) {
-        let within = |failing: &Span| {
-            failing.from <= window.from
-                && (failing.to.is_none() || window.to.is_some_and(|to| failing.to.is_some_and(|end| to <= end)))
-        };
-        self.failing_windows.retain(|failing| !within(failing));
-        self.failing_windows.push(window);
+    /// Begins to deal with the failure of a window: it is requested once more, and then less and less of it until the bad
+    /// record stands alone. The split begins only if anything at all is readable of this tenant. `failed_polls` is the
+    /// number of its polls that failed before this one.
+    pub(super) fn on_failure(&mut self, window: Span, now: Timestamp, failed_polls: u32) -> Action {
+        self.requests += 1;
+        if self.requests == 1 {
+            return Action::Take(NextStep::Retry);
+        }
+        let end = window.to.unwrap_or_else(|| ceil(now) + SignedDuration::from_secs(1));
+        self.failing_window = Some(Span { from: window.from, to: Some(end) });
+        self.failures_in_a_row += 1;
+        if self.gave_up_because().is_some() {
+            return Action::Take(self.give_up(self.next_width()));
+        }
+        let failure = Failure { window, end, retry_failed: self.requests == 2, failed_polls };
+        self.failure = Some(failure);
+        if failure.retry_failed || self.failures_in_a_row >= FAILURES_BEFORE_PROBE {
+            self.requests += 1;
+            return Action::Probe;
+        }
+        self.narrow(failure)
     }
 
-    fn is_outage(&self) -> bool {
-        !self.anything_read && self.failing_windows.len() >= OUTAGE_WINDOWS
+    /// Goes on after a probe of the tenant.
+    pub(super) fn on_probe(&mut self, is_readable: bool) -> Action {
+        let Some(failure) = self.failure else { return Action::Take(NextStep::Retry) };
+        if !is_readable {
+            return Action::Take(NextStep::GiveUp { next_width: failure.window.seconds() });
+        }
+        self.failures_in_a_row = 0;
+        if failure.retry_failed { Action::ListWithoutAlerts } else { self.narrow(failure) }
+    }
+
+    /// Goes on after a list without alerts. `None`: the API has none, or it failed.
+    pub(super) fn on_list_without_alerts(&mut self, list: Option<ListWithoutAlerts>) -> Action {
+        self.requests += 1;
+        self.lists_without_alerts = list.is_some();
+        self.new_row_seconds = list.and_then(|list| list.new_row_seconds);
+        match self.failure {
+            Some(failure) => self.narrow(failure),
+            None => Action::Take(NextStep::Retry),
+        }
+    }
+
+    /// Goes on after another window, of which so many rows were read.
+    pub(super) fn on_other_window(&mut self, outcome: OtherWindow, rows: u32) -> Action {
+        self.requests += 1;
+        self.anything_read |= rows > 0;
+        match outcome {
+            OtherWindow::Readable => self.failures_in_a_row = 0,
+            OtherWindow::Failing => self.failures_in_a_row += 1,
+        }
+        let Some(failure) = self.failure else { return Action::Take(NextStep::Retry) };
+        match self.split_point() {
+            // One second is left.
+            None if outcome == OtherWindow::Failing => Action::Take(NextStep::GiveUp { next_width: Some(1) }),
+            None => self.bisect(failure),
+            Some(split_point) if self.gave_up_because().is_some() => Action::Take(self.give_up(Some(split_point))),
+            Some(width) => Action::Take(NextStep::Narrow { width }),
+        }
+    }
+
+    /// Goes on after a second that was read incident by incident.
+    pub(super) fn on_bisected(&mut self) -> Action {
+        self.failing_window = None;
+        match self.failure.take() {
+            Some(failure) => Action::Take(NextStep::ContinueAt(failure.end)),
+            None => Action::Take(NextStep::Retry),
+        }
+    }
+
+    /// A part of the failing window, once another window has shown that it is no outage.
+    fn narrow(&self, failure: Failure) -> Action {
+        match self.split_point() {
+            None if !self.anything_read && failure.failed_polls < FAILED_POLLS_BEFORE_QUARANTINE => {
+                Action::ReadOther(Span { from: failure.end, to: None })
+            }
+            None => self.bisect(failure),
+            // The other part tells one bad record from an outage.
+            Some(split_point) if !self.anything_read => Action::ReadOther(Span {
+                from: failure.window.from + SignedDuration::from_secs(split_point),
+                to: failure.window.to,
+            }),
+            Some(width) => Action::Take(NextStep::Narrow { width }),
+        }
+    }
+
+    fn bisect(&self, failure: Failure) -> Action {
+        let listing = match self.new_row_seconds {
+            Some(_) => SecondListing::WithoutAlerts,
+            None => SecondListing::Unavailable,
+        };
+        Action::Bisect(Span { from: failure.window.from, to: Some(failure.end) }, listing)
     }
 
     /// The step after a search in which nothing could be read with alerts.
@@ -153,95 +269,54 @@ impl FailureSearch {
 }
 
 impl Worker<'_> {
-    /// Decides what follows after a window has failed: the window once more, and then less and less of it until the bad
-    /// record stands alone. The split begins only if anything at all is readable of this tenant.
+    /// Decides what follows after a window has failed, with the requests that the search needs for it.
     pub(super) async fn next_step_after_failure(
         &mut self,
         window: Span,
         now: Timestamp,
         search: &mut FailureSearch,
     ) -> Result<NextStep> {
-        search.requests += 1;
-        if search.requests == 1 {
-            return Ok(NextStep::Retry);
-        }
-        let end = window.to.unwrap_or_else(|| ceil(now) + SignedDuration::from_secs(1));
-        let closed = Span { from: window.from, to: Some(end) };
-        search.add_failing(window);
-        search.failing_window = Some(closed);
-        search.failures_in_a_row += 1;
-        if search.gave_up_because().is_some() {
-            return Ok(search.give_up(search.next_width()));
-        }
-        let retry_failed = search.requests == 2;
-        if retry_failed || search.failures_in_a_row >= FAILURES_BEFORE_PROBE {
-            search.requests += 1;
-            if self.probe_tenant().await.is_err() {
-                return Ok(NextStep::GiveUp { next_width: window.seconds() });
-            }
-            search.failures_in_a_row = 0;
-        }
-        if retry_failed {
-            self.list_without_alerts(window, search).await?;
-            search.requests += 1;
-        }
-        let Some(split_point) = search.split_point() else {
-            if !search.anything_read && self.lease.feed.failures < FAILED_POLLS_BEFORE_QUARANTINE {
-                let other = Span { from: end, to: None };
-                if self.read_other_window(other, search).await? == OtherWindow::Failing {
-                    return Ok(NextStep::GiveUp { next_width: Some(1) });
+        let mut action = search.on_failure(window, now, self.lease.feed.failures);
+        loop {
+            action = match action {
+                Action::Take(step) => return Ok(step),
+                Action::Probe => search.on_probe(self.probe_tenant().await.is_ok()),
+                Action::ListWithoutAlerts => search.on_list_without_alerts(self.list_without_alerts(window).await?),
+                Action::ReadOther(other) => {
+                    let (outcome, rows) = self.read_other_window(other).await?;
+                    search.on_other_window(outcome, rows)
                 }
-            }
-            let listing = match search.new_row_seconds {
-                Some(_) => SecondListing::WithoutAlerts,
-                None => SecondListing::Unavailable,
+                Action::Bisect(second, listing) => {
+                    self.bisect_second(second, listing).await?;
+                    search.on_bisected()
+                }
             };
-            self.bisect_second(closed, listing).await?;
-            search.failing_window = None;
-            return Ok(NextStep::ContinueAt(end));
-        };
-        if !search.anything_read {
-            // The other part tells one bad record from an outage.
-            let other = Span { from: window.from + SignedDuration::from_secs(split_point), to: window.to };
-            let _ = self.read_other_window(other, search).await?;
-            if search.is_outage() || search.gave_up_because().is_some() {
-                return Ok(search.give_up(Some(split_point)));
-            }
         }
-        Ok(NextStep::Narrow { width: split_point })
     }
 
-    /// Reads another window, to see whether anything is readable.
-    async fn read_other_window(&mut self, other: Span, search: &mut FailureSearch) -> Result<OtherWindow> {
-        search.requests += 1;
+    /// Reads another window, to see whether anything is readable. Returns the number of its rows, too.
+    async fn read_other_window(&mut self, other: Span) -> Result<(OtherWindow, u32)> {
         let mut page = PageRead::default();
         let outcome = self.read(&IncidentQuery::of(other, self.api), &mut page).await;
         self.flush().await?;
-        search.anything_read |= page.rows > 0;
         match outcome {
-            Ok(()) => {
-                search.failures_in_a_row = 0;
-                Ok(OtherWindow::Readable)
-            }
-            Err(error) if is_transient(&error) => {
-                search.failures_in_a_row += 1;
-                search.add_failing(other);
-                Ok(OtherWindow::Failing)
-            }
+            Ok(()) => Ok((OtherWindow::Readable, page.rows)),
+            Err(error) if is_transient(&error) => Ok((OtherWindow::Failing, page.rows)),
             Err(error) => Err(error),
         }
     }
 
     /// Lists a failing window without alerts, which only Graph can, to see where the rows are that are not delivered yet.
-    async fn list_without_alerts(&mut self, window: Span, search: &mut FailureSearch) -> Result<()> {
+    /// `None`: the list could not be read to its end.
+    async fn list_without_alerts(&mut self, window: Span) -> Result<Option<ListWithoutAlerts>> {
         if self.api != IncidentApi::Graph {
-            return Ok(());
+            return Ok(None);
         }
         let query = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(window, self.api) };
         let tenant = self.tenant.tenant_id;
         let mut list = match self.list(&query).await {
             Ok(list) => list,
-            Err(error) if is_transient(&error) => return Ok(()),
+            Err(error) if is_transient(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
@@ -254,10 +329,8 @@ impl Worker<'_> {
                 seconds.insert(floor(record.last_updated));
             }
         }
-        let end = list.end().ok();
-        search.lists_without_alerts = end.is_some();
-        search.new_row_seconds = end.filter(|end| !end.more).map(|_| seconds);
-        Ok(())
+        let list_of = |has_more: bool| ListWithoutAlerts { new_row_seconds: (!has_more).then_some(seconds) };
+        Ok(list.end().ok().map(|end| list_of(end.more)))
     }
 
     /// Sends a small query with an empty result. An error shows that the tenant is not readable at all.
@@ -268,3 +341,6 @@ impl Worker<'_> {
         self.read(&query, &mut PageRead::default()).await
     }
 }
+
+#[cfg(test)]
+mod tests;

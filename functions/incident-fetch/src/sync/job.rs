@@ -2,13 +2,96 @@
 
 use shared::{
     error::Result,
+    queue::SyncMessage,
     registry::{
         feed::LastSweep,
-        jobs::{Job, JobKind, JobStatus},
+        jobs::{Job, JobKind, JobStatus, MAX_JOB_SPAN},
     },
+    telemetry::{self, Metric},
+    tenant::TenantId,
 };
 
-use super::{Stop, Worker, pass::Pass};
+use super::{Stop, Worker, pass::Pass, tenant::TenantSync};
+
+/// The prefix of the names of scheduled sweeps.
+const SCHEDULED_SWEEP_PREFIX: &str = "scheduled-";
+
+impl TenantSync {
+    /// Returns the id of the job that a message names, or of one that it starts.
+    pub(super) async fn find_or_create_job(
+        &self,
+        kind: JobKind,
+        message: &SyncMessage,
+        message_id: &str,
+    ) -> Result<String> {
+        let tenant_id = message.tenant_id;
+        let job_id = match &message.job_id {
+            Some(job_id) => job_id.clone(),
+            None if kind == JobKind::Sweep => self.scheduled_sweep(&tenant_id, message_id).await?,
+            // A message that SQS delivers twice starts one job.
+            None => message_id.to_owned(),
+        };
+        if self.context.registry.job(&tenant_id, &job_id).await?.is_none() {
+            let now = self.context.clock.now();
+            let to = message.to.map_or(now, |to| to.min(now));
+            let longest = match kind {
+                JobKind::Backfill => MAX_JOB_SPAN,
+                JobKind::Sweep | JobKind::Unknown(_) => self.sweep,
+            };
+            let from = message.from.unwrap_or(to - longest).max(now - MAX_JOB_SPAN).min(to);
+            self.context.registry.create_job(&Job::new(job_id.clone(), tenant_id, kind, from, to)).await?;
+        }
+        Ok(job_id)
+    }
+
+    /// The id of the sweep that a schedule starts, or of the one that is under way, which covers everything that the new one
+    /// would.
+    async fn scheduled_sweep(&self, tenant_id: &TenantId, message_id: &str) -> Result<String> {
+        let now = self.context.clock.now();
+        let feed = self.context.registry.feed(tenant_id).await?.unwrap_or_default();
+        if let Some(since) = feed.last_sweep.map(|sweep| sweep.at).or(feed.started_at) {
+            let age = Metric::seconds("SweepAgeSeconds", now.duration_since(since));
+            telemetry::metrics(Some(tenant_id), &[age]);
+        }
+        for job_id in feed.open_jobs.iter().filter(|job_id| job_id.starts_with(SCHEDULED_SWEEP_PREFIX)) {
+            if self.context.registry.job(tenant_id, job_id).await?.is_some_and(|job| !job.stands_still(now)) {
+                return Ok(job_id.clone());
+            }
+        }
+        Ok(format!("{SCHEDULED_SWEEP_PREFIX}{message_id}"))
+    }
+
+    /// Runs one job as far as time and budget allow, with polls in between whenever one is due.
+    pub(super) async fn run_job(&self, worker: &mut Worker<'_>, job_id: &str) -> Result<Stop> {
+        loop {
+            let Some(mut job) = self.context.registry.job(&worker.tenant_id(), job_id).await? else {
+                return Ok(Stop::Done);
+            };
+            if job.open_work().is_none() {
+                return Ok(Stop::Done);
+            }
+            match worker.run_job(&mut job).await? {
+                Stop::PollDue => {
+                    let stop = worker.poll().await?;
+                    if stop != Stop::Done {
+                        return Ok(stop);
+                    }
+                }
+                stop => {
+                    if stop == Stop::Done && job.status == JobStatus::Done {
+                        let fraction = job.fraction();
+                        tracing::info!(job_id, kind = ?job.kind, checked = job.checked, delivered = job.delivered, fraction, "job done");
+                        if job.kind == JobKind::Sweep {
+                            let missing = Metric::count("SweepMissing", job.delivered);
+                            telemetry::metrics(Some(&worker.tenant_id()), &[missing]);
+                        }
+                    }
+                    return Ok(stop);
+                }
+            }
+        }
+    }
+}
 
 impl Worker<'_> {
     /// Continues a job. Its progress is committed after each window.

@@ -6,6 +6,9 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `tenant` | the one entry: a message of the queue is work on a tenant |
+//! | `tenant_status` | the tenant's status before and after the work |
+//! | `follow_up` | what has to follow the work |
 //! | `job` | backfills and sweeps |
 //! | `pass` | a pass over a span: where it stands, and whose it is |
 //! | `windows` | one pass, window by window |
@@ -21,6 +24,7 @@
 
 mod bisect;
 mod failure_search;
+mod follow_up;
 mod ingest;
 mod inseparable;
 mod job;
@@ -28,6 +32,8 @@ pub(crate) mod page_read;
 pub(crate) mod paging;
 mod pass;
 mod quarantine;
+pub(crate) mod tenant;
+mod tenant_status;
 pub(crate) mod window;
 mod window_failure;
 mod windows;

@@ -7,11 +7,11 @@ use shared::{
     tenant::{Reason, TenantId},
 };
 
-use crate::{App, worker::PROBE_INTERVAL};
+use super::{follow_up::PROBE_INTERVAL, tenant::TenantSync};
 
-impl App {
+impl TenantSync {
     /// Returns the tenant if its incidents are to be read now. A pending or paused tenant is tried first.
-    pub(crate) async fn syncable_tenant(
+    pub(super) async fn syncable_tenant(
         &self,
         tenant_id: &TenantId,
         stored: Option<Tenant>,
@@ -21,7 +21,7 @@ impl App {
             tracing::warn!(outcome = "unknown_tenant", "message dropped");
             return Ok(None);
         };
-        self.events.announce_status(&self.registry, &tenant).await?;
+        self.context.events.announce_status(&self.context.registry, &tenant).await?;
         match (tenant.status, tenant.reason) {
             (Status::Active, _) if tenant.verification.is_some() => {
                 self.onboarding.refresh_roles(&tenant, deadline).await.map(Some)
@@ -33,7 +33,7 @@ impl App {
                     return Ok(Some(tenant));
                 }
                 if let Some(verification) = &tenant.verification {
-                    self.registry.set_due(tenant_id, verification.next_try_at).await?;
+                    self.context.registry.set_due(tenant_id, verification.next_try_at).await?;
                 }
                 tracing::info!(outcome = "pending", "tenant is not active yet");
                 Ok(None)
@@ -50,17 +50,18 @@ impl App {
                 if tenant.status == Status::Active {
                     return Ok(Some(tenant));
                 }
-                self.registry.set_due(tenant_id, self.clock.now() + PROBE_INTERVAL).await?;
+                self.context.registry.set_due(tenant_id, self.context.clock.now() + PROBE_INTERVAL).await?;
                 tracing::info!(outcome = "refused", "tenant is not active yet");
                 Ok(None)
             }
             // Microsoft gave the reason for the pause. Each poll probes whether it still holds.
             (Status::Paused, Some(reason)) if reason != Reason::Operator => Ok(Some(tenant)),
             (Status::Paused | Status::Offboarded, _) => {
-                self.registry.stop_feed(tenant_id).await?;
-                if self.registry.tenant(tenant_id).await?.is_some_and(|tenant| tenant.status == Status::Active) {
+                self.context.registry.stop_feed(tenant_id).await?;
+                if self.context.registry.tenant(tenant_id).await?.is_some_and(|tenant| tenant.status == Status::Active)
+                {
                     // Somebody resumed it at this moment. It must stay due.
-                    self.registry.open_feed(tenant_id, self.clock.now()).await?;
+                    self.context.registry.open_feed(tenant_id, self.context.clock.now()).await?;
                 }
                 tracing::info!(outcome = "not_active", "message dropped");
                 Ok(None)
@@ -69,7 +70,7 @@ impl App {
     }
 
     /// Pauses a tenant for a reason that Microsoft gave.
-    pub(crate) async fn pause_tenant(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
+    pub(super) async fn pause_tenant(&self, tenant: &Tenant, reason: Reason) -> Result<()> {
         self.tokens.forget(&tenant.tenant_id);
         let change = |tenant: &mut Tenant| {
             // A pause by the operator and an offboarding stay, whatever Microsoft responds.
@@ -79,13 +80,14 @@ impl App {
             }
             Ok(())
         };
-        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, self.clock.now(), change).await?;
-        self.events.announce_status(&self.registry, &after).await
+        let (_, after) =
+            self.context.registry.change_tenant(&tenant.tenant_id, self.context.clock.now(), change).await?;
+        self.context.events.announce_status(&self.context.registry, &after).await
     }
 
     /// Makes a tenant active again, unless the operator paused it, and returns its status.
-    pub(crate) async fn resume_tenant(&self, tenant: &Tenant) -> Result<Status> {
-        let now = self.clock.now();
+    pub(super) async fn resume_tenant(&self, tenant: &Tenant) -> Result<Status> {
+        let now = self.context.clock.now();
         let change = |tenant: &mut Tenant| {
             if tenant.status == Status::Paused && !tenant.reason.is_some_and(Reason::outlasts_success) {
                 (tenant.status, tenant.reason) = (Status::Active, None);
@@ -93,8 +95,8 @@ impl App {
             }
             Ok(())
         };
-        let (_, after) = self.registry.change_tenant(&tenant.tenant_id, now, change).await?;
-        self.events.announce_status(&self.registry, &after).await?;
+        let (_, after) = self.context.registry.change_tenant(&tenant.tenant_id, now, change).await?;
+        self.context.events.announce_status(&self.context.registry, &after).await?;
         Ok(after.status)
     }
 }

@@ -55,6 +55,8 @@ pub struct Feed {
     pub failures: u32,
     /// The incidents that were delivered without alerts, to be read once more.
     pub rechecks: Vec<Recheck>,
+    /// The last poll left no call for the retries and the jobs that come after it. The next work begins with them.
+    pub passed_over: bool,
     /// The time at which a worker last started to work on a job.
     pub jobs_driven_at: Option<Timestamp>,
     /// The identifiers of jobs that are not finished.

@@ -72,7 +72,10 @@ impl TenantSync {
             }
             match worker.run_job(&mut job).await? {
                 Stop::PollDue => {
-                    let stop = worker.poll().await?;
+                    let mut stop = worker.poll().await?;
+                    if stop == Stop::Done {
+                        stop = worker.make_retries().await?;
+                    }
                     if stop != Stop::Done {
                         return Ok(stop);
                     }

@@ -86,6 +86,9 @@ const SHORT_OVERLAP: SignedDuration = SignedDuration::from_secs(60);
 /// The time for which windows are read without alerts, once the API has shown that it lists them only so.
 const TIME_WITHOUT_ALERTS: SignedDuration = SignedDuration::from_mins(15);
 
+/// The lag above which a throttled poll is more urgent than retries and jobs.
+const MAX_LAG_OF_TURNS: SignedDuration = SignedDuration::from_mins(10);
+
 /// The time after which an incident is read again that had no alerts.
 const RECHECK_DELAY: SignedDuration = SignedDuration::from_mins(15);
 
@@ -206,6 +209,8 @@ pub(crate) struct Worker<'a> {
     quarantine_hits: u64,
     /// The part of `stats.delivered` that is already added to the job, or that belongs to no job.
     added_to_job: u64,
+    /// The work begins with what the last poll has left no call for, so it yields to no poll.
+    has_turn: bool,
     /// The first response of the poll held its whole window.
     first_window_was_complete: Option<bool>,
     /// The counts so far.
@@ -230,6 +235,7 @@ impl<'a> Worker<'a> {
             quarantine: Vec::new(),
             quarantine_hits: 0,
             added_to_job: 0,
+            has_turn: false,
             first_window_was_complete: None,
             stats: SyncStats::default(),
         }
@@ -246,7 +252,7 @@ impl<'a> Worker<'a> {
         let is_first_poll = self.lease.feed.covered_until.is_none();
         let plan = self.plan_poll(now);
         self.first_window_was_complete = None;
-        let mut stop = self.pass(&mut Pass::of_poll(&plan)).await?;
+        let stop = self.pass(&mut Pass::of_poll(&plan)).await?;
         if stop == Stop::Done {
             let feed = &mut self.lease.feed;
             feed.pass_position = None;
@@ -259,19 +265,51 @@ impl<'a> Worker<'a> {
                 // An overlap that one response holds is read by every poll.
                 feed.overlap_read_at = (self.first_window_was_complete == Some(false)).then_some(now);
             }
-            if self.has_due_retries(now) {
-                // The poll's own work is committed before anything else is tried.
-                if self.commit_feed().await? == Write::Conflict {
-                    return Ok(Stop::Overtaken);
-                }
-                if self.recheck().await? == Progress::OutOfTime
-                    || self.retry_quarantined().await? == Progress::OutOfTime
-                {
-                    stop = Stop::OutOfTime;
-                }
-            }
         }
         Ok(stop)
+    }
+
+    /// Reads again what is due for it: incidents without alerts, and what is in quarantine.
+    ///
+    /// # Errors
+    /// The error that stopped it.
+    async fn make_retries(&mut self) -> Result<Stop> {
+        if self.quarantine.is_empty() {
+            self.load_quarantine().await?;
+        }
+        if !self.has_due_retries(self.sync.clock.now()) {
+            return Ok(Stop::Done);
+        }
+        // The poll's own work is committed before anything else is tried.
+        if self.commit_feed().await? == Write::Conflict {
+            return Ok(Stop::Overtaken);
+        }
+        if self.recheck().await? == Progress::OutOfTime || self.retry_quarantined().await? == Progress::OutOfTime {
+            return Ok(Stop::OutOfTime);
+        }
+        Ok(Stop::Done)
+    }
+
+    /// Returns true if retries or jobs wait although the feed is not far behind.
+    fn leaves_work_waiting(&self) -> bool {
+        let (feed, now) = (&self.lease.feed, self.sync.clock.now());
+        let is_current = feed.covered_until.is_some_and(|covered| now <= covered + MAX_LAG_OF_TURNS);
+        is_current && (!feed.open_jobs.is_empty() || self.has_due_retries(now))
+    }
+
+    /// Lets the next work begin with what this poll has left no call for.
+    fn pass_over(&mut self) {
+        self.lease.feed.passed_over = true;
+    }
+
+    /// Returns true if this work begins with what the last poll has left no call for. The next work begins with a poll.
+    fn takes_turn(&mut self) -> bool {
+        self.has_turn = std::mem::take(&mut self.lease.feed.passed_over);
+        self.has_turn
+    }
+
+    fn end_turn(&mut self) {
+        self.has_turn = false;
     }
 
     /// Takes the lease before the first write. What was read before is still true then.

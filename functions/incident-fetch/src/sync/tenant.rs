@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     entra::token_cache::Tokens,
-    error::Result,
+    error::{Error, Result},
     http::Deadline,
     lambda::event::Message,
     onboarding::Onboarding,
@@ -49,6 +49,17 @@ pub(crate) struct QuietPoll {
     pub(crate) stale: u64,
     /// The time by which the tenant's feed lags.
     pub(crate) lag: SignedDuration,
+}
+
+/// The work beside a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// The job of the message alone.
+    OfJob,
+    /// The retries that follow a poll, too.
+    OfPoll,
+    /// Everything that the last poll has left no call for: the retries, and each open job.
+    PassedOver,
 }
 
 /// The sync of tenants, with all that it stands on.
@@ -128,7 +139,8 @@ impl TenantSync {
     fn may_be_quiet(&self, message: &SyncMessage, envelope: &Message, feed: &Feed) -> bool {
         let interval = self.context.settings.poll_interval;
         let waited = envelope.sent_at.is_some_and(|sent_at| sent_at + interval < self.context.clock.now());
-        let is_settled = feed.covered_until.is_some() && feed.pass_position.is_none() && feed.failures == 0;
+        let is_settled =
+            feed.covered_until.is_some() && feed.pass_position.is_none() && feed.failures == 0 && !feed.passed_over;
         message.kind == SyncKind::Poll && is_settled && !waited
     }
 
@@ -178,19 +190,73 @@ impl TenantSync {
         Ok(Some(Worked::Logged))
     }
 
-    /// Polls if the message asks for it or a poll is due, and then runs the job.
+    /// Polls if the message asks for it or a poll is due, and then makes the retries and runs the job. Where the last poll
+    /// left no call for these, they come first, once.
     async fn poll_and_run_jobs(&self, worker: &mut Worker<'_>, kind: SyncKind, job_id: Option<&str>) -> Result<Stop> {
-        let now = self.context.clock.now();
-        if kind == SyncKind::Poll || worker.poll_is_due() {
-            let stop = worker.poll().await?;
+        let polls = kind == SyncKind::Poll || worker.poll_is_due();
+        let was_passed_over = worker.takes_turn();
+        if was_passed_over {
+            let ended = self.retry_and_run_jobs(worker, Extent::PassedOver, job_id).await;
+            worker.end_turn();
+            match ended {
+                (Ok(Stop::Done), _) => {}
+                // It keeps its turn until a call is permitted.
+                (Err(Error::Throttled { .. }), false) => worker.pass_over(),
+                (outcome, _) => return outcome,
+            }
+        }
+        if polls {
+            let polled = worker.poll().await;
+            if !was_passed_over && matches!(polled, Err(Error::Throttled { .. })) && worker.leaves_work_waiting() {
+                worker.pass_over();
+            }
+            let stop = polled?;
             if stop != Stop::Done {
                 return Ok(stop);
             }
         }
-        let abandoned = worker.feed().jobs_driven_at.is_none_or(|driven_at| driven_at + ABANDONED_JOB_AGE < now);
+        if was_passed_over {
+            return Ok(Stop::Done);
+        }
+        let extent = if polls { Extent::OfPoll } else { Extent::OfJob };
+        let (outcome, progressed) = self.retry_and_run_jobs(worker, extent, job_id).await;
+        if !progressed && matches!(outcome, Err(Error::Throttled { .. })) {
+            worker.pass_over();
+        }
+        outcome
+    }
+
+    /// Makes the retries of a poll and runs the job. Returns true beside the outcome if anything came further.
+    async fn retry_and_run_jobs(
+        &self,
+        worker: &mut Worker<'_>,
+        extent: Extent,
+        job_id: Option<&str>,
+    ) -> (Result<Stop>, bool) {
+        let before = std::mem::take(&mut worker.stats.moved);
+        let checked = worker.stats.checked;
+        let work = async {
+            if extent != Extent::OfJob {
+                let stop = worker.make_retries().await?;
+                if stop != Stop::Done {
+                    return Ok(stop);
+                }
+            }
+            self.run_jobs(worker, extent, job_id).await
+        };
+        let outcome = work.await;
+        let progressed = worker.stats.moved || worker.stats.checked > checked;
+        worker.stats.moved |= before;
+        (outcome, progressed)
+    }
+
+    /// Runs the job of a message; without one, the jobs that no message continues any more, or that polls have passed over.
+    async fn run_jobs(&self, worker: &mut Worker<'_>, extent: Extent, job_id: Option<&str>) -> Result<Stop> {
+        let (now, feed) = (self.context.clock.now(), worker.feed());
+        let is_abandoned = feed.jobs_driven_at.is_none_or(|driven_at| driven_at + ABANDONED_JOB_AGE < now);
         let jobs: Vec<String> = match job_id {
             Some(id) => vec![id.to_owned()],
-            None if abandoned => worker.feed().open_jobs.iter().cloned().collect(),
+            None if is_abandoned || extent == Extent::PassedOver => feed.open_jobs.iter().cloned().collect(),
             None => Vec::new(),
         };
         for id in jobs {

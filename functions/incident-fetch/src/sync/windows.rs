@@ -49,7 +49,7 @@ impl Worker<'_> {
             if self.out_of_time() {
                 return Ok(Stop::OutOfTime);
             }
-            if matches!(pass.owner, PassOwner::Job(_)) && self.poll_is_due() {
+            if matches!(pass.owner, PassOwner::Job(_)) && !self.has_turn && self.poll_is_due() {
                 return Ok(Stop::PollDue);
             }
             let skip = pass.position.list.as_ref().map_or(0, skip_of);

@@ -93,7 +93,7 @@ impl ReadTime {
 /// records for [`MAX_STALE`]. Then it is a version: Microsoft has put the time right.
 ///
 /// After a tenant changed its API, times are compared to the millisecond until the new API has shown the incident once.
-/// The two APIs need not agree on smaller fractions, nor on the ids of alerts.
+/// The two APIs need not agree on smaller fractions, nor on the ids of alerts, but on whether there are any.
 pub fn compare(
     delivered: Option<&DeliveredVersion>,
     seen: &Record,
@@ -113,7 +113,9 @@ pub fn compare(
             VersionComparison::New { change, ordinal: earlier_ordinal(delivered, seen, read_at) }
         }
         Ordering::Less => VersionComparison::Stale,
-        Ordering::Equal if !is_same_api && delivered.state == seen.state() => VersionComparison::SameOnOtherApi,
+        Ordering::Equal if !is_same_api && delivered.state == seen.state() && !adds_alerts(delivered, seen) => {
+            VersionComparison::SameOnOtherApi
+        }
         Ordering::Equal
             if is_same_api && (delivered.state_hash == seen.state_hash || omits_alerts(delivered, seen)) =>
         {
@@ -128,6 +130,11 @@ pub fn compare(
 /// A record that was read without its alerts has another state hash, and says nothing about the alerts.
 fn omits_alerts(delivered: &DeliveredVersion, seen: &Record) -> bool {
     seen.alerts.is_none() && delivered.with_alerts && delivered.state == seen.state()
+}
+
+/// A version that was delivered without alerts, for instance because Graph could not send them, lacks those of this record.
+fn adds_alerts(delivered: &DeliveredVersion, seen: &Record) -> bool {
+    !delivered.with_alerts && seen.alerts.is_some_and(|alerts| alerts > 0)
 }
 
 fn next_ordinal(delivered: &DeliveredVersion, seen: &Record) -> u32 {

@@ -98,6 +98,16 @@ fn other_api_is_compared_to_the_millisecond() {
 }
 
 #[test]
+fn alerts_that_the_other_api_could_not_send_are_a_version() {
+    let time = "2026-01-01T00:00:00.1234567Z";
+    let without = DeliveredVersion::of(&record(time, "active", &[]), 1, IncidentApi::Graph);
+    let seen =
+        |alerts: &[&str]| compare(Some(&without), &record(time, "active", alerts), IncidentApi::Defender, at(NOW));
+    assert_eq!(seen(&[]), VersionComparison::SameOnOtherApi);
+    assert!(matches!(seen(&["a"]), VersionComparison::New { ordinal: 2, .. }));
+}
+
+#[test]
 fn delivered_version_survives_packing() {
     let known =
         DeliveredVersion::of(&record("2026-01-01T00:00:00.1234567Z", "redirected", &["a"]), 3, IncidentApi::Defender);

@@ -186,7 +186,7 @@ impl FailureSearch {
         let Some(failure) = self.failure else { return Action::Take(NextStep::Retry) };
         match self.split_point() {
             // One second is left.
-            None if outcome == OtherWindow::Failing => Action::Take(NextStep::GiveUp { next_width: Some(1) }),
+            None if outcome == OtherWindow::Failing => Action::Take(self.give_up(Some(1))),
             None => self.bisect(failure),
             Some(split_point) if self.gave_up_because().is_some() => Action::Take(self.give_up(Some(split_point))),
             Some(width) => Action::Take(NextStep::Narrow { width }),

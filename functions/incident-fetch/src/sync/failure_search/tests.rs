@@ -100,6 +100,11 @@ fn last_second_is_read_by_incident_only_if_it_is_no_outage() {
     assert_eq!(search.on_bisected(), Action::Take(NextStep::ContinueAt(at(1))));
     assert!(search.is_over());
 
+    // Nor is it one where the API lists the second without alerts.
+    let list = ListWithoutAlerts { new_row_seconds: Some([at(0)].into()) };
+    let (mut search, _) = search_of(1, 0, Some(list));
+    assert_eq!(search.on_other_window(OtherWindow::Failing, 0), Action::Take(NextStep::WithoutAlerts));
+
     // What fails for so many polls, while the tenant responds, is no outage.
     let list = ListWithoutAlerts { new_row_seconds: Some([at(0)].into()) };
     let (_, action) = search_of(1, FAILED_POLLS_BEFORE_QUARANTINE, Some(list));

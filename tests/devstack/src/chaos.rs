@@ -147,12 +147,12 @@ impl Chaos {
             for _ in 0..TICKS {
                 work(stack, &injection).await;
             }
+            if let Injection::Release(Release::Later) = injection {
+                wait_for_later_items(stack).await?;
+            }
             heal(stack, sim).await?;
         }
-        match stack.later_release(false).await?.marked {
-            0 => Err(Failed("no item was written as a later release does".to_owned())),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// `cargo dev --chaos`: one fault after the other, while somebody watches. Returns only an error.
@@ -317,6 +317,20 @@ impl Injection {
             Self::Microsoft(_) | Self::Aws(..) => {}
         }
     }
+}
+
+/// Ticks until items of the later release are stored. The failures before may have put the next polls off.
+async fn wait_for_later_items(stack: &Stack) -> Result<(), Failed> {
+    let started = devstack::instant();
+    while stack.later_release(true).await?.marked == 0 {
+        if started.elapsed() > RECOVERY_TIMEOUT {
+            return Err(Failed("no item was written as a later release does".to_owned()));
+        }
+        tokio::time::sleep(TICK_INTERVAL).await;
+        let _ = stack.tick("poll").await;
+        let _ = stack.drain_queue().await;
+    }
+    Ok(())
 }
 
 /// One tick with its messages. Failures are the point.

@@ -129,6 +129,12 @@ impl PageSizes {
     pub fn believes(&self, rows: u32) -> bool {
         rows <= self.confirmed && self.silent_cap.is_none_or(|cap| rows < cap)
     }
+
+    /// Notes that a page of `rows` rows was cut although it had no next link.
+    pub fn note_silent_cap(&mut self, rows: usize) {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        self.silent_cap = Some(self.silent_cap.map_or(rows, |cap| cap.min(rows)));
+    }
 }
 
 impl ListPosition {

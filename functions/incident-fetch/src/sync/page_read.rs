@@ -42,7 +42,7 @@ pub(crate) struct PageRead {
 pub(crate) struct RowShown {
     pub(crate) last_updated: Timestamp,
     pub(crate) created: Option<Timestamp>,
-    incident_id: String,
+    pub(super) incident_id: String,
 }
 
 impl PageRead {

@@ -57,6 +57,8 @@ pub struct Feed {
     pub rechecks: Vec<Recheck>,
     /// The last poll left no call for the retries and the jobs that come after it. The next work begins with them.
     pub passed_over: bool,
+    /// The list of what is dated from the present on was too long for the last polls. They read up to the present first.
+    pub has_long_future: bool,
     /// The time at which a worker last started to work on a job.
     pub jobs_driven_at: Option<Timestamp>,
     /// The identifiers of jobs that are not finished.

@@ -290,11 +290,11 @@ impl<'a> Worker<'a> {
         Ok(Stop::Done)
     }
 
-    /// Returns true if retries or jobs wait although the feed is not far behind.
+    /// Returns true if retries or jobs wait although this poll made calls and the feed is not far behind.
     fn leaves_work_waiting(&self) -> bool {
         let (feed, now) = (&self.lease.feed, self.sync.clock.now());
         let is_current = feed.covered_until.is_some_and(|covered| now <= covered + MAX_LAG_OF_TURNS);
-        is_current && (!feed.open_jobs.is_empty() || self.has_due_retries(now))
+        is_current && self.lease.calls > 0 && (!feed.open_jobs.is_empty() || self.has_due_retries(now))
     }
 
     /// Lets the next work begin with what this poll has left no call for.

@@ -11,7 +11,7 @@ use shared::{
 };
 
 use super::{
-    PollPlan,
+    PollPlan, SHORT_OVERLAP,
     failure_search::FailureSearch,
     paging::MAX_LIST_ROWS,
     window::{
@@ -39,6 +39,10 @@ pub(super) struct Pass<'a> {
     pub(super) pace: Option<(u32, i64)>,
     /// The failures of the present part of a second.
     pub(super) second_failures: u32,
+    /// The time of the last response.
+    pub(super) shown_at: Option<Timestamp>,
+    /// What is dated from the present on has a window of its own.
+    parts_future: bool,
 }
 
 /// The owner of a pass, which its progress belongs to.
@@ -77,8 +81,7 @@ impl AskedWindow {
 
 impl<'a> Pass<'a> {
     fn new(position: Position, end: Option<Timestamp>, owner: PassOwner<'a>) -> Self {
-        let (search, pace) = (None, None);
-        Self { position, end, owner, search, pace, second_failures: 0 }
+        Self { position, end, owner, search: None, pace: None, second_failures: 0, shown_at: None, parts_future: false }
     }
 
     /// The pass of a poll, up to the present.
@@ -117,6 +120,26 @@ impl<'a> Pass<'a> {
         matches!(self.owner, PassOwner::Feed)
             && window.to.is_none()
             && window.from >= floor(covered_by(window, shown_at))
+    }
+
+    /// Returns true if nothing is left after the last response but the future, and what the next poll reads in any case.
+    pub(super) fn has_read_the_present(&self, next: &AskedWindow) -> bool {
+        let window = next.window.span;
+        matches!(self.owner, PassOwner::Feed)
+            && self.position.list.is_none()
+            && window.to.is_none()
+            && self.shown_at.is_some_and(|shown_at| window.from >= covered_by(window, shown_at) - SHORT_OVERLAP)
+    }
+
+    /// Gives what is dated from the present on a window of its own, once.
+    pub(super) fn part_future(&mut self, now: Timestamp) {
+        let window = Span { from: self.position.at, to: None };
+        let present = floor(covered_by(window, now));
+        let is_open = self.position.ends.is_empty() && self.position.list.is_none() && self.position.second.is_none();
+        if !self.parts_future && matches!(self.owner, PassOwner::Feed) && is_open && window.from < present {
+            self.parts_future = true;
+            split_at(&mut self.position, window, now, present);
+        }
     }
 
     pub(super) fn wanted_rows(&self, top: u32) -> u32 {

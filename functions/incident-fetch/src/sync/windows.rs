@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Progress, Stop, Worker, is_transient,
+    Progress, SHORT_OVERLAP, Stop, Worker, is_transient,
     page_read::PageRead,
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
     pass::{AskedWindow, Pass, PassOwner},
@@ -45,6 +45,9 @@ impl Worker<'_> {
                 PassOwner::Feed | PassOwner::Job(_) => self.quarantined_spans(),
                 PassOwner::Retry => Vec::new(),
             };
+            if self.lease.feed.has_long_future {
+                pass.part_future(now);
+            }
             let Some(window) = pass.next_window(now, top, &quarantined) else { return Ok(Stop::Done) };
             if self.out_of_time() {
                 return Ok(Stop::OutOfTime);
@@ -65,6 +68,8 @@ impl Worker<'_> {
                 Ok(None) => self.on_page(pass, &asked, &page).await?,
                 Ok(Some(step)) => step,
                 Err(error) if is_transient(&error) => self.on_failure(pass, &asked, &page, error).await?,
+                // Where a minute has few calls, the future must not keep retries and jobs waiting.
+                Err(Error::Throttled { .. }) if pass.has_read_the_present(&asked) => return Ok(Stop::Done),
                 Err(error) => {
                     // Rows that arrived before the error are worth delivering.
                     if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {
@@ -117,7 +122,9 @@ impl Worker<'_> {
             shown_at: self.response_time(page),
             confirms_end: self.kind == SyncKind::Sweep,
         };
+        pass.shown_at = Some(of_page.shown_at);
         let shown_at = pass.position.list.as_ref().map_or(of_page.shown_at, |list| list.shown_at);
+        let has_long_future = self.lease.feed.has_long_future;
         let sizes = self.lease.feed.page_sizes(self.api);
         let (step, new_rows) = note_page(&mut pass.position.list, page, of_page, sizes);
         let looks_complete = pass.position.list.as_ref().is_none_or(|list| list.looked_complete);
@@ -127,7 +134,7 @@ impl Worker<'_> {
             search.note_response(page.rows);
         }
         let is_long = matches!(step, PageStep::TooLong | PageStep::Unordered);
-        if (is_long || step == PageStep::NextPage && pass.position.is_unordered)
+        if (is_long || step == PageStep::NextPage && (pass.position.is_unordered || has_long_future))
             && pass.gains_nothing_from(asked.window.span, shown_at)
         {
             return Ok(ControlFlow::Break(Stop::Done));
@@ -219,6 +226,8 @@ impl Worker<'_> {
 
     fn split(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, at: Timestamp) {
         self.stats.moved = true;
+        let is_present = asked.window.span.to.is_none() && at + SHORT_OVERLAP >= asked.requested_at;
+        self.lease.feed.has_long_future |= is_present && matches!(pass.owner, PassOwner::Feed);
         split_at(&mut pass.position, asked.window.span, asked.requested_at, at);
     }
 
@@ -263,7 +272,10 @@ impl Worker<'_> {
         pass.pace = Some((rows, asked.seconds())).filter(|_| asked.window.created.is_none());
         let covered = covered_by(span, shown_at);
         match &mut pass.owner {
-            PassOwner::Feed => self.advance_cursor(covered),
+            PassOwner::Feed => {
+                self.advance_cursor(covered);
+                self.lease.feed.has_long_future &= span.to.is_some();
+            }
             PassOwner::Job(job) => job.covered_until = span.to.unwrap_or(covered).min(job.to),
             PassOwner::Retry => {}
         }

@@ -21,7 +21,8 @@ impl Run<'_> {
     pub(super) fn standing(&self) -> Standing {
         let account = self.harness.aws.account();
         let feeds = account.items("FEED");
-        let cursor = feeds.first().map(|feed| (feed.get("covered_until"), feed.get("pass_position")));
+        let cursor =
+            feeds.first().map(|feed| ["covered_until", "pass_position", "rechecks"].map(|name| feed.get(name)));
         let items = format!("{cursor:?} {:?} {:?}", account.items("JOB#"), account.items("QUARANTINE"));
         Standing { objects: account.objects.len(), items }
     }

@@ -12,11 +12,14 @@ use crate::sync::harness::start_of_test;
 impl Run<'_> {
     pub(super) fn create(&mut self, step: &Step) {
         let now = self.microsoft_now();
+        // The first instant of the feed, by our clock.
+        let first = start_of_test() - SignedDuration::from_hours(24);
         match step {
             Step::Create { count, ago, nanos, apart, created_apart, alerts, alerts_in } => {
                 for number in 0..i64::try_from(*count).unwrap() {
                     let last_update =
                         now - SignedDuration::from_secs(ago + number * apart) - SignedDuration::from_nanos(*nanos);
+                    let last_update = last_update.max(first);
                     let created = last_update - SignedDuration::from_secs(number * created_apart);
                     let alerts_visible_from = alerts_in.map(|after| now + SignedDuration::from_secs(after));
                     let seed = IncidentSeed {
@@ -30,7 +33,6 @@ impl Run<'_> {
                 }
             }
             Step::CreateFirst => {
-                let first = start_of_test() - SignedDuration::from_hours(24);
                 self.created(IncidentSeed {
                     last_update: Some(first),
                     created: Some(first),

@@ -195,13 +195,17 @@ impl TenantSync {
     async fn poll_and_run_jobs(&self, worker: &mut Worker<'_>, kind: SyncKind, job_id: Option<&str>) -> Result<Stop> {
         let polls = kind == SyncKind::Poll || worker.poll_is_due();
         let was_passed_over = worker.takes_turn();
+        let mut missed_its_turn = None;
         if was_passed_over {
             let ended = self.retry_and_run_jobs(worker, Extent::PassedOver, job_id).await;
             worker.end_turn();
             match ended {
                 (Ok(Stop::Done), _) => {}
                 // It keeps its turn until a call is permitted.
-                (Err(Error::Throttled { .. }), false) => worker.pass_over(),
+                (Err(error @ Error::Throttled { .. }), false) => {
+                    worker.pass_over();
+                    missed_its_turn = Some(error);
+                }
                 (outcome, _) => return outcome,
             }
         }
@@ -216,7 +220,8 @@ impl TenantSync {
             }
         }
         if was_passed_over {
-            return Ok(Stop::Done);
+            // The message of a job has to come again.
+            return missed_its_turn.filter(|_| job_id.is_some()).map_or(Ok(Stop::Done), Err);
         }
         let extent = if polls { Extent::OfPoll } else { Extent::OfJob };
         let (outcome, progressed) = self.retry_and_run_jobs(worker, extent, job_id).await;

@@ -10,9 +10,9 @@ mod relay;
 mod run;
 
 use aws_double::{AwsFault, FaultPosition};
-use history::{History, IncidentChange, Profile, Step, TickWorkers};
+use history::{History, IncidentChange, OperatorAction, Profile, Step, TickWorkers};
 use run::{ModelHarness, PlantedDefect};
-use shared::microsoft::IncidentApi;
+use shared::{microsoft::IncidentApi, registry::jobs::JobKind};
 
 /// Histories of each profile in every run of the tests: two hundred and ten in all; and in the long round: 2,100 in all.
 const FEW: u64 = 70;
@@ -250,6 +250,18 @@ fn create(count: usize, ago: i64, apart: i64) -> Step {
 
 fn tick(seconds: i64, aws: &[(FaultPosition, AwsFault)]) -> Step {
     Step::Tick { millis: seconds * 1_000, workers: TickWorkers::One, aws: aws.to_vec(), dispatch: None }
+}
+
+#[test]
+fn job_goes_on_after_a_turn_that_found_no_call() {
+    let crowd =
+        Step::Create { count: 369, ago: 2_000, nanos: 0, apart: 0, created_apart: 1, alerts: 0, alerts_in: None };
+    let backfill = Step::Job { kind: JobKind::Backfill, workers: TickWorkers::Operated(13, OperatorAction::Pause) };
+    let steps = vec![crowd, create(1, 229, 7), backfill, tick(60, &[]), Step::Backlog { ticks: 2 }, tick(103, &[])];
+    // Each incident of the crowd is read once more, which leaves jobs no call for minutes.
+    let history = History::of(632, Profile::Calm).with(steps);
+    let wrong = apart(async move |mut harness| harness.judge(&history, None).await).join().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

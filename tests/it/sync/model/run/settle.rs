@@ -93,6 +93,8 @@ impl Run<'_> {
         // A quiet poll writes every five minutes. Without a `Date` a response is taken for a minute old, and our clock may be
         // behind.
         let most = 310 + if world.has_no_date { 60 } else { 0 } + (-world.clock_ahead).max(0);
+        // A poll that is refused comes again two minutes later.
+        let most = most + if world.calls_per_minute.is_some() { 122 } else { 0 };
         let lag = self.covered_until().map(|covered| self.microsoft_now().duration_since(covered));
         if lag.is_none_or(|lag| lag > SignedDuration::from_secs(most)) {
             self.wrong.push(format!("the feed lags behind by {lag:?}"));

@@ -1,5 +1,7 @@
 //! A failing second, read incident by incident. Whatever cannot be read is quarantined with its reason and retried later.
 
+use std::collections::HashSet;
+
 use shared::{
     error::{Error, Result},
     incident::{
@@ -104,7 +106,8 @@ impl Worker<'_> {
     async fn bisect_by_row(&mut self, second: Span) -> Result<()> {
         let mut query = IncidentQuery::of(second, self.api);
         let full_page = std::mem::replace(&mut query.top, 1);
-        let hits_before = self.quarantine_hits;
+        let mut seen = HashSet::new();
+        let mut failing_rows = 0;
         // The row before which the next failing one lies, where that is known.
         let mut fails_before = None;
         while query.skip <= MAX_SKIP {
@@ -113,13 +116,13 @@ impl Worker<'_> {
             }
             let mut page = PageRead::default();
             match self.read(&query, &mut page).await {
-                // The rows were read in several responses, and the one that fails showed in none. Rows that share all
-                // times may have changed places in between, so that others showed in none, either.
-                Ok(()) if page.rows == 0 && query.skip >= full_page && self.quarantine_hits == hits_before => {
+                // Rows that share all times may have changed places between two responses, so that others showed in none.
+                Ok(()) if page.rows == 0 && seen.len() + failing_rows < query.skip as usize => {
                     return self.quarantine_span(second, "unreadable").await;
                 }
                 Ok(()) if page.rows == 0 => return Ok(()),
                 Ok(()) => {
+                    seen.extend(page.keys);
                     query.skip += page.rows;
                     let left = fails_before.map_or(0, |end: u32| end.saturating_sub(query.skip));
                     query.top = if left > 0 { (left / 2).max(1) } else { (query.top * 2).min(full_page) };
@@ -129,6 +132,7 @@ impl Worker<'_> {
                     if query.top == 1 {
                         self.quarantine_span(second, "unreadable").await?;
                         query.skip += 1;
+                        failing_rows += 1;
                         fails_before = None;
                     } else {
                         fails_before = Some(query.skip + query.top);

@@ -264,6 +264,35 @@ fn job_goes_on_after_a_turn_that_found_no_call() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// One of 68 rows that nothing tells apart fails, and the others change places while it is searched for.
+#[test]
+fn rows_that_change_places_during_the_search_for_a_bad_one_are_read() {
+    let create = |count, ago, nanos, apart, created_apart, alerts| Step::Create {
+        count,
+        ago,
+        nanos,
+        apart,
+        created_apart,
+        alerts,
+        alerts_in: None,
+    };
+    let steps = vec![
+        create(6, 4_003, 380_328_400, 0, 445, 1),
+        create(68, 1_057, 0, 0, 0, 0),
+        Step::Microsoft(Box::new(sim::Fault::new(sim::FaultKind::BadGateway).on(sim::Host::Entra).after(1).times(2))),
+        Step::Switch,
+        Step::Poison { pick: 461, expand: None },
+        create(2, 5, 897_628_600, 38, 7, 2),
+        Step::Silent { pick: 64, change: IncidentChange::Status("awaitingAction") },
+        tick(295, &[]),
+        tick(60, &[(FaultPosition::Delivery(1), AwsFault::FailedBefore)]),
+        Step::Tick { millis: 60_607, workers: TickWorkers::Two, aws: vec![], dispatch: None },
+    ];
+    let history = History::of(280, Profile::Wild).with(steps);
+    let wrong = apart(async move |mut harness| harness.judge(&history, None).await).join().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn object_without_an_event_does_not_hide_a_later_version() {
     for fault in [AwsFault::KilledBefore, AwsFault::FailedBefore] {

@@ -39,7 +39,7 @@ pub struct SecondPosition {
     pub readings: Option<Readings>,
 }
 
-/// The readings of rows that no split tells apart: page by page, until two readings show the same.
+/// The readings of rows that no split tells apart: page by page, until as many rows were seen as the list has places.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Readings {
     /// Microsoft's time at the first page. What was updated later may be missing.
@@ -48,13 +48,10 @@ pub struct Readings {
     pub is_part: bool,
     /// The number of readings that came to their end.
     pub complete: u32,
-    /// The rows of the last one, by identifier.
+    /// The rows of all readings, by identifier.
     #[serde(default)]
-    pub last: BTreeSet<String>,
-    /// The rows of the present one so far.
-    #[serde(default)]
-    pub present: BTreeSet<String>,
-    /// The number of rows, with repeats, that the present one has passed.
+    pub seen: BTreeSet<String>,
+    /// The number of places that the present one has passed.
     #[serde(default)]
     pub skip: u32,
 }
@@ -120,7 +117,7 @@ impl SecondPosition {
 impl Readings {
     /// The beginning of the first reading.
     pub fn from_beginning(shown_at: Timestamp, is_part: bool) -> Self {
-        Self { shown_at, is_part, complete: 0, last: BTreeSet::new(), present: BTreeSet::new(), skip: 0 }
+        Self { shown_at, is_part, complete: 0, seen: BTreeSet::new(), skip: 0 }
     }
 }
 

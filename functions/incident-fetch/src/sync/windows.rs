@@ -99,7 +99,7 @@ impl Worker<'_> {
         let step = match self.read_inseparable(&query, readings).await? {
             Progress::OutOfTime => ControlFlow::Break(Stop::OutOfTime),
             Progress::Complete => {
-                let (shown_at, rows) = (readings.shown_at, readings.last.len());
+                let (shown_at, rows) = (readings.shown_at, readings.seen.len());
                 self.go_past(pass, asked, shown_at, u32::try_from(rows).unwrap_or(u32::MAX)).await?
             }
         };
@@ -231,8 +231,8 @@ impl Worker<'_> {
         split_at(&mut pass.position, asked.window.span, asked.requested_at, at);
     }
 
-    /// Splits a second, or a part of it, that one list does not hold. Rows that no split tells apart are paged until two
-    /// readings agree.
+    /// Splits a second, or a part of it, that one list does not hold. Rows that no split tells apart are paged until
+    /// as many were seen as the list has places.
     fn split_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, shown_at: Timestamp) -> ControlFlow<Stop> {
         let list = pass.position.list.take();
         let shown = list.as_ref().map_or(&[][..], |list| &list.shown);

@@ -68,10 +68,12 @@ async fn until_interrupted(cli: Cli, out: Output) -> Result<(), Problem> {
     };
     let ends_itself = matches!(cli.command, Command::Hunt(_));
     tokio::select! {
-        outcome = run(cli, out) => outcome,
+        // Ctrl-C is listened for from the first poll on, so that it never ends a command that has begun in another way.
+        biased;
         _ = tokio::signal::ctrl_c(), if !ends_itself => {
             if runs_until_then { Ok(()) } else { Err(Problem::new("interrupted", "Ctrl-C ended the command.")) }
         }
+        outcome = run(cli, out) => outcome,
     }
 }
 

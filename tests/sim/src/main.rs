@@ -3,6 +3,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use sim::{Sim, SimOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
 Microsoft Entra, Microsoft Graph and the Defender XDR API, simulated on 127.0.0.1.
@@ -68,8 +69,11 @@ async fn run(arguments: Arguments) -> std::io::Result<()> {
     if let Some(file) = arguments.seed {
         sim.seed(&std::fs::read_to_string(file)?).map_err(std::io::Error::other)?;
     }
+    // Before the addresses, which tell the caller that it may end the program.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     print(&format!("entra    {}\ngraph    {}\ndefender {}\n", sim.entra_url(), sim.graph_url(), sim.defender_url()));
-    tokio::signal::ctrl_c().await
+    interrupt.recv().await;
+    Ok(())
 }
 
 fn print(text: &str) -> ExitCode {

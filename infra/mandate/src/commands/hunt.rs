@@ -62,9 +62,11 @@ impl Session {
         let mut interrupt = pin!(tokio::signal::ctrl_c());
         let mut starting = pin!(self.api.post(&["hunting"], Some(&body)));
         let (started, interrupted) = tokio::select! {
-            started = &mut starting => (started?, false),
+            // Ctrl-C is listened for before the request leaves.
+            biased;
             // The hunt may have started, and only the response has its id.
             _ = &mut interrupt => (starting.await?, true),
+            started = &mut starting => (started?, false),
         };
         if let Some(hunt_id) = started["hunt_id"].as_str() {
             bar.suspend(|| self.out.note(format_args!("The hunt is {}.", shown(hunt_id))));

@@ -3,13 +3,14 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
-    process::Child,
+    process::{Child, Command},
 };
 
 use crate::{
@@ -89,4 +90,23 @@ async fn private_file_goes_with_the_program() {
     interrupt(child.id().unwrap()).await;
     assert_eq!(child.wait_with_output().await.unwrap().status.code(), Some(0));
     assert_eq!(std::fs::read_dir(folder.join("temporary")).unwrap().count(), 0);
+}
+
+/// Ctrl-C is the proper end from the first output on. The program may lose the race only now and then, hence the runs.
+#[tokio::test]
+async fn interrupt_right_after_the_first_line_is_a_proper_end() {
+    let api = Api::of(Vec::new()).await;
+    for run in 0..10 {
+        let mut child = program(&["--api", &api.url, "console", "--port", "0", "--no-open"]).spawn().unwrap();
+        let mut interrupt = Command::new("sh")
+            .args(["-c", &format!("read line; kill -INT {}", child.id().unwrap())])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next_line().await.unwrap().unwrap();
+        interrupt.stdin.take().unwrap().write_all(b"\n").await.unwrap();
+        assert!(interrupt.wait().await.unwrap().success());
+        assert_eq!(child.wait_with_output().await.unwrap().status.code(), Some(0), "run {run}");
+    }
 }

@@ -182,6 +182,11 @@ impl Job {
         }
     }
 
+    /// Returns true if nobody works on it any more, whatever the release.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.status, JobStatus::Done | JobStatus::Cancelled | JobStatus::Failed)
+    }
+
     /// Returns true for a sweep that came no further for a day.
     pub fn stands_still(&self, now: Timestamp) -> bool {
         self.kind == JobKind::Sweep && self.progressed_at.is_some_and(|at| at + MAX_SWEEP_STANDSTILL < now)
@@ -272,11 +277,13 @@ impl Registry {
         Ok(write)
     }
 
-    async fn add_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
+    /// Adds a job to the open jobs of its tenant.
+    pub async fn add_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
         self.change_open_jobs(tenant, "ADD open_jobs :job", job_id).await
     }
 
-    async fn remove_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
+    /// Removes a job from the open jobs of its tenant.
+    pub async fn remove_open_job(&self, tenant: &TenantId, job_id: &str) -> Result<()> {
         self.change_open_jobs(tenant, "DELETE open_jobs :job", job_id).await
     }
 

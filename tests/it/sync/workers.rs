@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_double::{AwsFault, FaultPosition};
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::queue::SyncKind;
@@ -43,6 +44,36 @@ async fn lease_of_a_dead_worker_ends_with_its_deadline() {
         sync.advance(12);
         sync.poll().await;
         sync.assert_complete();
+    }
+}
+
+/// A job that a message starts goes on by itself, wherever its first worker dies.
+#[tokio::test]
+async fn job_of_a_dead_worker_goes_on() {
+    for request in 1..12 {
+        let sync = SyncHarness::start(APIS[1]).await;
+        for number in 0..400 {
+            sync.put(5 * 86_400 + number * 3_600);
+        }
+        sync.poll().await;
+        let limits = sim::Limits { per_minute: Some(3), ..sim::Limits::default() };
+        sync.backends.sim.set_limits(sim::Host::Defender, Some(TENANT), limits);
+        let config = sync.backends.double.config_of(&aws_double::base_config().await, "mortal", 2);
+        let mortal = super::harness::fetch_as(&sync.backends, &config, &sync.clock, &[]);
+        sync.backends.double.account().plan("mortal", vec![(FaultPosition::Request(request), AwsFault::KilledAfter)]);
+        let backfill = json!({"tenant_id": TENANT, "kind": "backfill"}).to_string();
+        hand_over(&mortal, std::slice::from_ref(&backfill), Duration::from_secs(20)).await;
+        // The lease of the dead worker ends, and SQS delivers its message again.
+        let mut bodies = vec![backfill];
+        for _ in 0..60 {
+            sync.advance(120);
+            for body in bodies {
+                sync.hand_over(&[body]).await;
+            }
+            bodies = sync.backends.messages().into_iter().map(|(_, body)| body.to_string()).collect();
+        }
+        assert_eq!(sync.keys().len(), 400, "killed after request {request}: {:?}", sync.feed().await);
+        assert!(sync.feed().await.open_jobs.is_empty(), "killed after request {request}");
     }
 }
 

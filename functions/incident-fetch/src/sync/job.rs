@@ -64,11 +64,17 @@ impl TenantSync {
     /// Runs one job as far as time and budget allow, with polls in between whenever one is due.
     pub(super) async fn run_job(&self, worker: &mut Worker<'_>, job_id: &str) -> Result<Stop> {
         loop {
-            let Some(mut job) = self.context.registry.job(&worker.tenant_id(), job_id).await? else {
-                return Ok(Stop::Done);
-            };
-            if job.open_work().is_none() {
-                return Ok(Stop::Done);
+            let (registry, tenant) = (&self.context.registry, worker.tenant_id());
+            let job = registry.job(&tenant, job_id).await?;
+            // A worker that died between its two writes has left one of them undone.
+            let is_listed = worker.feed().open_jobs.contains(job_id);
+            if is_listed && job.as_ref().is_none_or(Job::has_ended) {
+                registry.remove_open_job(&tenant, job_id).await?;
+            }
+            let Some(mut job) = job.filter(|job| job.open_work().is_some()) else { return Ok(Stop::Done) };
+            if !is_listed {
+                registry.add_open_job(&tenant, job_id).await?;
+                worker.note_open_job(job_id);
             }
             match worker.run_job(&mut job).await? {
                 Stop::PollDue => {
@@ -146,12 +152,18 @@ impl Worker<'_> {
         Ok(stop)
     }
 
+    /// Notes a job that the stored feed has among its open ones now.
+    fn note_open_job(&mut self, job_id: &str) {
+        self.lease.feed.open_jobs.insert(job_id.to_owned());
+    }
+
     /// Returns true for a sweep that came no further for a day, and for one that has nothing to compare because the feed has
     /// not come so far. Its end must not read like health.
     fn fails_sweep(&self, job: &Job, has_span: bool) -> bool {
         let covered_until = self.lease.feed.covered_until;
         let lags = covered_until.is_none_or(|covered| covered + self.sync.settings.overlap < job.to);
-        let (stands_still, compares_nothing) = (job.stands_still(self.sync.clock.now()), lags && !has_span);
+        let compares_nothing = lags && !has_span && job.pass_position.is_none();
+        let stands_still = job.stands_still(self.sync.clock.now());
         if stands_still || compares_nothing {
             tracing::error!(job_id = job.job_id, stands_still, compares_nothing, "a sweep failed");
         }

@@ -1,8 +1,9 @@
 //! The result of a hunting query, read row by row while it arrives.
 
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::{
+    odata::Members,
     row_memory::{Row, RowMemory},
     rows::ArrivingRows,
 };
@@ -10,6 +11,7 @@ use crate::{
     error::{Call, Error, Result},
     http::Response,
     registry::hunts::Column,
+    text::LossyText,
 };
 
 /// The names of the members, in the order of preference. Microsoft's pages have both.
@@ -41,40 +43,37 @@ impl HuntingResult {
     /// # Errors
     /// [`Error::Malformed`] when the body is not a complete result.
     pub fn end(self) -> Result<Vec<Column>> {
-        let envelope: Map<String, Value> = self.rows.finish()?;
-        if member(&envelope, &RESULTS).is_none() {
-            return Err(Error::Malformed { call: Call::Hunt });
-        }
-        let schema = member(&envelope, &SCHEMA).and_then(Value::as_array);
-        Ok(schema.into_iter().flatten().filter_map(column).collect())
+        let malformed = Error::Malformed { call: Call::Hunt };
+        let members = self.rows.finish()?;
+        members.find(&RESULTS, |_| Some(())).ok_or(malformed)?;
+        Ok(members.find(&SCHEMA, columns).unwrap_or_default())
     }
 }
 
-fn member<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
-    names.iter().find_map(|name| object.get(*name))
+/// The columns of a schema. An odd description is left out, and with it nothing else.
+fn columns(schema: &RawValue) -> Option<Vec<Column>> {
+    let described: Vec<&RawValue> = serde_json::from_str(schema.get()).ok()?;
+    Some(described.into_iter().filter_map(column).collect())
 }
 
-/// A column by its description. An odd one is left out, and with it nothing else.
-fn column(described: &Value) -> Option<Column> {
-    let text = |names| member(described.as_object()?, names)?.as_str().map(str::to_owned);
-    Some(Column { name: text(&NAME)?, kind: text(&TYPE) })
+fn column(described: &RawValue) -> Option<Column> {
+    let members: Members = serde_json::from_str(described.get()).ok()?;
+    let text = |sent: &RawValue| serde_json::from_str(sent.get()).ok().map(|LossyText(text)| text.into_owned());
+    Some(Column { name: members.find(&NAME, text)?, kind: members.find(&TYPE, text) })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn odd_description_of_a_column_costs_itself() {
-        let found = |described: &Value| column(described).map(|column| (column.name, column.kind));
-        let (name, kind) = ("DeviceName".to_owned(), "String".to_owned());
-        assert_eq!(found(&json!({"name": "DeviceName", "type": "String"})), Some((name.clone(), Some(kind.clone()))));
-        assert_eq!(found(&json!({"Name": "DeviceName", "Type": "String"})), Some((name.clone(), Some(kind))));
-        assert_eq!(found(&json!({"name": "DeviceName", "type": null})), Some((name, None)));
-        for odd in [json!(null), json!({}), json!({"name": 7}), json!("DeviceName")] {
-            assert_eq!(found(&odd), None, "{odd}");
-        }
+        let schema = r#"[{"name": "DeviceName", "type": "String"}, null, {}, {"name": 7}, "DeviceName",
+            {"Name": "A", "Type": "Int64"}, {"name": "B", "type": null}, {"name": "C\ud800", "name": null}]"#;
+        let found = columns(&RawValue::from_string(schema.to_owned()).unwrap()).unwrap();
+        let found: Vec<_> = found.iter().map(|column| (&*column.name, column.kind.as_deref())).collect();
+        let expected =
+            [("DeviceName", Some("String")), ("A", Some("Int64")), ("B", None), ("C\u{fffd}\u{fffd}\u{fffd}", None)];
+        assert_eq!(found, expected);
     }
 }

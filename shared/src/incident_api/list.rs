@@ -4,17 +4,19 @@ use http::StatusCode;
 use jiff::Timestamp;
 use url::Url;
 
-pub use super::odata::MAX_ROW_BYTES;
-/// The number of pages without rows that are followed in a row. A list with more of them does not end.
-pub const MAX_EMPTY_PAGES: u32 = 5;
-pub use super::row_memory::Row;
+pub use super::{odata::MAX_ROW_BYTES, row_memory::Row};
 use super::{
-    odata::ODataEnvelope,
     query::{IncidentQuery, NextPage},
     row_memory::RowMemory,
     rows::ArrivingRows,
 };
 use crate::{error::Result, http::Response};
+
+/// The number of pages without rows that are followed in a row. A list with more of them does not end.
+pub const MAX_EMPTY_PAGES: u32 = 5;
+
+/// The member with the link to the next page.
+const NEXT_LINK: &str = "@odata.nextLink";
 
 /// A list whose rows are still arriving.
 pub struct IncidentList {
@@ -84,8 +86,17 @@ impl IncidentList {
     pub fn end(self) -> Result<ListEnd> {
         let partial = self.rows.response().status() == StatusCode::PARTIAL_CONTENT;
         let date = self.date();
-        let ODataEnvelope { next_link, .. } = self.rows.finish()?;
-        let next_page = next_link.as_deref().and_then(|link| NextPage::of(link, &self.url));
-        Ok(ListEnd { rows: self.count, more: next_link.is_some(), next_page, partial, date })
+        let malformed = self.rows.response().malformed();
+        let members = self.rows.finish()?;
+        if !members.all("value").any(|rows| rows.get().starts_with('[')) {
+            return Err(malformed);
+        }
+        // A link that cannot be read says that there is more, too.
+        let more = members.all(NEXT_LINK).any(|link| link.get() != "null");
+        let next_page = members.find(&[NEXT_LINK], |link| {
+            let link: String = serde_json::from_str(link.get()).ok()?;
+            NextPage::of(&link, &self.url)
+        });
+        Ok(ListEnd { rows: self.count, more, next_page, partial, date })
     }
 }

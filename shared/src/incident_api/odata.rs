@@ -1,12 +1,16 @@
 //! A JSON object with one array of rows, such as an OData collection, read row by row while it arrives. Memory is bounded
 //! by one row, not by a page.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use memchr::memchr2;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
-use crate::error::Result;
+use crate::text::LossyText;
 
 /// The largest row that is read.
 pub const MAX_ROW_BYTES: usize = 32 << 20;
@@ -17,18 +21,49 @@ const MAX_ENVELOPE_BYTES: usize = 64 << 10;
 /// The number of open brackets around a row: the body's and that of the array.
 const ROWS_DEPTH: usize = 2;
 
-/// The error for a body that is not a JSON object with an array of objects, or that has too large a row.
+/// The error for a body that is not a JSON object, or that has too large a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotACollection;
 
-/// The members of a collection beside its rows.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ODataEnvelope {
-    /// The link to the next page, where there is one.
-    #[serde(rename = "@odata.nextLink")]
-    pub(super) next_link: Option<String>,
-    #[expect(dead_code, reason = "a body without this array is not a collection")]
-    value: Vec<serde::de::IgnoredAny>,
+/// The members of a JSON object, in the order in which they were sent. One name may occur twice.
+#[derive(Debug)]
+pub(super) struct Members(Vec<(String, Box<RawValue>)>);
+
+impl Members {
+    /// The values that were sent under a name.
+    pub(super) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &RawValue> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)
+    }
+
+    /// Returns the first of these members that `read` accepts. Of a member that was sent twice, the last one is tried
+    /// first.
+    pub(super) fn find<T>(&self, names: &[&str], read: impl Fn(&RawValue) -> Option<T>) -> Option<T> {
+        names.iter().find_map(|name| self.all(name).rev().find_map(&read))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some((LossyText(name), value)) = map.next_entry()? {
+                    members.push((name.into_owned(), value));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        object.deserialize_map(InOrder)
+    }
 }
 
 /// Splits a body into its rows and its envelope.
@@ -46,7 +81,9 @@ pub(super) struct ODataReader {
     escaped: bool,
     /// The begin and end of the last string at depth 1 in the envelope, without its quotes.
     last_string: (usize, usize),
-    in_value: bool,
+    /// Within the array of rows.
+    in_array: bool,
+    /// Within a row that has brackets or quotes.
     in_row: bool,
 }
 
@@ -59,12 +96,14 @@ impl ODataReader {
     /// Reads the next piece of the body.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), NotACollection> {
         while let Some(&byte) = bytes.first() {
-            let read = if self.in_row {
-                self.push_row(bytes)
+            let mut read = 1;
+            if self.in_row {
+                read = self.push_row(bytes);
+            } else if self.in_array {
+                self.push_to_array(byte);
             } else {
-                self.push_byte(byte);
-                1
-            };
+                self.push_to_envelope(byte);
+            }
             bytes = &bytes[read..];
         }
         if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
@@ -73,7 +112,8 @@ impl ODataReader {
         Ok(())
     }
 
-    /// Returns the next complete row exactly as it was sent.
+    /// Returns the next complete row exactly as it was sent. A row should be an object. Anything else has a place in the
+    /// list, too, so it is returned and never left out.
     pub(super) fn next_row(&mut self) -> Option<Vec<u8>> {
         self.complete.pop_front()
     }
@@ -83,20 +123,20 @@ impl ODataReader {
         self.row.len()
     }
 
-    /// Returns the envelope at the end of the body.
-    pub(super) fn finish<T: DeserializeOwned>(self) -> Result<T, NotACollection> {
+    /// Returns the envelope at the end of the body: the members with each array of rows empty.
+    pub(super) fn finish(self) -> Result<Members, NotACollection> {
         if self.depth != 0 || self.in_string {
             return Err(NotACollection);
         }
         serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)
     }
 
-    /// Takes bytes up to the end of the row, as far as they hold it, and returns their number. Almost all of a body passes
-    /// here, so the state is in local variables and the bytes are copied at once.
+    /// Takes bytes up to the closing bracket or quote of the row, as far as they hold it, and returns their number. Almost
+    /// all of a body passes here, so the state is in local variables and the bytes are copied at once.
     fn push_row(&mut self, bytes: &[u8]) -> usize {
         let (mut depth, mut in_string, mut escaped) = (self.depth, self.in_string, self.escaped);
         let mut read = 0;
-        while read < bytes.len() && depth > ROWS_DEPTH {
+        while read < bytes.len() && (depth > ROWS_DEPTH || in_string) {
             let rest = &bytes[read..];
             let next = if escaped {
                 Some(0)
@@ -120,25 +160,46 @@ impl ODataReader {
         }
         (self.depth, self.in_string, self.escaped) = (depth, in_string, escaped);
         self.row.extend_from_slice(&bytes[..read]);
-        if depth == ROWS_DEPTH {
+        if depth == ROWS_DEPTH && !in_string {
             self.in_row = false;
             self.complete.push_back(std::mem::take(&mut self.row));
         }
         read
     }
 
-    /// Takes a byte outside of the rows.
-    fn push_byte(&mut self, byte: u8) {
-        if !self.in_value || self.in_string {
-            self.envelope.push(byte);
+    /// Takes a byte between rows, or one of a row that has neither brackets nor quotes.
+    fn push_to_array(&mut self, byte: u8) {
+        let ends_word = matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b'}' | b']');
+        if ends_word && !self.row.is_empty() {
+            self.complete.push_back(std::mem::take(&mut self.row));
         }
+        match byte {
+            b'{' | b'[' | b'"' => {
+                self.depth += usize::from(byte != b'"');
+                self.in_string = byte == b'"';
+                self.in_row = true;
+                self.row.push(byte);
+            }
+            b'}' | b']' => {
+                self.envelope.push(byte);
+                self.depth -= 1;
+                self.in_array = false;
+            }
+            _ if ends_word => {}
+            _ => self.row.push(byte),
+        }
+    }
+
+    /// Takes a byte outside of the array of rows.
+    fn push_to_envelope(&mut self, byte: u8) {
+        self.envelope.push(byte);
         if self.in_string {
             match byte {
                 _ if self.escaped => self.escaped = false,
                 b'\\' => self.escaped = true,
                 b'"' => {
                     self.in_string = false;
-                    self.last_string.1 = self.envelope.len().saturating_sub(1);
+                    self.last_string.1 = self.envelope.len() - 1;
                 }
                 _ => {}
             }
@@ -147,41 +208,17 @@ impl ODataReader {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if self.in_value {
-                    self.envelope.push(byte);
-                }
                 self.last_string.0 = self.envelope.len();
             }
-            b'{' | b'[' => self.open(byte),
-            b'}' | b']' => self.close(byte),
-            b',' | b' ' | b'\t' | b'\r' | b'\n' => {}
-            // A row that is not an object stays in the envelope and makes it unreadable.
-            other if self.in_value => self.envelope.push(other),
-            _ => {}
-        }
-    }
-
-    fn open(&mut self, byte: u8) {
-        self.depth += 1;
-        if self.in_value {
-            if byte == b'{' {
-                self.in_row = true;
-                self.row.push(byte);
-            } else {
-                self.envelope.push(byte);
+            b'{' | b'[' => {
+                self.depth += 1;
+                let (from, to) = self.last_string;
+                let name = self.envelope.get(from..to);
+                let is_rows = self.rows_members.iter().any(|member| name == Some(member.as_bytes()));
+                self.in_array = is_rows && byte == b'[' && self.depth == ROWS_DEPTH;
             }
-        } else if byte == b'[' && self.depth == ROWS_DEPTH {
-            let (from, to) = self.last_string;
-            let name = self.envelope.get(from..to);
-            self.in_value = self.rows_members.iter().any(|member| name == Some(member.as_bytes()));
-        }
-    }
-
-    fn close(&mut self, byte: u8) {
-        self.depth = self.depth.saturating_sub(1);
-        if self.in_value {
-            self.envelope.push(byte);
-            self.in_value = self.depth > 1;
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
         }
     }
 }
@@ -194,7 +231,7 @@ mod tests {
     use super::*;
     use crate::testing::damaged;
 
-    fn read(body: &str, piece: usize) -> Result<(Vec<Value>, ODataEnvelope), NotACollection> {
+    fn read(body: &str, piece: usize) -> Result<(Vec<Value>, Members), NotACollection> {
         let mut rows = ODataReader::new(&["value"]);
         let mut found = Vec::new();
         for bytes in body.as_bytes().chunks(piece) {
@@ -213,7 +250,20 @@ mod tests {
         for piece in 1..body.len() {
             let (rows, envelope) = read(body, piece).unwrap();
             assert_eq!(rows, [json!({"id": "1", "a": "}]\"{", "value": [{}]}), json!({"id": "2"})]);
-            assert_eq!(envelope.next_link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
+            let link = envelope.find(&["@odata.nextLink"], |link| serde_json::from_str::<String>(link.get()).ok());
+            assert_eq!(link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
+        }
+    }
+
+    #[test]
+    fn odd_rows_and_members_cost_only_themselves() {
+        let body =
+            r#"{"value":[null,{"a":1},7 ,"x,]\"", [{"b":[2]}],true,null],"\ud800":1,"value":[{"c":3}],"x":1,"x":null}"#;
+        for piece in 1..body.len() {
+            let (rows, members) = read(body, piece).unwrap();
+            let expected = json!([null, {"a": 1}, 7, "x,]\"", [{"b": [2]}], true, null, {"c": 3}]);
+            assert_eq!(Value::from(rows), expected);
+            assert_eq!(members.all("x").map(RawValue::get).collect::<Vec<_>>(), ["1", "null"]);
         }
     }
 
@@ -226,8 +276,8 @@ mod tests {
             r#"{"value":[{"a":1}]"#,
             "<html>",
             "[]",
-            r#"{"value":{}}"#,
-            r#"{"error":{}}"#,
+            r#"{"value":[nul"#,
+            r#"{"value":["a"#,
             r#"{"value":[{"a":"#,
         ] {
             assert!(read(body, 3).is_err(), "{body}");
@@ -273,7 +323,7 @@ mod tests {
             });
             let whole = serde_json::from_slice::<Value>(&body).ok();
             let expected = whole.as_ref().and_then(|whole| whole.get("value")?.as_array());
-            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish::<ODataEnvelope>(), expected.filter(|rows| rows.iter().all(Value::is_object))) {
+            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish(), expected) {
                 let found: Vec<Value> = found.iter().map(|row| serde_json::from_slice(row).unwrap()).collect();
                 prop_assert_eq!(&found, expected);
             }

@@ -1,9 +1,7 @@
 //! The rows of a response, read one by one while it arrives.
 
-use serde::de::DeserializeOwned;
-
 use super::{
-    odata::ODataReader,
+    odata::{Members, ODataReader},
     row_memory::{ArrivingRow, Row, RowMemory},
 };
 use crate::{error::Result, http::Response};
@@ -45,11 +43,11 @@ impl ArrivingRows {
         }
     }
 
-    /// Returns what stands around the rows. The caller has read all rows before.
+    /// Returns the members of the body with each array of rows empty. The caller has read all rows before.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not complete, or not a `T`.
-    pub(super) fn finish<T: DeserializeOwned>(self) -> Result<T> {
+    /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not a complete object.
+    pub(super) fn finish(self) -> Result<Members> {
         let malformed = self.response.malformed();
         self.reader.finish().map_err(|_| malformed)
     }

@@ -61,6 +61,25 @@ async fn incidents_with_odd_ids_are_delivered_once() {
 }
 
 #[tokio::test]
+async fn odd_rows_and_members_of_a_list_cost_only_themselves() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let (id, time) = match api {
+            IncidentApi::Graph => ("id", "lastUpdateDateTime"),
+            IncidentApi::Defender => ("incidentId", "lastUpdateTime"),
+        };
+        let row = |name: &str| json!({id: name, time: sync.clock.now(), "alerts": [{"id": "a", "alertId": "a"}]});
+        let (first, second) = (row("1"), row("2"));
+        let body = format!(r#"{{"\ud800":1,"value":[null,{first},7],"x":1,"value":[{second}],"x":2}}"#);
+        let list = FaultKind::Status { status: 200, body: Some(body), headers: Vec::new() };
+        sync.backends.sim.fault(Fault::new(list).tenant(TENANT).method("GET").path(api.incidents_path()));
+        sync.poll().await;
+        let feed = sync.feed().await;
+        assert_eq!((sync.delivered().len(), feed.quarantined, feed.failures), (2, 2, 0), "{api}");
+    }
+}
+
+#[tokio::test]
 async fn incidents_that_are_not_read_again_are_counted_in_the_log() {
     let sync = SyncHarness::start(IncidentApi::Defender).await;
     for _ in 0..103 {

@@ -74,6 +74,26 @@ impl Unreadable {
     }
 }
 
+/// What can be read of a record that cannot be parsed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct UnreadableRecord {
+    /// Its id.
+    pub incident_id: Option<String>,
+    /// Its time of the last update.
+    pub last_updated: Option<Timestamp>,
+}
+
+impl UnreadableRecord {
+    /// Reads what can be read of a record that `api` sent.
+    pub fn of(raw: &[u8], api: IncidentApi) -> Self {
+        let Some(members) = str::from_utf8(raw).ok().and_then(Members::of) else { return Self::default() };
+        Self {
+            incident_id: members.find(&names_of(api, "id", "incidentId"), incident_id),
+            last_updated: members.find(&names_of(api, "lastUpdateDateTime", "lastUpdateTime"), time),
+        }
+    }
+}
+
 /// Both names of a member. The name that `api` uses itself comes first.
 pub(super) fn names_of<'n>(api: IncidentApi, graph: &'n str, defender: &'n str) -> [&'n str; 2] {
     match api {
@@ -109,7 +129,6 @@ impl Record {
         if members.all("tenantId").filter_map(text).any(|named| is_foreign(&named)) {
             return Err(Unreadable::ForeignTenant);
         }
-        let time = |raw: &RawValue| text(raw).as_deref().and_then(parse_time);
         let incident_id = members.find(&names_of(api, "id", "incidentId"), incident_id).ok_or(Unreadable::NoId)?;
         let last_updated = members
             .find(&names_of(api, "lastUpdateDateTime", "lastUpdateTime"), time)
@@ -210,6 +229,10 @@ fn incident_id(raw: &RawValue) -> Option<String> {
         Some(name) => Some(name).filter(is_name),
         None => Some(raw.get().to_owned()).filter(|number| is_incident_id(number)),
     }
+}
+
+fn time(raw: &RawValue) -> Option<Timestamp> {
+    text(raw).as_deref().and_then(parse_time)
 }
 
 /// Parses a time of either API. A time without an offset is in UTC. Digits beyond the nanosecond are cut off.

@@ -6,11 +6,11 @@ use url::Url;
 
 pub use super::{odata::MAX_ROW_BYTES, row_memory::Row};
 use super::{
-    query::{IncidentQuery, NextPage},
+    query::{IncidentQuery, next_page_of},
     row_memory::RowMemory,
     rows::ArrivingRows,
 };
-use crate::{error::Result, http::Response};
+use crate::{error::Result, http::Response, registry::position::NextPage};
 
 /// The number of pages without rows that are followed in a row. A list with more of them does not end.
 pub const MAX_EMPTY_PAGES: u32 = 5;
@@ -95,7 +95,7 @@ impl IncidentList {
         let more = members.all(NEXT_LINK).any(|link| link.get() != "null");
         let next_page = members.find(&[NEXT_LINK], |link| {
             let link: String = serde_json::from_str(link.get()).ok()?;
-            NextPage::of(&link, &self.url)
+            next_page_of(&link, &self.url)
         });
         Ok(ListEnd { rows: self.count, more, next_page, partial, date })
     }

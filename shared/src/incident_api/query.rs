@@ -7,6 +7,7 @@ use crate::{
     http::Endpoint,
     incident::{record::Alerts, span::Span},
     microsoft::IncidentApi,
+    registry::position::NextPage,
 };
 
 /// The largest `$skip`. Graph refuses more.
@@ -31,29 +32,17 @@ pub struct IncidentQuery {
     pub alerts: Alerts,
 }
 
-/// The page that a next link names. Of a link only this is used, and only if the link leads to the list itself: it may
-/// lead anywhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextPage {
-    /// The page after this many rows (`$skip`).
-    Skip(u32),
-    /// The page of an opaque token (`$skiptoken`).
-    SkipToken(String),
-}
-
-impl NextPage {
-    /// The page that `link` names, if the link leads to the list at `list` and names one.
-    pub(super) fn of(link: &str, list: &Url) -> Option<Self> {
-        let link = Url::parse(link).ok()?;
-        if (link.origin(), link.path()) != (list.origin(), list.path()) {
-            return None;
-        }
-        link.query_pairs().find_map(|(name, value)| match &*name {
-            "$skip" => value.parse().ok().map(Self::Skip),
-            "$skiptoken" => Some(Self::SkipToken(value.into_owned())),
-            _ => None,
-        })
+/// The page that `link` names, if the link leads to the list at `list` and names one.
+pub(super) fn next_page_of(link: &str, list: &Url) -> Option<NextPage> {
+    let link = Url::parse(link).ok()?;
+    if (link.origin(), link.path()) != (list.origin(), list.path()) {
+        return None;
     }
+    link.query_pairs().find_map(|(name, value)| match &*name {
+        "$skip" => value.parse().ok().map(NextPage::Skip),
+        "$skiptoken" => Some(NextPage::SkipToken(value.into_owned())),
+        _ => None,
+    })
 }
 
 impl IncidentQuery {
@@ -119,7 +108,7 @@ mod tests {
     #[test]
     fn next_link_counts_only_where_it_leads_to_the_list() {
         let list: Url = "https://graph.microsoft.com/v1.0/security/incidents?$top=50".parse().unwrap();
-        let named = |link: &str| NextPage::of(link, &list);
+        let named = |link: &str| next_page_of(link, &list);
         let path = "https://graph.microsoft.com/v1.0/security/incidents";
         assert_eq!(named(&format!("{path}?$top=50&$skip=0")), Some(NextPage::Skip(0)));
         assert_eq!(named(&format!("{path}?%24skiptoken=a%26b")), Some(NextPage::SkipToken("a&b".into())));

@@ -25,6 +25,33 @@ pub struct Position {
     /// Pages did not join, so that each window has to fit into one response.
     #[serde(default)]
     pub is_unordered: bool,
+    /// The page that is asked for next, where pages without rows came before it.
+    #[serde(default)]
+    pub after_empty_pages: Option<PageAfterEmpty>,
+    /// The number of times in a row that the next window has failed and no call was left to search for the reason.
+    #[serde(default)]
+    pub failures_without_search: u32,
+}
+
+/// The page that the next link of a page without rows has named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageAfterEmpty {
+    /// The end of the list's window.
+    pub to: Option<Timestamp>,
+    /// The page.
+    pub page: NextPage,
+    /// The number of pages without rows in a row.
+    pub empty_pages: u32,
+}
+
+/// The page that a next link names. Of a link only this is used, and only if the link leads to the list itself: it may
+/// lead anywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NextPage {
+    /// The page after this many rows (`$skip`).
+    Skip(u32),
+    /// The page of an opaque token (`$skiptoken`).
+    SkipToken(String),
 }
 
 /// The place inside a second of last update that is split by time of creation.
@@ -149,12 +176,21 @@ impl ListPosition {
 impl Position {
     /// The position at the beginning of a span.
     pub fn at(at: Timestamp) -> Self {
-        Self { at, ends: Vec::new(), second: None, list: None, is_unordered: false }
+        Self {
+            at,
+            ends: Vec::new(),
+            second: None,
+            list: None,
+            is_unordered: false,
+            after_empty_pages: None,
+            failures_without_search: 0,
+        }
     }
 
     /// Moves the position to a later time, with the ends of windows after it.
     pub fn move_to(&mut self, at: Timestamp) {
         (self.at, self.second, self.list) = (at, None, None);
+        self.failures_without_search = 0;
         self.ends.retain(|end| *end > at);
     }
 }

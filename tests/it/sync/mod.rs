@@ -2,6 +2,7 @@
 //! AWS, with clocks that are moved by hand.
 
 mod access_tokens;
+mod bad_records;
 mod budget;
 mod calls;
 mod dead_ends;

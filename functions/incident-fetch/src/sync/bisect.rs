@@ -18,6 +18,9 @@ use super::{Worker, is_transient, page_read::PageRead, quarantine::UNREADABLE_AL
 /// The number of calls after which a larger budget would not help, because it was nearly full before.
 const CALLS_OF_A_FULL_BUDGET: u32 = 16;
 
+/// The reason of a second that no budget holds.
+pub(super) const NOT_READ: &str = "not_read_to_its_end";
+
 /// The lists that the API sends of a failing second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SecondListing {
@@ -34,13 +37,27 @@ impl Worker<'_> {
         let outcome = if listing == SecondListing::WithoutAlerts && self.api == IncidentApi::Graph {
             self.bisect_by_id(second).await
         } else {
-            self.bisect_by_row(second).await
+            let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
+            self.bisect_by_row(query, HashSet::new(), None).await
         };
+        self.after_bisection(second, calls_before, outcome).await
+    }
+
+    /// Reads a list of a part of a second to its end, row by row where a page failed. The pages before it were read, and had
+    /// the rows `seen`.
+    pub(super) async fn bisect_page(&mut self, failed: &IncidentQuery, seen: HashSet<String>) -> Result<()> {
+        let calls_before = self.lease.calls;
+        let query = IncidentQuery { top: (failed.top / 2).max(1), ..failed.clone() };
+        let outcome = self.bisect_by_row(query, seen, Some(failed.skip + failed.top)).await;
+        self.after_bisection(failed.updated, calls_before, outcome).await
+    }
+
+    async fn after_bisection(&mut self, second: Span, calls_before: u32, outcome: Result<()>) -> Result<()> {
         self.flush().await?;
         match outcome {
             // A whole budget is not enough for this second. Each poll would begin again with its first row.
             Err(Error::Throttled { until }) if self.lease.calls - calls_before >= CALLS_OF_A_FULL_BUDGET => {
-                self.quarantine_span(second, "not_read_to_its_end").await?;
+                self.quarantine_span(second, NOT_READ).await?;
                 Err(Error::Throttled { until })
             }
             outcome => outcome,
@@ -61,22 +78,26 @@ impl Worker<'_> {
                 return Err(Error::DeadlineExceeded);
             }
             match self.read_one(&id, Alerts::Included).await {
-                Ok(()) | Err(Error::NotFound) => continue,
-                Err(error) if is_transient(&error) => {}
+                Ok(()) => continue,
+                // The list shows it, so it may be there.
+                Err(error) if error == Error::NotFound || is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
             self.probe_tenant().await?;
             // An incident without its alerts is delivered rather than none. The alerts follow when they can be read.
             let reason = match self.read_one(&id, Alerts::Omitted).await {
                 Ok(()) => UNREADABLE_ALERTS,
-                Err(error) if is_transient(&error) => "unreadable",
-                Err(Error::NotFound) => continue,
+                Err(error) if error == Error::NotFound || is_transient(&error) => "unreadable",
                 Err(error) => return Err(error),
             };
             self.quarantine_incident(&id, second, reason).await?;
         }
         // Incidents that an incomplete list leaves out are found row by row.
-        if complete { Ok(()) } else { self.bisect_by_row(second).await }
+        if complete {
+            return Ok(());
+        }
+        let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
+        self.bisect_by_row(query, HashSet::new(), None).await
     }
 
     /// Collects the identifiers of the incidents whose version is not delivered yet. Those that arrive before a failure
@@ -103,13 +124,18 @@ impl Worker<'_> {
 
     /// Reads a second's rows in runs that grow, and halves a run that fails until the failing row stands alone. This is
     /// for seconds without any list: Defender always sends alerts, so it has no list without them.
-    async fn bisect_by_row(&mut self, second: Span) -> Result<()> {
-        let mut query = IncidentQuery::of(second, self.api);
-        let full_page = std::mem::replace(&mut query.top, 1);
-        let mut seen = HashSet::new();
+    ///
+    /// `query` is the first run. Its list has the rows `seen` before it, and a failing one before the place `fails_before`,
+    /// where that is known.
+    async fn bisect_by_row(
+        &mut self,
+        mut query: IncidentQuery,
+        mut seen: HashSet<String>,
+        mut fails_before: Option<u32>,
+    ) -> Result<()> {
+        let second = query.updated;
+        let full_page = self.api.largest_page();
         let mut failing_rows = 0;
-        // The row before which the next failing one lies, where that is known.
-        let mut fails_before = None;
         while query.skip <= MAX_SKIP {
             if self.out_of_time() {
                 return Err(Error::DeadlineExceeded);
@@ -128,12 +154,13 @@ impl Worker<'_> {
                     query.top = if left > 0 { (left / 2).max(1) } else { (query.top * 2).min(full_page) };
                 }
                 Err(error) if is_transient(&error) => {
-                    self.probe_tenant().await?;
                     if query.top == 1 {
+                        self.probe_tenant().await?;
                         self.quarantine_span(second, "unreadable").await?;
                         query.skip += 1;
                         failing_rows += 1;
                         fails_before = None;
+                        query.top = full_page;
                     } else {
                         fails_before = Some(query.skip + query.top);
                         query.top /= 2;

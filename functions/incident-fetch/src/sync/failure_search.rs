@@ -9,6 +9,7 @@ use super::{
     bisect::SecondListing,
     is_transient,
     page_read::PageRead,
+    pass::PassOwner,
     window::{ceil, floor},
 };
 use shared::{
@@ -45,6 +46,8 @@ pub(super) struct FailureSearch {
     ends_before: Vec<Timestamp>,
     /// The most recent failure.
     pub(super) last_error: Option<Error>,
+    /// The window that failed last.
+    failed_window: Option<Span>,
     /// The window that is known to fail and begins where the pass stands.
     failing_window: Option<Span>,
     /// The failure that the search deals with now.
@@ -93,8 +96,16 @@ struct Failure {
     end: Timestamp,
     /// It is the second one of its window, which was requested once more.
     retry_failed: bool,
-    /// The polls of the tenant that failed before this one.
-    failed_polls: u32,
+    suspect: Suspect,
+}
+
+/// The likely cause of a failure that no narrower window avoids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suspect {
+    /// Other windows may fail as well.
+    Outage,
+    /// The tenant is readable otherwise.
+    Record,
 }
 
 /// A list of the failing window without alerts.
@@ -129,13 +140,19 @@ impl FailureSearch {
         self.anything_read |= rows > 0;
         self.requests += 1;
         self.failures_in_a_row = 0;
+        self.failed_window = None;
+    }
+
+    /// Returns true if this window failed, and nothing was read since.
+    pub(super) fn has_failed(&self, window: Span) -> bool {
+        self.failed_window == Some(window)
     }
 
     /// Begins to deal with the failure of a window: it is requested once more, and then less and less of it until the bad
-    /// record stands alone. The split begins only if anything at all is readable of this tenant. `failed_polls` is the
-    /// number of its polls that failed before this one.
-    pub(super) fn on_failure(&mut self, window: Span, now: Timestamp, failed_polls: u32) -> Action {
+    /// record stands alone. The split begins only if anything at all is readable of this tenant.
+    pub(super) fn on_failure(&mut self, window: Span, now: Timestamp, suspect: Suspect) -> Action {
         self.requests += 1;
+        self.failed_window = Some(window);
         if self.requests == 1 {
             return Action::Take(NextStep::Retry);
         }
@@ -145,7 +162,7 @@ impl FailureSearch {
         if self.gave_up_because().is_some() {
             return Action::Take(self.give_up(self.next_width()));
         }
-        let failure = Failure { window, end, retry_failed: self.requests == 2, failed_polls };
+        let failure = Failure { window, end, retry_failed: self.requests == 2, suspect };
         self.failure = Some(failure);
         if failure.retry_failed || self.failures_in_a_row >= FAILURES_BEFORE_PROBE {
             self.requests += 1;
@@ -205,7 +222,7 @@ impl FailureSearch {
     /// A part of the failing window, once another window has shown that it is no outage.
     fn narrow(&self, failure: Failure) -> Action {
         match self.split_point() {
-            None if !self.anything_read && failure.failed_polls < FAILED_POLLS_BEFORE_QUARANTINE => {
+            None if !self.anything_read && failure.suspect == Suspect::Outage => {
                 Action::ReadOther(Span { from: failure.end, to: None })
             }
             None => self.bisect(failure),
@@ -275,12 +292,24 @@ impl Worker<'_> {
         window: Span,
         now: Timestamp,
         search: &mut FailureSearch,
+        owner: &PassOwner<'_>,
     ) -> Result<NextStep> {
-        let mut action = search.on_failure(window, now, self.lease.feed.failures);
+        // A job's failures are no polls of the feed, which go on beside it and succeed.
+        let polls_succeed = matches!(owner, PassOwner::Job(_)) && !self.poll_is_due();
+        let suspect = if polls_succeed || self.lease.feed.failures >= FAILED_POLLS_BEFORE_QUARANTINE {
+            Suspect::Record
+        } else {
+            Suspect::Outage
+        };
+        let mut action = search.on_failure(window, now, suspect);
         loop {
             action = match action {
                 Action::Take(step) => return Ok(step),
-                Action::Probe => search.on_probe(self.probe_tenant().await.is_ok()),
+                Action::Probe => search.on_probe(match self.probe_tenant().await {
+                    // It says nothing about the tenant.
+                    Err(error @ Error::Throttled { .. }) => return Err(error),
+                    probed => probed.is_ok(),
+                }),
                 Action::ListWithoutAlerts => search.on_list_without_alerts(self.list_without_alerts(window).await?),
                 Action::ReadOther(other) => {
                     let (outcome, rows) = self.read_other_window(other).await?;

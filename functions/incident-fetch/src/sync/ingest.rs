@@ -22,6 +22,7 @@ use shared::{
         tenants::Status,
         versions::{NewVersion, VersionBlock},
     },
+    tenant::Reason,
 };
 
 /// The size at which a batch is written before the response ends.
@@ -38,7 +39,7 @@ impl Worker<'_> {
     /// counted in `page`. A page without rows but with a next link is followed to the page that has some.
     pub(super) async fn read(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<()> {
         let mut query = query.clone();
-        for _ in 0..MAX_EMPTY_PAGES {
+        while page.after_empty_pages.as_ref().is_none_or(|after| after.empty_pages < MAX_EMPTY_PAGES) {
             let versions_before = self.versions_found;
             let end = Box::pin(self.read_response(&query, page)).await;
             if query.alerts == Alerts::Omitted && self.versions_found > versions_before {
@@ -246,7 +247,12 @@ impl Worker<'_> {
 
     /// Reads one incident by its identifier and ingests it.
     pub(super) async fn read_one(&mut self, incident_id: &str, alerts: Alerts) -> Result<()> {
-        let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await?;
+        let raw = self.client().incident(incident_id, alerts, MAX_ROW_BYTES).await;
+        let raw = raw.map_err(|error| match error {
+            // Only lists say that the tenant is forbidden. This is about one incident.
+            Error::Refused(Reason::ResourceAbsent) => Error::Upstream { status: 403, call: Call::GetIncident },
+            error => error,
+        })?;
         let malformed = Error::Malformed { call: Call::GetIncident };
         let parsed = Record::parse(&raw, &self.tenant.tenant_id, self.api, alerts);
         let record = parsed.map_err(|_: Unreadable| malformed.clone())?;

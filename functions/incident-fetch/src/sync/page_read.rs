@@ -7,11 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     error::{Call, Error, Result},
     incident::{record::Record, span::Span},
-    incident_api::{
-        list::ListEnd,
-        query::{IncidentQuery, NextPage},
-    },
-    registry::position::{PageSizes, RowTimes},
+    incident_api::{list::ListEnd, query::IncidentQuery},
+    registry::position::{NextPage, PageAfterEmpty, PageSizes, RowTimes},
     text::hex,
 };
 
@@ -35,6 +32,8 @@ pub(crate) struct PageRead {
     pub(crate) rows_shown: Vec<RowShown>,
     /// The earliest last update of the rows that the query excludes.
     pub(crate) outside: Option<Timestamp>,
+    /// The page to go on with, if only pages without rows were read so far.
+    pub(crate) after_empty_pages: Option<PageAfterEmpty>,
 }
 
 /// The times and the identifier of a row.
@@ -46,6 +45,12 @@ pub(crate) struct RowShown {
 }
 
 impl PageRead {
+    /// The contents of a page that may be the one after pages without rows.
+    pub(crate) fn after(empty_pages: Option<PageAfterEmpty>) -> Self {
+        let first_row = empty_pages.as_ref().and_then(|after| skipped_rows(&after.page));
+        Self { first_row, after_empty_pages: empty_pages, ..Self::default() }
+    }
+
     /// Notes a row that was parsed.
     pub(crate) fn note(&mut self, record: &Record, query: &IncidentQuery) {
         self.rows += 1;
@@ -88,10 +93,11 @@ impl PageRead {
     /// Returns the query after a page without rows but with a next link, which says nothing about the end of the list.
     pub(crate) fn after_empty_page(&mut self, end: &ListEnd, query: &IncidentQuery) -> Option<IncidentQuery> {
         self.more = end.more && end.rows > 0;
+        let empty_pages = self.after_empty_pages.take().map_or(0, |after| after.empty_pages) + 1;
         let next = end.after_empty_page(query)?;
-        if let Some(NextPage::Skip(rows)) = next.next_page {
-            self.first_row = Some(rows);
-        }
+        let page = next.next_page.clone()?;
+        self.first_row = skipped_rows(&page).or(self.first_row);
+        self.after_empty_pages = Some(PageAfterEmpty { to: query.updated.to, page, empty_pages });
         Some(next)
     }
 
@@ -108,6 +114,13 @@ impl PageRead {
     /// The response's `Date`, never later than now; one minute ago if the header is missing.
     pub(crate) fn response_time(&self, now: Timestamp) -> Timestamp {
         self.date.map_or(now - AGE_WITHOUT_DATE, |date| date.min(now))
+    }
+}
+
+fn skipped_rows(page: &NextPage) -> Option<u32> {
+    match page {
+        NextPage::Skip(rows) => Some(*rows),
+        NextPage::SkipToken(_) => None,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The quarantine of one tenant: records, incidents and spans that cannot be read, and their retries.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Progress, Stop, Worker, bisect::SecondListing, is_transient, pass::Pass, window::floor};
 use shared::{
     error::{Error, Result},
     incident::{
-        record::{Alerts, Unreadable},
+        record::{Alerts, Unreadable, UnreadableRecord},
         span::Span,
     },
     incident_api::query::IncidentQuery,
@@ -52,7 +53,15 @@ impl Worker<'_> {
             if self.out_of_time() {
                 return Ok(Progress::OutOfTime);
             }
+            let calls_before = self.lease.calls;
             match self.retry(&entry).await? {
+                // It stays due until it has its turn, and a call in it.
+                Retry::Unfinished(position, Some(error))
+                    if (!self.has_turn || self.lease.calls == calls_before)
+                        && entry.pass_position.as_ref() == Some(&position) =>
+                {
+                    return Err(error);
+                }
                 Retry::Readable => {
                     self.sync.registry.release_from_quarantine(&self.tenant.tenant_id, &entry.name).await?;
                     self.quarantine.retain(|other| other.name != entry.name);
@@ -82,8 +91,7 @@ impl Worker<'_> {
                 Ok(()) | Err(Error::NotFound) => {}
                 Err(error) if is_transient(&error) => {
                     // Other incidents may have come into its second since.
-                    self.bisect_second(entry.span(), SecondListing::WithoutAlerts).await?;
-                    return Ok(Retry::StillFailing);
+                    return self.retry_second(entry).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -99,6 +107,9 @@ impl Worker<'_> {
                 Ok(Retry::Readable)
             }
             Ok(Stop::Done) => Ok(Retry::StillFailing),
+            Err(error) if is_transient(&error) && entry.blocks && entry.span().seconds() == Some(1) => {
+                self.retry_second(entry).await
+            }
             Ok(Stop::OutOfTime | Stop::PollDue | Stop::Overtaken) => {
                 Ok(Retry::Unfinished(Box::new(pass.position), None))
             }
@@ -120,8 +131,13 @@ impl Worker<'_> {
             }
             Unreadable::NotJson | Unreadable::NoId | Unreadable::NoLastUpdate => json!(String::from_utf8_lossy(row)),
         };
-        let name = hex(&digest(&SHA256, row).as_ref()[..16]);
-        let span = query.updated;
+        // A row that has another form at each reading is one entry, at the time of its version where that is known.
+        let UnreadableRecord { incident_id, last_updated } = UnreadableRecord::of(row, self.api);
+        let identity = incident_id.as_ref().map_or(row, |id| id.as_bytes());
+        let name = hex(&digest(&SHA256, identity).as_ref()[..16]);
+        let second = last_updated.map(floor).filter(|second| query.updated.contains(*second));
+        let end = |second: Timestamp| Some(second + SignedDuration::from_secs(1));
+        let span = second.map_or(query.updated, |second| Span { from: second, to: end(second) });
         self.quarantine(Unread { name, reason: why.as_str(), incident_id: None, span, blocks: false, record }).await
     }
 
@@ -135,6 +151,19 @@ impl Worker<'_> {
     pub(super) async fn quarantine_span(&mut self, span: Span, reason: &str) -> Result<()> {
         let name = format!("span-{}", span.from.as_second());
         self.quarantine(Unread { name, reason, incident_id: None, span, blocks: true, record: Value::Null }).await
+    }
+
+    /// Reads the other incidents of a second in which one still fails. Some may have come into it since, or wait behind it.
+    async fn retry_second(&mut self, entry: &QuarantineEntry) -> Result<Retry> {
+        match self.bisect_second(entry.span(), SecondListing::WithoutAlerts).await {
+            Ok(()) => Ok(Retry::StillFailing),
+            Err(error) if is_transient(&error) => Ok(Retry::StillFailing),
+            // It begins with the same incidents again, but not before others had their turn.
+            Err(error @ Error::Throttled { .. }) => {
+                Ok(Retry::Unfinished(Box::new(Position::at(floor(entry.from))), Some(error)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Quarantines the alerts of a window whose incidents were delivered without them. Windows that touch are one entry.

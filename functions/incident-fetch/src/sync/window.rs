@@ -77,6 +77,7 @@ pub(super) fn next_window(
 /// Notes that a window is read completely. Returns true unless other parts of its second are still to read.
 pub(super) fn go_past(position: &mut Position, window: Window) -> bool {
     position.list = None;
+    position.failures_without_search = 0;
     if let Some(second) = &mut position.second {
         if let Some(end) = second.created_ends.pop() {
             (second.created_from, second.readings) = (end, None);

@@ -10,11 +10,15 @@ use shared::{
 
 use super::{
     Stop, TIME_WITHOUT_ALERTS, Worker,
+    bisect::NOT_READ,
     failure_search::{FailureSearch, NextStep},
     page_read::PageRead,
     pass::{AskedWindow, Pass, PassOwner},
     window::{middle, seconds, split_at},
 };
+
+/// The number of failures of a second, in works that had no call to search for the reason, after which it is quarantined.
+const MAX_FAILURES_WITHOUT_SEARCH: u32 = 4;
 
 impl Worker<'_> {
     /// Goes on after a transient error: once more, with a narrower window, or past what was quarantined.
@@ -50,7 +54,7 @@ impl Worker<'_> {
         let search = pass.search.get_or_insert_with(|| FailureSearch::new(pass.position.ends.clone()));
         search.last_error = Some(error.clone());
         let width_end = |width: i64| window.from + SignedDuration::from_secs(width);
-        match self.next_step_after_failure(window, asked.requested_at, search).await? {
+        match self.next_step_after_failure(window, asked.requested_at, search, &pass.owner).await? {
             NextStep::Retry => {}
             NextStep::Narrow { width } => {
                 split_at(&mut pass.position, window, asked.requested_at, width_end(width));
@@ -96,12 +100,54 @@ impl Worker<'_> {
             return Err(error);
         }
         pass.second_failures += 1;
-        if pass.second_failures > 1 {
-            self.probe_tenant().await.map_err(|_| error)?;
-            // Quarantined spans are left out, so that the pass goes on behind it.
-            self.quarantine_span(asked.second(), "unreadable").await?;
-            pass.second_failures = 0;
+        if pass.second_failures == 1 {
+            return Ok(ControlFlow::Continue(()));
         }
-        Ok(ControlFlow::Continue(()))
+        match self.probe_tenant().await {
+            Ok(()) => {}
+            Err(throttled @ Error::Throttled { .. }) => return Err(throttled),
+            Err(_) => return Err(error),
+        }
+        let second = asked.second();
+        let list = pass.position.list.as_ref();
+        let seen = list.map(|list| list.seen.iter().chain(&list.last_page).cloned().collect()).unwrap_or_default();
+        let bisected = self.bisect_page(&asked.query, seen).await;
+        let is_quarantined = self.quarantine.iter().any(|entry| entry.span() == second && entry.reason == NOT_READ);
+        match bisected {
+            Err(error) if !is_quarantined => Err(error),
+            bisected => {
+                let step = self.go_past(pass, asked, asked.requested_at, 0).await?;
+                bisected.map(|()| step)
+            }
+        }
+    }
+
+    /// Narrows a window that has failed where no call is left to search for the reason. The next work has a call for a part
+    /// of it.
+    pub(super) fn narrow_without_search(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) {
+        let search_failed = pass.search.as_ref().is_some_and(|search| search.has_failed(asked.window.span));
+        if !(search_failed || pass.second_failures > 0) || matches!(pass.owner, PassOwner::Retry) {
+            return;
+        }
+        if asked.is_second() {
+            pass.position.failures_without_search += 1;
+        } else {
+            let half = asked.window.span.from + SignedDuration::from_secs(asked.seconds() / 2);
+            split_at(&mut pass.position, asked.window.span, asked.requested_at, half);
+        }
+    }
+
+    /// Quarantines a second for which no call was left after several failures, without a request to it. Returns true if
+    /// the pass goes on behind it. Its retries have calls of their own.
+    pub(super) async fn quarantine_unsearched(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) -> Result<bool> {
+        let failures = pass.position.failures_without_search;
+        if failures < MAX_FAILURES_WITHOUT_SEARCH || !asked.is_second() || matches!(pass.owner, PassOwner::Retry) {
+            return Ok(false);
+        }
+        self.probe_tenant().await?;
+        self.quarantine_span(asked.second(), NOT_READ).await?;
+        pass.position.move_to(asked.second().from + SignedDuration::from_secs(1));
+        pass.search = None;
+        Ok(true)
     }
 }

@@ -41,10 +41,14 @@ impl Worker<'_> {
         let top = self.api.largest_page();
         loop {
             let now = self.sync.clock.now();
-            let quarantined = match pass.owner {
+            let mut quarantined = match pass.owner {
                 PassOwner::Feed | PassOwner::Job(_) => self.quarantined_spans(),
                 PassOwner::Retry => Vec::new(),
             };
+            if pass.position.second.is_some() {
+                // A part of the second that fails keeps no other part of it back.
+                quarantined.retain(|span| !span.contains(pass.position.at));
+            }
             if self.lease.feed.has_long_future {
                 pass.part_future(now);
             }
@@ -61,16 +65,31 @@ impl Worker<'_> {
                 PassOwner::Retry => Alerts::Included,
             };
             let created = window.created;
-            let query = IncidentQuery { created, skip, alerts, ..IncidentQuery::of(window.span, self.api) };
+            let after = pass.position.after_empty_pages.take().filter(|after| after.to == window.span.to);
+            let next_page = after.as_ref().map(|after| after.page.clone());
+            let query = IncidentQuery { created, skip, next_page, alerts, ..IncidentQuery::of(window.span, self.api) };
             let asked = AskedWindow { window, requested_at: now, query };
-            let mut page = PageRead::default();
+            let mut page = PageRead::after(after);
+            if self.quarantine_unsearched(pass, &asked).await? {
+                continue;
+            }
             let step = match self.read_next(pass, &asked, &mut page).await {
                 Ok(None) => self.on_page(pass, &asked, &page).await?,
                 Ok(Some(step)) => step,
-                Err(error) if is_transient(&error) => self.on_failure(pass, &asked, &page, error).await?,
+                Err(error) if is_transient(&error) => {
+                    let step = self.on_failure(pass, &asked, &page, error).await;
+                    if let Err(Error::Throttled { .. }) = step {
+                        self.narrow_without_search(pass, &asked);
+                    }
+                    step?
+                }
                 // Where a minute has few calls, the future must not keep retries and jobs waiting.
                 Err(Error::Throttled { .. }) if pass.has_read_the_present(&asked) => return Ok(Stop::Done),
                 Err(error) => {
+                    pass.position.after_empty_pages = page.after_empty_pages;
+                    if let Error::Throttled { .. } = error {
+                        self.narrow_without_search(pass, &asked);
+                    }
                     // Rows that arrived before the error are worth delivering.
                     if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {
                         self.flush().await?;
@@ -250,7 +269,7 @@ impl Worker<'_> {
     }
 
     /// Notes that a window was read completely, and commits that.
-    async fn go_past(
+    pub(super) async fn go_past(
         &mut self,
         pass: &mut Pass<'_>,
         asked: &AskedWindow,

@@ -22,7 +22,7 @@ use sim::IncidentSeed;
 
 use crate::{
     backends::{Backends, CLIENT_ID, request, tenant_record},
-    contract::assert_answer,
+    contract::{assert_answer, assert_component},
 };
 
 pub(super) const TENANT: &str = "11111111-2222-4333-8444-000000000001";
@@ -142,15 +142,18 @@ impl SyncHarness {
         (u16::try_from(answer["statusCode"].as_u64().unwrap()).unwrap(), json)
     }
 
+    /// The lines in the bucket, each valid as the description has it.
     pub(super) fn delivered(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         for object in self.backends.objects("incidents/") {
             let bytes = self.backends.object(&object);
             let mut text = String::new();
             GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
-            lines.extend(
-                text.lines().map(|line| Line { object: object.clone(), json: serde_json::from_str(line).unwrap() }),
-            );
+            lines.extend(text.lines().map(|line| {
+                let json = serde_json::from_str(line).unwrap();
+                assert_component("Incident", &json);
+                Line { object: object.clone(), json }
+            }));
         }
         lines
     }

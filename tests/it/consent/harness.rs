@@ -30,7 +30,10 @@ use sim::{Decision, GLOBAL_ADMINISTRATOR, Sim, TenantSeed, User};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::backends::{Backends, CLIENT_ID, public_request};
+use crate::{
+    backends::{Backends, CLIENT_ID, public_request},
+    contract::assert_answer,
+};
 
 pub(crate) const BASE: &str = "https://partner.example.com";
 pub(crate) const CONTOSO: &str = "11111111-2222-4333-8444-abcdefabcdef";
@@ -237,7 +240,7 @@ fn app_with(
     App::new(read, &shared::lambda::runtime::Platform { random, ..crate::backends::platform(aws, clock) })
 }
 
-/// Hands an app a request as API Gateway does.
+/// Hands an app a request as API Gateway does. The response must be one that the description has for the route.
 pub(crate) async fn request(
     app: &App,
     method: &str,
@@ -254,7 +257,8 @@ pub(crate) async fn request(
         event["cookies"] = json!([cookie]);
     }
     let deadline = Deadline::within(Duration::from_secs(20), &Clock::system());
-    let answer = app.handle(event, Invocation { request_id: "r-1".into(), deadline }).await.unwrap();
+    let answer = app.handle(event.clone(), Invocation { request_id: "r-1".into(), deadline }).await.unwrap();
+    assert_answer(&event, &answer);
     Reply {
         status: answer["statusCode"].as_u64().unwrap(),
         headers: serde_json::from_value(answer["headers"].clone()).unwrap(),

@@ -13,6 +13,9 @@ use shared::{
 /// The longest query, in bytes. It is stored in one item of the table, together with the tenants.
 const MAX_QUERY_BYTES: usize = 100_000;
 
+/// The longest time span, in bytes. An interval of two times has fewer.
+const MAX_TIMESPAN_BYTES: usize = 100;
+
 /// The longest identifier in a request that is none of a tenant, in bytes. It is reported among the failures.
 const MAX_MALFORMED_BYTES: usize = 100;
 
@@ -49,6 +52,11 @@ impl WaitSeconds {
     }
 }
 
+fn at_most(name: &str, text: &str, bytes: usize) -> Result<()> {
+    let fits = text.len() <= bytes;
+    fits.then_some(()).ok_or_else(|| Error::InvalidRequest(format!("`{name}` must have at most {bytes} bytes.")))
+}
+
 fn wrong_wait() -> Error {
     Error::InvalidRequest(format!("`wait_seconds` must be a whole number from 0 to {}.", MAX_WAIT.0))
 }
@@ -83,9 +91,8 @@ impl HuntRequest {
         if query.trim().is_empty() {
             return Err(Error::InvalidRequest("`query` must not be empty.".into()));
         }
-        if query.len() > MAX_QUERY_BYTES || timespan.as_ref().is_some_and(|span| span.len() > MAX_MALFORMED_BYTES) {
-            return Err(Error::InvalidRequest(format!("`query` must have at most {MAX_QUERY_BYTES} bytes.")));
-        }
+        at_most("query", &query, MAX_QUERY_BYTES)?;
+        at_most("timespan", timespan.as_deref().unwrap_or_default(), MAX_TIMESPAN_BYTES)?;
         let wait = wait_seconds.unwrap_or(DEFAULT_WAIT).allowed().ok_or_else(wrong_wait)?;
         let (mut ids, mut malformed) = (BTreeSet::new(), BTreeSet::new());
         let is_list = tenants.is_some();
@@ -99,7 +106,10 @@ impl HuntRequest {
             || malformed.len() > MAX_MALFORMED
             || malformed.iter().any(|name| name.len() > MAX_MALFORMED_BYTES)
         {
-            return Err(Error::InvalidRequest(format!("`tenants` must be at most {MAX_HUNTED_TENANTS} tenant ids.")));
+            return Err(Error::InvalidRequest(format!(
+                "`tenants` must be at most {MAX_HUNTED_TENANTS} tenant ids, and at most {MAX_MALFORMED} malformed ones of at \
+                 most {MAX_MALFORMED_BYTES} bytes each."
+            )));
         }
         let tenants = is_list.then(|| ids.into_iter().collect());
         Ok(Self { query, timespan, tenants, malformed: malformed.into_iter().collect(), wait })
@@ -141,7 +151,26 @@ mod tests {
         assert_eq!(wanted.malformed, ["CONTOSO"]);
         assert_eq!(parse(r#"{"query":"T"}"#).unwrap().tenants, None);
         assert_eq!(parse(r#"{"query":"T","tenants":[]}"#).unwrap().tenants, Some(Vec::new()));
-        let long = "x".repeat(MAX_QUERY_BYTES + 1);
-        assert!(parse(&format!(r#"{{"query":"{long}"}}"#)).is_err());
+    }
+
+    #[test]
+    fn refusal_names_the_member_that_is_too_long() {
+        let text = |bytes: usize| "x".repeat(bytes);
+        let with = |query: &str, timespan: &str, names: &[String]| {
+            parse(&serde_json::json!({"query": query, "timespan": timespan, "tenants": names}).to_string())
+        };
+        let most: Vec<String> = (0..MAX_MALFORMED).map(|number| format!("{number:0100}")).collect();
+        let parsed = with(&text(MAX_QUERY_BYTES), &text(MAX_TIMESPAN_BYTES), &most).unwrap();
+        assert_eq!(parsed.malformed, most);
+        let more: Vec<String> = (0..=MAX_MALFORMED).map(|number| number.to_string()).collect();
+        for (refused, member) in [
+            (with(&text(MAX_QUERY_BYTES + 1), "P7D", &[]), "`query` must have at most 100000 bytes"),
+            (with("T", &text(MAX_TIMESPAN_BYTES + 1), &[]), "`timespan` must have at most 100 bytes"),
+            (with("T", "P7D", &[text(MAX_MALFORMED_BYTES + 1)]), "`tenants` must be"),
+            (with("T", "P7D", &more), "`tenants` must be"),
+        ] {
+            let Err(Error::InvalidRequest(detail)) = refused else { panic!("{member}: {refused:?}") };
+            assert!(detail.starts_with(member), "{detail}");
+        }
     }
 }

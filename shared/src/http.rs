@@ -96,11 +96,13 @@ pub struct HttpClient {
 
 impl HttpClient {
     /// Builds the client for all hosts but AWS's. A process needs one, whose connections all callers share.
+    ///
+    /// A server may be silent for as long as a hunting query runs. [`send`] allows any other call less.
     pub fn new() -> Result<Self> {
-        Self::with_read_timeout(READ_TIMEOUT)
+        Self::with_read_timeout(HUNTING_TIMEOUT)
     }
 
-    /// Builds the same client for a server that may be silent for as long as `read_timeout` before it responds.
+    /// Builds the same client for a server that may be silent for `read_timeout` before it responds.
     pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
         Self::build(|client| {
             client

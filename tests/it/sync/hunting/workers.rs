@@ -198,6 +198,18 @@ async fn quotas_of_microsoft_are_waited_for() {
     assert_eq!(hunts.read(&hunt).await["rows"], 2);
 }
 
+/// In real time, because the HTTP client's time-outs run by the machine's clock.
+#[tokio::test]
+async fn query_may_run_longer_than_any_other_call() {
+    let hunts = HuntHarness::start().await;
+    // A second more than the longest silence of other calls.
+    fault(&hunts, FaultKind::Hang { millis: 16_000 }, 1);
+    let hunt = hunts.begin(json!({"query": "DeviceInfo"})).await;
+    hunts.deliver().await;
+    assert_one_result(&hunts, &hunt, "slow").await;
+    assert_eq!(hunts.queries(TENANT), 1);
+}
+
 #[tokio::test]
 async fn failure_that_a_repeat_may_cure_is_repeated() {
     let hunts = HuntHarness::start().await;

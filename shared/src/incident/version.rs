@@ -35,6 +35,8 @@ pub struct DeliveredVersion {
     pub state_hash: String,
     /// Position among the versions with this time of last update: 1 for the first.
     pub ordinal: u32,
+    /// The change with which it was delivered. `None`: the release that stored the version kept none.
+    pub change: Option<Change>,
     /// The API that the record was read from.
     pub api: IncidentApi,
     /// The record had at least one alert.
@@ -164,13 +166,14 @@ fn change_between(before: State, now: State) -> Change {
 }
 
 impl DeliveredVersion {
-    /// The last delivered version once `record` is delivered with this ordinal.
+    /// The last delivered version once `record` is delivered with this ordinal, as the first of its incident.
     pub fn of(record: &Record, ordinal: u32, api: IncidentApi) -> Self {
         Self {
             last_updated: record.last_updated,
             state: record.state(),
             state_hash: record.state_hash.clone(),
             ordinal,
+            change: Some(Change::Created),
             api,
             with_alerts: record.alerts.is_some_and(|alerts| alerts > 0),
             open: record.open_severity(),
@@ -182,7 +185,8 @@ impl DeliveredVersion {
     /// The last delivered version once `record` is delivered after this one.
     #[must_use]
     pub fn followed_by(&self, record: &Record, ordinal: u32, api: IncidentApi, read_at: ReadTime) -> Self {
-        let mut next = Self::of(record, ordinal, api);
+        let change = Some(change_between(self.state, record.state()));
+        let mut next = Self { change, ..Self::of(record, ordinal, api) };
         if read_at.is_well_before(record.last_updated) {
             next.before = if read_at.is_well_before(self.last_updated) {
                 self.before.clone()
@@ -199,20 +203,35 @@ impl DeliveredVersion {
             || self.older_since.is_some_and(|since| read_at.ours.duration_since(since) >= MAX_STALE)
     }
 
+    /// The parts of the packed form that all releases read and write.
+    fn common_parts(&self) -> String {
+        let state = match self.state {
+            State::Open => 'o',
+            State::Resolved => 'r',
+            State::Redirected => 'm',
+        };
+        let api = match self.api {
+            IncidentApi::Graph => 'g',
+            IncidentApi::Defender => 'd',
+        };
+        let alerts = if self.with_alerts { 'a' } else { '-' };
+        format!("{} {state}{api}{alerts} {} {}", self.last_updated, self.state_hash, self.ordinal)
+    }
+
     /// The text for what [`fmt::Display`] leaves out of its history, if there is anything. The registry stores it beside the packed form,
-    /// which older releases read. It begins with the packed form, so that it counts for this version only.
+    /// which older releases read. It begins with the parts that those read, so that it counts for this version only.
     pub fn notes(&self) -> Option<String> {
         let or_none = |part: Option<String>| part.unwrap_or_else(|| "-".into());
         let (since, before) = (self.older_since.map(|since| since.to_string()), self.before.as_ref());
         (since.is_some() || before.is_some())
-            .then(|| format!("{self}|{}|{}", or_none(since), or_none(before.map(ToString::to_string))))
+            .then(|| format!("{}|{}|{}", self.common_parts(), or_none(since), or_none(before.map(ToString::to_string))))
     }
 
     /// This version with its notes. Notes of another version are ignored.
     #[must_use]
     pub fn with_notes(self, notes: &str) -> Self {
         let [version, since, before] = notes.split('|').collect::<Vec<_>>()[..] else { return self };
-        if version != self.to_string() {
+        if version != self.common_parts() {
             return self;
         }
         Self { older_since: since.parse().ok(), before: before.parse().ok().map(Box::new), ..self }
@@ -228,7 +247,7 @@ pub struct Version<'a> {
     pub api: IncidentApi,
     /// The incident as this version shows it.
     pub record: &'a Record,
-    /// The difference from the version before. `None`: a caller reads it live.
+    /// The difference from the version before. `None`: it is not known, or not told because a caller reads it live.
     pub change: Option<Change>,
     /// Position among the versions with this time of last update: 1 for the first.
     pub ordinal: u32,
@@ -244,24 +263,26 @@ impl Version<'_> {
     }
 }
 
-/// The packed form that the registry stores: `2026-01-01T00:00:00.1234567Z oga 0123456789abcdef 1`.
+/// The changes as the packed form marks them.
+const CHANGE_MARKS: [(Change, &str); 5] = [
+    (Change::Created, "c"),
+    (Change::Updated, "u"),
+    (Change::Merged, "m"),
+    (Change::Reopened, "r"),
+    (Change::Closed, "x"),
+];
+
+/// The packed form that the registry stores: `2026-01-01T00:00:00.1234567Z oga 0123456789abcdef 1 c`.
 ///
-/// Its parts are the time of the last update, three marks, the state hash and the ordinal. The marks are the state
-/// (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none). A newer release may
-/// have other marks, and more parts behind these; read as the first of each, the time and the hash still tell what was delivered.
+/// Its parts are the time of the last update, three marks, the state hash, the ordinal and the change. The marks are the
+/// state (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none). The change is
+/// a mark, too, and is missing where it is not known. A newer release may have other marks, and more parts behind these;
+/// read as the first of each, the time and the hash still tell what was delivered.
 impl fmt::Display for DeliveredVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Open => 'o',
-            State::Resolved => 'r',
-            State::Redirected => 'm',
-        };
-        let api = match self.api {
-            IncidentApi::Graph => 'g',
-            IncidentApi::Defender => 'd',
-        };
-        let alerts = if self.with_alerts { 'a' } else { '-' };
-        write!(f, "{} {state}{api}{alerts} {} {}", self.last_updated, self.state_hash, self.ordinal)
+        f.write_str(&self.common_parts())?;
+        let mark = CHANGE_MARKS.iter().find(|(change, _)| Some(*change) == self.change);
+        mark.map_or(Ok(()), |(_, mark)| write!(f, " {mark}"))
     }
 }
 
@@ -273,7 +294,8 @@ impl FromStr for DeliveredVersion {
     type Err = NotADeliveredVersion;
 
     fn from_str(text: &str) -> Result<Self, NotADeliveredVersion> {
-        let [last_updated, marks, state_hash, ordinal, ..] = text.split(' ').collect::<Vec<_>>()[..] else {
+        let parts: Vec<&str> = text.split(' ').collect();
+        let [last_updated, marks, state_hash, ordinal, ref further @ ..] = parts[..] else {
             return Err(NotADeliveredVersion);
         };
         let [state, api, alerts, ..] = marks.as_bytes()[..] else { return Err(NotADeliveredVersion) };
@@ -291,6 +313,7 @@ impl FromStr for DeliveredVersion {
             with_alerts: alerts == b'a',
             state_hash: state_hash.to_owned(),
             ordinal: ordinal.parse().map_err(|_| NotADeliveredVersion)?,
+            change: CHANGE_MARKS.iter().find(|(_, mark)| further.first() == Some(mark)).map(|(change, _)| *change),
             open: None,
             before: None,
             older_since: None,

@@ -14,7 +14,7 @@ use shared::{
         line::IncidentLine,
         ocsf::incident_finding,
         record::Record,
-        version::{DeliveredVersion, ReadTime, Version, VersionComparison, compare},
+        version::{Change, DeliveredVersion, ReadTime, Version, VersionComparison, compare},
     },
     registry::{Registry, tenants::Tenant, versions::VersionBlock},
     tenant::Reason,
@@ -51,6 +51,14 @@ pub(super) struct Renderer<'a> {
     delivered: HashMap<VersionBlock, HashMap<String, DeliveredVersion>>,
 }
 
+/// What the delivery of a version adds to its record.
+#[derive(Clone, Copy)]
+struct Delivery {
+    /// `None`: it is not known, because a newer version was delivered since.
+    change: Option<Change>,
+    ordinal: u32,
+}
+
 impl<'a> Renderer<'a> {
     /// A renderer for incidents that were read just now.
     pub(super) fn new(app: &'a App, tenant: &'a Tenant, format: ResponseFormat) -> Self {
@@ -60,13 +68,13 @@ impl<'a> Renderer<'a> {
     /// Renders an incident with the key under which its version was or will be delivered. If that is too long for a
     /// response, the alerts are left out. `None`: it is too long even so.
     pub(super) async fn render(&mut self, record: Record) -> Result<Option<Box<RawValue>>> {
-        let ordinal = self.ordinal(&record).await?;
+        let delivery = self.delivery(&record).await?;
         let fits = |json: &RawValue| escaped_len(json.get()) <= MAX_RESPONSE_BYTES;
-        let whole = self.serialize(&record, ordinal)?;
+        let whole = self.serialize(&record, delivery)?;
         if fits(&whole) {
             return Ok(Some(whole));
         }
-        let shorter = without_alerts(&record).map(|record| self.serialize(&record, ordinal)).transpose()?;
+        let shorter = without_alerts(&record).map(|record| self.serialize(&record, delivery)).transpose()?;
         let shorter = shorter.filter(|shorter| fits(shorter));
         if shorter.is_none() {
             warn_too_large(&Position::of(self.tenant.tenant_id, &record));
@@ -74,24 +82,30 @@ impl<'a> Renderer<'a> {
         Ok(shorter)
     }
 
-    /// The number of this version among those that share its time of last update.
-    async fn ordinal(&mut self, record: &Record) -> Result<u32> {
+    /// The delivery of this version, as it was or will be.
+    async fn delivery(&mut self, record: &Record) -> Result<Delivery> {
         let block = VersionBlock::of(&record.incident_id);
         if let Entry::Vacant(unread) = self.delivered.entry(block) {
             unread.insert(self.registry.delivered_versions(&self.tenant.tenant_id, block).await?);
         }
         let delivered = self.delivered.get(&block).and_then(|versions| versions.get(&record.incident_id));
         let read_at = ReadTime { ours: self.fetched_at, microsofts: None };
-        Ok(match (compare(delivered, record, self.tenant.api, read_at), delivered) {
-            (VersionComparison::New { ordinal, .. }, _) => ordinal,
-            (VersionComparison::Same, Some(delivered)) => delivered.ordinal,
-            (VersionComparison::Same | VersionComparison::SameOnOtherApi | VersionComparison::Stale, _) => 1,
-        })
+        let (change, ordinal) = match (compare(delivered, record, self.tenant.api, read_at), delivered) {
+            (VersionComparison::New { change, ordinal }, _) => (Some(change), ordinal),
+            (VersionComparison::Same, Some(delivered)) => (delivered.change, delivered.ordinal),
+            (VersionComparison::SameOnOtherApi, Some(delivered)) => (delivered.change, 1),
+            (VersionComparison::Same | VersionComparison::SameOnOtherApi | VersionComparison::Stale, _) => (None, 1),
+        };
+        Ok(Delivery { change, ordinal })
     }
 
-    fn serialize(&self, record: &Record, ordinal: u32) -> Result<Box<RawValue>> {
+    fn serialize(&self, record: &Record, Delivery { change, ordinal }: Delivery) -> Result<Box<RawValue>> {
         let Tenant { tenant_id, api, .. } = *self.tenant;
-        let version = Version { tenant_id, api, record, change: None, ordinal, fetched_at: self.fetched_at };
+        let change = match self.format {
+            ResponseFormat::Ocsf => change,
+            ResponseFormat::Envelope => None,
+        };
+        let version = Version { tenant_id, api, record, change, ordinal, fetched_at: self.fetched_at };
         let json = match self.format {
             ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?).map_err(io::Error::from),
             ResponseFormat::Envelope => {

@@ -111,7 +111,12 @@ fn alerts_that_the_other_api_could_not_send_are_a_version() {
 fn delivered_version_survives_packing() {
     let known =
         DeliveredVersion::of(&record("2026-01-01T00:00:00.1234567Z", "redirected", &["a"]), 3, IncidentApi::Defender);
-    assert_eq!(known.to_string().parse::<DeliveredVersion>(), Ok(known));
+    for change in CHANGE_MARKS.map(|(change, _)| Some(change)).into_iter().chain([None]) {
+        let known = DeliveredVersion { change, ..known.clone() };
+        assert_eq!(known.to_string().parse::<DeliveredVersion>(), Ok(known));
+    }
+    let of_another_release = format!("{} later", known.common_parts());
+    assert_eq!(of_another_release.parse(), Ok(DeliveredVersion { change: None, ..known }));
 }
 
 /// Delivers records one after the other and returns their keys' ends and their changes. `None`: a stale read.
@@ -126,6 +131,7 @@ fn delivered_of(records: &[(&str, Record)]) -> Vec<Option<(Change, String)>> {
         let packed: DeliveredVersion = next.to_string().parse().unwrap();
         delivered = Some(next.notes().iter().fold(packed, |version, notes| version.with_notes(notes)));
         assert_eq!(delivered.as_ref(), Some(&next), "all of it is stored");
+        assert_eq!(next.change, Some(change));
         Some((change, format!("{}~{ordinal}", seen.last_updated)))
     };
     records.iter().map(deliver).collect()

@@ -317,6 +317,7 @@ async fn no_request_is_sent_before_retry_after() {
         (RetryAfter::Date(90), 90),
         (RetryAfter::Body(90), 90),
         (RetryAfter::Absent, 60),
+        (RetryAfter::Quota { calls: 45, seconds: 60 }, 60),
     ];
     let mut cases = Cases::default();
     for api in APIS {

@@ -184,6 +184,13 @@ pub enum RetryAfter {
     /// Neither header nor body names a wait.
     #[default]
     Absent,
+    /// As captured of this family of APIs: the code is `429`, the message names the limit, and nothing names the wait.
+    Quota {
+        /// Calls that the limit allows.
+        calls: usize,
+        /// Seconds in which it allows them.
+        seconds: u64,
+    },
 }
 
 /// The effect of a fault.

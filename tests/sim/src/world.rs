@@ -180,7 +180,7 @@ pub struct Limits {
     pub per_minute: Option<usize>,
     /// Calls in any 3600 seconds.
     pub per_hour: Option<usize>,
-    /// The form of the wait in a 429; its number is computed.
+    /// The form of the wait in a 429; its numbers are computed.
     pub retry_after: RetryAfter,
 }
 
@@ -374,16 +374,17 @@ impl World {
                 // Another call fits as soon as this one has left the window.
                 let leaves = recent.iter().rev().nth(limit.saturating_sub(1)).copied().unwrap_or(now);
                 let left = SignedDuration::from_secs(seconds).saturating_sub(age(leaves));
-                wait = wait.max(Some(u64::try_from(left.as_secs() + 1).unwrap_or(1)));
+                wait = wait.max(Some((u64::try_from(left.as_secs() + 1).unwrap_or(1), limit, seconds.unsigned_abs())));
             }
         }
         recent.push_back(now);
-        let wait = wait?;
+        let (wait, calls, seconds) = wait?;
         Some(match limits.retry_after {
             RetryAfter::Seconds(_) => RetryAfter::Seconds(wait),
             RetryAfter::Date(_) => RetryAfter::Date(wait),
             RetryAfter::Body(_) => RetryAfter::Body(wait),
             RetryAfter::Absent => RetryAfter::Absent,
+            RetryAfter::Quota { .. } => RetryAfter::Quota { calls, seconds },
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     caller::Caller,
     clock::{guid, truncate_to_100ns},
     faults::{Host, RetryAfter},
-    graph::retry_header,
+    graph::{quota_exceeded, retry_header},
     http::{Request, Response},
     list::{ListQuery, QuerySyntax, collection, find_incident, select_page},
     odata::{Field, FieldType, FieldValue},
@@ -41,9 +41,10 @@ pub(crate) fn error(status: u16, code: &str, message: &str) -> Response {
     if status == 401 { response.with("www-authenticate", "Bearer error=\"invalid_token\"") } else { response }
 }
 
-/// A 429 with the wait in one of four forms.
+/// A 429 with the wait in one of five forms.
 pub(crate) fn throttled(world: &World, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
+        RetryAfter::Quota { calls, seconds } => return quota_exceeded(calls, seconds),
         RetryAfter::Body(seconds) => format!(
             "You have sent too many requests in a given amount of time. Quota will be reset in {seconds} seconds. Please retry after {seconds} seconds."
         ),
@@ -185,7 +186,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Host, IncidentSeed, Limits, NextLink, RetryAfter,
+        Fault, FaultKind, Host, IncidentSeed, Limits, NextLink, RetryAfter,
         testing::{CONTOSO, FABRIKAM, rig},
     };
 
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wait_of_a_429_has_four_forms() {
+    async fn wait_of_a_429_has_five_forms() {
         let rig = rig().await;
         rig.sim.clock().freeze("2026-11-22T10:00:00Z".parse().unwrap());
         for (retry_after, header, text) in [
@@ -261,12 +262,20 @@ mod tests {
             (RetryAfter::Date(0), "Sun, 22 Nov 2026 10:01:01 GMT", ""),
             (RetryAfter::Body(0), "", "61 seconds"),
             (RetryAfter::Absent, "", ""),
+            (RetryAfter::Quota { calls: 45, seconds: 60 }, "", "maximum allowed 0 per 00:01:00"),
         ] {
             let limits = Limits { per_minute: Some(0), per_hour: None, retry_after };
-            rig.sim.set_limits(Host::Defender, Some(CONTOSO), limits);
-            let refused = rig.get("/api/incidents").await;
-            assert_eq!((refused.status, refused.header("retry-after")), (429, header));
-            assert!(refused.text.contains(text), "{}", refused.text);
+            for (host, path) in [(Host::Defender, "/api/incidents"), (Host::Graph, "/v1.0/security/incidents")] {
+                rig.sim.set_limits(host, Some(CONTOSO), limits);
+                let refused = rig.get(path).await;
+                assert_eq!((refused.status, refused.header("retry-after")), (429, header));
+                assert!(refused.text.contains(text), "{}", refused.text);
+            }
         }
+        let quota = RetryAfter::Quota { calls: 1500, seconds: 3600 };
+        rig.sim.fault(Fault::new(FaultKind::Throttle { retry_after: quota }));
+        let refused = rig.get("/api/incidents").await.json();
+        assert_eq!(refused["error"]["code"], "429");
+        assert_eq!(refused["error"]["message"], "API calls quota exceeded! maximum allowed 1500 per 01:00:00");
     }
 }

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::{bad_request, error, forbidden};
+use super::{bad_request, error, forbidden, quota_exceeded};
 use crate::{
     caller::Caller,
     http::{Request, Response},
@@ -93,9 +93,7 @@ fn over_quota(world: &mut World, request: &Request, tenant_id: &str) -> Option<R
     }
     let in_a_minute = recent.iter().filter(|at| now.duration_since(**at) < SignedDuration::from_mins(1)).count();
     if choices.per_minute.is_some_and(|most| in_a_minute >= most) {
-        // As captured: the body names the limit, and nothing names the wait.
-        let message = format!("API calls quota exceeded! maximum allowed {in_a_minute} per 00:01:00");
-        return Some(Response::json(429, &json!({"error": {"code": "429", "message": message, "target": tenant_id}})));
+        return Some(quota_exceeded(in_a_minute, 60));
     }
     let cycle = now.as_second().div_euclid(CPU_CYCLE_SECONDS);
     let in_the_cycle = recent.iter().filter(|at| at.as_second().div_euclid(CPU_CYCLE_SECONDS) == cycle).count();

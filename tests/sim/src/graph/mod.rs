@@ -54,13 +54,21 @@ pub(crate) fn forbidden(world: &World, request: &Request, caller: &Caller, requi
     error(world, request, 403, "Forbidden", &message)
 }
 
-/// A 429 with the wait in one of four forms.
+/// A 429 with the wait in one of five forms.
 pub(crate) fn throttled(world: &World, request: &Request, retry_after: RetryAfter) -> Response {
     let message = match retry_after {
+        RetryAfter::Quota { calls, seconds } => return quota_exceeded(calls, seconds),
         RetryAfter::Body(seconds) => format!("Too many requests. Please retry after {seconds} seconds."),
         _ => "Too Many Requests".to_owned(),
     };
     retry_header(error(world, request, 429, "TooManyRequests", &message), world, retry_after)
+}
+
+/// The 429 that was captured of both APIs' family.
+pub(crate) fn quota_exceeded(calls: usize, seconds: u64) -> Response {
+    let span = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let message = format!("API calls quota exceeded! maximum allowed {calls} per {span}");
+    Response::json(429, &json!({"error": {"code": "429", "message": message, "target": guid()}}))
 }
 
 /// Sets the `Retry-After` header if the wait belongs there.
@@ -72,7 +80,7 @@ pub(crate) fn retry_header(response: Response, world: &World, retry_after: Retry
             let at = world.now().checked_add(wait).unwrap_or_else(|_| world.now());
             response.with("retry-after", &http_date(at))
         }
-        RetryAfter::Body(_) | RetryAfter::Absent => response,
+        RetryAfter::Body(_) | RetryAfter::Absent | RetryAfter::Quota { .. } => response,
     }
 }
 

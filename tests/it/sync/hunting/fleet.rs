@@ -96,6 +96,10 @@ async fn fleet(hunts: &HuntHarness) -> BTreeMap<String, &'static str> {
     failing
 }
 
+/// In one process, over the AWS double. What the number of tenants can break is all here: the handlers, the item of the hunt,
+/// the messages in their batches, the claims of workers at the same time, the objects, and HTTP to the simulator. The queue's
+/// event source, the functions' rights and the start of the binaries treat each message alike. The journey
+/// `onboards_three_tenants_and_offboards_one` runs a hunt through them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hunt_over_300_tenants_ends_with_every_failure_listed() {
     let hunts = HuntHarness::start().await;

@@ -2,15 +2,16 @@
 //!
 //! | floor | room | holds |
 //! |---|---|---|
-//! | 1 | [`tenant`], [`clock`], [`text`] | the identifier of a tenant, time, text |
-//! | 2 | [`error`] | one error type whose variants are decisions |
-//! | 3 | [`http`], [`telemetry`], [`random`] | the way out to the network, logs and metrics, randomness |
-//! | 4 | [`microsoft`], [`aws`] | the incident APIs, the clouds, their hosts and audiences; the configuration of the AWS SDK and its connector |
-//! | 5 | [`incident`], [`config`], [`queue`] | one incident without input or output; the environment; the queue of sync jobs |
-//! | 6 | [`registry`], [`lambda`] | the DynamoDB table; how an invocation starts and ends |
-//! | 7 | [`entra`], [`delivery`] | tokens, sign-in and consent; S3 and EventBridge |
-//! | 8 | [`incident_api`] | one tenant's incident API |
-//! | 9 | [`onboarding`] | from a consent to a tenant that is known to work |
+//! | 1 | [`clock`], [`text`] | time, text |
+//! | 2 | [`tenant`] | the identifier of a tenant, reasons |
+//! | 3 | [`error`] | one error type whose variants are decisions |
+//! | 4 | [`http`], [`telemetry`], [`random`] | the way out to the network, logs and metrics, randomness |
+//! | 5 | [`microsoft`], [`aws`] | the incident APIs, the clouds, their hosts and audiences; the configuration of the AWS SDK and its connector |
+//! | 6 | [`incident`], [`config`], [`queue`] | one incident without input or output; the environment; the queue of sync jobs |
+//! | 7 | [`registry`], [`lambda`] | the DynamoDB table; how an invocation starts and ends |
+//! | 8 | [`entra`], [`delivery`] | tokens, sign-in and consent; S3 and EventBridge |
+//! | 9 | [`incident_api`] | one tenant's incident API |
+//! | 10 | [`onboarding`] | from a consent to a tenant that is known to work |
 //! | roof | [`clients`] | all of it wired together; no room uses it |
 
 pub mod aws;

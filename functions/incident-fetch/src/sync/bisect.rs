@@ -30,6 +30,13 @@ pub(super) enum SecondListing {
     Unavailable,
 }
 
+/// The part of a second's identifiers that a list without alerts has given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IdList {
+    Complete,
+    Incomplete,
+}
+
 impl Worker<'_> {
     /// Reads a failing second incident by incident and quarantines what cannot be read even so.
     pub(super) async fn bisect_second(&mut self, second: Span, listing: SecondListing) -> Result<()> {
@@ -68,9 +75,9 @@ impl Worker<'_> {
     async fn bisect_by_id(&mut self, second: Span) -> Result<()> {
         let query = IncidentQuery { alerts: Alerts::Omitted, ..IncidentQuery::of(second, self.api) };
         let mut ids = Vec::new();
-        let complete = match self.list_new_ids(&query, &mut ids).await {
-            Ok(complete) => complete,
-            Err(error) if is_transient(&error) => false,
+        let list = match self.list_new_ids(&query, &mut ids).await {
+            Ok(list) => list,
+            Err(error) if is_transient(&error) => IdList::Incomplete,
             Err(error) => return Err(error),
         };
         for id in ids {
@@ -92,17 +99,19 @@ impl Worker<'_> {
             };
             self.quarantine_incident(&id, second, reason).await?;
         }
-        // Incidents that an incomplete list leaves out are found row by row.
-        if complete {
-            return Ok(());
+        match list {
+            IdList::Complete => Ok(()),
+            // Incidents that the list leaves out are found row by row.
+            IdList::Incomplete => {
+                let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
+                self.bisect_by_row(query, HashSet::new(), None).await
+            }
         }
-        let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
-        self.bisect_by_row(query, HashSet::new(), None).await
     }
 
     /// Collects the identifiers of the incidents whose version is not delivered yet. Those that arrive before a failure
-    /// are in `ids`, too. Returns true if the list was complete.
-    async fn list_new_ids(&mut self, query: &IncidentQuery, ids: &mut Vec<String>) -> Result<bool> {
+    /// are in `ids`, too.
+    async fn list_new_ids(&mut self, query: &IncidentQuery, ids: &mut Vec<String>) -> Result<IdList> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
         let read_at = ReadTime { ours: self.sync.clock.now(), microsofts: list.date() };
@@ -119,7 +128,7 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        Ok(!end.more && end.rows < query.top)
+        Ok(if end.more || end.rows >= query.top { IdList::Incomplete } else { IdList::Complete })
     }
 
     /// Reads a second's rows in runs that grow, and halves a run that fails until the failing row stands alone. This is

@@ -62,6 +62,13 @@ enum Extent {
     PassedOver,
 }
 
+/// The end of the work beside a poll.
+struct ExtraWork {
+    outcome: Result<Stop>,
+    /// True if a row was read or a position moved.
+    progressed: bool,
+}
+
 /// The sync of tenants, with all that it stands on.
 #[derive(Clone)]
 pub(crate) struct TenantSync {
@@ -197,16 +204,16 @@ impl TenantSync {
         let was_passed_over = worker.takes_turn();
         let mut missed_its_turn = None;
         if was_passed_over {
-            let ended = self.retry_and_run_jobs(worker, Extent::PassedOver, job_id).await;
+            let work = self.retry_and_run_jobs(worker, Extent::PassedOver, job_id).await;
             worker.end_turn();
-            match ended {
-                (Ok(Stop::Done), _) => {}
+            match work.outcome {
+                Ok(Stop::Done) => {}
                 // It keeps its turn until a call is permitted.
-                (Err(error @ Error::Throttled { .. }), false) => {
+                Err(error @ Error::Throttled { .. }) if !work.progressed => {
                     worker.pass_over();
                     missed_its_turn = Some(error);
                 }
-                (outcome, _) => return outcome,
+                outcome => return outcome,
             }
         }
         if polls {
@@ -224,20 +231,15 @@ impl TenantSync {
             return missed_its_turn.filter(|_| job_id.is_some()).map_or(Ok(Stop::Done), Err);
         }
         let extent = if polls { Extent::OfPoll } else { Extent::OfJob };
-        let (outcome, progressed) = self.retry_and_run_jobs(worker, extent, job_id).await;
-        if !progressed && matches!(outcome, Err(Error::Throttled { .. })) {
+        let work = self.retry_and_run_jobs(worker, extent, job_id).await;
+        if !work.progressed && matches!(work.outcome, Err(Error::Throttled { .. })) {
             worker.pass_over();
         }
-        outcome
+        work.outcome
     }
 
-    /// Makes the retries of a poll and runs the job. Returns true beside the outcome if anything came further.
-    async fn retry_and_run_jobs(
-        &self,
-        worker: &mut Worker<'_>,
-        extent: Extent,
-        job_id: Option<&str>,
-    ) -> (Result<Stop>, bool) {
+    /// Makes the retries of a poll and runs the job.
+    async fn retry_and_run_jobs(&self, worker: &mut Worker<'_>, extent: Extent, job_id: Option<&str>) -> ExtraWork {
         let before = std::mem::take(&mut worker.stats.moved);
         let checked = worker.stats.checked;
         let work = async {
@@ -252,7 +254,7 @@ impl TenantSync {
         let outcome = work.await;
         let progressed = worker.stats.moved || worker.stats.checked > checked;
         worker.stats.moved |= before;
-        (outcome, progressed)
+        ExtraWork { outcome, progressed }
     }
 
     /// Runs the job of a message; without one, the jobs that no message continues any more, or that polls have passed over.

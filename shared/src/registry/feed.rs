@@ -11,7 +11,7 @@ use super::{
     budget::{Budget, BudgetOf},
     due::shard_of,
     position::{PageSizes, Position},
-    table::{Item, from_item, number, string, text, update_if, with_schema},
+    table::{Item, ItemKey, from_item, number, string, text, update_if, with_schema},
     tenant_of, tenant_pk,
 };
 use crate::{
@@ -173,7 +173,7 @@ impl Registry {
 
     /// Reads the feeds of many tenants. Tenants without a feed are left out.
     pub async fn feeds(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, Feed>> {
-        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let keys = tenants.iter().map(|tenant| ItemKey::of_tenant(tenant, SORT_KEY)).collect();
         let mut feeds = HashMap::new();
         for item in self.batch_get(keys).await? {
             if let Some(tenant) = string(&item, "pk").and_then(tenant_of) {
@@ -185,7 +185,7 @@ impl Registry {
 
     /// Reads the cursors of many feeds. Tenants without one are left out.
     pub async fn cursors(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, Timestamp>> {
-        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let keys = tenants.iter().map(|tenant| ItemKey::of_tenant(tenant, SORT_KEY)).collect();
         let items = self.batch_get_attributes(keys, Some("pk, covered_until")).await?;
         let cursor = |item: &Item| {
             Some((tenant_of(string(item, "pk")?)?, string(item, "covered_until")?.parse::<Timestamp>().ok()?))

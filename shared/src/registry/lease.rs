@@ -14,8 +14,7 @@ use super::{
     budget::{UncommittedCalls, paid_attribute},
     carry_over::carry_over_value,
     feed::{self, Feed},
-    table::{Item, Versioned, condition_held, from_item, number, string, text, to_item, update_if},
-    tenant_pk,
+    table::{Item, ItemKey, Versioned, condition_held, from_item, number, string, text, to_item, update_if},
     tenants::{self, Tenant},
 };
 use crate::{
@@ -191,9 +190,9 @@ impl Registry {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<(Option<Tenant>, Acquired)> {
-        let key = |sk: &str| (tenant_pk(tenant), sk.to_owned());
         let (mut profile, mut acquired) = (None, Acquired::NoFeed);
-        for item in self.batch_get(vec![key(tenants::SORT_KEY), key(feed::SORT_KEY)]).await? {
+        let keys = [tenants::SORT_KEY, feed::SORT_KEY].map(|sk| ItemKey::of_tenant(tenant, sk));
+        for item in self.batch_get(keys.into()).await? {
             if string(&item, "sk") == Some(tenants::SORT_KEY) {
                 profile = Some(Tenant::read(item)?);
                 continue;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry,
-    table::{from_item, number, string, transacted_with_schema},
-    tenant_of, tenant_pk,
+    table::{ItemKey, from_item, number, string, transacted_with_schema},
+    tenant_of,
 };
 use crate::{
     error::{Error, Result},
@@ -74,7 +74,7 @@ impl CountChanges {
 impl Registry {
     /// Reads the numbers of open incidents of many tenants. Tenants that never had one are left out.
     pub async fn open_incidents(&self, tenants: &[TenantId]) -> Result<HashMap<TenantId, OpenIncidents>> {
-        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let keys = tenants.iter().map(|tenant| ItemKey::of_tenant(tenant, SORT_KEY)).collect();
         let mut counts = HashMap::new();
         for item in self.batch_get(keys).await? {
             if let Some(tenant) = string(&item, "pk").and_then(tenant_of) {

@@ -17,11 +17,12 @@ use aws_sdk_dynamodb::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::carry_over::carry_over;
+use super::{carry_over::carry_over, tenant_pk};
 use crate::{
     aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
     error::{Error, Result},
+    tenant::TenantId,
 };
 
 /// The number of times that a change reads, changes and writes an item before it gives up against other writers.
@@ -55,6 +56,28 @@ pub struct Registry {
 }
 
 pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// The key of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ItemKey {
+    pub(super) pk: String,
+    pub(super) sk: String,
+}
+
+impl ItemKey {
+    /// Returns the key of the item `sk` in a tenant's partition.
+    pub(super) fn of_tenant(tenant: &TenantId, sk: &str) -> Self {
+        Self { pk: tenant_pk(tenant), sk: sk.to_owned() }
+    }
+
+    fn of(item: &Item) -> Option<Self> {
+        Some(Self { pk: string(item, "pk")?.to_owned(), sk: string(item, "sk")?.to_owned() })
+    }
+
+    fn into_item(self) -> Item {
+        HashMap::from([("pk".into(), text(self.pk)), ("sk".into(), text(self.sk))])
+    }
+}
 
 /// The outcome of a write with a condition.
 #[must_use]
@@ -109,23 +132,19 @@ impl Registry {
     }
 
     /// Reads many items with consistent reads. Missing ones are left out.
-    pub(super) async fn batch_get(&self, keys: Vec<(String, String)>) -> Result<Vec<Item>> {
+    pub(super) async fn batch_get(&self, keys: Vec<ItemKey>) -> Result<Vec<Item>> {
         self.batch_get_attributes(keys, None).await
     }
 
     /// Reads some attributes of many items, or all of them, with consistent reads. Missing items are left out.
-    pub(super) async fn batch_get_attributes(
-        &self,
-        keys: Vec<(String, String)>,
-        attributes: Option<&str>,
-    ) -> Result<Vec<Item>> {
-        let batches: Vec<Vec<(String, String)>> = keys.chunks(MAX_BATCH_KEYS).map(<[_]>::to_vec).collect();
+    pub(super) async fn batch_get_attributes(&self, keys: Vec<ItemKey>, attributes: Option<&str>) -> Result<Vec<Item>> {
+        let batches: Vec<Vec<ItemKey>> = keys.chunks(MAX_BATCH_KEYS).map(<[_]>::to_vec).collect();
         let reads = batches.into_iter().map(|batch| self.read_batch(batch, attributes));
         let batches: Vec<Vec<Item>> = stream::iter(reads).buffered(CONCURRENT_BATCHES).try_collect().await?;
         Ok(batches.into_iter().flatten().collect())
     }
 
-    async fn read_batch(&self, mut keys: Vec<(String, String)>, attributes: Option<&str>) -> Result<Vec<Item>> {
+    async fn read_batch(&self, mut keys: Vec<ItemKey>, attributes: Option<&str>) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut unprocessed_batches = 0;
         while !keys.is_empty() {
@@ -133,8 +152,8 @@ impl Registry {
             let mut request = KeysAndAttributes::builder()
                 .consistent_read(true)
                 .set_projection_expression(attributes.map(str::to_owned));
-            for (pk, sk) in keys.drain(..) {
-                request = request.keys(HashMap::from([("pk".into(), text(pk)), ("sk".into(), text(sk))]));
+            for key in keys.drain(..) {
+                request = request.keys(key.into_item());
             }
             let request = request.build().map_err(|error| Error::internal("dynamodb:BatchGetItem", error))?;
             let response = self
@@ -146,7 +165,7 @@ impl Registry {
                 .map_err(|error| Error::aws("dynamodb:BatchGetItem", &error))?;
             items.extend(response.responses.unwrap_or_default().into_values().flatten());
             let unprocessed = response.unprocessed_keys.unwrap_or_default().into_values().flat_map(|keys| keys.keys);
-            keys.extend(unprocessed.filter_map(|key| Some((string(&key, "pk")?.into(), string(&key, "sk")?.into()))));
+            keys.extend(unprocessed.filter_map(|key| ItemKey::of(&key)));
             if keys.len() == requested {
                 unprocessed_batches += 1;
                 if unprocessed_batches > MAX_UNPROCESSED_BATCHES {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Page, Registry,
     listing::Order,
-    table::{Item, Versioned, from_item, string, text, to_item},
+    table::{Item, ItemKey, Versioned, from_item, string, text, to_item},
     tenant_pk,
 };
 use crate::{
@@ -318,7 +318,7 @@ impl Registry {
 
     /// Reads many tenants with consistent reads, in no order. Unknown ones are left out.
     pub async fn tenants_of(&self, tenants: &[TenantId]) -> Result<Vec<Tenant>> {
-        let keys = tenants.iter().map(|tenant| (tenant_pk(tenant), SORT_KEY.to_owned())).collect();
+        let keys = tenants.iter().map(|tenant| ItemKey::of_tenant(tenant, SORT_KEY)).collect();
         self.batch_get(keys).await?.into_iter().map(from_item).collect()
     }
 

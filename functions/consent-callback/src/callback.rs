@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use crate::{
     browser::{BrowserSecret, Step},
-    pages::{PageExtras, redirect},
+    pages::{ConsentNote, PageExtras, redirect},
     request::{ConsentRequest, authority},
     texts::Message,
 };
@@ -31,8 +31,8 @@ use crate::{
 impl ConsentRequest<'_> {
     /// Takes the next step of an attempt. Before the state has matched the browser's cookie, nothing is called.
     pub(crate) async fn callback(&self) -> Result<HttpResponse> {
-        let consented = claims_consent(&self.http.query);
-        let not_this_browser = || self.pages.with_consent(400, Message::NotThisBrowser, consented);
+        let note = ConsentNote::of(claims_consent(&self.http.query));
+        let not_this_browser = || self.pages.with_note(400, Message::NotThisBrowser, note);
         let (Some(browser), Some(response)) = (self.browser(), parse_callback(&self.http.query)) else {
             return Ok(not_this_browser());
         };
@@ -40,7 +40,7 @@ impl ConsentRequest<'_> {
         let attempt = self.app.registry.attempt(&browser.attempt_id()).await?;
         let Some(mut attempt) = attempt else { return Ok(not_this_browser()) };
         if attempt.is_expired(self.now) {
-            return Ok(self.pages.with_consent(410, Message::Expired, consented));
+            return Ok(self.pages.with_note(410, Message::Expired, note));
         }
         match (step, response.outcome, attempt.stage.clone()) {
             (Step::SignIn, AuthorizationOutcome::Consented(_), _)

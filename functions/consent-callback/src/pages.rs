@@ -23,6 +23,22 @@ static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
     format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'")
 });
 
+/// The note of a page that refuses what came back from Microsoft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConsentNote {
+    /// It was a consent, which stays at Microsoft.
+    ConsentStays,
+    /// Nothing was changed at Microsoft.
+    NothingChanged,
+}
+
+impl ConsentNote {
+    /// Returns the note after a consent, or without one.
+    pub(crate) fn of(consented: bool) -> Self {
+        if consented { Self::ConsentStays } else { Self::NothingChanged }
+    }
+}
+
 /// The values of `layout.html`, which all pages extend.
 struct Layout {
     language: &'static str,
@@ -195,16 +211,17 @@ impl<'a> Pages<'a> {
         self.message(status, message, PageExtras::default())
     }
 
-    /// A page of [`Pages::message`] that refuses what came back from Microsoft. With `consented`, that was a consent, which
-    /// stays at Microsoft.
-    pub(crate) fn with_consent(&self, status: u16, message: Message, consented: bool) -> HttpResponse {
-        let labels = &self.texts.labels;
-        let note = if consented { &labels.consent_stays } else { &labels.nothing_changed };
+    /// A page of [`Pages::message`] that refuses what came back from Microsoft.
+    pub(crate) fn with_note(&self, status: u16, message: Message, note: ConsentNote) -> HttpResponse {
+        let note = match note {
+            ConsentNote::ConsentStays => &self.texts.labels.consent_stays,
+            ConsentNote::NothingChanged => &self.texts.labels.nothing_changed,
+        };
         self.message(status, message, PageExtras { note: Some(note), ..PageExtras::default() })
     }
 
-    /// The page of an attempt that ended without a tenant, before a consent or after it.
-    pub(crate) fn rejection(&self, rejection: ConsentRejection, consented: bool) -> HttpResponse {
+    /// The page of an attempt that ended without a tenant.
+    pub(crate) fn rejection(&self, rejection: ConsentRejection, note: ConsentNote) -> HttpResponse {
         let (status, message) = match rejection {
             ConsentRejection::WrongTenant => (403, Message::WrongTenant),
             ConsentRejection::OtherCustomer => (403, Message::OtherCustomer),
@@ -214,7 +231,7 @@ impl<'a> Pages<'a> {
             ConsentRejection::Closed => (410, Message::Revoked),
             ConsentRejection::Unknown => (403, Message::Refused),
         };
-        self.with_consent(status, message, consented)
+        self.with_note(status, message, note)
     }
 
     /// The directory role that may consent.

@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::{
     App,
     browser::{BrowserSecret, Step},
-    pages::{PageExtras, Pages, redirect},
+    pages::{ConsentNote, PageExtras, Pages, redirect},
     texts::Message,
 };
 
@@ -165,7 +165,7 @@ impl ConsentRequest<'_> {
         // After a conflict, the stage of the other request stays. For this request the page is right all the same.
         let consented = !matches!(attempt.stage, Stage::Begun | Stage::SigningIn);
         let _ = self.app.registry.advance_attempt(attempt, Stage::Ended { rejection, consented }).await?;
-        Ok(self.pages.rejection(rejection, consented))
+        Ok(self.pages.rejection(rejection, ConsentNote::of(consented)))
     }
 
     /// The state of the browser's own attempt.
@@ -196,14 +196,14 @@ impl ConsentRequest<'_> {
                     && *bound_by != tenant.bound_by
                 {
                     // The record that this browser came for is replaced, and the present one is not for its eyes.
-                    return Ok(self.pages.rejection(ConsentRejection::OtherCustomer, true));
+                    return Ok(self.pages.rejection(ConsentRejection::OtherCustomer, ConsentNote::ConsentStays));
                 }
                 if tenant.status == Status::Pending {
                     tenant = self.advance_tenant(tenant_id).await?;
                 }
                 Ok(self.pages.tenant(&tenant, self.result_url(), self.app.clock.now()))
             }
-            Stage::Ended { rejection, consented } => Ok(self.pages.rejection(*rejection, *consented)),
+            Stage::Ended { rejection, consented } => Ok(self.pages.rejection(*rejection, ConsentNote::of(*consented))),
         }
     }
 }

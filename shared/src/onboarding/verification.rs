@@ -1,9 +1,12 @@
 //! The verification of a consent: tries until a tenant's incidents are readable, or a reason is final.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Onboarding, merge_roles, warn_of_unexpected_roles};
 use crate::{
+    entra::access_token::AccessToken,
     error::{Error, Result},
     http::Deadline,
     incident_api::client::CallBudget,
@@ -92,8 +95,12 @@ impl Onboarding {
         let mut roles = Vec::new();
         let mut furthest = None::<VerificationFailure>;
         for api in self.apis(tenant) {
-            let mut had_role = false;
-            let outcome = self.verify_api(&tenant.tenant_id, api, &mut roles, &mut had_role, deadline).await;
+            let token = self.token_with_role(&tenant.tenant_id, api, &mut roles, deadline).await;
+            let had_role = token.is_ok();
+            let outcome = match token {
+                Ok(token) => self.incidents.of(tenant.tenant_id, api, CallBudget::Table, deadline).probe(&token).await,
+                Err(error) => Err(error),
+            };
             let (reason, throttled_until) = match outcome {
                 Ok(()) => return Ok(VerificationResult::Usable { api, roles }),
                 Err(Error::Refused(reason)) => (reason, None),
@@ -117,15 +124,17 @@ impl Onboarding {
         Ok(VerificationResult::NotYet { failure: furthest.unwrap_or(no_candidate), roles })
     }
 
-    /// Verifies one API. Adds the token's roles to `roles`, and sets `has_role` if one of them may read incidents.
-    async fn verify_api(
+    /// Requests a token for one API, of which a role may read incidents. Adds its roles to `roles`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a token that proves no consent or has no such role, and the errors of the token request.
+    async fn token_with_role(
         &self,
         tenant: &TenantId,
         api: IncidentApi,
         roles: &mut Vec<String>,
-        has_role: &mut bool,
         deadline: Deadline,
-    ) -> Result<()> {
+    ) -> Result<Arc<AccessToken>> {
         let token = self.tokens.fresh_access_token(tenant, api, deadline).await?;
         // Entra issues a token without an object id where no service principal exists. It proves nothing.
         if !token.has_object_id() {
@@ -138,8 +147,7 @@ impl Onboarding {
                 return Err(Error::Refused(Reason::RoleMissing));
             }
         }
-        *has_role = true;
-        self.incidents.of(*tenant, api, CallBudget::Table, deadline).probe(&token).await
+        Ok(token)
     }
 
     async fn finish_verification(&self, claimed: &Tenant, result: VerificationResult) -> Result<Tenant> {

@@ -2,13 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::Write,
+    io::{Read, Write},
     str::FromStr,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
-use flate2::{Compression, write::GzEncoder};
+use aws_sdk_s3::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,7 +20,10 @@ use serde::Serialize;
 use crate::{
     aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
-    delivery::events::{DeliveredObject, IncidentChanged, IncidentEvents},
+    delivery::{
+        events::{DeliveredObject, IncidentChanged, IncidentEvents},
+        lines::LinesWriter,
+    },
     error::{Error, Result},
     incident::{line::IncidentLine, ocsf::incident_finding, summary::IncidentSummary, version::Version},
     registry::versions::NewVersion,
@@ -228,6 +235,36 @@ impl Bucket {
         self.put(&object, json, "application/json", None).await
     }
 
+    /// Starts an object of lines.
+    pub fn write_lines(&self, object: String) -> LinesWriter {
+        LinesWriter::new(self.clone(), object)
+    }
+
+    /// Reads an object of lines as a whole. The caller knows that it is small: a longer text than `max_bytes` is an error.
+    pub async fn read_lines(&self, object: &str, max_bytes: u64) -> Result<String> {
+        let failed = |error| Error::internal(format!("{object} could not be read"), error);
+        let response = self.client.get_object().bucket(&self.name).key(object).send().await;
+        let response = response.map_err(|error| Error::aws("s3:GetObject", &error))?;
+        let compressed = response.body.collect().await.map_err(|error| failed(std::io::Error::other(error)))?;
+        let mut text = String::new();
+        let compressed = compressed.into_bytes();
+        let read = GzDecoder::new(compressed.as_ref()).take(max_bytes + 1).read_to_string(&mut text).map_err(failed)?;
+        if read as u64 > max_bytes {
+            return Err(Error::Internal(format!("{object} is longer than its record says").into()));
+        }
+        Ok(text)
+    }
+
+    /// Returns whether there is an object of this name.
+    pub async fn has(&self, object: &str) -> Result<bool> {
+        match self.client.head_object().bucket(&self.name).key(object).send().await {
+            Ok(_) => Ok(true),
+            // Without a right to list the bucket, S3 says 403 for a missing object.
+            Err(error) if matches!(status(&error), Some(403 | 404)) => Ok(false),
+            Err(error) => Err(Error::aws("s3:HeadObject", &error)),
+        }
+    }
+
     /// Writes an object, if there is none of its name.
     pub(super) async fn put(
         &self,
@@ -261,4 +298,9 @@ impl Bucket {
             }
         }
     }
+}
+
+/// The HTTP status of S3's response, if there was one.
+pub(super) fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }

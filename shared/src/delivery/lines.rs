@@ -1,15 +1,14 @@
 //! Objects of lines whose size is not known beforehand: compressed and sent part by part while the lines come.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use aws_sdk_s3::{
-    error::SdkError,
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use flate2::{Compression, write::GzEncoder};
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, status};
 use crate::error::{Error, Result};
 
 /// The compressed size at which a part is sent. S3 takes no smaller one, but for the last.
@@ -36,6 +35,11 @@ struct Upload {
 }
 
 impl LinesWriter {
+    /// A writer of the object named `object`. Nothing is sent before the first part is full.
+    pub(super) fn new(bucket: Bucket, object: String) -> Self {
+        Self { bucket, object, lines: GzEncoder::new(Vec::new(), Compression::default()), upload: None }
+    }
+
     /// Adds a line, and sends a part once there is enough for one.
     pub async fn add(&mut self, line: &str) -> Result<()> {
         let written = self.lines.write_all(line.as_bytes()).and_then(|()| self.lines.write_all(b"\n"));
@@ -95,43 +99,6 @@ impl LinesWriter {
         parts.push(part.set_checksum_crc32(sent.checksum_crc32).build());
         Ok(())
     }
-}
-
-impl Bucket {
-    /// Starts an object of lines.
-    pub fn write_lines(&self, object: String) -> LinesWriter {
-        let lines = GzEncoder::new(Vec::new(), Compression::default());
-        LinesWriter { bucket: self.clone(), object, lines, upload: None }
-    }
-
-    /// Reads an object of lines as a whole. The caller knows that it is small: a longer text than `max_bytes` is an error.
-    pub async fn read_lines(&self, object: &str, max_bytes: u64) -> Result<String> {
-        let failed = |error| Error::internal(format!("{object} could not be read"), error);
-        let response = self.client.get_object().bucket(&self.name).key(object).send().await;
-        let response = response.map_err(|error| Error::aws("s3:GetObject", &error))?;
-        let compressed = response.body.collect().await.map_err(|error| failed(std::io::Error::other(error)))?;
-        let mut text = String::new();
-        let compressed = compressed.into_bytes();
-        let read = GzDecoder::new(compressed.as_ref()).take(max_bytes + 1).read_to_string(&mut text).map_err(failed)?;
-        if read as u64 > max_bytes {
-            return Err(Error::Internal(format!("{object} is longer than its record says").into()));
-        }
-        Ok(text)
-    }
-
-    /// Returns whether there is an object of this name.
-    pub async fn has(&self, object: &str) -> Result<bool> {
-        match self.client.head_object().bucket(&self.name).key(object).send().await {
-            Ok(_) => Ok(true),
-            // Without a right to list the bucket, S3 says 403 for a missing object.
-            Err(error) if matches!(status(&error), Some(403 | 404)) => Ok(false),
-            Err(error) => Err(Error::aws("s3:HeadObject", &error)),
-        }
-    }
-}
-
-fn status<E>(error: &SdkError<E>) -> Option<u16> {
-    error.raw_response().map(|response| response.status().as_u16())
 }
 
 fn not_compressed(error: std::io::Error) -> Error {

@@ -140,7 +140,7 @@ impl Error {
             }
             Self::Throttled { .. } => of("throttled", 503, "Too many calls"),
             Self::Upstream { .. } | Self::Malformed { .. } | Self::FilterNotApplied { .. } | Self::Partial { .. } => {
-                of("upstream_error", 502, "Microsoft responded with an error")
+                of("upstream_error", 502, "Microsoft's response cannot be used")
             }
             Self::Unreachable { .. } => of("upstream_unreachable", 504, "Microsoft could not be reached"),
             Self::DeadlineExceeded => of("deadline_exceeded", 504, "Out of time"),

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn unusable() -> Error {
@@ -39,12 +41,14 @@ fn variants_have_code_status_and_reason_of_the_interface() {
         (Error::Upstream { status: 500, call: Call::Hunt }, "upstream_error", 502, None),
         (Error::Malformed { call: Call::GetIncident }, "upstream_error", 502, None),
         (Error::Partial { call: Call::ListIncidents }, "upstream_error", 502, None),
+        (Error::FilterNotApplied { call: Call::ListIncidents }, "upstream_error", 502, None),
         (unreachable(Cause::Tls), "upstream_unreachable", 504, None),
         (Error::DeadlineExceeded, "deadline_exceeded", 504, None),
         (Error::CredentialRejected, "internal", 500, Some("credential_rejected")),
         (Error::Internal("a hidden table".into()), "internal", 500, None),
         (unusable(), "internal", 500, None),
     ];
+    let mut titles = BTreeMap::new();
     for (error, code, status, reason) in table {
         let problem = error.problem("id-1");
         assert_eq!(problem["code"], code);
@@ -52,7 +56,11 @@ fn variants_have_code_status_and_reason_of_the_interface() {
         assert_eq!(problem["instance"], "id-1");
         assert_eq!(problem["reason"].as_str(), reason);
         assert!(!problem["detail"].as_str().unwrap().contains("hidden"));
+        // The title is that of the type (RFC 9457, section 3.1.3), so it has to be true for all errors of one code.
+        let title = titles.entry(code).or_insert_with(|| problem["title"].clone());
+        assert_eq!(*title, problem["title"], "{code}");
     }
+    assert_eq!(titles["upstream_error"], "Microsoft's response cannot be used");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use shared::{
 };
 
 use super::{
-    PollPlan, SHORT_OVERLAP,
     failure_search::FailureSearch,
     paging::MAX_LIST_ROWS,
+    poll::{PollPlan, SHORT_OVERLAP},
     window::{
         RowOrder, TARGET_FULLNESS, Window, ceil, covered_by, end_by_pace, estimated_rows, floor, next_window,
         rows_by_pace, seconds, split_at,

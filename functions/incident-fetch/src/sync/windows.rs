@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Progress, SHORT_OVERLAP, Stop, Worker, is_transient,
+    Progress, Stop, Worker, is_transient,
     page_read::PageRead,
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
     pass::{AskedWindow, Pass, PassOwner},
+    poll::SHORT_OVERLAP,
     window::{
         RowOrder, Window, covered_by, estimated_rows, floor, go_past, split_at, split_point, split_point_of_long_list,
         split_second,

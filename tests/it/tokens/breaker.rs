@@ -1,25 +1,22 @@
-//! Evidence about the credential: one tenant's refusal is its own, and a repaired credential is soon in use.
+//! Evidence about the credential: one tenant's refusal is its own, and what opens the breaker.
 
 use serde_json::{Value, json};
-use shared::{
-    entra::token_cache::Tokens, error::Error, lambda::event::Invocation, microsoft::IncidentApi,
-    registry::tenants::Status, tenant::Reason,
-};
+use shared::{entra::token_cache::Tokens, error::Error, lambda::event::Invocation, microsoft::IncidentApi};
 
-use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, response, secret, soon, tenant};
+use super::harness::{A, B, TokenHarness, ask, error, numbered, refusal, response, soon, tenant};
 use crate::{
-    backends::{CLIENT_ID, CLIENT_SECRET, lines_of, tenant_record, unique_request_id},
+    backends::{CLIENT_ID, CLIENT_SECRET, lines_of, unique_request_id},
     cases::Cases,
 };
 
-const HOME: &str = "33333333-2222-4333-8444-abcdefabcdef";
+pub(super) const HOME: &str = "33333333-2222-4333-8444-abcdefabcdef";
 
 /// A number that no table has.
-const UNKNOWN: u64 = 7_000_999;
+pub(super) const UNKNOWN: u64 = 7_000_999;
 
 impl TokenHarness {
     /// A new process that judges the credential at the home tenant.
-    fn process_with_home(&self) -> Tokens {
+    pub(super) fn process_with_home(&self) -> Tokens {
         self.process_with(|microsoft| microsoft.home_tenant = Some(tenant(HOME)))
     }
 }
@@ -230,125 +227,9 @@ async fn breaker_of_one_role_stops_no_other_role() {
     ask(&process("incident-fetch"), B).await.unwrap();
 }
 
-/// The refusal of a credential, by which every tenant is refused.
-#[derive(Clone, Copy, PartialEq)]
-enum Outage {
-    KnownNumber,
-    UnknownNumber,
-}
-
-/// The home tenant of the processes.
-#[derive(Clone, Copy, PartialEq)]
-enum Home {
-    None,
-    Right,
-    /// No tenant has the identifier.
-    Wrong,
-}
-
-/// The repair of a refused credential.
-#[derive(Clone, Copy)]
-enum Repair {
-    AtEntra,
-    NewSecret,
-}
-
-#[tokio::test]
-async fn repaired_credential_is_in_use_within_two_minutes() {
-    let mut cases = Cases::default();
-    for (why, outage) in [("known number", Outage::KnownNumber), ("unknown number", Outage::UnknownNumber)] {
-        for (how, repair) in [("at Entra", Repair::AtEntra), ("by a new secret", Repair::NewSecret)] {
-            for (probes, home, had_tokens) in [
-                ("home tenant", Home::Right, false),
-                ("tenant that had a token", Home::None, true),
-                ("no tenant known", Home::None, false),
-                ("wrong home tenant", Home::Wrong, false),
-                ("wrong home tenant, tenant that had a token", Home::Wrong, true),
-            ] {
-                let name = format!("{why}, repaired {how}, {probes}");
-                cases.add(name, repaired_credential_is_soon_in_use(outage, repair, home, had_tokens));
-            }
-        }
-    }
-    cases.run().await;
-}
-
-/// One tenant refuses us and asks first each time, beside healthy ones. Every process is new, as after a cold start, but
-/// one, which holds the credential that was refused.
-async fn repaired_credential_is_soon_in_use(outage: Outage, repair: Repair, home: Home, had_tokens: bool) {
-    let harness = TokenHarness::start().await;
-    let others = [numbered(1), numbered(2)];
-    for other in &others {
-        harness.customer(other);
-    }
-    if home == Home::Right {
-        harness.customer(HOME);
-    }
-    let process = || if home == Home::None { harness.process() } else { harness.process_with_home() };
-    let refused = Err(Error::Refused(Reason::ConsentMissing));
-    harness.sim().revoke(A, CLIENT_ID);
-    let warm = process();
-    if had_tokens {
-        ask(&warm, B).await.unwrap();
-        assert_eq!(ask(&warm, A).await, refused);
-    }
-    match outage {
-        Outage::KnownNumber => harness.forget_secret(CLIENT_SECRET),
-        Outage::UnknownNumber => {
-            for of in [A, B, &others[0], &others[1]].into_iter().chain((home == Home::Right).then_some(HOME)) {
-                harness.always(of, refusal(UNKNOWN));
-            }
-            // The refusal of one tenant alone is no evidence.
-            assert_ne!(ask(&process(), A).await.unwrap_err(), refused.clone().unwrap_err());
-            let _ = ask(&process(), B).await;
-        }
-    }
-    for round in 0..3 {
-        let before = harness.asked();
-        for of in [A, numbered(1).as_str(), B] {
-            assert_eq!(ask(&process(), of).await, Err(Error::CredentialRejected));
-        }
-        assert_eq!(ask(&warm, &numbered(2)).await, Err(Error::CredentialRejected));
-        assert!(round == 0 || harness.asked() == before + 1, "one request a minute");
-        harness.pass(61);
-    }
-    // The probe of this minute has just been made.
-    assert_eq!(ask(&process(), B).await, Err(Error::CredentialRejected));
-    harness.sim().clear_faults();
-    match repair {
-        Repair::AtEntra => harness.know(CLIENT_SECRET),
-        Repair::NewSecret => {
-            harness.know("secret-2");
-            harness.set_secret(&secret("secret-2"));
-        }
-    }
-    for _ in 0..8 {
-        harness.pass(15);
-        for of in [A, B, &others[0]] {
-            let _ = ask(&process(), of).await;
-        }
-    }
-    ask(&process(), B).await.unwrap();
-    ask(&warm, &numbered(1)).await.unwrap();
-    assert_eq!(ask(&process(), A).await, refused, "a tenant's own refusal stays its own");
-}
-
-#[tokio::test]
-async fn wrong_home_tenant_does_not_keep_the_breaker_open() {
-    let harness = TokenHarness::start().await;
-    harness.forget_secret(CLIENT_SECRET);
-    // No tenant has the identifier.
-    assert_eq!(ask(&harness.process_with_home(), A).await, Err(Error::CredentialRejected));
-    harness.know(CLIENT_SECRET);
-    harness.pass(61);
-    assert_eq!(ask(&harness.process_with_home(), A).await, Err(Error::CredentialRejected));
-    harness.pass(61);
-    ask(&harness.process_with_home(), A).await.unwrap();
-}
-
 #[tokio::test]
 async fn second_tenant_is_evidence_where_home_gives_no_verdict() {
-    let answers = [
+    let refusals = [
         ("no service principal", Some(refusal(7_000_229))),
         ("no such tenant", None),
         ("another number", Some(refusal(UNKNOWN + 1))),
@@ -357,12 +238,12 @@ async fn second_tenant_is_evidence_where_home_gives_no_verdict() {
         ("unreachable", Some(sim::FaultKind::Reset)),
     ];
     let mut cases = Cases::default();
-    for (name, answer) in answers {
+    for (name, refused) in refusals {
         cases.add(name.into(), async move {
             let harness = TokenHarness::start().await;
-            if let Some(answer) = answer {
+            if let Some(refused) = refused {
                 harness.customer(HOME);
-                harness.always(HOME, answer);
+                harness.always(HOME, refused);
             }
             harness.customer(&numbered(1));
             for of in [A, B] {
@@ -379,22 +260,6 @@ async fn second_tenant_is_evidence_where_home_gives_no_verdict() {
         });
     }
     cases.run().await;
-}
-
-#[tokio::test]
-async fn paused_tenant_leaves_the_probe_to_others() {
-    let harness = TokenHarness::start().await;
-    let paused = tenant_record(tenant(A), Status::Paused, Some(Reason::ConsentMissing));
-    harness.registry().create_tenant(&paused).await.unwrap();
-    harness.forget_secret(CLIENT_SECRET);
-    assert_eq!(ask(&harness.process(), B).await, Err(Error::CredentialRejected));
-    harness.know(CLIENT_SECRET);
-    harness.sim().revoke(A, CLIENT_ID);
-    harness.pass(61);
-    let asked = harness.asked();
-    assert_eq!(ask(&harness.process(), A).await, Err(Error::CredentialRejected));
-    assert_eq!(harness.asked(), asked);
-    ask(&harness.process(), B).await.unwrap();
 }
 
 #[tokio::test]

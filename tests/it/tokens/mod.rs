@@ -6,3 +6,4 @@ mod credential;
 mod harness;
 mod issuance;
 mod later_release;
+mod repair;

@@ -1,4 +1,4 @@
-//! Configuration from the environment. It is read once at start, and an error names every faulty variable.
+//! Configuration from the environment. It is read once at start. An error names every missing or malformed variable.
 
 use std::{fmt, str::FromStr};
 
@@ -10,21 +10,21 @@ use crate::{
     microsoft::{Cloud, Endpoints, IncidentApiSetting, Microsoft},
 };
 
-/// Reads variables and collects their faults. An empty variable counts as unset.
+/// Reads variables and collects their problems. An empty variable counts as unset.
 pub struct Variables<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
-    faults: Vec<String>,
+    problems: Vec<String>,
 }
 
 /// The names of all missing or malformed variables. It never shows a value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    faults: Vec<String>,
+    problems: Vec<String>,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration is not complete: {}", self.faults.join("; "))
+        write!(f, "the configuration is not complete: {}", self.problems.join("; "))
     }
 }
 
@@ -33,16 +33,16 @@ impl std::error::Error for ConfigError {}
 /// Reads the configuration of a function from `lookup`.
 ///
 /// # Errors
-/// All faulty variables at once.
+/// All missing or malformed variables at once.
 pub fn load<T>(
     lookup: &dyn Fn(&str) -> Option<String>,
     read: impl FnOnce(&mut Variables<'_>) -> Option<T>,
 ) -> Result<T, ConfigError> {
-    let mut variables = Variables { lookup, faults: Vec::new() };
+    let mut variables = Variables { lookup, problems: Vec::new() };
     let config = read(&mut variables);
     match config {
-        Some(config) if variables.faults.is_empty() => Ok(config),
-        _ => Err(ConfigError { faults: variables.faults }),
+        Some(config) if variables.problems.is_empty() => Ok(config),
+        _ => Err(ConfigError { problems: variables.problems }),
     }
 }
 
@@ -61,21 +61,21 @@ impl Variables<'_> {
         (self.lookup)(name).filter(|value| !value.trim().is_empty())
     }
 
-    /// A variable that must be set. `None` is already noted as a fault.
+    /// A variable that must be set. `None` is already noted as a problem.
     pub fn required(&mut self, name: &str) -> Option<String> {
         let value = self.value(name);
         if value.is_none() {
-            self.faults.push(format!("{name} is missing"));
+            self.problems.push(format!("{name} is missing"));
         }
         value
     }
 
-    /// A variable that must be set and valid. `rule` completes the sentence "NAME …" of the fault. `None` is already noted
-    /// as a fault.
+    /// A variable that must be set and valid. `rule` completes the sentence "NAME …" of the problem. `None` is already
+    /// noted as a problem.
     pub fn required_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
         let parsed = self.required(name)?.parse().ok();
         if parsed.is_none() {
-            self.faults.push(format!("{name} {rule}"));
+            self.problems.push(format!("{name} {rule}"));
         }
         parsed
     }
@@ -92,11 +92,11 @@ impl Variables<'_> {
         self.value(name)
     }
 
-    /// A variable that may be unset, but not malformed. `rule` completes the sentence "NAME …" of the fault.
+    /// A variable that may be unset, but not malformed. `rule` completes the sentence "NAME …" of the problem.
     fn optional_parsed<T: FromStr>(&mut self, name: &str, rule: &str) -> Option<T> {
         let parsed = self.value(name)?.parse().ok();
         if parsed.is_none() {
-            self.faults.push(format!("{name} {rule}"));
+            self.problems.push(format!("{name} {rule}"));
         }
         parsed
     }
@@ -106,7 +106,7 @@ impl Variables<'_> {
         self.value(name)
     }
 
-    /// A variable with a default. `rule` completes the sentence "NAME …" of the fault.
+    /// A variable with a default. `rule` completes the sentence "NAME …" of the problem.
     pub fn parsed<T: FromStr>(&mut self, name: &str, default: T, rule: &str) -> T {
         self.accepted(name, default, rule, |_| true)
     }
@@ -121,7 +121,7 @@ impl Variables<'_> {
         match value.parse() {
             Ok(value) if accept(&value) => value,
             _ => {
-                self.faults.push(format!("{name} {rule}"));
+                self.problems.push(format!("{name} {rule}"));
                 default
             }
         }
@@ -209,7 +209,7 @@ impl FromStr for PublicBaseUrl {
 pub struct JwtAudience(String);
 
 impl JwtAudience {
-    /// The claim's value.
+    /// Returns the `aud` that a caller's token must have.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_named_and_no_value_is_shown() {
+    fn all_problems_are_named_and_no_value_is_shown() {
         let lookup =
             lookup(&[("MICROSOFT_CLOUD", "mars-secret"), ("GRAPH_ENDPOINT", "http://graph.example.com"), ("N", "0")]);
         let error = load(&lookup, |variables| {

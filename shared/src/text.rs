@@ -72,7 +72,7 @@ impl UnknownWord {
         Self(word)
     }
 
-    /// The word.
+    /// Returns the word: what was read, or `unknown`.
     pub fn as_str(self) -> &'static str {
         self.0
     }

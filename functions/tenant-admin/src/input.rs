@@ -73,10 +73,10 @@ impl Body {
     }
 
     /// The time under `name`, if there is one.
-    pub(crate) fn instant(&self, name: &str) -> Result<Option<Timestamp>> {
+    pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match parse_utc(text) {
-            Some(instant) => Ok(Some(instant)),
+            Some(time) => Ok(Some(time)),
             None => Err(invalid(format!("`{name}` must be a time like 2026-11-22T10:00:00Z."))),
         }
     }
@@ -166,7 +166,7 @@ mod tests {
     fn times_must_be_utc_with_z() {
         for text in ["2026-11-22T10:00:00Z", "2026-11-22T10:00:00.1234567Z"] {
             let body = body(&json!({"from": text})).unwrap();
-            assert_eq!(body.instant("from").unwrap().unwrap().to_string(), text);
+            assert_eq!(body.time("from").unwrap().unwrap().to_string(), text);
         }
         for text in [
             "2026-11-22",
@@ -185,7 +185,7 @@ mod tests {
             "2026-11-22T10:00:00.1234567890Z",
             "ü026-11-22T10:00:0Z",
         ] {
-            assert!(detail(body(&json!({"from": text})).unwrap().instant("from")).contains("from"), "{text}");
+            assert!(detail(body(&json!({"from": text})).unwrap().time("from")).contains("from"), "{text}");
         }
     }
 

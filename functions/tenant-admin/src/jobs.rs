@@ -69,12 +69,12 @@ impl JobRequest {
             Some("sweep") => (JobKind::Sweep, SyncKind::Sweep, sweep),
             Some(_) | None => return Err(invalid("`kind` must be backfill or sweep.")),
         };
-        let to = match body.instant("to")? {
+        let to = match body.time("to")? {
             Some(to) if to > now => return Err(invalid("`to` must not be in the future.")),
             Some(to) => to,
             None => Timestamp::from_second(now.as_second()).unwrap_or(now),
         };
-        let from = match body.instant("from")? {
+        let from = match body.time("from")? {
             Some(from) => from,
             None => to.checked_sub(default_span).map_err(|_| invalid("`to` is too early."))?,
         };

@@ -35,7 +35,7 @@ const MAX_REQUEST_BYTES: usize = 256 << 10;
 /// The events about single versions: the setting `INCIDENT_EVENTS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncidentEvents {
-    /// None.
+    /// No event about a single version.
     None,
     /// One `Incident Changed` for each version.
     Summary,
@@ -87,7 +87,7 @@ pub struct DeliveredObject {
 /// A delivered version, as `Incident Changed` describes it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IncidentChanged {
-    /// The version's summary.
+    /// The members that describe the version, at the top of the event.
     #[serde(flatten)]
     pub summary: IncidentSummary,
     /// Name of the bucket that holds the object.

@@ -29,7 +29,7 @@ pub struct AccessToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenError {
     ClaimMismatch(ClaimMismatch),
-    /// The token is no header value, is empty or has expired already.
+    /// The token is not a valid header value, is empty or has expired already.
     Malformed,
 }
 
@@ -85,8 +85,8 @@ impl AccessToken {
         self.value.expose()
     }
 
-    /// True if the token names our service principal in the tenant (`oid`); without one it is no proof of consent. A token
-    /// that cannot be decoded counts as having one.
+    /// True if the token names our service principal in the tenant (`oid`); without one it does not prove a consent. A
+    /// token that cannot be decoded counts as having one.
     pub fn has_object_id(&self) -> bool {
         self.claims.as_ref().is_none_or(Claims::has_object_id)
     }

@@ -102,7 +102,7 @@ impl Claims {
         from_json_object(serde_json::from_slice(&payload).ok()?)
     }
 
-    /// Compares the claims with the request. An absent claim is no mismatch.
+    /// Compares the claims with the request. An absent claim is not a mismatch.
     pub(super) fn check(&self, expected: &ExpectedAccessToken<'_>, now: Timestamp) -> Result<(), ClaimMismatch> {
         let same_tenant = |text: &str| TenantId::from_guid(text).as_ref() == Ok(expected.tenant);
         let issuing_tenant = self.iss.as_str().and_then(tenant_in_issuer);

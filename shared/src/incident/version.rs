@@ -197,7 +197,7 @@ impl DeliveredVersion {
         next
     }
 
-    /// Returns true if an older record that is read now is no stale read.
+    /// Returns true if an older record that is read now is not a stale read.
     fn is_overdue(&self, read_at: ReadTime) -> bool {
         read_at.is_well_before(self.last_updated)
             || self.older_since.is_some_and(|since| read_at.ours.duration_since(since) >= MAX_STALE)
@@ -277,7 +277,7 @@ const CHANGE_MARKS: [(Change, &str); 5] = [
 /// Its parts are the time of the last update, three marks, the state hash, the ordinal and the change. The marks are the
 /// state (`o`pen, `r`esolved, `m`erged), the API (`g`raph, `d`efender) and the alerts (`a`, or `-` for none). The change is
 /// a mark, too, and is missing where it is not known. A newer release may have other marks, and more parts behind these;
-/// read as the first of each, the time and the hash still tell what was delivered.
+/// read as the first of each, the time and the hash still show what was delivered.
 impl fmt::Display for DeliveredVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.common_parts())?;

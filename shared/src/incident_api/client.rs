@@ -213,7 +213,7 @@ impl TenantClient<'_> {
         self.successful(call, response).await
     }
 
-    /// Returns true if a fresh token may show that a 401 was the token's fault: once in all work under one lease.
+    /// Returns true if a fresh token may show that the token caused a 401: once in all work under one lease.
     fn may_replace_token(&mut self) -> bool {
         match &mut self.budget {
             CallBudget::Table => true,

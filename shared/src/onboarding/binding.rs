@@ -131,22 +131,17 @@ mod tests {
         let offboarded_at =
             |seconds| Some(Tenant { offboarded_at: Some(at(seconds)), ..tenant("Contoso", offboarded, None, true) });
         let as_new = [New, New, New, WaitsForOperator];
-        let as_nobodys = [New, New, New, OTHER];
+        let replaced = [New, New, New, OTHER];
         let renewed = [Renewed, Renewed, Renewed, Unchanged];
         let revived = [Renewed, Renewed, Renewed, NO_ROLE];
         let closed = [CLOSED, CLOSED, CLOSED, NO_ROLE];
         let row = |name, tenant, same_customer, other_customer| Row { name, tenant, same_customer, other_customer };
         vec![
             row("unknown", None, as_new, as_new),
-            row("never active, in verification", state(pending, missing, false), renewed, as_nobodys),
-            row("never active, waits for the operator", state(pending, operator, false), renewed, as_nobodys),
-            row("never active, paused by a reason", state(paused, missing, false), revived, as_nobodys),
-            row(
-                "never active, paused by the operator before the invitation",
-                paused_at(-1, false),
-                revived,
-                as_nobodys,
-            ),
+            row("never active, in verification", state(pending, missing, false), renewed, replaced),
+            row("never active, waits for the operator", state(pending, operator, false), renewed, replaced),
+            row("never active, paused by a reason", state(paused, missing, false), revived, replaced),
+            row("never active, paused by the operator before the invitation", paused_at(-1, false), revived, replaced),
             row(
                 "never active, paused by the operator after the invitation",
                 paused_at(1, false),

@@ -217,7 +217,7 @@ impl Onboarding {
     /// Adds the roles of fresh tokens to an active tenant, after a consent that may have added some. The verification that
     /// the consent started ends with it.
     pub async fn refresh_roles(&self, tenant: &Tenant, deadline: Deadline) -> Result<Tenant> {
-        let (mut roles, mut is_answered) = (Vec::new(), true);
+        let (mut roles, mut is_complete) = (Vec::new(), true);
         for api in self.apis(tenant) {
             match self.tokens.fresh_access_token(&tenant.tenant_id, api, deadline).await {
                 Ok(token) => {
@@ -227,7 +227,7 @@ impl Onboarding {
                 }
                 Err(Error::Refused(_)) => {}
                 // The next poll asks again, for as long as a consent may need to spread.
-                Err(_) => is_answered = false,
+                Err(_) => is_complete = false,
             }
         }
         let now = self.clock.now();
@@ -235,7 +235,7 @@ impl Onboarding {
             if tenant.status == Status::Active {
                 merge_roles(&mut tenant.roles, &roles);
                 let is_open = |verification: &Verification| {
-                    !is_answered && now.duration_since(verification.since) < MAX_CONSENT_PROPAGATION
+                    !is_complete && now.duration_since(verification.since) < MAX_CONSENT_PROPAGATION
                 };
                 tenant.verification = tenant.verification.take().filter(is_open);
             }

@@ -24,10 +24,10 @@ use crate::{
 const PROBE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// The time for which a tenant that refuses us leaves a due probe to other tenants.
-const REFUSING_TENANT_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+const REFUSING_TENANT_PROBE_DELAY: SignedDuration = SignedDuration::from_mins(5);
 
 /// The time for which the two tenants that opened the breaker leave a due probe to others, once theirs was refused alike.
-const OPENING_TENANT_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+const OPENING_TENANT_PROBE_DELAY: SignedDuration = SignedDuration::from_secs(30);
 
 /// The time within which two tenants must be refused alike.
 const SUSPICION_TTL: SignedDuration = SignedDuration::from_mins(10);
@@ -138,15 +138,15 @@ impl Registry {
         if !breaker.open {
             return Ok(BreakerDecision::Allow);
         }
-        let is_due = |patience| breaker.next_probe_at.is_none_or(|next| next + patience <= now);
+        let is_due = |delay| breaker.next_probe_at.is_none_or(|next| next + delay <= now);
         if !is_due(SignedDuration::ZERO) {
             return Ok(BreakerDecision::Reject);
         }
         let probes_home = home.is_some_and(|home| !breaker.is_refused_by(home));
         if let Some(tenant) = tenant.filter(|_| !probes_home) {
             let repeats = !breaker.is_confirmed() && breaker.refused_alike.contains(&tenant.to_string());
-            if repeats && !is_due(OPENING_TENANT_PATIENCE)
-                || !is_due(REFUSING_TENANT_PATIENCE)
+            if repeats && !is_due(OPENING_TENANT_PROBE_DELAY)
+                || !is_due(REFUSING_TENANT_PROBE_DELAY)
                     && (breaker.is_refused_by(tenant) || self.is_paused(tenant).await?)
             {
                 return Ok(BreakerDecision::Reject);

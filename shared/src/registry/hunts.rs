@@ -1,7 +1,7 @@
 //! Hunts: one query over many tenants, and what each of them gave.
 //!
-//! A hunt has a partition of its own: the item of the hunt, and one item for each tenant that a worker has begun with. A
-//! worker claims its tenant before it sends the query, and writes with the claim's fencing token. So a tenant has one
+//! A hunt has a partition of its own: the item of the hunt, and one item for each tenant that a worker has started on.
+//! A worker claims its tenant before it sends the query, and writes with the claim's fencing token. So a tenant has one
 //! result, however often its message is delivered.
 
 use std::{fmt, str::FromStr};
@@ -24,7 +24,7 @@ use crate::{
 /// The most tenants of a hunt. Its item holds all their identifiers.
 pub const MAX_HUNTED_TENANTS: usize = 5_000;
 
-/// The time after which no tenant of a hunt is begun with any more, whatever it waits for.
+/// The time after which no worker starts on a tenant of a hunt, whatever the tenant waits for.
 pub const HUNT_LIFETIME: SignedDuration = SignedDuration::from_hours(2);
 
 /// The time for which a hunt stays in the table, as its objects in the bucket.
@@ -84,7 +84,7 @@ impl From<HuntId> for String {
 /// One query over many tenants, as a caller asked for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hunt {
-    /// The identifier.
+    /// The random identifier, by which callers and messages name the hunt.
     pub hunt_id: HuntId,
     /// The query in Kusto's language.
     pub query: String,
@@ -98,17 +98,17 @@ pub struct Hunt {
     pub malformed: Vec<String>,
     /// The time at which it was started.
     pub created_at: Timestamp,
-    /// The end of its life: no tenant is begun with afterwards.
+    /// The time after which no worker starts on a further tenant.
     pub ends_at: Timestamp,
     /// The time at which a caller cancelled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled_at: Option<Timestamp>,
 }
 
-/// A tenant of a hunt that a worker has begun with.
+/// A tenant of a hunt that a worker has started on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HuntedTenant {
-    /// The tenant.
+    /// The tenant that the query runs in.
     pub tenant_id: TenantId,
     /// The fencing token: it counts the claims, and a write with an older one fails.
     pub fence: u64,
@@ -149,9 +149,9 @@ pub struct HuntedRows {
     pub rows: u64,
     /// The size of the rows as a part of a response, in bytes.
     pub bytes: u64,
-    /// The columns.
+    /// The columns of the rows, in Microsoft's order.
     pub schema: Vec<Column>,
-    /// The name of the object with the rows. `None`: there are no rows.
+    /// The name of the object with the rows. `None`: the query returned no row.
     pub object: Option<String>,
     /// The result has as many rows as Microsoft returns at most, so that some may be missing.
     #[serde(default)]
@@ -161,7 +161,7 @@ pub struct HuntedRows {
 /// A column of a result, as Microsoft describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// The name.
+    /// The name of the member that holds its value in a row.
     pub name: String,
     /// Kusto's type, where it is known.
     #[serde(rename = "type")]
@@ -209,7 +209,7 @@ impl Registry {
         self.get(&hunt_pk(hunt_id), SORT_KEY).await
     }
 
-    /// Reads a hunt and the tenants that workers have begun with, with consistent reads.
+    /// Reads a hunt and the tenants that workers have started on, with consistent reads.
     pub async fn hunt_with_tenants(&self, hunt_id: &HuntId) -> Result<Option<(Hunt, Vec<HuntedTenant>)>> {
         let query = self
             .query()

@@ -27,7 +27,7 @@ const ENDED_JOB_TTL: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// The number of failures in a row, none of them Microsoft's, after which a job fails.
 const MAX_JOB_FAILURES: u32 = 20;
 
-/// The time without progress after which a sweep fails, so that the next one begins anew.
+/// The time without progress after which a sweep fails, so that the next one starts from the beginning.
 const MAX_SWEEP_STANDSTILL: SignedDuration = SignedDuration::from_hours(24);
 
 /// The kinds of jobs.

@@ -1,5 +1,5 @@
 //! The order of tenants by lag, as it was when a list began. It is kept for the pages of that list: lags move between two
-//! pages, and a list that was ordered anew would skip tenants and show others twice.
+//! pages, and a list that was ordered again would skip tenants and show others twice.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};

@@ -190,7 +190,7 @@ pub struct PastStatus {
     pub reason: Option<Reason>,
 }
 
-/// A change of a tenant's status or of its reason, as `Tenant Status Changed` tells it.
+/// A change of a tenant's status or of its reason, as `Tenant Status Changed` reports it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusChange {
     /// The customer's name at the change.

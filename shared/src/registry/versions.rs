@@ -1,7 +1,7 @@
 //! The last delivered version of each incident, and the number of open incidents.
 //!
 //! One item holds 32 consecutive incident ids, with attributes for each. Incidents that arrive together have ids that
-//! are close, so that one page of them takes few items. An id that is no number is in the item of its hash.
+//! are close, so that one page of them takes few items. An id that is not a number is in the item of its hash.
 //!
 //! A mark beside a version says under which severity the open incidents count it. A mark and the count change in one
 //! transaction, so the counts are the number of marks at any time, whoever writes and whatever fails.
@@ -42,7 +42,7 @@ const MAX_TRANSACTION_BLOCKS: usize = 99;
 pub enum VersionBlock {
     /// 32 consecutive numbers.
     Numbers(u128),
-    /// Ids that are no numbers, with the same first 16 bits of their hash.
+    /// Ids that are not numbers, with the same first 16 bits of their hash.
     Names([u8; 2]),
 }
 

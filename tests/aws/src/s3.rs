@@ -44,7 +44,7 @@ pub(crate) fn operation(method: &Method, uri: &Uri) -> String {
     }
 }
 
-/// Returns `true` for an operation of S3, whose responses are no JSON.
+/// Returns `true` for an operation of S3, whose responses are not JSON.
 pub(crate) fn is_operation(operation: &str) -> bool {
     operation.ends_with("Object")
         || operation.ends_with("MultipartUpload")

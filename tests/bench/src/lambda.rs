@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// The longest time for a start or an invocation.
-const PATIENCE: Duration = Duration::from_mins(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// The time that `/proc` counts in.
 const TICK: Duration = Duration::from_millis(10);
@@ -107,7 +107,7 @@ impl Function {
 
     /// The time from the start of the process to its first request for an event.
     pub async fn first_poll(&mut self) -> Result<Duration, Failed> {
-        let polled = tokio::time::timeout(PATIENCE, self.polls.recv()).await;
+        let polled = tokio::time::timeout(RESPONSE_TIMEOUT, self.polls.recv()).await;
         let polled = polled.ok().flatten().ok_or_else(|| Failed("the function did not start".to_owned()))?;
         Ok(polled.duration_since(self.started))
     }
@@ -118,7 +118,7 @@ impl Function {
         let handed_over = devstack::instant();
         let ended = || Failed("the function ended".to_owned());
         self.events.send(event).map_err(|_| ended())?;
-        let responded = tokio::time::timeout(PATIENCE, self.responses.recv()).await;
+        let responded = tokio::time::timeout(RESPONSE_TIMEOUT, self.responses.recv()).await;
         let (at, body) = responded.ok().flatten().ok_or_else(ended)?;
         let response = serde_json::from_slice(&body).map_err(|error| Failed(error.to_string()))?;
         Ok(Invocation { duration: at.duration_since(handed_over), response })

@@ -37,7 +37,7 @@ use crate::{
 const MAX_CALLS: u32 = 20;
 
 /// The resolution of the time filters of the incident APIs.
-const SECOND: SignedDuration = SignedDuration::from_secs(1);
+const FILTER_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
 impl App {
     /// Reads and renders the newest incidents of a tenant that a caller wants. `sizes` are those of the pages that the
@@ -115,7 +115,8 @@ impl LiveList<'_> {
             let mut query = IncidentQuery::of(Span { from, to: end }, self.tenant.api);
             query.equal = self.request.conditions(self.tenant.api);
             let mut outcome = self.read_window(&query).await;
-            let crowded = outcome.as_ref().is_ok_and(|read| !read.complete) && present.duration_since(from) <= SECOND;
+            let crowded =
+                outcome.as_ref().is_ok_and(|read| !read.complete) && present.duration_since(from) <= FILTER_RESOLUTION;
             if crowded {
                 let first_rows = outcome.as_ref().map_or(0, |read| read.rows);
                 let second = self.read_crowded_second(&query, first_rows).await;
@@ -140,7 +141,7 @@ impl LiveList<'_> {
                 // oldest of them then holds all others. Where that fails, the window is halved.
                 let half = (present.duration_since(from).as_secs() / 2).max(1);
                 let guess = oldest.and_then(second_after).filter(|guess| !guessed && *guess > from);
-                from = guess.unwrap_or(from + SignedDuration::from_secs(half)).min(present - SECOND);
+                from = guess.unwrap_or(from + SignedDuration::from_secs(half)).min(present - FILTER_RESOLUTION);
                 guessed = true;
             }
         }
@@ -247,5 +248,5 @@ fn second_from(instant: Timestamp) -> Option<Timestamp> {
 
 /// The first whole second after an instant; `None` at the end of time.
 fn second_after(instant: Timestamp) -> Option<Timestamp> {
-    floor(instant).checked_add(SECOND).ok()
+    floor(instant).checked_add(FILTER_RESOLUTION).ok()
 }

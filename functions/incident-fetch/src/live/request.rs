@@ -314,8 +314,8 @@ mod tests {
         let longest = next(&list.with_failures(&failures(200)));
         assert!(longest.len() < 7_000, "{} characters; the gateway takes 10,240 with the headers", longest.len());
         let resumed = ListRequest::parse(&request(&[("next", &longest)]), None, now()).unwrap();
-        let told: Vec<Value> = resumed.failures().into_iter().map(|(_, failure)| failure).collect();
-        assert_eq!(told, failures(200));
+        let repeated: Vec<Value> = resumed.failures().into_iter().map(|(_, failure)| failure).collect();
+        assert_eq!(repeated, failures(200));
         assert_eq!(next(&list.with_failures(&failures(201))), longest, "the rest is tried again");
         let group =
             |code: &str, tenants: &str| FailedTenants { code: code.into(), reason: None, tenants: tenants.into() };

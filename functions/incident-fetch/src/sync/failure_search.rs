@@ -73,14 +73,14 @@ pub(super) enum NextStep {
     GiveUp { next_width: Option<i64> },
 }
 
-/// What the search does next: a request, whose outcome it is told, or the end of its turn.
+/// The next action of a search: a request, whose outcome goes to the method named here, or the end of its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// The tenant is probed: [`FailureSearch::on_probe`].
     Probe,
     /// The failing window is listed without alerts: [`FailureSearch::on_list_without_alerts`].
     ListWithoutAlerts,
-    /// Another window is read, to tell a bad record from an outage: [`FailureSearch::on_other_window`].
+    /// Another window is read, to distinguish a bad record from an outage: [`FailureSearch::on_other_window`].
     ReadOther(Span),
     /// A second is read incident by incident: [`FailureSearch::on_bisected`].
     Bisect(Span, SecondListing),
@@ -219,14 +219,14 @@ impl FailureSearch {
         }
     }
 
-    /// A part of the failing window, once another window has shown that it is no outage.
+    /// A part of the failing window, once another window has shown that it is not an outage.
     fn narrow(&self, failure: Failure) -> Action {
         match self.split_point() {
             None if !self.anything_read && failure.suspect == Suspect::Outage => {
                 Action::ReadOther(Span { from: failure.end, to: None })
             }
             None => self.bisect(failure),
-            // The other part tells one bad record from an outage.
+            // The other part distinguishes one bad record from an outage.
             Some(split_point) if !self.anything_read => Action::ReadOther(Span {
                 from: failure.window.from + SignedDuration::from_secs(split_point),
                 to: failure.window.to,

@@ -34,7 +34,7 @@ const ABANDONED_JOB_AGE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The result of one message.
 pub(crate) enum Worked {
-    /// The message has log lines of its own, where there is something to tell.
+    /// The message has log lines of its own, where there is something to report.
     Logged,
     /// A poll that found nothing. The polls of one invocation share a line.
     Quiet(QuietPoll),

@@ -23,7 +23,7 @@ enum HomeVerdict {
     RefusedAlike(TenantId),
     /// Entra accepts the credential there.
     Accepted,
-    /// No home tenant is configured, or its answer says nothing about the credential.
+    /// No home tenant is configured, or its response says nothing about the credential.
     None,
 }
 
@@ -114,7 +114,7 @@ impl TokenClient {
                     Error::Refused(_) | Error::Throttled { .. } | Error::Upstream { status: 400..=499, .. },
                 ),
             ) => {
-                // The tenant's own answer says nothing about the credential. The next probe goes to another one.
+                // The tenant's own refusal says nothing about the credential. The next probe goes to another one.
                 if let Some(tenant) = probe.tenant() {
                     if self.home_tenant == Some(*tenant) {
                         tracing::error!(

@@ -8,8 +8,8 @@
 //! Microsoft sent, unless it is null. Such members of alerts are in `unmapped.alerts`, in the order of the alerts. A member
 //! stays there, too, where its place in the schema holds less than it does: the classification, the priority score, the
 //! list of comments, and the evidence, to which `observables` points. Times lose the fraction of a millisecond, except
-//! that `metadata.original_time` keeps the last update as it was sent. A time that was never set, like year 1, is no time
-//! and stays in `unmapped`.
+//! that `metadata.original_time` keeps the last update as it was sent. A time that was never set, like year 1, stays in
+//! `unmapped`.
 
 mod alert;
 mod json;

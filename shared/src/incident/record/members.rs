@@ -29,7 +29,7 @@ impl<'a> Members<'a> {
     /// The members and the alerts, whose ids have these names. Returns `None` for anything but an object.
     pub(super) fn with_alerts(object: &'a str, names: [&str; 2]) -> Option<Self> {
         // The alerts are almost all of an incident, so the first try reads them in the same pass. It fails at half a surrogate
-        // pair in the place of an alert, which is no alert.
+        // pair in the place of an alert, which is not an alert.
         Self::read(object, Some(names)).or_else(|| {
             let mut members = Self::of(object)?;
             members.alerts = members.find(&["alerts"], |raw| alert_ids(raw, names));
@@ -97,7 +97,7 @@ pub(super) fn alert_ids(raw: &RawValue, names: [&str; 2]) -> Option<AlertIds> {
     Some(ids.collect())
 }
 
-/// Reads the ids of the alerts in a list, or of one alert. `None`: it is no list, or no alert.
+/// Reads the ids of the alerts in a list, or of one alert. `None`: it is neither a list nor an alert.
 #[derive(Clone, Copy)]
 struct AlertsVisitor<'n> {
     names: [&'n str; 2],

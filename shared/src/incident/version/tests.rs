@@ -139,7 +139,7 @@ fn delivered_of(records: &[(&str, Record)]) -> Vec<Option<(Change, String)>> {
 
 #[test]
 fn time_in_the_future_may_be_put_right() {
-    let told = |change, key: &str| Some((change, key.to_owned()));
+    let delivery = |change, key: &str| Some((change, key.to_owned()));
     let (t1, t2, t3) = ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z");
     let future = "2027-01-01T00:00:00Z";
     assert_eq!(
@@ -149,9 +149,9 @@ fn time_in_the_future_may_be_put_right() {
             (t3, record(t3, "resolved", &[])),
         ]),
         [
-            told(Change::Created, "2027-01-01T00:00:00Z~1"),
-            told(Change::Updated, "2026-01-01T01:00:00Z~1"),
-            told(Change::Closed, "2026-01-01T02:00:00Z~1"),
+            delivery(Change::Created, "2027-01-01T00:00:00Z~1"),
+            delivery(Change::Updated, "2026-01-01T01:00:00Z~1"),
+            delivery(Change::Closed, "2026-01-01T02:00:00Z~1"),
         ],
     );
     // A time that was delivered before has another key.
@@ -163,12 +163,12 @@ fn time_in_the_future_may_be_put_right() {
             (t2, record(t1, "resolved", &[])),
             (t2, record(t1, "resolved", &[])),
         ])[3..],
-        [told(Change::Closed, "2026-01-01T00:00:00Z~2"), None],
+        [delivery(Change::Closed, "2026-01-01T00:00:00Z~2"), None],
     );
     // Once the time has come, an older record is a stale read again.
     assert_eq!(
         delivered_of(&[(t1, record(t2, "active", &[])), (t3, record(t1, "active", &[]))]),
-        [told(Change::Created, "2026-01-01T01:00:00Z~1"), None],
+        [delivery(Change::Created, "2026-01-01T01:00:00Z~1"), None],
     );
 }
 

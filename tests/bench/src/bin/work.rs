@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn work(part: &str, times: u32) -> Result<(), Failed> {
     let failed = |what: &str| Failed(what.to_owned());
     let tenant: TenantId =
-        "11111111-2222-4333-8444-abcdefabcdef".parse().map_err(|_| failed("the tenant is no GUID"))?;
+        "11111111-2222-4333-8444-abcdefabcdef".parse().map_err(|_| failed("the tenant is not a GUID"))?;
     let sent: Box<RawValue> = serde_json::from_str(INCIDENT).map_err(|error| failed(&error.to_string()))?;
     let api = IncidentApi::Defender;
     let parse = || Record::parse(sent.get().as_bytes(), &tenant, api, Alerts::Included);

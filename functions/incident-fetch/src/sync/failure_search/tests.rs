@@ -114,16 +114,16 @@ fn last_second_is_read_by_incident_only_if_it_is_no_outage() {
 proptest! {
     /// Whatever Microsoft responds, a search comes to its end in few requests.
     #[test]
-    fn search_ends(seconds in 1_i64..2_592_000, answers in prop::collection::vec(any::<(bool, bool)>(), 200)) {
+    fn search_ends(seconds in 1_i64..2_592_000, responses in prop::collection::vec(any::<(bool, bool)>(), 200)) {
         let mut search = FailureSearch::new(Vec::new());
         search.last_error = Some(Error::DeadlineExceeded);
-        let (mut window, mut answers) = (span(0, seconds), answers.into_iter());
+        let (mut window, mut responses) = (span(0, seconds), responses.into_iter());
         let mut action = search.on_failure(window, at(seconds), Suspect::Outage);
         let mut requests = 0;
         loop {
             requests += 1;
             prop_assert!(requests < 100, "{:?}", search);
-            let (is_good, has_rows) = answers.next().unwrap();
+            let (is_good, has_rows) = responses.next().unwrap();
             action = match action {
                 Action::Probe => search.on_probe(is_good),
                 Action::ListWithoutAlerts => {

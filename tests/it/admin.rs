@@ -75,13 +75,13 @@ impl AdminHarness {
     }
 
     async fn send(&self, event: Value) -> (u64, Value) {
-        let answer = self.app.handle(event.clone(), invocation(&self.backends.request_id)).await.unwrap();
-        assert_answer(&event, &answer);
-        let status = answer["statusCode"].as_u64().unwrap();
-        let text = answer["body"].as_str().unwrap();
+        let response = self.app.handle(event.clone(), invocation(&self.backends.request_id)).await.unwrap();
+        assert_answer(&event, &response);
+        let status = response["statusCode"].as_u64().unwrap();
+        let text = response["body"].as_str().unwrap();
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(text).unwrap() };
         if status >= 400 {
-            assert_eq!(answer["headers"]["content-type"], "application/problem+json");
+            assert_eq!(response["headers"]["content-type"], "application/problem+json");
             assert_eq!((body["status"].as_u64(), &body["instance"]), (Some(status), &json!(self.backends.request_id)));
         }
         (status, body)
@@ -382,12 +382,12 @@ async fn a_paused_tenant_is_not_due_until_it_is_resumed() {
         assert_eq!((status, resumed["status"].as_str(), &resumed["reason"]), (200, Some("active"), &Value::Null));
         assert!(admin.is_due(&tenant).await);
     }
-    let told = admin.backends.events();
+    let events = admin.backends.events();
     let expected = |from: &str, to: &str, reason: Value| {
         let detail = json!({"tenant_id": TENANT, "customer": "Contoso", "from": from, "to": to, "reason": reason});
         ("Tenant Status Changed".to_owned(), detail)
     };
-    assert_eq!(told, [expected("active", "paused", json!("operator")), expected("paused", "active", Value::Null)]);
+    assert_eq!(events, [expected("active", "paused", json!("operator")), expected("paused", "active", Value::Null)]);
 }
 
 #[tokio::test]
@@ -524,7 +524,7 @@ async fn offboarding_ends_everything_and_says_so() {
         assert_eq!(admin.refused(method, &path, Some(body)).await.0, "tenant_not_active", "{method} {path}");
     }
 
-    // While Microsoft does not answer, nobody knows.
+    // While Microsoft does not respond, the end of the consent is unknown.
     admin.backends.sim.fault(Fault::new(FaultKind::Reset).tenant(TENANT));
     assert_eq!(admin.refused("DELETE", &path, None).await.0, "upstream_unreachable");
     admin.backends.sim.clear_faults();
@@ -532,9 +532,9 @@ async fn offboarding_ends_everything_and_says_so() {
     let (status, receipt) = admin.call("DELETE", &path, None).await;
     assert_eq!((status, &receipt["access_ended"], &receipt["purged"]), (200, &json!(true), &json!({})), "{receipt}");
 
-    let told = admin.backends.events();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((told[0].1["from"].as_str(), told[0].1["to"].as_str()), (Some("active"), Some("offboarded")));
+    let events = admin.backends.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!((events[0].1["from"].as_str(), events[0].1["to"].as_str()), (Some("active"), Some("offboarded")));
 }
 
 #[tokio::test]

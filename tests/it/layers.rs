@@ -65,8 +65,8 @@ fn identifier(code: &str) -> &str {
     code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
 }
 
-/// What is wrong with the uses in one file of `room`, a line each.
-fn faults(room: &str, file: &str, source: &str) -> Vec<String> {
+/// The uses in one file of `room` that break the rule, a line each.
+fn violations(room: &str, file: &str, source: &str) -> Vec<String> {
     if ROOF.contains(&room) || file.ends_with("/tests.rs") {
         return Vec::new();
     }
@@ -105,7 +105,7 @@ fn a_room_of_shared_uses_only_lower_floors() {
         let inside = Path::new(&file).strip_prefix(&source).unwrap();
         let room = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
         let shown = format!("shared/src/{}", inside.display());
-        found.extend(faults(&room, &shown, &fs::read_to_string(&file).unwrap()));
+        found.extend(violations(&room, &shown, &fs::read_to_string(&file).unwrap()));
         rooms.push(room);
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
@@ -153,7 +153,7 @@ fn identifier_of_dependency(line: &str) -> &str {
 fn an_arrow_up_is_reported_with_its_line() {
     let source = "//! Uses crate::onboarding in prose.\n\nuse crate::{\n    error::{Error, Result},\n    entra::token_cache::Tokens,\n};\n\
                   fn f() -> crate::lambda::event::Event {}\n\n#[cfg(test)]\nmod tests {\n    use crate::onboarding::Onboarding;\n}\n";
-    let found = faults("registry", "shared/src/registry/mod.rs", source);
+    let found = violations("registry", "shared/src/registry/mod.rs", source);
     assert_eq!(
         found,
         [
@@ -161,5 +161,5 @@ fn an_arrow_up_is_reported_with_its_line() {
             "shared/src/registry/mod.rs:7: registry (floor 7) uses lambda (floor 7)",
         ]
     );
-    assert_eq!(faults("attic", "shared/src/attic.rs", ""), ["shared/src/attic.rs: the room attic has no floor"]);
+    assert_eq!(violations("attic", "shared/src/attic.rs", ""), ["shared/src/attic.rs: the room attic has no floor"]);
 }

@@ -149,8 +149,8 @@ async fn second_administrator_at_once_does_not_change_the_customer() {
     let (mut one, mut two) = (harness.browser(), harness.browser());
     let one_back = one.decide(&first, CONTOSO, ADMIN, Decision::Accept).await;
     let two_back = two.decide(&second, CONTOSO, ADMIN, Decision::Accept).await;
-    let (answered, late) = tokio::join!(one.get(&one_back), two.get(&two_back));
-    let statuses = [answered.status, late.status];
+    let (early, late) = tokio::join!(one.get(&one_back), two.get(&two_back));
+    let statuses = [early.status, late.status];
     let tenant = harness.tenant(CONTOSO).await.unwrap();
     assert_eq!(tenant.status, Status::Active);
     let bound: Vec<_> = ["Contoso", "Fabrikam"].into_iter().filter(|name| *name == tenant.customer).collect();

@@ -19,8 +19,8 @@ async fn forged_callbacks_are_refused_without_any_call() {
         (Some("__Host-mandate=<script>"), format!("code=c&state={state}")),
         (Some("mandate=x"), format!("code=c&state={state}")),
     ] {
-        let reply = request(&deaf, "GET", &format!("/consent/callback?{query}"), cookie, &[]).await;
-        reply.says(400, "does not belong together");
+        let response = request(&deaf, "GET", &format!("/consent/callback?{query}"), cookie, &[]).await;
+        response.says(400, "does not belong together");
     }
     request(&deaf, "GET", "/consent/result", None, &[]).await.says(400, "does not belong together");
     request(&deaf, "GET", "/consent/abc", None, &[]).await.says(404, "no such invitation");
@@ -59,9 +59,9 @@ async fn text_from_outside_is_never_shown_or_logged() {
             format!("admin_consent={payload}&tenant={payload}&{state}"),
             format!("code={payload}&state={payload}&next={payload}"),
         ] {
-            let reply = browser.get(&format!("/consent/callback?{query}")).await;
-            assert!(reply.status >= 400, "{reply:?}");
-            let shown = format!("{:?} {}", reply.headers, reply.body).to_lowercase();
+            let response = browser.get(&format!("/consent/callback?{query}")).await;
+            assert!(response.status >= 400, "{response:?}");
+            let shown = format!("{:?} {}", response.headers, response.body).to_lowercase();
             assert!(!shown.contains("canary") && !shown.contains("<script") && !shown.contains("alert("), "{shown}");
         }
     }

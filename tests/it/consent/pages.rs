@@ -8,17 +8,17 @@ use crate::{
     snapshots,
 };
 
-fn is_strict(reply: &Reply) {
-    let policy = &reply.headers["content-security-policy"];
+fn is_strict(response: &Reply) {
+    let policy = &response.headers["content-security-policy"];
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
     assert!(policy.contains("base-uri 'none'") && !policy.contains("form-action") && !policy.contains("unsafe"));
     for (name, value) in
         [("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
     {
-        assert_eq!(reply.headers[name], value);
+        assert_eq!(response.headers[name], value);
     }
-    assert!(reply.headers["strict-transport-security"].starts_with("max-age="));
-    assert!(!reply.body.contains("<script") && !reply.body.contains("src="), "{}", reply.body);
+    assert!(response.headers["strict-transport-security"].starts_with("max-age="));
+    assert!(!response.body.contains("<script") && !response.body.contains("src="), "{}", response.body);
 }
 
 #[tokio::test]
@@ -44,9 +44,9 @@ async fn pages_and_redirects_have_strict_headers() {
         ("HEAD", "/consent/callback", 404),
         ("GET", "/consent/callback", 400),
     ] {
-        let reply = browser.send(method, path, &[]).await;
-        assert_eq!(reply.status, status, "{method} {path}");
-        is_strict(&reply);
+        let response = browser.send(method, path, &[]).await;
+        assert_eq!(response.status, status, "{method} {path}");
+        is_strict(&response);
     }
 }
 

@@ -29,25 +29,25 @@ async fn rotations_under_load_fail_no_token_request() {
         harness.sim.update_tenant(customer.tenant_id, |tenant| tenant.token_lifetime_seconds = Some(2));
     }
     harness.sim.configure(|behaviour| behaviour.secret_propagation_seconds = 1);
-    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, responded) = (AtomicBool::new(false), AtomicUsize::new(0));
     let caller = async |number: usize| {
         let mut turn = number;
         while !over.load(Ordering::Relaxed) {
-            let reply = token(&harness, &CUSTOMERS[turn % CUSTOMERS.len()]).await;
-            assert_eq!(reply.status, 200, "{}", reply.body);
-            answered.fetch_add(1, Ordering::Relaxed);
+            let response = token(&harness, &CUSTOMERS[turn % CUSTOMERS.len()]).await;
+            assert_eq!(response.status, 200, "{}", response.body);
+            responded.fetch_add(1, Ordering::Relaxed);
             turn += 1;
         }
     };
     let rotations = async {
-        // So many answers later, every caller has asked for every customer.
+        // So many responses later, every caller has asked for every customer.
         let load = async || {
-            let begun = answered.load(Ordering::Relaxed);
+            let begun = responded.load(Ordering::Relaxed);
             let enough = begun + CALLERS * CUSTOMERS.len();
             harness
                 .until("the callers go on".into(), async || {
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                    answered.load(Ordering::Relaxed) >= enough
+                    responded.load(Ordering::Relaxed) >= enough
                 })
                 .await;
         };
@@ -236,7 +236,7 @@ async fn start_with(name: &str, variables: &[(&str, &str)]) -> StackHarness {
 }
 
 impl StackHarness {
-    /// A rotation; answers the secret that is current after it.
+    /// Rotates, and returns the secret that is current afterwards.
     async fn rotate(&self) -> String {
         self.stack.rotate().await.unwrap();
         let secrets = aws_sdk_secretsmanager::Client::new(self.stack.aws().config());
@@ -251,28 +251,28 @@ async fn token(harness: &StackHarness, customer: &Customer) -> ApiResponse {
 }
 
 async fn claims(harness: &StackHarness, customer: &Customer) -> Value {
-    let reply = harness.expect(200, "POST", &format!("{}/token", customer.path()), None).await;
-    let claims = reply["access_token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+    let response = harness.expect(200, "POST", &format!("{}/token", customer.path()), None).await;
+    let claims = response["access_token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
     serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
-fn is_rejected(reply: &ApiResponse) {
-    let problem = refused("a token by a wrong secret", reply, "internal");
+fn is_rejected(response: &ApiResponse) {
+    let problem = refused("a token by a wrong secret", response, "internal");
     assert_eq!(problem["reason"], "credential_rejected", "{problem}");
 }
 
 /// Token requests for every customer, several at once, and polls of all.
 async fn all_are_rejected(harness: &StackHarness) {
     let [contoso, fabrikam, northwind] = &CUSTOMERS;
-    let replies = tokio::join!(
+    let responses = tokio::join!(
         token(harness, contoso),
         token(harness, fabrikam),
         token(harness, northwind),
         token(harness, fabrikam),
         token(harness, contoso)
     );
-    for reply in [replies.0, replies.1, replies.2, replies.3, replies.4] {
-        is_rejected(&reply);
+    for response in [responses.0, responses.1, responses.2, responses.3, responses.4] {
+        is_rejected(&response);
     }
     harness.poll().await;
     for customer in &CUSTOMERS {

@@ -74,26 +74,26 @@ fn signed(method: &str, path: &str, body: &Value, encoded: bool) -> Value {
     event
 }
 
-fn is_of_the_interface(told: &str, error: &FunctionError) {
-    assert!(status_of(&error.error_type) >= 400, "{told}: {error}");
-    assert!(!error.error_message.is_empty(), "{told}");
+fn is_of_the_interface(case: &str, error: &FunctionError) {
+    assert!(status_of(&error.error_type) >= 400, "{case}: {error}");
+    assert!(!error.error_message.is_empty(), "{case}");
 }
 
-/// An answer to a request: a problem document, or a page.
-fn is_refusal(told: &str, binary: &str, answer: &Value, codes: &[&str]) {
-    let status = answer["statusCode"].as_u64().expect(told);
-    let (content_type, body) = (answer["headers"]["content-type"].as_str(), answer["body"].as_str());
-    let (content_type, body) = (content_type.expect(told), body.expect(told));
+/// Asserts that a response to a request is a problem document, or a page.
+fn is_refusal(case: &str, binary: &str, response: &Value, codes: &[&str]) {
+    let status = response["statusCode"].as_u64().expect(case);
+    let (content_type, body) = (response["headers"]["content-type"].as_str(), response["body"].as_str());
+    let (content_type, body) = (content_type.expect(case), body.expect(case));
     if binary == "consent-callback" {
-        assert!([400, 404].contains(&status) && content_type.starts_with("text/html"), "{told}: {status}");
+        assert!([400, 404].contains(&status) && content_type.starts_with("text/html"), "{case}: {status}");
         for (name, value) in [("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff")] {
-            assert_eq!(answer["headers"][name], value, "{told}");
+            assert_eq!(response["headers"][name], value, "{case}");
         }
     } else {
-        let problem: Value = serde_json::from_str(body).expect(told);
-        let code = problem["code"].as_str().expect(told);
-        assert!(codes.contains(&code), "{told}: {body}");
-        is_problem(told, status, content_type, body, code);
+        let problem: Value = serde_json::from_str(body).expect(case);
+        let code = problem["code"].as_str().expect(case);
+        assert!(codes.contains(&code), "{case}: {body}");
+        is_problem(case, status, content_type, body, code);
     }
 }
 
@@ -102,20 +102,20 @@ async fn no_event_ends_a_process() {
     let harness = StackHarness::start("events", &[]).await;
     for binary in BINARIES {
         for event in nonsense() {
-            let told = format!("{binary}: {:.120}", event.to_string());
-            let error = harness.stack.invoke(binary, event).await.expect_err(&told);
-            assert_eq!(error.error_type, "invalid_request", "{told}: {error}");
+            let case = format!("{binary}: {:.120}", event.to_string());
+            let error = harness.stack.invoke(binary, event).await.expect_err(&case);
+            assert_eq!(error.error_type, "invalid_request", "{case}: {error}");
         }
         for event in requests() {
-            let told = format!("{binary}: {event}");
+            let case = format!("{binary}: {event}");
             match harness.stack.invoke(binary, event).await {
-                Ok(answer) => {
-                    assert!(!["incident-dispatch", "secret-rotation"].contains(&binary), "{told}: {answer}");
-                    is_refusal(&told, binary, &answer, &["unauthorized_caller"]);
+                Ok(response) => {
+                    assert!(!["incident-dispatch", "secret-rotation"].contains(&binary), "{case}: {response}");
+                    is_refusal(&case, binary, &response, &["unauthorized_caller"]);
                 }
                 Err(error) => {
-                    assert!(["incident-dispatch", "secret-rotation"].contains(&binary), "{told}: {error}");
-                    is_of_the_interface(&told, &error);
+                    assert!(["incident-dispatch", "secret-rotation"].contains(&binary), "{case}: {error}");
+                    is_of_the_interface(&case, &error);
                 }
             }
         }
@@ -162,15 +162,15 @@ async fn messages(harness: &StackHarness) {
         bad.push(json!({"itemIdentifier": id}));
     }
     records.push(json!({"messageId": "good-2", "body": good}));
-    let answer = harness.stack.invoke("incident-fetch", json!({"Records": records})).await.unwrap();
-    assert_eq!(answer, json!({"batchItemFailures": bad}));
-    let answer = harness.stack.invoke("incident-fetch", json!({"Records": []})).await.unwrap();
-    assert_eq!(answer, json!({"batchItemFailures": []}));
+    let response = harness.stack.invoke("incident-fetch", json!({"Records": records})).await.unwrap();
+    assert_eq!(response, json!({"batchItemFailures": bad}));
+    let response = harness.stack.invoke("incident-fetch", json!({"Records": []})).await.unwrap();
+    assert_eq!(response, json!({"batchItemFailures": []}));
     // What has no name cannot fail alone: the whole batch comes back.
     for record in [json!(7), json!(null), json!({}), json!({"messageId": 7, "body": good})] {
-        let answer = harness.stack.invoke("incident-fetch", json!({"Records": [record]})).await;
-        let whole = answer.as_ref().is_ok_and(|answer| answer["batchItemFailures"][0]["itemIdentifier"] == "");
-        assert!(whole || answer.is_err() || record["messageId"] == 7, "{record}: {answer:?}");
+        let response = harness.stack.invoke("incident-fetch", json!({"Records": [record]})).await;
+        let whole = response.as_ref().is_ok_and(|response| response["batchItemFailures"][0]["itemIdentifier"] == "");
+        assert!(whole || response.is_err() || record["messageId"] == 7, "{record}: {response:?}");
     }
     for binary in BINARIES.iter().filter(|binary| **binary != "incident-fetch") {
         let event = json!({"Records": [{"messageId": "m", "body": good}]});
@@ -214,8 +214,8 @@ async fn signed_requests(harness: &StackHarness) {
         for path in paths {
             for method in ["GET", "PUT", "DELETE", "", "🦀"] {
                 let event = signed(method, path, &Value::Null, false);
-                let answer = harness.stack.invoke(binary, event).await.unwrap();
-                is_refusal(&format!("{binary}: {method} {path}"), binary, &answer, &["not_found"]);
+                let response = harness.stack.invoke(binary, event).await.unwrap();
+                is_refusal(&format!("{binary}: {method} {path}"), binary, &response, &["not_found"]);
             }
         }
     }
@@ -233,13 +233,13 @@ async fn signed_requests(harness: &StackHarness) {
         ("tenant-admin", "PATCH", format!("/tenants/{UNKNOWN}"), &["not_found"]),
         ("incident-fetch", "POST", "/hunting".to_owned(), &["invalid_request"]),
         ("incident-fetch", "PATCH", format!("/tenants/{UNKNOWN}/incidents/1"), &["not_found"]),
-        // What is no base64 is no body, which a token may be asked for without.
+        // A body that is not base64 reads as none, and a token may be requested without a body.
         ("token-issuance", "POST", format!("/tenants/{UNKNOWN}/token"), &["invalid_request", "not_found"]),
     ];
     for (binary, method, path, codes) in targets {
         for (body, encoded) in &bodies {
-            let answer = harness.stack.invoke(binary, signed(method, &path, body, *encoded)).await.unwrap();
-            is_refusal(&format!("{method} {path} {body}"), binary, &answer, codes);
+            let response = harness.stack.invoke(binary, signed(method, &path, body, *encoded)).await.unwrap();
+            is_refusal(&format!("{method} {path} {body}"), binary, &response, codes);
         }
     }
 }

@@ -21,8 +21,8 @@ pub(crate) const BINARIES: [&str; 6] =
 /// A tenant that nobody knows.
 pub(crate) const UNKNOWN: &str = "99999999-9999-4999-8999-999999999999";
 
-/// Debug builds on a shared machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// The time for one step. Debug builds on a shared machine are slow.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The poll interval of these deployments, and a little.
 const INTERVAL: Duration = Duration::from_millis(1100);
@@ -164,11 +164,11 @@ impl StackHarness {
         assert_described(method, path, response)
     }
 
-    /// The JSON of an answer with this status.
+    /// The JSON of a response with this status.
     pub(crate) async fn expect(&self, status: u16, method: &str, path: &str, body: Option<Value>) -> Value {
-        let reply = self.call(method, path, body).await;
-        assert_eq!(reply.status, status, "{method} {path}: {}", reply.body);
-        reply.json()
+        let response = self.call(method, path, body).await;
+        assert_eq!(response.status, status, "{method} {path}: {}", response.body);
+        response.json()
     }
 
     /// Creates an invitation through the API.
@@ -201,9 +201,9 @@ impl StackHarness {
     /// One tick, with everybody due, and the queue emptied.
     pub(crate) async fn poll(&self) -> Value {
         tokio::time::sleep(INTERVAL).await;
-        let answer = self.stack.tick("poll").await.unwrap();
+        let response = self.stack.tick("poll").await.unwrap();
         self.stack.drain_queue().await.unwrap();
-        answer
+        response
     }
 
     /// Waits for `work` and meanwhile gives the functions each message that comes to their queues.
@@ -229,20 +229,20 @@ impl StackHarness {
         .await;
         self.poll().await;
         let lines = self.stack.delivered().await.unwrap();
-        let told: Vec<_> = lines.iter().map(|line| format!("{} {}", line["key"], line["change"])).collect();
-        assert_eq!(lines.len(), count, "{told:#?}");
+        let delivered: Vec<_> = lines.iter().map(|line| format!("{} {}", line["key"], line["change"])).collect();
+        assert_eq!(lines.len(), count, "{delivered:#?}");
         lines
     }
 
     /// Asks until it is so.
     pub(crate) async fn until(&self, what: String, holds: impl AsyncFnMut() -> bool) {
-        self.until_within(PATIENCE, what, holds).await;
+        self.until_within(STEP_TIMEOUT, what, holds).await;
     }
 
-    /// Asks until it is so, for work that the usual patience is too short for.
-    pub(crate) async fn until_within(&self, patience: Duration, what: String, mut holds: impl AsyncFnMut() -> bool) {
-        let asked = tokio::time::timeout(patience, async { while !holds().await {} }).await;
-        assert!(asked.is_ok(), "not in {} s: {what}", patience.as_secs());
+    /// Asks until it is so, for work that takes longer than `STEP_TIMEOUT`.
+    pub(crate) async fn until_within(&self, timeout: Duration, what: String, mut holds: impl AsyncFnMut() -> bool) {
+        let asked = tokio::time::timeout(timeout, async { while !holds().await {} }).await;
+        assert!(asked.is_ok(), "not in {} s: {what}", timeout.as_secs());
     }
 
     /// Everything that all functions printed, with the binary.
@@ -259,33 +259,33 @@ impl StackHarness {
         let printed = self.printed().await;
         assert!(!printed.is_empty());
         for (binary, text) in printed {
-            let told = format!("{binary}: {text}");
-            let line: Value = serde_json::from_str(&text).expect(&told);
-            let line = line.as_object().expect(&told);
-            assert!(!line.contains_key("stderr"), "{told}");
+            let case = format!("{binary}: {text}");
+            let line: Value = serde_json::from_str(&text).expect(&case);
+            let line = line.as_object().expect(&case);
+            assert!(!line.contains_key("stderr"), "{case}");
             let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
-            assert!(field("timestamp").parse::<Timestamp>().is_ok() && field("timestamp").ends_with('Z'), "{told}");
+            assert!(field("timestamp").parse::<Timestamp>().is_ok() && field("timestamp").ends_with('Z'), "{case}");
             let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
-            assert!(levels.contains(&field("level").to_uppercase().as_str()), "{told}");
-            assert!(!field("message").is_empty(), "{told}");
-            assert_eq!(field("request_id").len(), 36, "{told}");
-            assert!(line.get("tenant_id").is_none() || is_tenant_id(field("tenant_id")), "{told}");
-            assert!(line.get("audit").is_none_or(|audit| audit == true), "{told}");
+            assert!(levels.contains(&field("level").to_uppercase().as_str()), "{case}");
+            assert!(!field("message").is_empty(), "{case}");
+            assert_eq!(field("request_id").len(), 36, "{case}");
+            assert!(line.get("tenant_id").is_none() || is_tenant_id(field("tenant_id")), "{case}");
+            assert!(line.get("audit").is_none_or(|audit| audit == true), "{case}");
             // A metric with several values is an array of numbers.
             let is_metric = |value: &Value| value.as_array().is_some_and(|values| values.iter().all(Value::is_number));
             let nested = line.iter().filter(|(_, value)| value.is_object() || value.is_array());
             let is_flat = nested.into_iter().all(|(name, value)| name == "_aws" || is_metric(value));
-            assert!(is_flat, "not flat: {told}");
+            assert!(is_flat, "not flat: {case}");
             if let Some(metrics) = line.get("_aws") {
-                let directives = metrics["CloudWatchMetrics"].as_array().expect(&told);
+                let directives = metrics["CloudWatchMetrics"].as_array().expect(&case);
                 let sets = directives.iter().flat_map(|directive| directive["Dimensions"].as_array().unwrap());
                 // CloudWatch drops a metric whose dimension has no value.
                 for dimension in sets.flat_map(|set| set.as_array().unwrap()) {
-                    assert!(dimension.as_str().is_some_and(|name| !field(name).is_empty()), "{told}");
+                    assert!(dimension.as_str().is_some_and(|name| !field(name).is_empty()), "{case}");
                 }
                 // CloudFormation makes the name from the function's logical id, but for the rotation's.
                 let name = field("FunctionName").to_lowercase().replace('-', "");
-                assert!(name.contains(&binary.replace('-', "")), "{told}");
+                assert!(name.contains(&binary.replace('-', "")), "{case}");
             }
         }
     }
@@ -326,19 +326,19 @@ pub(crate) fn has_members(value: &Value, names: &[&str]) {
     assert_eq!(members, names.iter().copied().collect(), "{value}");
 }
 
-/// A problem document of the interface with this code; answers its `instance`.
-pub(crate) fn is_problem(told: &str, status: u64, content_type: &str, body: &str, code: &str) -> String {
-    let problem: Value = serde_json::from_str(body).expect(told);
-    assert_eq!((problem["code"].as_str(), &problem["status"]), (Some(code), &json!(status)), "{told}: {body}");
-    assert_eq!(status, status_of(code), "{told}: {body}");
-    assert_eq!(content_type, "application/problem+json", "{told}");
+/// Asserts that `body` is a problem document of the interface with this code, and returns its `instance`.
+pub(crate) fn is_problem(case: &str, status: u64, content_type: &str, body: &str, code: &str) -> String {
+    let problem: Value = serde_json::from_str(body).expect(case);
+    assert_eq!((problem["code"].as_str(), &problem["status"]), (Some(code), &json!(status)), "{case}: {body}");
+    assert_eq!(status, status_of(code), "{case}: {body}");
+    assert_eq!(content_type, "application/problem+json", "{case}");
     let mut names = vec!["type", "title", "status", "detail", "instance", "code"];
     if problem.get("reason").is_some() {
         names.push("reason");
     }
     has_members(&problem, &names);
     for name in ["type", "title", "detail", "instance"] {
-        assert!(problem[name].as_str().is_some_and(|text| !text.is_empty()), "{told}: {name} of {body}");
+        assert!(problem[name].as_str().is_some_and(|text| !text.is_empty()), "{case}: {name} of {body}");
     }
     problem["instance"].as_str().unwrap().to_owned()
 }
@@ -355,14 +355,14 @@ pub(crate) fn status_of(code: &str) -> u64 {
         "upstream_error" => 502,
         "throttled" => 503,
         "upstream_unreachable" | "deadline_exceeded" => 504,
-        _ => panic!("{code} is no code of the interface"),
+        _ => panic!("{code} is not a code of the interface"),
     }
 }
 
-/// An answer of a JSON route that is a problem document with this code.
-pub(crate) fn refused(told: &str, reply: &ApiResponse, code: &str) -> Value {
-    is_problem(told, reply.status.into(), reply.header("content-type"), &reply.body, code);
-    reply.json()
+/// Asserts that a JSON route responded with a problem document of this code, and returns the document.
+pub(crate) fn refused(case: &str, response: &ApiResponse, code: &str) -> Value {
+    is_problem(case, response.status.into(), response.header("content-type"), &response.body, code);
+    response.json()
 }
 
 /// Our app in the simulator.

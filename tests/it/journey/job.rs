@@ -26,7 +26,7 @@ async fn separate_sign_in_does_the_whole_job() {
 async fn whole_job(harness: StackHarness) {
     come_in(&harness).await;
     let before = first_delivery(&harness).await;
-    changes_are_told(&harness, &before).await;
+    changes_are_reported(&harness, &before).await;
     tokens(&harness).await;
     live(&harness).await;
     hunted(&harness).await;
@@ -76,7 +76,7 @@ async fn first_delivery(harness: &StackHarness) -> BTreeSet<String> {
     keys(&lines)
 }
 
-async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
+async fn changes_are_reported(harness: &StackHarness, before: &BTreeSet<String>) {
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
         let id = customer.tenant_id;
         assert!(harness.sim.update_incident(id, "1", |incident| "resolved".clone_into(&mut incident.status)));
@@ -84,11 +84,11 @@ async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
     }
     // One closes each, one is merged into another each, which thereby gets alerts.
     let lines = harness.delivered(10 + 9).await;
-    let told = changes(&lines, before);
+    let reported = changes(&lines, before);
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
         let name = |id: &str, change: &str| (customer.tenant_id.to_owned(), id.to_owned(), change.to_owned());
         for (id, change) in [("1", "closed"), ("2", "updated"), ("3", "merged")] {
-            assert!(told.contains(&name(id, change)), "{} {id} {change}: {told:?}", customer.name);
+            assert!(reported.contains(&name(id, change)), "{} {id} {change}: {reported:?}", customer.name);
         }
     }
     let before = keys(&lines);
@@ -103,7 +103,7 @@ async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
     }));
     let lines = harness.delivered(19 + 4).await;
     lines.iter().for_each(is_line);
-    let told = changes(&lines, &before);
+    let reported = changes(&lines, &before);
     let expected = [
         (CONTOSO, "1", "reopened"),
         (NORTHWIND, "1", "reopened"),
@@ -112,7 +112,7 @@ async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
     ];
     let expected: BTreeSet<_> =
         expected.map(|(customer, id, change)| (customer.tenant_id.to_owned(), id.to_owned(), change.to_owned())).into();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     let second = keys(&lines).into_iter().filter(|key| key.ends_with("~2")).collect::<Vec<_>>();
     assert_eq!(second.len(), 1, "{second:?}");
     assert!(second[0].starts_with(&format!("{}/2/", FABRIKAM.tenant_id)), "{second:?}");
@@ -121,10 +121,10 @@ async fn changes_are_told(harness: &StackHarness, before: &BTreeSet<String>) {
 async fn tokens(harness: &StackHarness) {
     for (customer, api) in [(CONTOSO, "graph"), (FABRIKAM, "graph"), (NORTHWIND, "defender")] {
         let path = format!("{}/token", customer.path());
-        let reply = harness.call("POST", &path, None).await;
-        assert_eq!((reply.status, reply.header("cache-control")), (200, "no-store"), "{}", reply.body);
-        assert_eq!(reply.header("content-type"), "application/json");
-        let token = reply.json();
+        let response = harness.call("POST", &path, None).await;
+        assert_eq!((response.status, response.header("cache-control")), (200, "no-store"), "{}", response.body);
+        assert_eq!(response.header("content-type"), "application/json");
+        let token = response.json();
         let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await.unwrap();
         for token in [&token, &direct] {
             has_members(
@@ -140,9 +140,9 @@ async fn tokens(harness: &StackHarness) {
             assert_eq!(token[name], direct[name], "{name}");
         }
         let other = if api == "graph" { "defender" } else { "graph" };
-        let reply = harness.call("POST", &path, Some(json!({"resource": other}))).await;
+        let response = harness.call("POST", &path, Some(json!({"resource": other}))).await;
         if customer.tenant_id == NORTHWIND.tenant_id {
-            assert_eq!((reply.status, &reply.json()["resource"]), (200, &json!(other)), "{}", reply.body);
+            assert_eq!((response.status, &response.json()["resource"]), (200, &json!(other)), "{}", response.body);
         }
     }
 }
@@ -156,9 +156,9 @@ async fn hunted(harness: &StackHarness) {
     harness.sim.put_hunting_table(CONTOSO.tenant_id, table);
     let tenants = [CONTOSO.tenant_id, NORTHWIND.tenant_id];
     let body = json!({"query": "DeviceInfo", "tenants": tenants, "wait_seconds": 25});
-    let answer = harness.while_messages_are_delivered(harness.call("POST", "/hunting", Some(body))).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    let table = answer.json();
+    let response = harness.while_messages_are_delivered(harness.call("POST", "/hunting", Some(body))).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    let table = response.json();
     has_members(&table, &["hunt_id", "status", "schema", "results", "failures", "truncated"]);
     let row = |device: &str| json!({"tenant_id": CONTOSO.tenant_id, "DeviceName": device});
     assert_eq!(table["results"], json!([row("a"), row("b")]));
@@ -225,8 +225,8 @@ async fn live(harness: &StackHarness) {
     }
     // What was changed here comes by the feed, too.
     let lines = harness.delivered(before.len() + 2).await;
-    let told = changes(&lines, &before);
-    assert!(told.iter().all(|(_, id, change)| (id.as_str(), change.as_str()) == ("2", "closed")), "{told:?}");
+    let reported = changes(&lines, &before);
+    assert!(reported.iter().all(|(_, id, change)| (id.as_str(), change.as_str()) == ("2", "closed")), "{reported:?}");
 }
 
 /// Every version lies in an object that an event names, and the event says how many and of when.
@@ -293,8 +293,8 @@ async fn leave(harness: &StackHarness) {
     // A warm process takes a tenant for active for up to 30 seconds.
     harness.stack.kill("token-issuance");
     for (method, path, body) in refusals {
-        let reply = harness.call(method, &path, body).await;
-        refused(&format!("{method} {path}"), &reply, "tenant_not_active");
+        let response = harness.call(method, &path, body).await;
+        refused(&format!("{method} {path}"), &response, "tenant_not_active");
     }
     let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": FABRIKAM.tenant_id})).await.unwrap_err();
     assert_eq!(direct.error_type, "tenant_not_active");
@@ -307,8 +307,8 @@ async fn leave(harness: &StackHarness) {
     for kind in ["poll", "sweep", "backfill"] {
         let body = json!({"tenant_id": FABRIKAM.tenant_id, "kind": kind}).to_string();
         let event = json!({"Records": [{"messageId": "m-1", "body": body}]});
-        let answer = harness.stack.invoke("incident-fetch", event).await.unwrap();
-        assert_eq!(answer, json!({"batchItemFailures": []}), "{kind}");
+        let response = harness.stack.invoke("incident-fetch", event).await.unwrap();
+        assert_eq!(response, json!({"batchItemFailures": []}), "{kind}");
     }
     harness.poll().await;
     harness.stack.tick("sweep").await.unwrap();
@@ -318,8 +318,8 @@ async fn leave(harness: &StackHarness) {
     let calls = harness.sim.calls();
     assert!(calls.iter().all(|call| call.tenant_id.as_deref() != Some(FABRIKAM.tenant_id)), "{calls:?}");
     let fleet = harness.expect(200, "GET", "/incidents", None).await;
-    let mut told = fleet["incidents"].as_array().unwrap().iter().chain(fleet["failures"].as_array().unwrap());
-    assert!(told.all(|one| one["tenant_id"] != FABRIKAM.tenant_id), "{fleet}");
+    let mut reported = fleet["incidents"].as_array().unwrap().iter().chain(fleet["failures"].as_array().unwrap());
+    assert!(reported.all(|one| one["tenant_id"] != FABRIKAM.tenant_id), "{fleet}");
 
     harness.sim.revoke(FABRIKAM.tenant_id, APP);
     let receipt = harness.expect(200, "DELETE", &path, None).await;

@@ -25,7 +25,7 @@ struct Secrets(BTreeMap<String, &'static str>);
 impl Secrets {
     fn keep(&mut self, what: &'static str, value: impl Into<String>) {
         let value = value.into();
-        assert!(value.len() >= 16, "{what} is too short to be told from other text: {value}");
+        assert!(value.len() >= 16, "{what} is too short to be distinguished from other text: {value}");
         self.0.insert(value, what);
     }
 
@@ -59,17 +59,17 @@ impl Visitor<'_> {
         if !self.cookie.is_empty() {
             headers.push(("cookie", self.cookie.as_str()));
         }
-        let reply = self.harness.stack.public(method, target, &headers, "").await.unwrap();
-        if let Some(cookie) = reply.headers.get("set-cookie") {
+        let response = self.harness.stack.public(method, target, &headers, "").await.unwrap();
+        if let Some(cookie) = response.headers.get("set-cookie") {
             let cookie = cookie.to_str().unwrap();
             self.cookie = cookie.split(';').next().unwrap().to_owned();
             self.secrets.keep("a cookie", self.cookie.split_once('=').unwrap().1);
         }
-        let location = reply.header("location");
+        let location = response.header("location");
         if !location.is_empty() {
             self.learn(location);
         }
-        reply
+        response
     }
 
     /// The target of a redirect with its query.
@@ -112,7 +112,7 @@ impl Visitor<'_> {
         self.harness.sim.consent(url, customer.tenant_id, customer.administrator, decision).unwrap()
     }
 
-    /// All the way, without turning aside.
+    /// All the way, without a detour.
     async fn onboard(&mut self, link: &str, customer: &Customer) {
         let sign_in = self.begin(link).await;
         let back = self.sign_in(&sign_in, customer);
@@ -138,17 +138,17 @@ async fn nothing_secret_is_written_anywhere() {
     for value in harness.sim.client_secrets(APP) {
         secrets.keep("the client secret", value);
     }
-    let mut told = Vec::new();
+    let mut shown = Vec::new();
     set_up(&harness, &mut secrets).await;
-    junk(&harness, &mut secrets, &mut told).await;
-    onboarding(&harness, &mut secrets, &mut told).await;
-    feed(&harness, &mut secrets, &mut told).await;
-    entra_in_trouble(&harness, &mut secrets, &mut told).await;
-    rotation(&harness, &mut secrets, &mut told).await;
-    credential(&harness, &mut secrets, &mut told).await;
-    let reply = harness.call("DELETE", &FABRIKAM.path(), None).await;
-    told.push(("offboarding".to_owned(), reply.body));
-    search(&harness, &secrets, &told).await;
+    junk(&harness, &mut secrets, &mut shown).await;
+    onboarding(&harness, &mut secrets, &mut shown).await;
+    feed(&harness, &mut secrets, &mut shown).await;
+    entra_in_trouble(&harness, &mut secrets, &mut shown).await;
+    rotation(&harness, &mut secrets, &mut shown).await;
+    credential(&harness, &mut secrets, &mut shown).await;
+    let response = harness.call("DELETE", &FABRIKAM.path(), None).await;
+    shown.push(("offboarding".to_owned(), response.body));
+    search(&harness, &secrets, &shown).await;
     harness.lines_are_whole().await;
     harness.end().await;
 }
@@ -170,7 +170,7 @@ async fn set_up(harness: &StackHarness, secrets: &mut Secrets) {
 }
 
 /// Requests that strangers send to the public routes, and mistakes of an operator.
-async fn junk(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn junk(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     let jwt = harness.sim.issue_token(CONTOSO.tenant_id, APP, &["SecurityIncident.Read.All"], sim::Resource::Graph);
     let cookie = format!("__Host-mandate={FOREIGN}");
     let pages = [
@@ -185,13 +185,13 @@ async fn junk(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(Str
     ];
     for path in pages {
         for headers in [&[][..], &[("cookie", cookie.as_str()), ("user-agent", FOREIGN), ("referer", FOREIGN)]] {
-            let reply = harness.stack.public("GET", &path, headers, "").await.unwrap();
-            assert!((400..500).contains(&reply.status), "{path}: {}", reply.status);
-            told.push((path.split(['?', '/']).nth(2).unwrap_or_default().to_owned(), reply.body));
+            let response = harness.stack.public("GET", &path, headers, "").await.unwrap();
+            assert!((400..500).contains(&response.status), "{path}: {}", response.status);
+            shown.push((path.split(['?', '/']).nth(2).unwrap_or_default().to_owned(), response.body));
         }
     }
-    let reply = harness.stack.public("POST", &format!("/consent/{FOREIGN}"), &[], jwt.clone()).await.unwrap();
-    told.push(("a form".to_owned(), reply.body));
+    let response = harness.stack.public("POST", &format!("/consent/{FOREIGN}"), &[], jwt.clone()).await.unwrap();
+    shown.push(("a form".to_owned(), response.body));
     for (method, path, body) in [
         ("POST", "/invitations".to_owned(), jwt.clone()),
         ("POST", "/invitations".to_owned(), json!({"customer": "x", "expected_tenant": FOREIGN}).to_string()),
@@ -200,23 +200,23 @@ async fn junk(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(Str
         ("PATCH", format!("{}/incidents/1", CONTOSO.path()), jwt.clone()),
         ("POST", format!("{}/token", CONTOSO.path()), jwt.clone()),
     ] {
-        let reply = harness.call_with(method, &path, &body).await;
-        assert!((400..500).contains(&reply.status), "{path}: {}", reply.body);
-        told.push((path, reply.body));
+        let response = harness.call_with(method, &path, &body).await;
+        assert!((400..500).contains(&response.status), "{path}: {}", response.body);
+        shown.push((path, response.body));
     }
     for binary in super::harness::BINARIES {
         for event in [json!({"tenant_id": jwt}), json!({"Records": [{"messageId": "m", "body": FOREIGN}]}), json!(jwt)]
         {
             match harness.stack.invoke(binary, event).await {
-                Ok(answer) => told.push((binary.to_owned(), answer.to_string())),
-                Err(error) => told.push((binary.to_owned(), error.to_string())),
+                Ok(response) => shown.push((binary.to_owned(), response.to_string())),
+                Err(error) => shown.push((binary.to_owned(), error.to_string())),
             }
         }
     }
     secrets.keep("somebody's token", jwt);
 }
 
-async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     let mut links = Vec::new();
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
         let invitation = harness.invite(&customer, None).await;
@@ -231,7 +231,7 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     let state = state.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
     let page = visitor.go("GET", &format!("/consent/callback?code={FOREIGN}&state={state}")).await;
     assert!(page.status >= 400, "{}", page.status);
-    told.push(("a false code".to_owned(), page.body));
+    shown.push(("a false code".to_owned(), page.body));
     // Another browser with this one's address.
     let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[0]).await;
@@ -239,7 +239,7 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     let mut stranger = Visitor { harness, secrets: visitor.secrets, cookie: String::new() };
     let page = stranger.go("GET", &back).await;
     assert_eq!(page.status, 400);
-    told.push(("another's return".to_owned(), page.body));
+    shown.push(("another's return".to_owned(), page.body));
     // Declined, and then accepted in the same browser; each return comes twice.
     let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[0]).await;
@@ -252,7 +252,7 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     assert_eq!(visitor.go("GET", &accepted).await.status, 303);
     assert_eq!(visitor.go("GET", &accepted).await.status, 303, "repeated");
     assert_eq!(visitor.go("GET", "/consent/result").await.status, 200);
-    // Signed in to another tenant than the consent's; then a sign-in that Microsoft answers badly.
+    // Signed in to another tenant than the consent's; then a sign-in to which Microsoft responds badly.
     let mut visitor = Visitor { harness, secrets, cookie: String::new() };
     let sign_in = visitor.begin(&links[1]).await;
     let back = visitor.sign_in(&sign_in, &FABRIKAM);
@@ -260,7 +260,7 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     let other = visitor.consent(&consent, &FABRIKAM, Decision::Accept).replace(FABRIKAM.tenant_id, CONTOSO.tenant_id);
     let page = visitor.go("GET", &other).await;
     assert_eq!(page.status, 403);
-    told.push(("another tenant".to_owned(), page.body));
+    shown.push(("another tenant".to_owned(), page.body));
     let body = json!({"error": "server_error", "error_description": format!("AADSTS90033: {FOREIGN}")}).to_string();
     let broken = FaultKind::Status { status: 500, body: Some(body), headers: Vec::new() };
     let mut visitor = Visitor { harness, secrets, cookie: String::new() };
@@ -269,7 +269,7 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     harness.sim.fault(Fault::new(broken).on(Host::Entra).method("POST"));
     let page = visitor.go("GET", &back).await;
     assert!(page.status >= 400, "{}", page.status);
-    told.push(("a broken sign-in".to_owned(), page.body));
+    shown.push(("a broken sign-in".to_owned(), page.body));
     harness.sim.clear_faults();
     for (link, customer) in links[1..].iter().zip([FABRIKAM, NORTHWIND]) {
         Visitor { harness, secrets, cookie: String::new() }.onboard(link, &customer).await;
@@ -285,25 +285,25 @@ async fn onboarding(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
     // A used link, and one that is withdrawn.
     let page = Visitor { harness, secrets, cookie: String::new() }.go("GET", &links[0]).await;
     assert_eq!(page.status, 410);
-    told.push(("a used link".to_owned(), page.body));
-    told.push(("the list".to_owned(), harness.call("GET", "/invitations", None).await.body));
-    told.push(("the tenants".to_owned(), harness.call("GET", "/tenants", None).await.body));
+    shown.push(("a used link".to_owned(), page.body));
+    shown.push(("the list".to_owned(), harness.call("GET", "/invitations", None).await.body));
+    shown.push(("the tenants".to_owned(), harness.call("GET", "/tenants", None).await.body));
 }
 
 async fn token(harness: &StackHarness, customer: &Customer, resource: &str) -> ApiResponse {
     harness.call("POST", &format!("{}/token", customer.path()), Some(json!({"resource": resource}))).await
 }
 
-async fn feed(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn feed(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     harness.delivered(3).await;
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
-        let reply = token(harness, &customer, "graph").await;
-        assert_eq!(reply.status, 200, "{}", reply.body);
-        secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
+        let response = token(harness, &customer, "graph").await;
+        assert_eq!(response.status, 200, "{}", response.body);
+        secrets.keep("an access token", response.json()["access_token"].as_str().unwrap());
         let path = format!("{}/incidents", customer.path());
-        told.push((path.clone(), harness.call("GET", &path, None).await.body));
+        shown.push((path.clone(), harness.call("GET", &path, None).await.body));
         let change = json!({"status": "in_progress", "comment": "looked at"});
-        told.push(("a change".to_owned(), harness.call("PATCH", &format!("{path}/1"), Some(change)).await.body));
+        shown.push(("a change".to_owned(), harness.call("PATCH", &format!("{path}/1"), Some(change)).await.body));
     }
     // Microsoft says no, at length, in its own words and in everybody else's.
     let body = json!({"error": {"code": "UnknownError", "message": FOREIGN}}).to_string();
@@ -317,9 +317,9 @@ async fn feed(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(Str
     ] {
         harness.sim.fault(Fault::new(kind).on(Host::Graph));
         harness.poll().await;
-        let reply = harness.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
-        assert!(reply.status >= 400, "{}", reply.body);
-        told.push(("an error of Graph".to_owned(), reply.body));
+        let response = harness.call("GET", &format!("{}/incidents/1", NORTHWIND.path()), None).await;
+        assert!(response.status >= 400, "{}", response.body);
+        shown.push(("an error of Graph".to_owned(), response.body));
         harness.sim.clear_faults();
     }
     for customer in [CONTOSO, FABRIKAM, NORTHWIND] {
@@ -328,12 +328,12 @@ async fn feed(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(Str
     }
 }
 
-async fn entra_in_trouble(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn entra_in_trouble(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     let fresh = async |customer: &Customer| {
         harness.stack.kill("token-issuance");
-        let reply = token(harness, customer, "graph").await;
+        let response = token(harness, customer, "graph").await;
         let direct = harness.stack.invoke("token-issuance", json!({"tenant_id": customer.tenant_id})).await;
-        (reply, direct.map_or_else(|error| error.to_string(), |answer| answer.to_string()))
+        (response, direct.map_or_else(|error| error.to_string(), |response| response.to_string()))
     };
     let throttled = FaultKind::Throttle { retry_after: RetryAfter::Seconds(2) };
     let described =
@@ -348,32 +348,32 @@ async fn entra_in_trouble(harness: &StackHarness, secrets: &mut Secrets, told: &
     for (kind, code) in faults {
         let named = format!("{kind:?}");
         harness.sim.fault(Fault::new(kind).on(Host::Entra).tenant(CONTOSO.tenant_id));
-        let (reply, direct) = fresh(&CONTOSO).await;
-        assert!(reply.status >= 400, "{named}: {}", reply.body);
+        let (response, direct) = fresh(&CONTOSO).await;
+        assert!(response.status >= 400, "{named}: {}", response.body);
         if code.is_empty() {
-            refused(&named, &reply, reply.json()["code"].as_str().unwrap_or_default());
+            refused(&named, &response, response.json()["code"].as_str().unwrap_or_default());
         } else {
-            refused(&named, &reply, code);
+            refused(&named, &response, code);
         }
-        assert_eq!(code == "throttled", !reply.header("retry-after").is_empty(), "{named}");
-        told.extend([(named.clone(), reply.body), (named, direct)]);
+        assert_eq!(code == "throttled", !response.header("retry-after").is_empty(), "{named}");
+        shown.extend([(named.clone(), response.body), (named, direct)]);
         harness.sim.clear_faults();
         // What was said to hold this tenant is over.
         harness
             .until("Entra is asked again".to_owned(), async || {
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-                let reply = fresh(&CONTOSO).await.0;
-                if let Some(token) = reply.json()["access_token"].as_str() {
+                let response = fresh(&CONTOSO).await.0;
+                if let Some(token) = response.json()["access_token"].as_str() {
                     secrets.keep("an access token", token);
                 }
-                reply.status == 200
+                response.status == 200
             })
             .await;
     }
 }
 
 /// The secret is replaced as Secrets Manager has it done, after steps that nobody should have asked for.
-async fn rotation(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn rotation(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     const VERSION: &str = "7d9f0b52-0000-4000-8000-0123456789ab";
     const STEPS: [&str; 4] = ["createSecret", "setSecret", "testSecret", "finishSecret"];
     let secret = &harness.stack.resources().secret;
@@ -384,7 +384,7 @@ async fn rotation(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<
     for name in STEPS {
         for (secret, version) in [(FOREIGN, VERSION), (secret.as_str(), FOREIGN), ("mandate-rotation", VERSION)] {
             let error = step(name, secret, version).await.unwrap_err();
-            told.push((name.to_owned(), error.to_string()));
+            shown.push((name.to_owned(), error.to_string()));
         }
     }
     let before = harness.sim.client_secrets(APP);
@@ -394,14 +394,14 @@ async fn rotation(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<
     secrets.keep("a client secret that Microsoft made", added[0].as_str());
     for customer in [CONTOSO, FABRIKAM] {
         harness.stack.kill("token-issuance");
-        let reply = token(harness, &customer, "graph").await;
-        assert_eq!(reply.status, 200, "{}", reply.body);
-        secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
+        let response = token(harness, &customer, "graph").await;
+        assert_eq!(response.status, 200, "{}", response.body);
+        secrets.keep("an access token", response.json()["access_token"].as_str().unwrap());
     }
 }
 
 /// The app credential is renewed, then wrong once, then wrong for good.
-async fn credential(harness: &StackHarness, secrets: &mut Secrets, told: &mut Vec<(String, String)>) {
+async fn credential(harness: &StackHarness, secrets: &mut Secrets, shown: &mut Vec<(String, String)>) {
     let put = async |secret: &str| {
         harness.stack.put_secret(json!({"client_id": APP, "client_secret": secret})).await.unwrap();
     };
@@ -423,31 +423,31 @@ async fn credential(harness: &StackHarness, secrets: &mut Secrets, told: &mut Ve
         for binary in super::harness::BINARIES {
             harness.stack.kill(binary);
         }
-        let reply = token(harness, &NORTHWIND, "graph").await;
-        assert_eq!(reply.status, expected, "{secret:?}: {}", reply.body);
+        let response = token(harness, &NORTHWIND, "graph").await;
+        assert_eq!(response.status, expected, "{secret:?}: {}", response.body);
         if expected == 200 {
-            secrets.keep("an access token", reply.json()["access_token"].as_str().unwrap());
+            secrets.keep("an access token", response.json()["access_token"].as_str().unwrap());
         } else {
-            assert_eq!(refused("a wrong credential", &reply, "internal")["reason"], "credential_rejected");
-            told.push(("a wrong credential".to_owned(), reply.body));
+            assert_eq!(refused("a wrong credential", &response, "internal")["reason"], "credential_rejected");
+            shown.push(("a wrong credential".to_owned(), response.body));
         }
         harness.poll().await;
-        let reply = harness.call("GET", "/incidents", None).await;
-        told.push(("the fleet".to_owned(), reply.body));
+        let response = harness.call("GET", "/incidents", None).await;
+        shown.push(("the fleet".to_owned(), response.body));
     }
     for broken in [json!({"client_id": APP, "client_secret": WRONG[0], "federated": true}), json!(WRONG[1])] {
         harness.stack.put_secret(broken).await.unwrap();
         for binary in super::harness::BINARIES {
             harness.stack.kill(binary);
         }
-        let reply = token(harness, &NORTHWIND, "graph").await;
-        refused("an unusable credential", &reply, "internal");
-        told.push(("an unusable credential".to_owned(), reply.body));
+        let response = token(harness, &NORTHWIND, "graph").await;
+        refused("an unusable credential", &response, "internal");
+        shown.push(("an unusable credential".to_owned(), response.body));
         harness.poll().await;
     }
 }
 
-async fn search(harness: &StackHarness, secrets: &Secrets, told: &[(String, String)]) {
+async fn search(harness: &StackHarness, secrets: &Secrets, shown: &[(String, String)]) {
     let kinds: std::collections::BTreeSet<_> = secrets.0.values().copied().collect();
     for kind in [
         "the client secret",
@@ -482,7 +482,7 @@ async fn search(harness: &StackHarness, secrets: &Secrets, told: &[(String, Stri
     for failure in harness.stack.take_failures() {
         secrets.search("a failure", &failure);
     }
-    for (place, text) in told {
+    for (place, text) in shown {
         secrets.search(place, text);
     }
     // The table keeps the verifier and the nonce of an attempt, and of all the rest at most a hash.

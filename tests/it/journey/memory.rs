@@ -4,7 +4,7 @@ use std::{fs, process, time::Duration};
 
 use sim::{Giant, IncidentSeed};
 
-use super::harness::{CONTOSO, PATIENCE, StackHarness};
+use super::harness::{CONTOSO, STEP_TIMEOUT, StackHarness};
 
 /// The most memory that a process of this name among our children has held, in KiB.
 fn most_held(binary: &str) -> u64 {
@@ -30,8 +30,8 @@ async fn held_for(count: u64) -> u64 {
         harness.sim.put_incident(CONTOSO.tenant_id, IncidentSeed { giant, ..IncidentSeed::default() });
     }
     // All of them lie in one window, which is recorded when it is whole: 50 take some two minutes in a debug build.
-    let patience = PATIENCE * u32::try_from(count.div_ceil(12)).unwrap();
-    let all_are_delivered = harness.until_within(patience, format!("{count} are delivered"), async || {
+    let timeout = STEP_TIMEOUT * u32::try_from(count.div_ceil(12)).unwrap();
+    let all_are_delivered = harness.until_within(timeout, format!("{count} are delivered"), async || {
         harness.poll().await;
         let tenant = harness.expect(200, "GET", &CONTOSO.path(), None).await;
         tenant["incidents_total"] == count

@@ -149,12 +149,12 @@ async fn agent_looks_on(operator: &Operator) {
         tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await.expect("the session ends").unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(told["tools"].as_array().unwrap().len(), 7, "{told}");
-    assert_eq!(told["customer"], "Contoso");
-    assert_eq!(told["title"], "First of Contoso");
-    assert_eq!(told["rows"], 2);
-    assert_eq!(told["refused"], "query_leaves_tenant");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["tools"].as_array().unwrap().len(), 7, "{report}");
+    assert_eq!(report["customer"], "Contoso");
+    assert_eq!(report["title"], "First of Contoso");
+    assert_eq!(report["rows"], 2);
+    assert_eq!(report["refused"], "query_leaves_tenant");
 }
 
 async fn offboards(harness: &StackHarness, operator: &Operator) {

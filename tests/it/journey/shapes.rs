@@ -39,9 +39,9 @@ async fn responses_are_those_of_the_interface() {
 
 async fn invitations(harness: &StackHarness) {
     let body = json!({"customer": "Éèß Ltd", "expected_tenant": NORTHWIND.domain, "expires_in_hours": 1});
-    let reply = harness.call("POST", "/invitations", Some(body)).await;
-    assert_eq!((reply.status, reply.header("content-type")), (201, "application/json"), "{}", reply.body);
-    let made = reply.json();
+    let response = harness.call("POST", "/invitations", Some(body)).await;
+    assert_eq!((response.status, response.header("content-type")), (201, "application/json"), "{}", response.body);
+    let made = response.json();
     has_members(&made, &["invitation_id", "customer", "expected_tenant", "consent_url", "expires_at"]);
     assert_eq!((&made["customer"], &made["expected_tenant"]), (&json!("Éèß Ltd"), &json!(NORTHWIND.tenant_id)));
     let link = made["consent_url"].as_str().unwrap();
@@ -69,8 +69,8 @@ async fn invitations(harness: &StackHarness) {
     }
     let id = made["invitation_id"].as_str().unwrap();
     for _ in 0..2 {
-        let reply = harness.call("DELETE", &format!("/invitations/{id}"), None).await;
-        assert_eq!((reply.status, reply.body.as_str()), (204, ""));
+        let response = harness.call("DELETE", &format!("/invitations/{id}"), None).await;
+        assert_eq!((response.status, response.body.as_str()), (204, ""));
     }
     let listed = all(harness, "/invitations", "invitations").await;
     let status = |id: &Value| listed.iter().find(|one| one["invitation_id"] == *id).unwrap()["status"].clone();
@@ -118,8 +118,8 @@ async fn gateway(harness: &StackHarness) {
         ("DELETE", format!("/hunting/{UNKNOWN}")),
     ];
     for (method, path) in unsigned {
-        let reply = harness.stack.public(method, &path, &[], "").await.unwrap();
-        assert_eq!(reply.status, 403, "{method} {path}");
+        let response = harness.stack.public(method, &path, &[], "").await.unwrap();
+        assert_eq!(response.status, 403, "{method} {path}");
     }
     assert_eq!(harness.expect(200, "GET", &CONTOSO.path(), None).await["status"], "active");
 }
@@ -296,10 +296,10 @@ async fn wrong_requests(harness: &StackHarness) {
     wrong_tokens_and_incidents(&mut wrong);
     let mut instances = BTreeSet::new();
     for (method, path, body, code) in &wrong.0 {
-        let told = format!("{method} {path} {body:.80}");
-        let reply = harness.call_with(method, path, body).await;
-        let problem = checked(&told, &reply, code);
-        assert!(instances.insert(problem["instance"].as_str().unwrap().to_owned()), "{told}: an instance of before");
+        let case = format!("{method} {path} {body:.80}");
+        let response = harness.call_with(method, path, body).await;
+        let problem = checked(&case, &response, code);
+        assert!(instances.insert(problem["instance"].as_str().unwrap().to_owned()), "{case}: an instance of before");
     }
     // All of that was refused before anybody outside was asked.
     let calls = harness.sim.calls();
@@ -311,36 +311,36 @@ async fn wrong_requests(harness: &StackHarness) {
         let about = lines.iter().filter(|line| line["request_id"] == instance.as_str());
         assert!(about.count() > 0, "no line of {instance}");
     }
-    let reply = harness.call("GET", &format!("{}/incidents?limit=0", CONTOSO.path()), None).await;
-    let instance = checked("the last", &reply, "invalid_request")["instance"].clone();
+    let response = harness.call("GET", &format!("{}/incidents?limit=0", CONTOSO.path()), None).await;
+    let instance = checked("the last", &response, "invalid_request")["instance"].clone();
     let printed = harness.stack.logs("incident-fetch").await;
     let line = printed.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = line.into_iter().find(|line| line["request_id"] == instance).unwrap();
     assert_eq!(line["tenant_id"], CONTOSO.tenant_id, "{line}");
 
     // This number is one that there could be.
-    let reply = harness.call("GET", &format!("{}/incidents/424242", CONTOSO.path()), None).await;
-    checked("an unknown incident", &reply, "not_found");
-    let reply =
+    let response = harness.call("GET", &format!("{}/incidents/424242", CONTOSO.path()), None).await;
+    checked("an unknown incident", &response, "not_found");
+    let response =
         harness.call("POST", "/invitations", Some(json!({"customer": "x", "expected_tenant": "nobody.example"}))).await;
-    checked("an unknown domain", &reply, "invalid_request");
+    checked("an unknown domain", &response, "invalid_request");
 }
 
-fn checked(told: &str, reply: &ApiResponse, code: &str) -> Value {
-    let problem = refused(told, reply, code);
-    assert!(!reply.body.contains(ECHO), "{told}: {}", reply.body);
-    assert!(problem["detail"].as_str().is_some_and(|text| !text.contains(UNKNOWN)), "{told}: {}", reply.body);
-    assert_eq!(problem["instance"].as_str().unwrap().len(), 36, "{told}: {}", reply.body);
+fn checked(case: &str, response: &ApiResponse, code: &str) -> Value {
+    let problem = refused(case, response, code);
+    assert!(!response.body.contains(ECHO), "{case}: {}", response.body);
+    assert!(problem["detail"].as_str().is_some_and(|text| !text.contains(UNKNOWN)), "{case}: {}", response.body);
+    assert_eq!(problem["instance"].as_str().unwrap().len(), 36, "{case}: {}", response.body);
     problem
 }
 
 async fn jobs(harness: &StackHarness) {
     const PROGRESS: [&str; 8] = ["job_id", "kind", "status", "from", "to", "covered_until", "delivered", "fraction"];
     let path = format!("{}/sync", CONTOSO.path());
-    let reply = harness.call("POST", &path, Some(json!({"kind": "backfill"}))).await;
-    assert_eq!(reply.status, 202, "{}", reply.body);
-    has_members(&reply.json(), &["job_id"]);
-    let job = format!("{path}/{}", reply.json()["job_id"].as_str().unwrap());
+    let response = harness.call("POST", &path, Some(json!({"kind": "backfill"}))).await;
+    assert_eq!(response.status, 202, "{}", response.body);
+    has_members(&response.json(), &["job_id"]);
+    let job = format!("{path}/{}", response.json()["job_id"].as_str().unwrap());
     let progress = harness.expect(200, "GET", &job, None).await;
     has_members(&progress, &PROGRESS);
     assert_eq!((&progress["kind"], &progress["status"]), (&json!("backfill"), &json!("queued")));
@@ -362,8 +362,8 @@ async fn jobs(harness: &StackHarness) {
     assert_eq!(harness.stack.delivered().await.unwrap().len(), 6);
 
     let from = (harness.sim.clock().now() - jiff::SignedDuration::from_hours(48)).to_string();
-    let reply = harness.expect(202, "POST", &path, Some(json!({"kind": "sweep", "from": from}))).await;
-    let job = format!("{path}/{}", reply["job_id"].as_str().unwrap());
+    let response = harness.expect(202, "POST", &path, Some(json!({"kind": "sweep", "from": from}))).await;
+    let job = format!("{path}/{}", response["job_id"].as_str().unwrap());
     let cancelled = harness.expect(200, "DELETE", &job, None).await;
     has_members(&cancelled, &PROGRESS);
     assert_eq!((&cancelled["status"], &cancelled["kind"]), (&json!("cancelled"), &json!("sweep")));
@@ -373,7 +373,7 @@ async fn jobs(harness: &StackHarness) {
     let swept = harness.stack.tick("sweep").await.unwrap();
     assert_eq!(swept, json!({"due": 1, "queued": 1}));
     harness
-        .until("the sweep is told".to_owned(), async || {
+        .until("the sweep is reported".to_owned(), async || {
             harness.stack.drain_queue().await.unwrap();
             !harness.expect(200, "GET", &CONTOSO.path(), None).await["last_sweep"].is_null()
         })
@@ -403,8 +403,8 @@ async fn tenants(harness: &StackHarness) {
     let renamed = harness.expect(200, "PATCH", &CONTOSO.path(), Some(json!({"customer": "Contoso Ltd"}))).await;
     is_tenant(&renamed);
     assert_eq!(renamed["customer"], "Contoso Ltd");
-    let reply = harness.call("PATCH", &CONTOSO.path(), Some(json!({"api": "defender"}))).await;
-    assert_eq!(refused("an api without roles", &reply, "conflict")["reason"], "role_missing");
+    let response = harness.call("PATCH", &CONTOSO.path(), Some(json!({"api": "defender"}))).await;
+    assert_eq!(refused("an api without roles", &response, "conflict")["reason"], "role_missing");
 
     let paused = harness.expect(200, "POST", &format!("{}/pause", CONTOSO.path()), None).await;
     is_tenant(&paused);
@@ -412,8 +412,8 @@ async fn tenants(harness: &StackHarness) {
     // A warm process takes a tenant for active for up to 30 seconds.
     harness.stack.kill("token-issuance");
     for (method, path) in [("POST", "/token"), ("GET", "/incidents"), ("GET", "/incidents/1")] {
-        let reply = harness.call(method, &format!("{}{path}", CONTOSO.path()), None).await;
-        let problem = refused("a paused tenant", &reply, "tenant_not_active");
+        let response = harness.call(method, &format!("{}{path}", CONTOSO.path()), None).await;
+        let problem = refused("a paused tenant", &response, "tenant_not_active");
         assert_eq!(problem["reason"], "operator");
     }
     assert_eq!(harness.poll().await, json!({"due": 0, "queued": 0}));
@@ -425,29 +425,29 @@ async fn tenants(harness: &StackHarness) {
     // A list's `next` belongs to that list.
     let page = harness.expect(200, "GET", &format!("{}/incidents?limit=1", CONTOSO.path()), None).await;
     let next = page["next"].as_str().unwrap();
-    let reply = harness.call("GET", &format!("/incidents?next={next}"), None).await;
-    checked("a `next` of another list", &reply, "invalid_request");
+    let response = harness.call("GET", &format!("/incidents?next={next}"), None).await;
+    checked("a `next` of another list", &response, "invalid_request");
 }
 
 /// Each change of status came to the bus once, in order.
 async fn status_events(harness: &StackHarness) {
     let events = harness.stack.events().await.unwrap();
     let changes = events.iter().filter(|event| event["detail-type"] == "Tenant Status Changed");
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for event in changes {
         let detail = &event["detail"];
         has_members(detail, &["tenant_id", "customer", "from", "to", "reason"]);
         assert_eq!(detail["tenant_id"], CONTOSO.tenant_id);
-        told.push((detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()));
+        reported.push((detail["from"].clone(), detail["to"].clone(), detail["reason"].clone()));
     }
     let change = |from: &str, to: &str, reason: Value| (json!(from), json!(to), reason);
-    let last = &told[told.len().saturating_sub(3)..];
+    let last = &reported[reported.len().saturating_sub(3)..];
     let expected = [
         change("pending", "active", Value::Null),
         change("active", "paused", json!("operator")),
         change("paused", "active", Value::Null),
     ];
-    assert_eq!(last, expected, "{told:?}");
+    assert_eq!(last, expected, "{reported:?}");
 }
 
 fn is_tenant(tenant: &Value) {

@@ -98,13 +98,13 @@ async fn ends(binary: &str, variables: &BTreeMap<&str, &str>) -> String {
         asked = listener.accept() => panic!("{binary} asked for an event: {asked:?}"),
         output = tokio::time::timeout(Duration::from_secs(30), process) => output.expect(binary).unwrap(),
     };
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.code().is_some_and(|code| code != 0), "{binary}: {} {told}", output.status);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code().is_some_and(|code| code != 0), "{binary}: {} {printed}", output.status);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{binary}");
-    assert_eq!(told.lines().count(), 1, "{binary}: {told}");
-    let line: Value = serde_json::from_str(&told).expect(&told);
-    assert!(line["timestamp"].is_string() && line["level"] == "ERROR", "{told}");
-    line["message"].as_str().expect(&told).to_owned()
+    assert_eq!(printed.lines().count(), 1, "{binary}: {printed}");
+    let line: Value = serde_json::from_str(&printed).expect(&printed);
+    assert!(line["timestamp"].is_string() && line["level"] == "ERROR", "{printed}");
+    line["message"].as_str().expect(&printed).to_owned()
 }
 
 #[tokio::test]
@@ -113,9 +113,9 @@ async fn missing_variables_are_named_all_at_once() {
         // Empty and blank are as good as missing.
         let blank = required(binary).iter().zip(["", "  "].into_iter().cycle()).map(|(name, value)| (*name, value));
         for variables in [BTreeMap::new(), blank.collect()] {
-            let told = ends(binary, &variables).await;
+            let printed = ends(binary, &variables).await;
             for name in required(binary) {
-                assert_eq!(told.matches(name).count(), 1, "{binary}: {name} is not named once: {told}");
+                assert_eq!(printed.matches(name).count(), 1, "{binary}: {name} is not named once: {printed}");
             }
         }
         // Each alone, the others being there.
@@ -126,10 +126,10 @@ async fn missing_variables_are_named_all_at_once() {
                 "SYNC_QUEUE_URL" => (*name, "https://sqs.example/queue"),
                 _ => (*name, SECRET),
             };
-            let told = ends(binary, &others.clone().map(fill).collect()).await;
-            assert!(told.contains(missing) && !told.contains(SECRET), "{binary} without {missing}: {told}");
+            let printed = ends(binary, &others.clone().map(fill).collect()).await;
+            assert!(printed.contains(missing) && !printed.contains(SECRET), "{binary} without {missing}: {printed}");
             for name in others {
-                assert!(!told.contains(name), "{binary} without {missing} names {name}: {told}");
+                assert!(!printed.contains(name), "{binary} without {missing} names {name}: {printed}");
             }
         }
     }
@@ -139,11 +139,11 @@ async fn missing_variables_are_named_all_at_once() {
 async fn malformed_and_missing_variables_are_named_together() {
     for binary in BINARIES {
         let variables = formed(binary).into_iter().map(|name| (name, SECRET)).collect();
-        let told = ends(binary, &variables).await;
+        let printed = ends(binary, &variables).await;
         for name in formed(binary).iter().chain(required(binary)) {
-            assert!(told.contains(name), "{binary}: {name} is not named: {told}");
+            assert!(printed.contains(name), "{binary}: {name} is not named: {printed}");
         }
-        assert!(!told.contains(SECRET), "{binary}: {told}");
+        assert!(!printed.contains(SECRET), "{binary}: {printed}");
     }
 }
 
@@ -180,12 +180,12 @@ async fn each_variable_has_its_own_rule() {
         if binary == "secret-rotation" && name != "HOME_TENANT_ID" {
             variables.insert("HOME_TENANT_ID", super::harness::HOME);
         }
-        let told = ends(binary, &variables).await;
-        assert!(told.contains(name), "{binary} with {name}={value}: {told}");
-        let shown = value.len() > 3 && told.contains(value);
-        assert!(!shown, "{binary} with {name}={value}: {told}");
+        let printed = ends(binary, &variables).await;
+        assert!(printed.contains(name), "{binary} with {name}={value}: {printed}");
+        let shown = value.len() > 3 && printed.contains(value);
+        assert!(!shown, "{binary} with {name}={value}: {printed}");
         for other in required(binary).iter().filter(|other| **other != name) {
-            assert!(!told.contains(other), "{binary} with {name}={value} names {other}: {told}");
+            assert!(!printed.contains(other), "{binary} with {name}={value} names {other}: {printed}");
         }
     }
 }

@@ -18,9 +18,9 @@ fn dispatcher(sync: &SyncHarness, variables: &[(&str, &str)]) -> incident_dispat
 }
 
 async fn tick(app: &incident_dispatch::App, input: Value) -> u64 {
-    let answer = app.handle(input, invocation(Duration::from_secs(20))).await.unwrap();
-    assert_eq!(answer["due"], answer["queued"]);
-    answer["queued"].as_u64().unwrap()
+    let response = app.handle(input, invocation(Duration::from_secs(20))).await.unwrap();
+    assert_eq!(response["due"], response["queued"]);
+    response["queued"].as_u64().unwrap()
 }
 
 /// The harness with 39 active tenants.

@@ -73,8 +73,8 @@ async fn bad_incident_is_quarantined_and_the_others_arrive() {
         let keys = sync.keys();
         assert_eq!(keys.len(), 19, "{api}: {:?}", sync.feed().await);
         assert_eq!(sync.feed().await.quarantined, 1);
-        let aside = sync.backends.objects(&format!("quarantine/tenant_id={TENANT}/"));
-        assert_eq!(aside.len(), 1);
+        let quarantined = sync.backends.objects(&format!("quarantine/tenant_id={TENANT}/"));
+        assert_eq!(quarantined.len(), 1);
 
         let later = sync.put(5);
         sync.poll().await;
@@ -259,7 +259,7 @@ async fn rows_that_change_places_are_not_lost_beside_a_bad_one() {
 async fn foreign_row_is_quarantined_until_it_is_repaired() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
-        // More than one answer holds lie in the window in which it is met first.
+        // The first window with it has more incidents than one response holds.
         for number in 0..180 {
             sync.put(7_200 + number * 300);
         }
@@ -444,11 +444,11 @@ async fn withdrawn_consent_pauses_and_new_consent_fills_the_gap() {
         assert_eq!(sync.tenant().await.status, Status::Active);
         assert!(sync.delivered().iter().any(|line| line.id_and_change().0 == missed));
         sync.assert_complete();
-        let told: Vec<_> =
+        let events: Vec<_> =
             sync.backends.events().into_iter().filter(|(kind, _)| kind == "Tenant Status Changed").collect();
-        assert_eq!(told.len(), 2);
-        assert_eq!(told[0].1["to"], "paused");
-        assert_eq!(told[1].1["to"], "active");
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[0].1["to"], "paused");
+        assert_eq!(events[1].1["to"], "active");
     }
 }
 
@@ -456,13 +456,13 @@ async fn withdrawn_consent_pauses_and_new_consent_fills_the_gap() {
 async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
     let sync = SyncHarness::start(IncidentApi::Graph).await;
     let poll = async || {
-        let told = lines_of(&sync.backends.request_id).len();
+        let lines_before = lines_of(&sync.backends.request_id).len();
         let body = json!({"tenant_id": TENANT, "kind": "poll"}).to_string();
         let event = json!({"Records": [{"messageId": "m", "body": body, "eventSource": "aws:sqs"}]});
         let deadline = Deadline::within(Duration::from_secs(30), &shared::clock::Clock::system());
         let invocation = Invocation { request_id: sync.backends.request_id.clone(), deadline };
         sync.app.handle(event, invocation).await.unwrap();
-        let lines = lines_of(&sync.backends.request_id).split_off(told);
+        let lines = lines_of(&sync.backends.request_id).split_off(lines_before);
         let metric = |name: &str| lines.iter().find_map(|line| line[name].as_f64());
         (metric("LagSeconds"), metric("TenantPaused"))
     };

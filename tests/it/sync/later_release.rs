@@ -42,9 +42,9 @@ async fn list_shows_tenants_of_a_newer_release_with_their_words() {
     sync.poll().await;
     let path = format!("/tenants/{TENANT}/incidents");
     // The word is one of the newer release's description, not of ours.
-    let answer = sync.app.handle(request("GET", &path, "", None), invocation(Duration::from_secs(9))).await.unwrap();
-    let problem: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
-    assert_eq!((&answer["statusCode"], &problem["code"]), (&json!(409), &json!("tenant_not_active")));
+    let response = sync.app.handle(request("GET", &path, "", None), invocation(Duration::from_secs(9))).await.unwrap();
+    let problem: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&response["statusCode"], &problem["code"]), (&json!(409), &json!("tenant_not_active")));
     assert_eq!(problem["reason"], "licence_expired");
     assert!(sync.delivered().is_empty());
     assert_eq!(sync.tenant().await.status.as_str(), "suspended");

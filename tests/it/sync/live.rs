@@ -119,18 +119,18 @@ async fn unknown_and_forbidden_resources_return_problem_documents() {
         ("DELETE", format!("/tenants/{TENANT}/incidents/{id}"), "", 404, "not_found"),
     ] {
         // A tenant in another letter case is another path, and no tenant. This one has no letters.
-        let (answered, body) = sync.call(method, &path, query, Some("{}")).await;
-        assert_eq!(answered, status, "{method} {path}: {body}");
+        let (responded, body) = sync.call(method, &path, query, Some("{}")).await;
+        assert_eq!(responded, status, "{method} {path}: {body}");
         if !code.is_empty() {
             assert_eq!(body["code"], code);
         }
     }
     let mut unsigned = crate::backends::request("GET", &format!("/tenants/{TENANT}/incidents"), "", None);
     unsigned["requestContext"]["authorizer"].take();
-    let answer =
+    let response =
         sync.app.handle(unsigned, super::harness::invocation(std::time::Duration::from_secs(5))).await.unwrap();
-    assert_eq!(answer["statusCode"], 403);
-    assert!(answer["body"].as_str().unwrap().contains("unauthorized_caller"));
+    assert_eq!(response["statusCode"], 403);
+    assert!(response["body"].as_str().unwrap().contains("unauthorized_caller"));
 }
 
 #[tokio::test]
@@ -186,10 +186,10 @@ async fn pages(sync: &SyncHarness, path: &str, query: &str) -> Vec<Value> {
     let (mut pages, mut query) = (Vec::new(), query.to_owned());
     while pages.len() < 40 {
         let asked = sync.app.handle(request("GET", path, &query, None), invocation(Duration::from_secs(29)));
-        let answer = asked.await.unwrap();
-        assert!(answer.to_string().len() <= LAMBDA, "{} bytes", answer.to_string().len());
-        assert_eq!(answer["statusCode"], 200, "{}", answer["body"]);
-        let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        let response = asked.await.unwrap();
+        assert!(response.to_string().len() <= LAMBDA, "{} bytes", response.to_string().len());
+        assert_eq!(response["statusCode"], 200, "{}", response["body"]);
+        let page: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
         let next = page["next"].as_str().map(|next| format!("next={next}"));
         pages.push(page);
         match next {
@@ -221,10 +221,10 @@ async fn oversized_incident_is_listed_without_its_alerts() {
             let pages = pages(&sync, &path, query).await;
             let rows: Vec<&Value> = pages.iter().flat_map(|page| page["incidents"].as_array().unwrap()).collect();
             let uid = |row: &&Value| row["incident_id"].as_str().or(row["metadata"]["uid"].as_str()).map(str::to_owned);
-            let told: Vec<String> = rows.iter().filter_map(uid).collect();
-            assert_eq!(told.len(), 3, "{query} of {path} on {api}");
-            for (told, put) in told.iter().zip([&new, &giant, &old]) {
-                assert!(told == put || told.contains(&format!("/{put}/")), "{told} is not {put}");
+            let shown: Vec<String> = rows.iter().filter_map(uid).collect();
+            assert_eq!(shown.len(), 3, "{query} of {path} on {api}");
+            for (shown, put) in shown.iter().zip([&new, &giant, &old]) {
+                assert!(shown == put || shown.contains(&format!("/{put}/")), "{shown} is not {put}");
             }
             if query != "format=ocsf" {
                 let shown = &rows[1]["incident"];
@@ -274,7 +274,7 @@ async fn client_side_filter_returns_pages_bit_by_bit() {
     }
     for path in [list(), "/incidents".to_owned()] {
         let pages = pages(&sync, &path, "status=awaiting_action").await;
-        assert!(pages.len() > 1, "one page is no test of this");
+        assert!(pages.len() > 1, "one page does not test this");
         assert_eq!(pages.iter().flat_map(ids).collect::<Vec<_>>(), [&wanted], "{path}");
         sync.advance(120);
     }
@@ -294,15 +294,15 @@ async fn list_returns_what_it_found_when_budget_or_time_runs_out() {
         sync.backends.sim.fault(Fault::new(kind).on(sim::Host::Graph).after(2));
         let enough = shared::http::Deadline::within(time, &shared::clock::Clock::system());
         let asked = sync.app.handle(request("GET", &list(), "limit=100", None), invocation(time));
-        let answer = asked.await.unwrap();
-        assert_eq!(answer["statusCode"], 200, "{}", answer["body"]);
-        let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        let response = asked.await.unwrap();
+        assert_eq!(response["statusCode"], 200, "{}", response["body"]);
+        let page: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
         assert!((30..100).contains(&ids(&page).len()), "{}", ids(&page).len());
         assert!(!enough.left().is_zero());
         let query = format!("next={}", page["next"].as_str().unwrap());
         let asked = sync.app.handle(request("GET", &list(), &query, None), invocation(time));
-        let answer = asked.await.unwrap();
-        assert!(answer["body"].as_str().unwrap().contains(code), "{}", answer["body"]);
+        let response = asked.await.unwrap();
+        assert!(response["body"].as_str().unwrap().contains(code), "{}", response["body"]);
         sync.backends.sim.clear_faults();
         sync.advance(120);
         let rest = pages(&sync, &list(), &query).await;
@@ -320,9 +320,9 @@ async fn list_goes_past_a_second_with_too_many_incidents() {
     }
     let (new, old) = (sync.put(60), sync.put(180));
     let pages = pages(&sync, &list(), "limit=100").await;
-    let told: Vec<&str> = pages.iter().flat_map(ids).collect();
-    assert_eq!((told[0], *told.last().unwrap()), (new.as_str(), old.as_str()));
-    assert_eq!(told.len(), 552, "the first 550 of the second");
+    let listed: Vec<&str> = pages.iter().flat_map(ids).collect();
+    assert_eq!((listed[0], *listed.last().unwrap()), (new.as_str(), old.as_str()));
+    assert_eq!(listed.len(), 552, "the first 550 of the second");
 }
 
 #[tokio::test]
@@ -362,8 +362,8 @@ async fn arbitrary_query_values_never_panic_a_list() {
         let mut tampered = next.clone();
         *tampered.pointer_mut(pointer).unwrap() = value;
         let query = format!("next={}", BASE64_URL_SAFE_NO_PAD.encode(tampered.to_string()));
-        let (answered, body) = sync.call("GET", &list(), &query, None).await;
-        assert_eq!(answered, status, "{pointer}: {body}");
+        let (responded, body) = sync.call("GET", &list(), &query, None).await;
+        assert_eq!(responded, status, "{pointer}: {body}");
         sync.advance(5);
     }
 }
@@ -380,9 +380,9 @@ async fn limits_of_time_and_budget_are_problem_documents() {
     assert_eq!((status, problem["code"].as_str()), (410, Some("gone")));
     sync.backends.sim.fault(Fault::new(FaultKind::Hang { millis: 10_000 }).on(sim::Host::Graph));
     let asked = sync.app.handle(request("GET", &list(), "", None), invocation(Duration::from_millis(2_500)));
-    let answer = asked.await.unwrap();
-    assert_eq!(answer["statusCode"], 504);
-    assert!(answer["body"].as_str().unwrap().contains("deadline_exceeded"), "{}", answer["body"]);
+    let response = asked.await.unwrap();
+    assert_eq!(response["statusCode"], 504);
+    assert!(response["body"].as_str().unwrap().contains("deadline_exceeded"), "{}", response["body"]);
 }
 
 #[tokio::test]
@@ -447,8 +447,8 @@ async fn fleet_page_and_log_name_a_throttled_tenant() {
     sync.backends.sim.fault(Fault::new(throttle).on(sim::Host::Defender));
     let mut invocation = invocation(Duration::from_secs(20));
     invocation.request_id.clone_from(&sync.backends.request_id);
-    let answer = sync.app.handle(request("GET", "/incidents", "", None), invocation).await.unwrap();
-    let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    let response = sync.app.handle(request("GET", "/incidents", "", None), invocation).await.unwrap();
+    let page: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
     assert_eq!(ids(&page), [&id]);
     assert_eq!(page["failures"], json!([{"tenant_id": held, "code": "throttled", "reason": null}]));
     let lines = lines_of(&sync.backends.request_id);

@@ -107,9 +107,9 @@ async fn list_over_a_hundred_tenants_names_the_broken_and_the_slow_one() {
     let (mut seen, mut query, mut slow_calls) = (Vec::new(), "limit=100".to_owned(), Vec::new());
     loop {
         let in_time = shared::http::Deadline::within(time, &shared::clock::Clock::system());
-        let answer = sync.app.handle(request("GET", "/incidents", &query, None), invocation(time)).await.unwrap();
+        let response = sync.app.handle(request("GET", "/incidents", &query, None), invocation(time)).await.unwrap();
         assert!(!in_time.left().is_zero(), "the response comes in time");
-        let page: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        let page: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
         let mut failures = page["failures"].as_array().unwrap().clone();
         failures.sort_by_key(|failure| failure["tenant_id"].to_string());
         let entry = |number, code, reason: Value| json!({"tenant_id": id(number), "code": code, "reason": reason});

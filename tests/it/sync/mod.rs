@@ -1,4 +1,4 @@
-//! The sync, on both surfaces: `incident-fetch` and `incident-dispatch` in this process, against the simulator and a local
+//! The sync, on both APIs: `incident-fetch` and `incident-dispatch` in this process, against the simulator and a local
 //! AWS, with clocks that are moved by hand.
 
 mod access_tokens;

@@ -92,8 +92,8 @@ async fn messages_wait_for_a_secret_that_is_not_filled() {
     let event = request("GET", &format!("/tenants/{TENANT}/incidents"), "", None);
     let request_id = unique_request_id();
     let live = Invocation { request_id: request_id.clone(), ..invocation(Duration::from_secs(20)) };
-    let answer = sync.app.handle(event, live).await.unwrap();
-    let problem: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    let response = sync.app.handle(event, live).await.unwrap();
+    let problem: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
     assert_eq!((&problem["code"], &problem["status"]), (&json!("internal"), &json!(500)));
     assert!(problem["detail"].as_str().unwrap().contains("no usable value"), "{problem}");
     assert!(metrics(&lines_of(&request_id)).get("InternalFailure").is_none());

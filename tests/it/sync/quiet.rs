@@ -40,8 +40,8 @@ async fn hand_over_sent(sync: &SyncHarness, sent: &[Timestamp]) {
                "attributes": {"SentTimestamp": at.as_millisecond().to_string()}})
     };
     let records: Vec<Value> = sent.iter().enumerate().map(record).collect();
-    let answer = sync.app.handle(json!({"Records": records}), invocation(Duration::from_secs(30))).await.unwrap();
-    assert_eq!(answer, json!({"batchItemFailures": []}));
+    let response = sync.app.handle(json!({"Records": records}), invocation(Duration::from_secs(30))).await.unwrap();
+    assert_eq!(response, json!({"batchItemFailures": []}));
 }
 
 #[tokio::test]
@@ -154,8 +154,8 @@ async fn quiet_poll_writes_nothing_over_another_worker() {
             let write = sync.registry.release_lease(&mut lease, None, now).await.unwrap();
             assert_eq!(write, shared::registry::Write::Done);
         };
-        let (answer, ()) = tokio::join!(hand_over(&sync.app, &bodies, Duration::from_secs(30)), overtaking);
-        assert_eq!(answer, json!({"batchItemFailures": []}));
+        let (response, ()) = tokio::join!(hand_over(&sync.app, &bodies, Duration::from_secs(30)), overtaking);
+        assert_eq!(response, json!({"batchItemFailures": []}));
         assert_eq!(sync.feed().await.covered_until, Some(later), "{api}");
     }
 }
@@ -174,13 +174,13 @@ async fn quiet_polls_of_an_invocation_share_one_log_line() {
     let bodies = tenants.map(|tenant| json!({"tenant_id": tenant, "kind": "poll"}).to_string());
     sync.hand_over(&bodies).await;
     sync.advance(60);
-    let told = lines_of(&sync.backends.request_id).len();
+    let lines_before = lines_of(&sync.backends.request_id).len();
     let record = |body: &String| json!({"messageId": body, "body": body, "eventSource": "aws:sqs"});
     let records: Vec<Value> = bodies.iter().map(record).collect();
     let mut quiet = invocation(Duration::from_secs(30));
     quiet.request_id.clone_from(&sync.backends.request_id);
     sync.app.handle(json!({"Records": records}), quiet).await.unwrap();
-    let lines = lines_of(&sync.backends.request_id).split_off(told);
+    let lines = lines_of(&sync.backends.request_id).split_off(lines_before);
     let metrics: Vec<&Value> = lines.iter().filter(|line| line.get("_aws").is_some()).collect();
     assert_eq!((lines.len(), metrics.len()), (1, 1), "{lines:?}");
     assert_eq!((&metrics[0]["quiet"], &metrics[0]["Polled"]), (&json!(3), &json!(3.0)), "{lines:?}");

@@ -7,7 +7,7 @@ use shared::microsoft::IncidentApi;
 use super::harness::{SyncHarness, TENANT, grant};
 use crate::backends::{Backends, CLIENT_ID, invocation, request};
 
-/// `from`, `to` and `reason` of each change of status that was told since the last call.
+/// `from`, `to` and `reason` of each change of status that was reported since the last call.
 fn changes(backends: &Backends) -> Vec<[Value; 3]> {
     let events = backends.events().into_iter().filter(|(kind, _)| kind == "Tenant Status Changed");
     events.map(|(_, detail)| ["from", "to", "reason"].map(|name| detail[name].clone())).collect()
@@ -73,9 +73,9 @@ async fn operators_changes_are_announced_without_a_further_call() {
     let sync = SyncHarness::start(IncidentApi::Graph).await;
     let (admin, path) = (admin(&sync), format!("/tenants/{TENANT}"));
     let call = async |method: &str, path: &str| {
-        let answer =
+        let response =
             admin.handle(request(method, path, "", None), invocation(&sync.backends.request_id)).await.unwrap();
-        assert_eq!(answer["statusCode"], 200, "{answer}");
+        assert_eq!(response["statusCode"], 200, "{response}");
     };
     for (method, path, expected) in [
         ("POST", format!("{path}/pause"), change(Some("active"), "paused", Some("operator"))),

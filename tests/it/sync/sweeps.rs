@@ -77,13 +77,13 @@ async fn scheduled_sweep_reports_the_age_of_the_one_before() {
     sync.poll().await;
     let mut ages = Vec::new();
     for day in 0..3 {
-        let told = lines_of(&sync.backends.request_id).len();
+        let lines_before = lines_of(&sync.backends.request_id).len();
         let body = json!({"tenant_id": TENANT, "kind": "sweep"}).to_string();
         let event = json!({"Records": [{"messageId": format!("m-{day}"), "body": body, "eventSource": "aws:sqs"}]});
         let mut invocation = super::harness::invocation(std::time::Duration::from_secs(30));
         invocation.request_id.clone_from(&sync.backends.request_id);
         sync.app.handle(event, invocation).await.unwrap();
-        let lines = lines_of(&sync.backends.request_id).split_off(told);
+        let lines = lines_of(&sync.backends.request_id).split_off(lines_before);
         ages.extend(lines.iter().find_map(|line| line["SweepAgeSeconds"].as_f64()));
         sync.advance(86_400);
         sync.poll().await;

@@ -1,4 +1,4 @@
-//! Nothing is lost at the edges of answers, and every version comes once.
+//! Nothing is lost at the edges of responses, and every version comes once.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -14,9 +14,9 @@ async fn each_change_is_delivered_once_with_its_kind() {
         let (one, two) = (sync.put(60), sync.put(7200));
         sync.poll().await;
         sync.poll().await;
-        let mut told: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
-        told.sort();
-        assert_eq!(told, [(one.clone(), "created".into()), (two.clone(), "created".into())]);
+        let mut delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+        delivered.sort();
+        assert_eq!(delivered, [(one.clone(), "created".into()), (two.clone(), "created".into())]);
 
         for (status, change) in [("inProgress", "updated"), ("resolved", "closed"), ("active", "reopened")] {
             sync.advance(60);
@@ -151,11 +151,11 @@ async fn inseparable_rows_are_quarantined_and_the_feed_goes_on() {
             sync.poll().await;
             sync.advance(60);
         }
-        let told = sync.delivered();
-        assert!(told.iter().any(|line| line.id_and_change().0 == later), "{api}: {:?}", sync.feed().await);
-        let aside = sync.registry.quarantine_entries(&tenant()).await.unwrap();
-        let aside: Vec<_> = aside.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
-        assert_eq!(aside, [("inseparable", true, 2)], "{api}");
+        let delivered = sync.delivered();
+        assert!(delivered.iter().any(|line| line.id_and_change().0 == later), "{api}: {:?}", sync.feed().await);
+        let entries = sync.registry.quarantine_entries(&tenant()).await.unwrap();
+        let quarantined: Vec<_> = entries.iter().map(|one| (one.reason.as_str(), one.blocks, one.tries)).collect();
+        assert_eq!(quarantined, [("inseparable", true, 2)], "{api}");
         assert!(sync.feed().await.covered_until.unwrap() > sync.clock.now() - SignedDuration::from_mins(6));
     }
 }
@@ -188,8 +188,8 @@ async fn late_arrivals_come_with_the_next_poll_or_sweep() {
         sync.poll().await;
         let late = sync.put(40 * 60);
         sync.poll().await;
-        let told: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
-        assert_eq!(told, [(within, "created".into())], "{api}");
+        let delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+        assert_eq!(delivered, [(within, "created".into())], "{api}");
         sync.message(json!({"tenant_id": TENANT, "kind": "sweep"})).await;
         assert!(sync.delivered().iter().any(|line| line.id_and_change() == (late.clone(), "created".into())));
         let sweep = sync.feed().await.last_sweep.unwrap();
@@ -369,7 +369,7 @@ async fn switched_incident_api_repeats_and_loses_nothing() {
     sync.advance(60);
     sync.update(&one, |incident| incident.status = "resolved".into());
     sync.poll().await;
-    let mut told: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
-    told.sort();
-    assert_eq!(told, [(one.clone(), "closed".into()), (one, "created".into()), (two, "created".into())]);
+    let mut delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+    delivered.sort();
+    assert_eq!(delivered, [(one.clone(), "closed".into()), (one, "created".into()), (two, "created".into())]);
 }

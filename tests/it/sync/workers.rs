@@ -129,8 +129,8 @@ async fn malformed_messages_fail_alone() {
         json!({"tenant_id": TENANT, "kind": "backfill", "from": 5}).to_string(),
         String::new(),
     ];
-    let answer = sync.hand_over(&bodies).await;
-    let failed: Vec<&str> = answer["batchItemFailures"]
+    let response = sync.hand_over(&bodies).await;
+    let failed: Vec<&str> = response["batchItemFailures"]
         .as_array()
         .unwrap()
         .iter()

@@ -148,7 +148,7 @@ pub(super) fn response(status: u16, body: &str) -> FaultKind {
 
 /// A token with other claims than those that the request calls for.
 pub(super) fn claims(claims: Value) -> FaultKind {
-    let Value::Object(claims) = claims else { panic!("{claims} is no object") };
+    let Value::Object(claims) = claims else { panic!("{claims} is not an object") };
     FaultKind::Claims { claims }
 }
 

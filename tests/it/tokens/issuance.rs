@@ -72,10 +72,10 @@ impl IssuanceHarness {
     }
 
     async fn http(&self, event: Value) -> (u16, Value, Value) {
-        let answer = self.app.handle(event.clone(), self.invocation()).await.unwrap();
-        assert_answer(&event, &answer);
-        let body = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
-        (answer["statusCode"].as_u64().unwrap().try_into().unwrap(), body, answer["headers"].clone())
+        let response = self.app.handle(event.clone(), self.invocation()).await.unwrap();
+        assert_answer(&event, &response);
+        let body = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+        (response["statusCode"].as_u64().unwrap().try_into().unwrap(), body, response["headers"].clone())
     }
 
     async fn direct(&self, call: Value) -> Result<Value, &'static str> {
@@ -295,7 +295,7 @@ async fn token_errors_are_the_documented_problems() {
     assert_eq!(harness.asked(), asked);
     let lines = lines_of(&deployment.request_id);
     let failures = lines.iter().filter(|line| line["InternalFailure"] == 1.0).count();
-    assert_eq!(failures, 2, "what is Microsoft's or the caller's doing is no failure of ours");
+    assert_eq!(failures, 2, "what Microsoft or the caller causes is not a failure of ours");
 }
 
 /// A request as API Gateway passes it on for a caller that its JWT authoriser admitted.

@@ -79,7 +79,7 @@ async fn repaired_credential_is_soon_in_use(outage: Outage, repair: Repair, home
             for of in [A, B, &others[0], &others[1]].into_iter().chain((home == Home::Right).then_some(HOME)) {
                 harness.always(of, refusal(UNKNOWN));
             }
-            // The refusal of one tenant alone is no evidence.
+            // The refusal of one tenant alone is not evidence.
             assert_ne!(ask(&process(), A).await.unwrap_err(), refused.clone().unwrap_err());
             let _ = ask(&process(), B).await;
         }

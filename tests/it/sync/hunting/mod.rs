@@ -75,8 +75,8 @@ impl HuntHarness {
 
     async fn cancel(&self, hunt: &str) -> u64 {
         let event = request("DELETE", hunt, "", None);
-        let answer = self.sync.app.handle(event, invocation(Duration::from_secs(29))).await.unwrap();
-        answer["statusCode"].as_u64().unwrap()
+        let response = self.sync.app.handle(event, invocation(Duration::from_secs(29))).await.unwrap();
+        response["statusCode"].as_u64().unwrap()
     }
 
     /// Delivers the visible messages once.
@@ -98,7 +98,7 @@ impl HuntHarness {
         };
         let body = body.to_string();
         tokio::select! {
-            answer = self.sync.call("POST", "/hunting", "", Some(&body)) => answer,
+            response = self.sync.call("POST", "/hunting", "", Some(&body)) => response,
             () = delivery => unreachable!("a loop"),
         }
     }

@@ -16,7 +16,7 @@ fn devices(table: &Value) -> BTreeSet<(String, String)> {
     rows.map(|row| (text(row, "tenant_id"), text(row, "DeviceName"))).collect()
 }
 
-fn told(tenant: &str, device: &str) -> (String, String) {
+fn device(tenant: &str, device: &str) -> (String, String) {
     (tenant.to_owned(), device.to_owned())
 }
 
@@ -37,7 +37,7 @@ async fn small_hunt_is_one_table_in_one_request() {
     assert_eq!((status, table["status"].as_str()), (200, Some("done")), "{table}");
     let names: Vec<&String> = table.as_object().unwrap().keys().collect();
     assert_eq!(names, ["failures", "hunt_id", "results", "schema", "status", "truncated"]);
-    assert_eq!(devices(&table), BTreeSet::from([told(TENANT, "a"), told(TENANT, "b"), told(&other, "c")]));
+    assert_eq!(devices(&table), BTreeSet::from([device(TENANT, "a"), device(TENANT, "b"), device(&other, "c")]));
     assert_eq!(table["schema"][0], json!({"name": "DeviceName", "type": "String"}));
     assert_eq!(table["failures"], json!([{"tenant_id": without, "code": "conflict", "reason": "role_missing"}]));
     assert_eq!(table["truncated"], false);
@@ -46,7 +46,7 @@ async fn small_hunt_is_one_table_in_one_request() {
     let (unknown, malformed) = ("99999999-2222-4333-8444-000000000001", "CONTOSO");
     let tenants = json!([other, malformed, other, unknown]);
     let (status, table) = hunts.hunt(&json!({"query": "DeviceInfo", "tenants": tenants})).await;
-    assert_eq!((status, devices(&table)), (200, BTreeSet::from([told(&other, "c")])), "{table}");
+    assert_eq!((status, devices(&table)), (200, BTreeSet::from([device(&other, "c")])), "{table}");
     let missing = |tenant: &str| json!({"tenant_id": tenant, "code": "not_found", "reason": null});
     assert_eq!(table["failures"], json!([missing(malformed), missing(unknown)]));
     assert_eq!(hunts.queries(&other), 2, "a tenant that is named twice is hunted in once");
@@ -112,7 +112,7 @@ async fn hunt_that_outlasts_the_wait_reports_its_progress() {
     };
     let ((status, progress), _) = tokio::join!(wait, delivery);
     assert_eq!((status, &progress["status"], &progress["tenants_done"]), (200, &json!("done"), &json!(2)));
-    assert_eq!(devices(&progress), BTreeSet::from([told(TENANT, "a"), told(&other, "c")]));
+    assert_eq!(devices(&progress), BTreeSet::from([device(TENANT, "a"), device(&other, "c")]));
     assert_eq!(hunts.cancel(&hunt).await, 204);
     assert_eq!(hunts.read(&hunt).await["status"], "done", "what is over stays as it is");
 }
@@ -130,7 +130,7 @@ async fn cancelled_hunt_begins_with_no_further_tenant() {
     assert_eq!((hunts.queries(TENANT), hunts.queries(&other)), (1, 0));
     let progress = hunts.read(&hunt).await;
     assert_eq!((&progress["status"], &progress["tenants_done"]), (&json!("cancelled"), &json!(1)));
-    assert_eq!(devices(&progress), BTreeSet::from([told(TENANT, "a"), told(TENANT, "b")]));
+    assert_eq!(devices(&progress), BTreeSet::from([device(TENANT, "a"), device(TENANT, "b")]));
     assert_eq!(hunts.cancel(&hunt).await, 204, "asked again");
 }
 
@@ -194,7 +194,7 @@ async fn query_with_letters_beyond_ascii_is_understood() {
     let hunts = HuntHarness::start().await;
     hunts.put_table(TENANT, &[("DeviceName", "String")], vec![row("Übung"), row("b")]);
     let (_, table) = hunts.hunt(&json!({"query": "DeviceInfo | where DeviceName == \"Übung\""})).await;
-    assert_eq!(devices(&table), BTreeSet::from([told(TENANT, "Übung")]), "{table}");
+    assert_eq!(devices(&table), BTreeSet::from([device(TENANT, "Übung")]), "{table}");
 }
 
 #[tokio::test]

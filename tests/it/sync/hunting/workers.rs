@@ -23,14 +23,14 @@ fn fault(hunts: &HuntHarness, kind: FaultKind, times: u32) {
 }
 
 /// Asserts that the hunt ended with one result.
-async fn assert_one_result(hunts: &HuntHarness, hunt: &str, told: &str) {
+async fn assert_one_result(hunts: &HuntHarness, hunt: &str, case: &str) {
     let progress = hunts.read(hunt).await;
-    assert_eq!((&progress["status"], &progress["rows"]), (&json!("done"), &json!(2)), "{told}: {progress}");
-    assert_eq!(progress["results"].as_array().unwrap().len(), 2, "{told}");
-    assert_eq!(progress["failures"], json!([]), "{told}");
+    assert_eq!((&progress["status"], &progress["rows"]), (&json!("done"), &json!(2)), "{case}: {progress}");
+    assert_eq!(progress["results"].as_array().unwrap().len(), 2, "{case}");
+    assert_eq!(progress["failures"], json!([]), "{case}");
     let objects = hunts.sync.backends.objects("hunts/");
-    assert_eq!(json!(objects), progress["objects"], "{told}");
-    assert_eq!(hunts.rows_of(&objects[0]).len(), 2, "{told}");
+    assert_eq!(json!(objects), progress["objects"], "{case}");
+    assert_eq!(hunts.rows_of(&objects[0]).len(), 2, "{case}");
 }
 
 #[tokio::test]
@@ -85,9 +85,9 @@ async fn worker_that_dies_anywhere_leaves_one_result() {
         for body in bodies {
             hunts.sync.hand_over(&[body]).await;
         }
-        let told = format!("{fault:?} at {request}");
-        assert_one_result(&hunts, &hunt, &told).await;
-        assert!(hunts.queries(TENANT) <= 2, "{told}");
+        let case = format!("{fault:?} at {request}");
+        assert_one_result(&hunts, &hunt, &case).await;
+        assert!(hunts.queries(TENANT) <= 2, "{case}");
         if !died {
             assert!(deaths > 10, "{deaths} requests");
             return;

@@ -391,7 +391,7 @@ async fn a_paused_tenant_is_not_due_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn history_has_the_last_twenty_states_with_the_present_one_first() {
+async fn history_has_the_last_20_states_with_the_present_one_first() {
     let clock = Clock::by_hand("2026-11-22T10:00:00Z".parse().unwrap());
     let admin = AdminHarness::start_at(clock.clone()).await;
     admin.tenant(TENANT, Status::Active, None).await;

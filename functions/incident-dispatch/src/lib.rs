@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_due_since_the_last_tick_does_not_wait_for_its_turn() {
+    fn newly_due_tenant_does_not_wait_for_its_turn() {
         let turn = Turn::Polls { since: at(0), now: at(60), interval: SignedDuration::from_hours(1) };
         let due = Due { due_at: at(1), ..tenants()[0].clone() };
         assert!(turn.is_of(&due));

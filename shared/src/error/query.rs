@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_told_from_mistakes_in_the_query() {
+    fn limits_are_distinguished_from_mistakes_in_the_query() {
         for (message, expected) in [
             // Microsoft's documentation has this text for a result above 50 MB.
             (

@@ -7,7 +7,7 @@ fn unusable() -> Error {
 }
 
 #[test]
-fn unusable_credential_names_its_secret_and_the_command_in_the_log() {
+fn unusable_credential_is_named_with_the_command_in_the_log() {
     let line = unusable().to_string();
     assert!(line.starts_with("the secret a/hidden has no value yet; "), "{line}");
     let command = "aws secretsmanager put-secret-value --secret-id a/hidden --secret-string file://credential.json";

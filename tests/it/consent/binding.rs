@@ -73,7 +73,7 @@ async fn refusal_at_sign_in_does_not_bind_a_tenant() {
 }
 
 #[tokio::test]
-async fn rightful_administrator_replaces_a_record_of_nobody() {
+async fn rightful_administrator_replaces_a_forged_record() {
     for (expected_tenant, had_consent) in [(Some(CONTOSO), false), (Some(CONTOSO), true), (None, false), (None, true)] {
         let harness = ConsentHarness::new().await;
         if had_consent {

@@ -22,7 +22,7 @@ async fn process(harness: &ConsentHarness, name: &str) -> Onboarding {
 }
 
 #[tokio::test]
-async fn refused_request_leaves_the_invitation_to_the_one_that_counted() {
+async fn refused_request_leaves_the_invitation_to_the_valid_one() {
     let harness = ConsentHarness::new().await;
     harness.onboard("Contoso").await;
     let link = harness.invite("Contoso", Some(CONTOSO)).await;

@@ -175,7 +175,7 @@ async fn foreign_rotation_events_are_refused_without_a_change() {
 }
 
 #[tokio::test]
-async fn unusable_credential_of_the_rotation_is_named_with_the_command() {
+async fn unusable_rotation_credential_is_named_with_the_command() {
     crate::backends::lines_of("");
     let harness = RotationHarness::start(None, true).await;
     harness.relay.aws.account().set_secret("rotator", &json!({"client_id": "canary"}));

@@ -315,7 +315,7 @@ async fn unordered_rows_of_the_future_cost_a_poll_few_calls() {
 
 /// Rows of the future in no order take three calls of a poll and more, and Microsoft permits no more in a minute, or less.
 #[tokio::test]
-async fn retries_and_jobs_have_a_turn_beside_polls_that_need_all_calls() {
+async fn retries_and_jobs_have_a_turn_where_polls_need_all_calls() {
     let in_fixed_order = (IncidentApi::Graph, sim::Order::Shuffled, 57, 100, 3);
     let in_changing_order = (IncidentApi::Defender, sim::Order::UpdatedDescending, 230, 0, 2);
     for (api, order, rows, apart, per_minute) in [in_fixed_order, in_changing_order] {

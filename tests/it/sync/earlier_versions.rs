@@ -89,7 +89,7 @@ async fn older_record_is_a_version_once_it_is_shown_for_an_hour() {
 }
 
 #[tokio::test]
-async fn stale_reads_with_the_present_version_in_between_deliver_nothing() {
+async fn stale_reads_between_present_versions_deliver_nothing() {
     for api in APIS {
         let sync = SyncHarness::start_with(api, &[("POLL_OVERLAP_SECONDS", "14400")]).await;
         let id = sync.put(60);

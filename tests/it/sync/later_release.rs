@@ -133,7 +133,7 @@ async fn jobs_of_a_newer_release_are_shown_and_left_alone() {
 }
 
 #[tokio::test]
-async fn delivered_version_with_marks_of_a_newer_release_is_delivered_once() {
+async fn version_with_marks_of_a_newer_release_is_delivered_once() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
         sync.put(60);

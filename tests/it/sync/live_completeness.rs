@@ -87,7 +87,7 @@ async fn response_that_leaves_something_out_is_no_list() {
 }
 
 #[tokio::test]
-async fn list_over_a_hundred_tenants_names_the_broken_and_the_slow_one() {
+async fn list_over_100_tenants_names_the_broken_and_the_slow_one() {
     let sync = SyncHarness::start(APIS[0]).await;
     let (broken, slow) = (17, 55);
     let id = |number: u32| -> TenantId { format!("{number:08x}-2222-4333-8444-000000000001").parse().unwrap() };

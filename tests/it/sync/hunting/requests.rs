@@ -240,7 +240,7 @@ async fn audit_knows_who_hunted_where_and_not_the_text() {
 }
 
 #[tokio::test]
-async fn hunt_that_cannot_be_queued_in_time_is_cancelled_and_in_the_audit() {
+async fn hunt_not_queued_in_time_is_cancelled_and_audited() {
     let hunts = HuntHarness::start().await;
     let id = hunts.sync.backends.request_id.clone();
     let mut short = invocation(Duration::from_secs(5));

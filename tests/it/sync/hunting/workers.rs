@@ -97,7 +97,7 @@ async fn worker_that_dies_anywhere_leaves_one_result() {
 }
 
 #[tokio::test]
-async fn rows_of_a_tenant_that_left_before_they_were_recorded_are_not_in_the_table() {
+async fn table_has_no_unrecorded_rows_of_a_tenant_that_left() {
     let base = base_config().await;
     let mut written = 0;
     for request in 1..30 {

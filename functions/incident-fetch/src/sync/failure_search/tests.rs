@@ -31,7 +31,7 @@ fn give_up(width: i64) -> Action {
 }
 
 #[test]
-fn tenant_that_cannot_be_probed_is_given_up_with_the_same_window() {
+fn failed_probe_gives_up_and_keeps_the_window() {
     let mut search = FailureSearch::new(Vec::new());
     search.on_failure(span(0, 60), at(60), Suspect::Outage);
     assert_eq!(search.on_failure(span(0, 60), at(60), Suspect::Outage), Action::Probe);

@@ -7,7 +7,23 @@ import unittest
 
 from template_case import REPORTS_FAILURES_ITSELF, ROUTES, TEMPLATE, TemplateCase
 
+BACKOFF = os.path.join(os.path.dirname(TEMPLATE), "..", "functions", "incident-fetch", "src", "sync", "follow_up.rs")
 RUNBOOK = os.path.join(os.path.dirname(TEMPLATE), "runbook.md")
+
+
+def backoff_ticks(minutes):
+    """Returns the minutes in which the only tenant is queued if each poll fails, as `backoff` of incident-fetch has it."""
+    with open(BACKOFF, encoding="utf-8") as file:
+        code = file.read()
+    longest = int(re.search(r"const MAX_BACKOFF: SignedDuration = SignedDuration::from_mins\((\d+)\);", code)[1])
+    assert "let factor = 1_i32 << failures.saturating_sub(1).min(10);" in code
+    assert "self.context.settings.poll_interval.saturating_mul(factor).min(longest)" in code
+    ticks, failures = [0], 0
+    while ticks[-1] < minutes:
+        # It is due some seconds after a tick, and the next tick takes it. The interval is a minute.
+        ticks.append(ticks[-1] + min(2**failures, longest) + 1)
+        failures += 1
+    return ticks[:-1]
 
 
 class Alarms(TemplateCase):
@@ -125,14 +141,66 @@ class Alarms(TemplateCase):
                 self.assertEqual(rate, "IF(FILL(failures, 0) > 0, 100 * FILL(failures, 0) / calls, 0)", function)
                 self.assertGreaterEqual(alarm["DatapointsToAlarm"], 2, function)
 
-    def test_standstill_pages_within_five_minutes(self):
+    def test_outage_pages_within_minutes_until_it_ends(self):
+        for ticks in (backoff_ticks(180), list(range(180)), list(range(0, 180, 15))):
+            for start in range(3):
+                queued = {minute: 4 for minute in range(-5, 0)} | {start + tick: 4 for tick in ticks}
+                # An outage has polls that count 0, a function that does not run has no polls.
+                for failed in ({minute: 0 for minute in queued}, {}):
+                    polled = {**failed, **{minute: 4 for minute in range(-5, 0)}}
+                    alarm = self.minutes_in_alarm(queued, polled, 180)
+                    self.assertEqual(alarm, list(range(start + 6, 180)), (ticks, start))
+                    # One answered poll ends it.
+                    queued[180] = polled[180] = 4
+                    self.assertNotIn(180, self.minutes_in_alarm(queued, polled, 185))
+                    del queued[180]
+
+    def test_answered_polls_raise_no_alarm(self):
+        every = {minute: 1 for minute in range(90)}
+        self.assertEqual(self.minutes_in_alarm(every, every, 90), [])
+        self.assertEqual(self.minutes_in_alarm({minute: 0 for minute in range(90)}, {}, 90), [], "no tenant")
+        for interval in (1, 2, 5, 15):
+            queued = dict.fromkeys(range(0, 90, interval), 1)
+            # Each poll is answered in the minute after its tick.
+            polled = {minute + 1: 1 for minute in queued}
+            self.assertEqual(self.minutes_in_alarm({**dict.fromkeys(range(90), 0), **queued}, polled, 90), [], interval)
+        # One of many tenants fails for good.
+        self.assertEqual(self.minutes_in_alarm(dict.fromkeys(range(90), 50), dict.fromkeys(range(90), 49), 90), [])
+        # The only tenant fails twice, and its third poll is late by a minute.
+        first, second, third, *_ = backoff_ticks(90)
+        queued = {first: 1, second: 1, **dict.fromkeys(range(third, 90), 1)}
+        polled = {first: 0, second: 0, **dict.fromkeys(range(third + 1, 90), 1)}
+        self.assertEqual(self.minutes_in_alarm(queued, polled, 90), [])
+
+    def minutes_in_alarm(self, queued, polled, minutes):
+        """Returns the minutes after which `SyncStopped` is in alarm, with these sums by minute.
+
+        CloudWatch evaluates at least `EvaluationPeriods` minutes; here it is no more.
+        """
         alarm = self.resources["SyncStopped"]["Properties"]
-        expression, *metrics = alarm["Metrics"]
-        self.assertEqual(expression["Expression"], "IF(queued > 0 AND FILL(polled, 0) == 0, 1, 0)")
+        result, last, *metrics = alarm["Metrics"]
+        self.assertEqual(last["Expression"], "IF(queued > 0 OR FILL(polled, 0) > 0, FILL(polled, 0) == 0)")
+        self.assertEqual((result["Expression"], result["ReturnData"]), ("FILL(last, REPEAT)", True))
         self.assertEqual({(one["Id"], one["MetricStat"]["Stat"], one["MetricStat"]["Period"]) for one in metrics},
                          {("queued", "Sum", 60), ("polled", "Sum", 60)})  # fmt: skip
-        self.assertEqual(alarm["EvaluationPeriods"], 5)
+        self.assertEqual((alarm["TreatMissingData"], alarm["Threshold"]), ("ignore", 1))
         self.assertNotIn("DatapointsToAlarm", alarm)
+        found, is_red = [], False
+        for now in range(-5, minutes):
+            values, repeated = [], None
+            for minute in range(now - alarm["EvaluationPeriods"] + 1, now + 1):
+                if queued.get(minute, 0) > 0 or polled.get(minute, 0) > 0:
+                    repeated = int(polled.get(minute, 0) == 0)
+                values.append(repeated)
+            if 0 in values:
+                is_red = False
+            elif None not in values:
+                is_red = True
+            if is_red:
+                found.append(now)
+        return found
+
+    def test_silent_dispatch_pages_within_five_minutes(self):
         silent = self.resources["DispatchSilent"]["Properties"]
         self.assertEqual((silent["TreatMissingData"], silent["Period"] * silent["EvaluationPeriods"]), ("breaching", 300))
 

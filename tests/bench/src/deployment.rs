@@ -62,8 +62,8 @@ mod tests {
         assert!(is_close(TEMPLATE.overlap, default_of("PollOverlapSeconds")));
         assert!(is_close(TEMPLATE.retention_days, default_of("RetentionDays")));
         let count = |text: &str| float(template.matches(text).count());
-        let expressions = count("Expression: ");
-        let alarms = count("Type: AWS::CloudWatch::Alarm") - expressions + count("MetricStat:");
+        let alarms_on_results = count("ReturnData: true");
+        let alarms = count("Type: AWS::CloudWatch::Alarm") - alarms_on_results + count("MetricStat:");
         assert!(is_close(TEMPLATE.alarms, alarms), "{alarms}");
         let memory_of = |function: &str, otherwise: f64| -> f64 {
             let (_, rest) = template.split_once(&format!("\n  {function}:\n")).unwrap();

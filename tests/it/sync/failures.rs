@@ -464,21 +464,23 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
         sync.app.handle(event, invocation).await.unwrap();
         let lines = lines_of(&sync.backends.request_id).split_off(lines_before);
         let metric = |name: &str| lines.iter().find_map(|line| line[name].as_f64());
-        (metric("LagSeconds"), metric("TenantPaused"))
+        (metric("LagSeconds"), metric("TenantPaused"), metric("Polled"))
     };
-    assert_eq!(poll().await.1, None);
+    let (_, paused, polled) = poll().await;
+    assert_eq!((paused, polled), (None, Some(1.0)));
     sync.backends.sim.revoke(TENANT, crate::backends::CLIENT_ID);
     sync.advance(7200);
-    assert_eq!(poll().await, (None, Some(1.0)), "paused");
+    assert_eq!(poll().await, (None, Some(1.0), Some(0.0)), "paused");
     sync.advance(7200);
-    assert_eq!(poll().await, (None, None), "paused still");
+    assert_eq!(poll().await, (None, None, Some(1.0)), "paused still, as Microsoft says");
     grant(&sync);
-    let (lag, paused) = poll().await;
+    let (lag, paused, _) = poll().await;
     assert!(lag.is_some_and(|lag| lag < 60.0) && paused.is_none(), "{lag:?}");
     sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(sync.api)));
     sync.advance(7200);
-    let (lag, paused) = poll().await;
+    let (lag, paused, polled) = poll().await;
     assert!(lag.is_some_and(|lag| lag >= 7200.0) && paused.is_none(), "active, and not read: {lag:?}");
+    assert_eq!(polled, Some(0.0));
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ const REFUSALS_BEFORE_PAUSE: u32 = 7;
 /// The shortest wait of a job that was stopped by an error. The budget has a dozen calls again after it.
 const MIN_JOB_DELAY: SignedDuration = SignedDuration::from_secs(30);
 
+/// The outcome in the log where Microsoft refuses the tenant.
+pub(super) const REFUSED: &str = "refused";
+
 /// The work that has to follow on a tenant.
 pub(super) struct FollowUp {
     /// The reason for the end of the work, where it was not an error.
@@ -93,7 +96,7 @@ impl TenantSync {
             }
             Error::Refused(reason) => {
                 self.pause_tenant(tenant, reason).await?;
-                Ok(FollowUp { due_at: Some(now + PROBE_INTERVAL), active: false, ..ended("refused") })
+                Ok(FollowUp { due_at: Some(now + PROBE_INTERVAL), active: false, ..ended(REFUSED) })
             }
             // The polls of all tenants stay due. The breaker keeps them from Entra until the credential is good again.
             Error::CredentialRejected => Ok(ended("credential_rejected")),
@@ -110,7 +113,7 @@ impl TenantSync {
                     self.pause_tenant(tenant, Reason::Unavailable).await?;
                 }
                 let due_at = Some(now + self.backoff(failures, MAX_REFUSAL_BACKOFF));
-                Ok(FollowUp { due_at, active: active && !pauses, ..ended("refused") })
+                Ok(FollowUp { due_at, active: active && !pauses, ..ended(REFUSED) })
             }
             error if is_transient(&error) => {
                 // A search that makes progress continues at the usual pace. An outage is polled less and less often.

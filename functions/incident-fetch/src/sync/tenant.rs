@@ -18,7 +18,10 @@ use shared::{
     telemetry::{self, Metric},
 };
 
-use super::{Stop, SyncContext, SyncStats, Worker, follow_up::FollowUp};
+use super::{
+    Stop, SyncContext, SyncStats, Worker,
+    follow_up::{FollowUp, REFUSED},
+};
 
 /// The shortest interval of polls whose calls the budget's reserve holds.
 const RESERVE_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
@@ -286,7 +289,9 @@ fn log_outcome(kind: SyncKind, tenant: &Tenant, lease: &Lease, stats: SyncStats,
     let lag = lease.feed.covered_until.map(|covered| now.duration_since(covered));
     // Microsoft has responded. A job's message may poll in between, but says nothing about what dispatch queued.
     let is_read = stats.moved || stats.checked > 0 || follow_up.stop.is_some_and(|stop| stop != Stop::OutOfTime);
-    let polled = u64::from(is_read && kind == SyncKind::Poll);
+    // A tenant that is not active is expected to be refused until its administrator acts.
+    let is_still_refused = tenant.status != Status::Active && follow_up.outcome == REFUSED;
+    let polled = u64::from((is_read || is_still_refused) && kind == SyncKind::Poll);
     let mut values = vec![
         Metric::count("Delivered", stats.delivered),
         Metric::count("Quarantined", stats.quarantined),

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -56,6 +57,17 @@ class Zips(unittest.TestCase):
         source = sam_template.load(TEMPLATE)
         binaries = {source["Resources"][name]["Metadata"]["BuildProperties"]["Binary"] for name in ROUTES}
         self.assertEqual(set(release.FUNCTIONS), binaries)
+
+    def test_release_refuses_a_folder_with_files_of_another(self):
+        with tempfile.TemporaryDirectory() as folder:
+            stale = os.path.join(folder, "incident-fetch-arm64-0000000000000000.zip")
+            with open(stale, "wb"):
+                pass
+            command = (sys.executable, os.path.join(INFRA, "release"), "--arch", "arm64", "--out", folder)
+            # Without a PATH it finds no tool, so that it would also end here without the refusal.
+            run = subprocess.run(command, env={}, stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual((run.returncode, run.stderr.count("is not empty")), (1, 1), run.stderr)
+            self.assertEqual(os.listdir(folder), [os.path.basename(stale)])
 
     def test_build_hides_the_paths_of_its_machine(self):
         environment = release.build_environment("/somewhere/else")

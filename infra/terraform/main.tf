@@ -6,12 +6,21 @@ locals {
   template = "template-${var.architecture}.json"
 }
 
+data "aws_s3_bucket" "artifacts" {
+  bucket = var.artifact_bucket
+}
+
 resource "aws_s3_object" "zip" {
   for_each    = local.zips
   bucket      = var.artifact_bucket
   key         = "${var.artifact_prefix}${each.value}"
   source      = "${var.release}/${each.value}"
   source_hash = filesha256("${var.release}/${each.value}")
+
+  # A rollback of CloudFormation needs the zips of the release before. They go when the update of the stack has ended well.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 # The template is larger than a request may be. Its name holds its digest, because CloudFormation compares the URL.
@@ -24,7 +33,7 @@ resource "aws_s3_object" "template" {
 
 resource "aws_cloudformation_stack" "mandate" {
   name         = var.stack_name
-  template_url = "https://${aws_s3_object.template.bucket}.s3.amazonaws.com/${aws_s3_object.template.key}"
+  template_url = "https://${data.aws_s3_bucket.artifacts.bucket_regional_domain_name}/${aws_s3_object.template.key}"
   capabilities = ["CAPABILITY_IAM"]
   tags         = var.tags
 

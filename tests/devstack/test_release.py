@@ -155,6 +155,22 @@ class Terraform(unittest.TestCase):
         self.assertEqual(resources, {"aws_cloudformation_stack", "aws_s3_object"})
         self.assertIn("CAPABILITY_IAM", self.text)
 
+    def test_rollback_finds_the_zips_of_the_release_before(self):
+        resources = {
+            name.strip('"'): body
+            for one in self.module["main.tf"]["resource"]
+            for kind in one.values()
+            for name, body in kind.items()
+        }
+        # Terraform destroys such an object only after it has updated what depends on it.
+        self.assertEqual([one["create_before_destroy"] for one in resources["zip"]["lifecycle"]], [True])
+        self.assertIn("aws_s3_object.zip", str(resources["mandate"]["depends_on"]))
+
+    def test_template_is_read_from_the_region_of_its_bucket(self):
+        # The host without a region is wrong outside the partition `aws`, and redirects in newer regions.
+        self.assertNotIn("amazonaws.com", self.text)
+        self.assertIn("bucket_regional_domain_name", self.text)
+
     def test_every_variable_is_declared_and_used(self):
         declared = {name.strip('"') for one in self.module["variables.tf"]["variable"] for name in one}
         used = set(re.findall(r"\bvar\.(\w+)", self.text))

@@ -160,7 +160,7 @@ class Functions(TemplateCase):
             self.assertEqual(sam_template.evaluated(schedule["State"], self.expanded, self.values), "ENABLED")
         for name, mapping in self.properties_of("AWS::Lambda::EventSourceMapping").items():
             self.assertEqual(mapping["Enabled"], {"Ref": "Active"}, name)
-        for name in ("DispatchSilent", "SyncStopped"):
+        for name in ("DispatchSilent", "NothingDue", "SyncStopped"):
             self.assertEqual(self.resources[name]["Properties"]["ActionsEnabled"], {"Ref": "Active"}, name)
 
 

@@ -74,6 +74,7 @@ class Alarms(TemplateCase):
                 "ForeignToken": {"ForeignToken"},
                 "Lag": {"LagSeconds"},
                 "LagOfOneTenant": {"LagSeconds"},
+                "NothingDue": {"Queued"},
                 "Quarantined": {"Quarantined"},
                 "SweepAge": {"SweepAgeSeconds"},
                 "SweepMissing": {"SweepMissing"},
@@ -127,6 +128,7 @@ class Alarms(TemplateCase):
                 "ForeignToken",
                 "IncidentDispatchErrors",
                 "Lag",
+                "NothingDue",
                 "SyncStopped",
             },
         )
@@ -199,6 +201,15 @@ class Alarms(TemplateCase):
             if is_red:
                 found.append(now)
         return found
+
+    def test_loss_of_all_due_tenants_pages(self):
+        alarm = self.resources["NothingDue"]["Properties"]
+        result, queued = alarm["Metrics"]
+        # The hour of the loss is below the one before, the next one is 0, and without tenants all are 0.
+        self.assertEqual(result["Expression"], "IF(DIFF(queued) < 0 AND queued == 0, 1, 0)")
+        self.assertEqual((queued["MetricStat"]["Stat"], queued["MetricStat"]["Period"]), ("Sum", 3600))
+        # One datapoint of the two has a predecessor within the window.
+        self.assertEqual((alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"]), (2, 1))
 
     def test_silent_dispatch_pages_within_five_minutes(self):
         silent = self.resources["DispatchSilent"]["Properties"]

@@ -5,7 +5,8 @@ import os
 import re
 import unittest
 
-from template_case import REPORTS_FAILURES_ITSELF, ROUTES, TEMPLATE, TemplateCase
+import sam_template
+from template_case import REPORTS_FAILURES_ITSELF, ROUTES, SAMPLES, TEMPLATE, TemplateCase
 
 BACKOFF = os.path.join(os.path.dirname(TEMPLATE), "..", "functions", "incident-fetch", "src", "sync", "follow_up.rs")
 RUNBOOK = os.path.join(os.path.dirname(TEMPLATE), "runbook.md")
@@ -95,6 +96,14 @@ class Alarms(TemplateCase):
         worked_on = {"SyncQueue", "HuntQueue"}
         wanted = {(queue, visible) for queue in queues - worked_on - {"IncidentQueue"}} | {(queue, age) for queue in worked_on}
         self.assertEqual(found, wanted)
+
+    def test_every_api_has_its_alarms(self):
+        for api in self.properties_of("AWS::ApiGatewayV2::Api"):
+            of_api = {"ApiId": {"Ref": api}}
+            for alarm, metrics in {"ServerErrors": ("5xx", "Count"), "Refusals": ("4xx",)}.items():
+                self.assertEqual(self.metrics_of(api + alarm), [("AWS/ApiGateway", one, of_api) for one in metrics])
+                condition = self.resources[api].get("Condition")
+                self.assertEqual(self.resources[api + alarm].get("Condition"), condition)
 
     def test_description_says_urgency_section_and_query(self):
         with open(RUNBOOK, encoding="utf-8") as file:
@@ -300,9 +309,31 @@ class Alarms(TemplateCase):
         self.assertGreater(named, 20)
 
     def widgets(self):
-        """Returns the widgets of the dashboard."""
+        """Returns the widgets of the dashboard, with those of all conditions."""
         (dashboard,) = self.properties_of("AWS::CloudWatch::Dashboard").values()
-        return json.loads(dashboard["DashboardBody"]["Fn::Sub"])["widgets"]
+        body, parts = dashboard["DashboardBody"]["Fn::Sub"]
+        for name, part in parts.items():
+            _, there, absent = part["Fn::If"]
+            self.assertEqual(absent, "")
+            body = body.replace("${" + name + "}", there["Fn::Sub"])
+        return json.loads(body)["widgets"]
+
+    def test_dashboard_is_json_with_any_conditions(self):
+        (dashboard,) = self.properties_of("AWS::CloudWatch::Dashboard").values()
+        for given, count in (({}, 3), ({"JwtIssuer": SAMPLES["JwtIssuer"], "JwtAudience": SAMPLES["JwtAudience"]}, 6)):
+            expanded, values = self.expanded_with(**given)
+            text = sam_template.evaluated(dashboard["DashboardBody"], expanded, values)
+            widgets = {one["properties"]["title"]: one["properties"] for one in json.loads(text)["widgets"]}
+            self.assertEqual(len(widgets["HTTP API"]["metrics"]), count)
+
+    def test_dashboard_has_every_queue_and_api(self):
+        shown = {(one[1], one[3]) for widget in self.widgets() for one in widget["properties"].get("metrics", [])}
+        for queue in self.properties_of("AWS::SQS::Queue"):
+            self.assertIn(("ApproximateNumberOfMessagesVisible", "${" + queue + ".QueueName}"), shown)
+        for queue in ("SyncQueue", "HuntQueue"):
+            self.assertIn(("ApproximateAgeOfOldestMessage", "${" + queue + ".QueueName}"), shown)
+        for api in self.properties_of("AWS::ApiGatewayV2::Api"):
+            self.assertLessEqual({(metric, "${" + api + "}") for metric in ("Count", "4xx", "5xx")}, shown)
 
     def test_dashboard_shows_lag_completeness_reasons_and_cost(self):
         widgets = self.widgets()

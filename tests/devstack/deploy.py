@@ -4,6 +4,7 @@
     deploy.py --endpoint http://127.0.0.1:5000 --template infra/template.yaml --parameter PartnerName=Contoso
     deploy.py --lint --template infra/template.yaml
     deploy.py --expand --template infra/template.yaml
+    deploy.py --expand --unconditional
 
 SAM's own translator expands the template, so that the same template runs locally and in AWS. A deployment prints one
 JSON document to standard output: the resources that the local stack has to know. An error is one line on standard error
@@ -361,6 +362,15 @@ def describe_function(name, template, physical_ids, lambdas):
 # ---- Linting ----
 
 
+def unconditional(expanded):
+    """Returns the expansion without the conditions of its resources."""
+    resources = {
+        name: {key: value for key, value in resource.items() if key != "Condition"}
+        for name, resource in expanded["Resources"].items()
+    }
+    return {**expanded, "Resources": resources}
+
+
 def lint(path, template, values):
     """Runs cfn-lint on the source and on the expansion. It checks a SAM template only in part, so both are needed."""
     expanded = expand(template, values)
@@ -386,6 +396,11 @@ def main():
     parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--lint", action="store_true", help="check the template and create nothing")
     parser.add_argument("--expand", action="store_true", help="print the template as CloudFormation receives it")
+    parser.add_argument(
+        "--unconditional",
+        action="store_true",
+        help="with --expand: also the resources whose conditions do not hold, for scanners, which leave them out",
+    )
     arguments = parser.parse_args()
     try:
         given = {}
@@ -397,7 +412,8 @@ def main():
         template = load(arguments.template)
         values = parameters_of(template, given, fill_in=arguments.lint or arguments.expand)
         if arguments.expand:
-            json.dump(expand(template, values), sys.stdout, indent=1)
+            expanded = expand(template, values)
+            json.dump(unconditional(expanded) if arguments.unconditional else expanded, sys.stdout, indent=1)
         elif arguments.lint:
             lint(arguments.template, template, values)
         elif not arguments.endpoint:

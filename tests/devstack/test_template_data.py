@@ -7,6 +7,7 @@ import unittest
 
 from moto.events.models import EventPattern
 
+import deploy
 import sam_template
 from template_case import DATA, ROUTES, TEMPLATE, TemplateCase, as_list, resource_name
 
@@ -159,6 +160,12 @@ class Data(TemplateCase):
         sends = self.resources["EventDeadLetterQueuePolicy"]["Properties"]["PolicyDocument"]["Statement"][1]
         self.assertEqual(sends["Principal"], {"Service": "events.amazonaws.com"})
         self.assertIn("aws:SourceArn", sends["Condition"]["ArnLike"])
+
+    def test_scanners_see_the_resources_of_all_conditions(self):
+        scanned = deploy.unconditional(self.expanded)["Resources"]
+        self.assertEqual(set(scanned), set(self.resources))
+        self.assertFalse([name for name, resource in scanned.items() if "Condition" in resource])
+        self.assertIn("Condition", self.resources["IncidentQueue"], "the expansion itself stays as it is")
 
     def test_each_skipped_check_says_why(self):
         skipped = [

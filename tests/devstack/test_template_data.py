@@ -83,7 +83,9 @@ class Data(TemplateCase):
     def test_bucket_and_queues_refuse_plain_http(self):
         policies = {**self.properties_of("AWS::S3::BucketPolicy"), **self.properties_of("AWS::SQS::QueuePolicy")}
         covered = set()
-        for policy in policies.values():
+        for name, policy in policies.items():
+            if "Queues" in policy:
+                self.assertEqual(policy["Queues"], [{"Ref": name.removesuffix("Policy")}], "one document for each queue")
             statement = policy["PolicyDocument"]["Statement"][0]
             self.assertEqual((statement["Effect"], statement["Principal"]), ("Deny", "*"))
             self.assertEqual(statement["Condition"], {"Bool": {"aws:SecureTransport": "false"}})
@@ -92,19 +94,21 @@ class Data(TemplateCase):
         self.assertEqual(covered, {"IncidentBucket", "IncidentBucket/*"} | queues)
 
     def test_only_its_own_rule_sends_to_the_incident_queue(self):
-        queues = [{"Fn::GetAtt": [name, "Arn"]} for name in ("IncidentQueue", "IncidentDeadLetterQueue")]
-        _, allowed = self.resources["IncidentQueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
-        self.assertEqual(allowed["Principal"], {"Service": "events.amazonaws.com"})
-        self.assertEqual((allowed["Action"], allowed["Resource"]), ("sqs:SendMessage", queues))
+        names = ("IncidentQueue", "IncidentDeadLetterQueue")
+        queues = [{"Fn::GetAtt": [name, "Arn"]} for name in names]
         rule = {"Fn::GetAtt": ["IncidentRule", "Arn"]}
-        self.assertEqual(allowed["Condition"], {"ArnEquals": {"aws:SourceArn": rule}})
+        for name, queue in zip(names, queues, strict=True):
+            _, allowed = self.resources[name + "Policy"]["Properties"]["PolicyDocument"]["Statement"]
+            self.assertEqual(allowed["Principal"], {"Service": "events.amazonaws.com"})
+            self.assertEqual((allowed["Action"], allowed["Resource"]), ("sqs:SendMessage", queue))
+            self.assertEqual(allowed["Condition"], {"ArnEquals": {"aws:SourceArn": rule}})
         (target,) = self.resources["IncidentRule"]["Properties"]["Targets"]
         self.assertEqual([target["Arn"], target["DeadLetterConfig"]["Arn"]], queues)
 
     def test_incident_queue_exists_only_with_a_severity(self):
         names = [name for name, one in self.resources.items() if one.get("Condition") == "HasIncidentQueue"]
-        wanted = ["IncidentDeadLetterQueue", "IncidentDeadLetters", "IncidentQueue", "IncidentQueuePolicy"]
-        self.assertEqual(sorted(names), [*wanted, "IncidentRule"])
+        queues = ["IncidentDeadLetterQueue", "IncidentDeadLetterQueuePolicy", "IncidentQueue", "IncidentQueuePolicy"]
+        self.assertEqual(sorted(names), sorted([*queues, "IncidentDeadLetters", "IncidentRule"]))
         for severity, there in (("none", False), ("high", True)):
             values = {**self.values, "IncidentQueueSeverity": severity}
             self.assertIs(sam_template.condition_holds("HasIncidentQueue", self.expanded, values), there)

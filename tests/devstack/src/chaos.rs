@@ -1,7 +1,12 @@
-//! `cargo dev --chaos`: everything that Microsoft, AWS and a process can do wrong, one after the other, while incidents
-//! change. At the end each version that Microsoft shows must be delivered.
+//! `cargo dev --chaos`: each kind of fault of the simulator, faults of the AWS services that functions call, and killed
+//! processes, one after the other, while incidents change. At the end each version that Microsoft shows must be delivered.
+//! Hunts, live reads and the consent pages have no part in it, and neither has a refused app credential, which stops all
+//! tenants for minutes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use devstack::{Console, Failed, Progress as _, Stack};
 use jiff::Timestamp;
@@ -17,6 +22,9 @@ const CUSTOMERS: [&Customer; 3] = [&CONTOSO, &FABRIKAM, &NORTHWIND];
 
 /// The functions that sync.
 const FUNCTIONS: [&str; 2] = ["incident-fetch", "incident-dispatch"];
+
+/// The AADSTS number for a consent that is missing.
+const CONSENT_MISSING: u32 = 65_001;
 
 /// The number of requests that a fault hits. A client's own repetitions do not outlast it.
 const HITS: u32 = 12;
@@ -38,7 +46,7 @@ const TICK_INTERVAL: Duration = Duration::from_millis(1100);
 
 /// The effect of one fault.
 enum Injection {
-    Microsoft(Fault),
+    Microsoft(Vec<Fault>, Reach),
     /// A service of AWS, and the kind of `aws_faults.py`.
     Aws(&'static str, &'static str),
     /// A function that is killed at work.
@@ -54,27 +62,75 @@ enum Release {
     Later,
 }
 
-/// All faults by name.
-fn faults() -> Vec<(String, Injection)> {
-    let on = |host, kind| Injection::Microsoft(Fault::new(kind).on(host).times(HITS));
-    let list = |kind| Injection::Microsoft(Fault::new(kind).times(HITS));
-    let mut faults = Vec::new();
-    for (host, name) in [(Host::Entra, "Entra"), (Host::Graph, "Graph"), (Host::Defender, "Defender")] {
-        for (kind, what) in [
-            (FaultKind::status(500), "500"),
-            (FaultKind::status(503), "503"),
-            (FaultKind::BadGateway, "502 as HTML"),
-            (FaultKind::Throttle { retry_after: RetryAfter::Seconds(1) }, "429"),
-            (FaultKind::Reset, "connection reset"),
-            (FaultKind::Hang { millis: 400 }, "late response"),
-            (FaultKind::Truncate { at: None }, "body ends early"),
-            (FaultKind::Cut, "connection closes in the body"),
-            (FaultKind::SlowBody { chunk: 512, millis: 20 }, "slow body"),
-        ] {
-            faults.push((format!("{name}: {what}"), on(host, kind)));
+/// The requests that a kind of fault is tried on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Those of each host, one host after the other.
+    EachHost,
+    /// Those of both incident APIs.
+    IncidentApis,
+    /// Requests for tokens. Processes keep tokens, so new ones are started.
+    Tokens,
+    /// Requests for tokens, with an outcome that pauses tenants. They must be resumed.
+    Pause,
+}
+
+/// A new kind of fault does not compile without its reach.
+fn reach(kind: &FaultKind) -> Reach {
+    match kind {
+        // Without `Retry-After`, Entra's 503 makes the whole tenant wait for a minute.
+        FaultKind::Status { status: 503, headers, .. } if headers.is_empty() => Reach::IncidentApis,
+        FaultKind::Throttle { retry_after: RetryAfter::Date(_) | RetryAfter::Body(_) | RetryAfter::Absent } => {
+            Reach::IncidentApis
         }
+        FaultKind::Status { .. }
+        | FaultKind::Throttle { .. }
+        | FaultKind::BadGateway
+        | FaultKind::Reset
+        | FaultKind::Hang { .. }
+        | FaultKind::Truncate { .. }
+        | FaultKind::Cut
+        | FaultKind::SlowBody { .. } => Reach::EachHost,
+        FaultKind::Latency { .. }
+        | FaultKind::Rewrite { .. }
+        | FaultKind::DateSkew { .. }
+        | FaultKind::UnreadableDate
+        | FaultKind::IgnoredFilter
+        | FaultKind::ForeignNextLink { .. }
+        | FaultKind::LoopingNextLink
+        | FaultKind::EmptyPage
+        | FaultKind::ExpiredSkiptoken
+        | FaultKind::SilentCap { .. }
+        | FaultKind::Stale { .. } => Reach::IncidentApis,
+        FaultKind::Aadsts { code: CONSENT_MISSING } | FaultKind::MissingRoles => Reach::Pause,
+        FaultKind::Aadsts { .. }
+        | FaultKind::WrongTid { .. }
+        | FaultKind::OpaqueToken
+        | FaultKind::ExpiresInString
+        | FaultKind::ExpiresIn { .. }
+        | FaultKind::Claims { .. } => Reach::Tokens,
     }
-    for (kind, what) in [
+}
+
+/// Each kind of fault at Microsoft at least once, by name.
+fn kinds() -> Vec<(FaultKind, &'static str)> {
+    let header = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    let claim = |name: &str, value: &str| [(name.to_owned(), Value::from(value))].into_iter().collect();
+    vec![
+        (FaultKind::status(500), "500"),
+        (FaultKind::Status { status: 503, body: None, headers: header("retry-after", "1") }, "503 with a wait"),
+        (FaultKind::BadGateway, "502 as HTML"),
+        (FaultKind::Throttle { retry_after: RetryAfter::Seconds(1) }, "429"),
+        (FaultKind::Reset, "connection reset"),
+        (FaultKind::Hang { millis: 400 }, "late response"),
+        (FaultKind::Truncate { at: None }, "body ends early"),
+        (FaultKind::Cut, "connection closes in the body"),
+        (FaultKind::SlowBody { chunk: 512, millis: 20 }, "slow body"),
+        (FaultKind::status(503), "503"),
+        (FaultKind::Throttle { retry_after: RetryAfter::Date(1) }, "429 with a date"),
+        (FaultKind::Throttle { retry_after: RetryAfter::Body(1) }, "429 with a wait in the body"),
+        (FaultKind::Latency { least_millis: 50, most_millis: 400 }, "uneven latency"),
+        (FaultKind::Rewrite { status: 206, headers: header("warning", "199 - \"partial\"") }, "206 with a warning"),
         (FaultKind::DateSkew { seconds: 3600 }, "Date an hour ahead"),
         (FaultKind::DateSkew { seconds: -3600 }, "Date an hour behind"),
         (FaultKind::UnreadableDate, "Date that is no date"),
@@ -82,14 +138,45 @@ fn faults() -> Vec<(String, Injection)> {
         (FaultKind::ForeignNextLink { url: "http://127.0.0.1:9/incidents?$skip=1".into() }, "next link elsewhere"),
         (FaultKind::LoopingNextLink, "next link to the same page"),
         (FaultKind::EmptyPage, "page without rows"),
+        (FaultKind::ExpiredSkiptoken, "expired skip token"),
         (FaultKind::SilentCap { rows: 2 }, "cap without a next link"),
         (FaultKind::Stale { versions: 1 }, "stale read"),
         (FaultKind::ExpiresInString, "expires_in as text"),
+        (FaultKind::ExpiresIn { seconds: 1 }, "token for one second"),
         (FaultKind::OpaqueToken, "opaque token"),
         (FaultKind::WrongTid { tid: "99999999-9999-4999-8999-999999999999".into() }, "token of another tenant"),
-    ] {
-        faults.push((format!("Microsoft: {what}"), list(kind)));
+        (FaultKind::Claims { claims: claim("aud", "https://api.example.com") }, "token for another API"),
+        (FaultKind::Aadsts { code: 90_033 }, "Entra is busy"),
+        (FaultKind::Aadsts { code: CONSENT_MISSING }, "consent is missing"),
+        (FaultKind::MissingRoles, "token without roles"),
+    ]
+}
+
+/// The injections of a kind of fault by name.
+fn injections(kind: FaultKind, what: &str) -> Vec<(String, Injection)> {
+    let reach = reach(&kind);
+    let on = |host, kind| Fault::new(kind).on(host).times(HITS);
+    match reach {
+        Reach::EachHost => [(Host::Entra, "Entra"), (Host::Graph, "Graph"), (Host::Defender, "Defender")]
+            .map(|(host, name)| (format!("{name}: {what}"), Injection::Microsoft(vec![on(host, kind.clone())], reach)))
+            .into(),
+        Reach::IncidentApis => {
+            let mut faults: Vec<_> = [Host::Graph, Host::Defender].map(|host| on(host, kind.clone())).into();
+            if kind == FaultKind::ExpiredSkiptoken {
+                // The lists have one page. An empty one makes a second.
+                faults.push(Fault::new(FaultKind::EmptyPage).times(HITS));
+            }
+            vec![(format!("Microsoft: {what}"), Injection::Microsoft(faults, reach))]
+        }
+        Reach::Tokens | Reach::Pause => {
+            vec![(format!("Microsoft: {what}"), Injection::Microsoft(vec![on(Host::Entra, kind)], reach))]
+        }
     }
+}
+
+/// All faults by name.
+fn faults() -> Vec<(String, Injection)> {
+    let mut faults: Vec<_> = kinds().into_iter().flat_map(|(kind, what)| injections(kind, what)).collect();
     for service in ["dynamodb", "s3", "sqs", "events", "secretsmanager"] {
         for kind in ["throttled", "failing", "lost"] {
             faults.push((format!("AWS: {service} {kind}"), Injection::Aws(service, kind)));
@@ -100,6 +187,8 @@ fn faults() -> Vec<(String, Injection)> {
     }
     faults.push(("upgrade to a later release".to_owned(), Injection::Release(Release::Later)));
     faults.push(("way back from it".to_owned(), Injection::Release(Release::This)));
+    // Each tenant waits for a minute, so that no other fault could follow.
+    faults.extend(injections(FaultKind::Throttle { retry_after: RetryAfter::Absent }, "429 without a wait"));
     faults
 }
 
@@ -111,10 +200,23 @@ struct Version {
     last_updated: Timestamp,
 }
 
+impl Version {
+    /// The version of a delivered line, or of an event's detail.
+    fn of(value: &Value) -> Option<Self> {
+        let text = |name: &str| value[name].as_str();
+        let last_updated = text("last_updated")?.parse().ok()?;
+        Some(Self { tenant_id: text("tenant_id")?.into(), incident_id: text("incident_id")?.into(), last_updated })
+    }
+}
+
 /// The versions that Microsoft showed, each with the fault during which it came.
 #[derive(Default)]
 pub(crate) struct Chaos {
     shown: BTreeMap<Version, String>,
+    /// A fault pauses tenants now.
+    pauses: bool,
+    /// The deployment sends an event for each version.
+    sends_summaries: bool,
 }
 
 /// The versions of one fault.
@@ -135,11 +237,12 @@ impl Chaos {
         for customer in CUSTOMERS {
             customer.seed(sim);
         }
+        self.sends_summaries = true;
         journey::onboard_all(stack, CUSTOMERS, console).await?;
         self.look(sim, BEFORE);
         for (turn, (name, injection)) in faults().into_iter().enumerate() {
             console.step(&name);
-            inject(stack, sim, &injection).await?;
+            self.inject(stack, sim, &injection).await?;
             for customer in CUSTOMERS {
                 customer.change_one_incident(sim, turn);
             }
@@ -150,7 +253,7 @@ impl Chaos {
             if let Injection::Release(Release::Later) = injection {
                 wait_for_later_items(stack).await?;
             }
-            heal(stack, sim).await?;
+            self.heal(stack, sim).await?;
         }
         Ok(())
     }
@@ -162,15 +265,49 @@ impl Chaos {
         loop {
             for (name, injection) in faults() {
                 Console::default().step(&name);
-                inject(stack, sim, &injection).await?;
+                self.inject(stack, sim, &injection).await?;
                 for _ in 0..FAULT_SECONDS {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     self.look(sim, &name);
                     injection.kill(stack);
                 }
-                heal(stack, sim).await?;
+                self.heal(stack, sim).await?;
             }
         }
+    }
+
+    async fn inject(&mut self, stack: &Stack, sim: &Sim, injection: &Injection) -> Result<(), Failed> {
+        match injection {
+            Injection::Microsoft(faults, reach) => {
+                for fault in faults {
+                    sim.fault(fault.clone());
+                }
+                self.pauses = *reach == Reach::Pause;
+                if self.pauses || *reach == Reach::Tokens || faults.iter().any(|fault| fault.host == Some(Host::Entra))
+                {
+                    stack.kill("incident-fetch");
+                }
+            }
+            Injection::Aws(service, kind) => {
+                stack.fail_aws(&json!([{"service": service, "kind": kind, "times": HITS}])).await?;
+            }
+            Injection::Release(release) => drop(stack.later_release(*release == Release::Later).await?),
+            Injection::Killed(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn heal(&mut self, stack: &Stack, sim: &Sim) -> Result<(), Failed> {
+        sim.clear_faults();
+        stack.fail_aws(&json!([])).await?;
+        if std::mem::take(&mut self.pauses) {
+            // Its tokens have no roles.
+            stack.kill("incident-fetch");
+            for customer in CUSTOMERS {
+                resume(stack, customer).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes the versions that are new since the last look.
@@ -184,11 +321,8 @@ impl Chaos {
     fn judge(&self, sim: &Sim, lines: &[Value]) -> BTreeMap<&str, Row> {
         let mut delivered: BTreeMap<Version, BTreeMap<&str, usize>> = BTreeMap::new();
         for line in lines {
-            let text = |name: &str| line[name].as_str().unwrap_or_default();
-            let Ok(last_updated) = text("last_updated").parse() else { continue };
-            let (tenant_id, incident_id) = (text("tenant_id").to_owned(), text("incident_id").to_owned());
-            let version = Version { tenant_id, incident_id, last_updated };
-            *delivered.entry(version).or_default().entry(text("key")).or_default() += 1;
+            let Some(version) = Version::of(line) else { continue };
+            *delivered.entry(version).or_default().entry(line["key"].as_str().unwrap_or_default()).or_default() += 1;
         }
         let present: Vec<_> = present(sim).collect();
         let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
@@ -211,14 +345,25 @@ impl Chaos {
         self.judge(sim, lines).values().map(|row| row.missing).sum()
     }
 
+    /// The number of versions that Microsoft shows and no event `Incident Changed` names.
+    async fn unannounced(&self, stack: &Stack, sim: &Sim) -> Result<usize, Failed> {
+        if !self.sends_summaries {
+            return Ok(0);
+        }
+        let events = stack.events().await?;
+        let summaries = events.iter().filter(|event| event["detail-type"] == "Incident Changed");
+        let announced: BTreeSet<_> = summaries.filter_map(|event| Version::of(&event["detail"])).collect();
+        Ok(present(sim).filter(|version| !announced.contains(version)).count())
+    }
+
     /// Heals everything, waits until all is delivered, and prints the table.
     ///
     /// # Errors
-    /// A version that Microsoft shows is not delivered.
-    pub(crate) async fn end(&self, stack: &Stack, console: &mut Console) -> Result<(), Failed> {
+    /// A version that Microsoft shows is not delivered, or no event announces it.
+    pub(crate) async fn end(&mut self, stack: &Stack, console: &mut Console) -> Result<(), Failed> {
         let sim = simulator(stack)?;
         console.step("healing, and delivering the rest");
-        heal(stack, sim).await?;
+        self.heal(stack, sim).await?;
         let started = devstack::instant();
         // Rows behind a silent cap are left to the sweep.
         let mut kinds = ["poll", "sweep"].iter().chain(std::iter::repeat(&"poll"));
@@ -230,7 +375,8 @@ impl Chaos {
             let _ = stack.tick(kind).await;
             let _ = stack.drain_queue().await;
             lines = stack.delivered().await?;
-            if *kind == "poll" && self.missing(sim, &lines) == 0 && started.elapsed() > TICK_INTERVAL * 2 {
+            let is_complete = self.missing(sim, &lines) == 0 && self.unannounced(stack, sim).await? == 0;
+            if *kind == "poll" && is_complete && started.elapsed() > TICK_INTERVAL * 2 {
                 break;
             }
             tokio::time::sleep(TICK_INTERVAL).await;
@@ -242,9 +388,10 @@ impl Chaos {
             return Err(Failed(format!("lost what a later release stored: {}", later.lost.join(", "))));
         }
         console.line(&format!("{} items of the later release kept what this one does not know", later.marked));
-        match self.missing(sim, &lines) {
-            0 => Ok(()),
-            missing => Err(Failed(format!("{missing} versions that Microsoft shows are not delivered"))),
+        match (self.missing(sim, &lines), self.unannounced(stack, sim).await?) {
+            (0, 0) => Ok(()),
+            (0, unannounced) => Err(Failed(format!("{unannounced} delivered versions have no event"))),
+            (missing, _) => Err(Failed(format!("{missing} versions that Microsoft shows are not delivered"))),
         }
     }
 
@@ -290,22 +437,20 @@ fn simulator(stack: &Stack) -> Result<&Sim, Failed> {
     stack.sim().ok_or_else(|| Failed("--chaos needs the simulator".to_owned()))
 }
 
-async fn heal(stack: &Stack, sim: &Sim) -> Result<(), Failed> {
-    sim.clear_faults();
-    stack.fail_aws(&json!([])).await?;
-    Ok(())
-}
-
-async fn inject(stack: &Stack, sim: &Sim, injection: &Injection) -> Result<(), Failed> {
-    match injection {
-        Injection::Microsoft(fault) => sim.fault(fault.clone()),
-        Injection::Aws(service, kind) => {
-            stack.fail_aws(&json!([{"service": service, "kind": kind, "times": HITS}])).await?;
+/// Resumes a paused tenant as an operator does.
+async fn resume(stack: &Stack, customer: &Customer) -> Result<(), Failed> {
+    let started = devstack::instant();
+    loop {
+        let resumed = stack.call("POST", &format!("/tenants/{}/resume", customer.tenant_id), None).await?;
+        // Whoever watches may not have onboarded this customer yet.
+        if resumed.status == 404 || resumed.status == 200 && resumed.json()["status"] != "paused" {
+            return Ok(());
         }
-        Injection::Release(release) => drop(stack.later_release(*release == Release::Later).await?),
-        Injection::Killed(_) => {}
+        if started.elapsed() > RECOVERY_TIMEOUT {
+            return Err(Failed(format!("{} was not resumed: {}", customer.name, resumed.body)));
+        }
+        tokio::time::sleep(TICK_INTERVAL).await;
     }
-    Ok(())
 }
 
 impl Injection {
@@ -314,7 +459,7 @@ impl Injection {
         match self {
             Self::Killed(function) => stack.kill(function),
             Self::Release(_) => FUNCTIONS.into_iter().for_each(|function| stack.kill(function)),
-            Self::Microsoft(_) | Self::Aws(..) => {}
+            Self::Microsoft(..) | Self::Aws(..) => {}
         }
     }
 }
@@ -345,4 +490,29 @@ async fn work(stack: &Stack, injection: &Injection) {
         injection.kill(stack);
     };
     tokio::join!(work, kill);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_fault_has_a_row() {
+        // The message for an unknown kind lists all kinds.
+        let unknown = serde_json::from_value::<FaultKind>(json!({"kind": "unknown"})).unwrap_err().to_string();
+        let (_, listed) = unknown.split_once("expected one of").unwrap();
+        let all: BTreeSet<_> = listed.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert!(all.len() > 20, "{unknown}");
+        let name = |kind: &FaultKind| serde_json::to_value(kind).unwrap()["kind"].as_str().unwrap().to_owned();
+        let tried: BTreeSet<_> = kinds().iter().map(|(kind, _)| name(kind)).collect();
+        assert_eq!(tried, all);
+    }
+
+    #[test]
+    fn no_two_faults_have_one_name() {
+        let faults = faults();
+        let names: BTreeSet<_> = faults.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), faults.len());
+        assert!(names.iter().all(|name| name.chars().count() <= 42), "the table has 42 columns for a name");
+    }
 }

@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
             if options.once { Err("it was stopped".to_owned()) } else { Ok(()) }
         }
     };
-    let outcome = match (&outcome, &chaos) {
+    let outcome = match (&outcome, &mut chaos) {
         (Ok(()), Some(chaos)) => chaos.end(&stack, &mut console).await.map_err(|failed| failed.to_string()),
         _ => outcome,
     };
@@ -78,9 +78,13 @@ async fn start(options: &Options, console: &mut Console) -> Result<Stack, String
     let credential = options.live.as_ref().map(CredentialSource::read).transpose()?;
     let seconds = if options.once { 1 } else { POLL_INTERVAL.as_secs() };
     let port = options.port;
+    let mut parameters = BTreeMap::from([("PollIntervalSeconds".to_owned(), seconds.to_string())]);
+    if options.once && options.chaos {
+        parameters.insert("IncidentEvents".to_owned(), "summary".to_owned());
+    }
     let options = StackOptions {
         ports: Ports { api: port, entra: port + 1, graph: port + 2, defender: port + 3 },
-        parameters: BTreeMap::from([("PollIntervalSeconds".to_owned(), seconds.to_string())]),
+        parameters,
         live: credential.is_some(),
         credential,
         automatic_triggers: !options.once,

@@ -69,11 +69,11 @@ impl TenantSync {
             // A worker that died between its two writes has left one of them undone.
             let is_listed = worker.feed().open_jobs.contains(job_id);
             if is_listed && job.as_ref().is_none_or(Job::has_ended) {
-                registry.remove_open_job(&tenant, job_id).await?;
+                Box::pin(registry.remove_open_job(&tenant, job_id)).await?;
             }
             let Some(mut job) = job.filter(|job| job.open_work().is_some()) else { return Ok(Stop::Done) };
             if !is_listed {
-                registry.add_open_job(&tenant, job_id).await?;
+                Box::pin(registry.add_open_job(&tenant, job_id)).await?;
                 worker.note_open_job(job_id);
             }
             match worker.run_job(&mut job).await? {

@@ -142,6 +142,21 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Narrows a window that has failed where no call is left to search for the reason. The next work has a call for a part
+    /// of it.
+    pub(super) fn narrow_without_search(&mut self, asked: &AskedWindow) {
+        let search_failed = self.search.as_ref().is_some_and(|search| search.has_failed(asked.window.span));
+        if !(search_failed || self.second_failures > 0) || matches!(self.owner, PassOwner::Retry) {
+            return;
+        }
+        if asked.is_second() {
+            self.position.failures_without_search += 1;
+        } else {
+            let half = asked.window.span.from + SignedDuration::from_secs(asked.seconds() / 2);
+            split_at(&mut self.position, asked.window.span, asked.requested_at, half);
+        }
+    }
+
     pub(super) fn wanted_rows(&self, top: u32) -> u32 {
         if self.position.is_unordered { top } else { MAX_LIST_ROWS }
     }

@@ -70,7 +70,9 @@ impl Worker<'_> {
         if self.commit_feed().await? == Write::Conflict {
             return Ok(Stop::Overtaken);
         }
-        if self.recheck().await? == Progress::OutOfTime || self.retry_quarantined().await? == Progress::OutOfTime {
+        if self.recheck().await? == Progress::OutOfTime
+            || Box::pin(self.retry_quarantined()).await? == Progress::OutOfTime
+        {
             return Ok(Stop::OutOfTime);
         }
         Ok(Stop::Done)

@@ -122,21 +122,6 @@ impl Worker<'_> {
         }
     }
 
-    /// Narrows a window that has failed where no call is left to search for the reason. The next work has a call for a part
-    /// of it.
-    pub(super) fn narrow_without_search(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) {
-        let search_failed = pass.search.as_ref().is_some_and(|search| search.has_failed(asked.window.span));
-        if !(search_failed || pass.second_failures > 0) || matches!(pass.owner, PassOwner::Retry) {
-            return;
-        }
-        if asked.is_second() {
-            pass.position.failures_without_search += 1;
-        } else {
-            let half = asked.window.span.from + SignedDuration::from_secs(asked.seconds() / 2);
-            split_at(&mut pass.position, asked.window.span, asked.requested_at, half);
-        }
-    }
-
     /// Quarantines a second for which no call was left after several failures, without a request to it. Returns true if
     /// the pass goes on behind it. Its retries have calls of their own.
     pub(super) async fn quarantine_unsearched(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) -> Result<bool> {

@@ -80,7 +80,7 @@ impl Worker<'_> {
                 Err(error) if is_transient(&error) => {
                     let step = self.on_failure(pass, &asked, &page, error).await;
                     if let Err(Error::Throttled { .. }) = step {
-                        self.narrow_without_search(pass, &asked);
+                        pass.narrow_without_search(&asked);
                     }
                     step?
                 }
@@ -89,7 +89,7 @@ impl Worker<'_> {
                 Err(error) => {
                     pass.position.after_empty_pages = page.after_empty_pages;
                     if let Error::Throttled { .. } = error {
-                        self.narrow_without_search(pass, &asked);
+                        pass.narrow_without_search(&asked);
                     }
                     // Rows that arrived before the error are worth delivering.
                     if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {

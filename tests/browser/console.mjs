@@ -377,7 +377,7 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         const opened = await openBrowser(chrome, "console-from-file", { viewport: { width: 1280, height: 900 } });
         const { page } = opened;
         await page.goto(`file://${file}`);
-        await page.waitForURL((url) => url.origin === console_.origin && !url.search);
+        await page.waitForURL((url) => url.origin === console_.origin && /^\/[0-9a-f]{32}\/$/.test(url.pathname) && !url.search);
         await page.waitForSelector("table.tenants");
         expect((await text(page, "main")).includes("Contoso"), "the file does not lead in");
         expect(await stat(file).then(() => false, () => true), "the file is still there");

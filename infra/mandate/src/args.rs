@@ -440,8 +440,8 @@ pub(crate) struct Check {
 /// The options of the console.
 #[derive(Args, Clone, Debug)]
 pub struct ConsoleArgs {
-    /// The port on loopback; 0 takes a free one
-    #[arg(long, value_name = "N", default_value_t = crate::console::DEFAULT_PORT)]
+    /// The port on loopback, for example for ssh -L; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub port: u16,
     /// Print the address and open no browser
     #[arg(long)]

@@ -36,6 +36,10 @@ const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// Ends the service workers and the storage that a program left in the browser which had this port before.
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+const STORAGE: &str = "\"storage\"";
+
 /// Adds the headers that every response has.
 pub(super) async fn with_security_headers(mut response: Response) -> Response {
     for (name, value) in SECURITY_HEADERS {
@@ -49,7 +53,9 @@ pub(super) async fn admit(State(console): State<Arc<Console>>, request: Request,
     match console.check(request.method(), request.uri(), request.headers()) {
         Ok(None) => next.run(request).await,
         Ok(Some(response)) => response,
-        Err(problem) if request.uri().path() == "/" => (status_of(&problem), problem.detail).into_response(),
+        Err(problem) if ["/", console.page.as_str()].contains(&request.uri().path()) => {
+            (status_of(&problem), problem.detail).into_response()
+        }
         Err(problem) => routes::refuse(&problem),
     }
 }
@@ -73,6 +79,7 @@ impl Console {
             check_origin(host, headers)?;
         }
         if let Some(token) = token {
+            check_destination(headers)?;
             return self.exchange_token(method, &token, from_file).map(Some);
         }
         if !self.pass.has_session(headers) {
@@ -114,12 +121,14 @@ impl Console {
                     entry::remove(folder);
                 }
                 let cookie = (header::SET_COOKIE, cookie);
+                let cleared = (CLEAR_SITE_DATA, STORAGE.to_owned());
                 if from_file {
                     // A browser sends a strict cookie after no redirect that another site began. This page is no redirect.
                     let html = (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned());
-                    return Ok(([html, cookie], entry::html("/")).into_response());
+                    return Ok(([html, cookie, cleared], entry::html(&self.page)).into_response());
                 }
-                Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), cookie]).into_response())
+                let page = (header::LOCATION, self.page.clone());
+                Ok((StatusCode::SEE_OTHER, [page, cookie, cleared]).into_response())
             }
             Exchange::UsedBefore => Err(refusal(
                 403,
@@ -148,6 +157,15 @@ fn is_visit_from_elsewhere(method: &Method, headers: &HeaderMap) -> bool {
         && is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document")
         && !headers.contains_key(header::ORIGIN)
+}
+
+/// Refuses a script that presents the token, such as a service worker that saw the visit. A browser says where a response
+/// goes, and a script cannot change that.
+fn check_destination(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get_all("sec-fetch-dest").into_iter().any(|destination| destination != "document") {
+        return Err(refusal(403, "foreign_origin", "The address is for a window of a browser."));
+    }
+    Ok(())
 }
 
 /// Refuses a request that another site's page made, by what browsers say of it. A person who types an address, and a

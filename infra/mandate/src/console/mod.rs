@@ -22,14 +22,12 @@ use std::{
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use axum::{Router, middleware};
 use serde_json::json;
+use shared::{random::random_bytes, text::hex};
 use tokio::net::TcpListener;
 
 use crate::{api::Api, args::ConsoleArgs, output::Output, problem::Problem};
 
 use self::{entry::EntryPage, pass::Pass};
-
-/// The port without `--port`. It is the same each time, so that the browser keeps what it remembers for the page.
-pub(crate) const DEFAULT_PORT: u16 = 8420;
 
 /// The browser's right to change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +43,9 @@ struct Console {
     /// The port on loopback.
     port: u16,
     pass: Pass,
+    /// The path of the page, which is new with each start. A browser has nothing in its cache for it that a program sent
+    /// which had this port before.
+    page: String,
     /// The folder of the page that leads the browser here. It goes once the token was exchanged.
     entry_folder: Option<PathBuf>,
     /// The hunts that this console started. Without `--write` the browser may cancel no others.
@@ -54,7 +55,9 @@ struct Console {
 impl Console {
     fn new(api: Api, mode: Mode, port: u16, random: &dyn SecureRandom) -> Result<Self, Problem> {
         let pass = Pass::generate(random, port)?;
-        Ok(Self { api, mode, port, pass, entry_folder: None, hunts: Mutex::default() })
+        let name = random_bytes::<16>(random).map_err(|error| Problem::new("internal", error.to_string()))?;
+        let page = format!("/{}/", hex(name.as_slice()));
+        Ok(Self { api, mode, port, pass, page, entry_folder: None, hunts: Mutex::default() })
     }
 
     /// The address that lets one browser in, once.
@@ -110,7 +113,7 @@ pub(crate) async fn serve(api: Api, out: &Output, args: &ConsoleArgs) -> Result<
 async fn listen(port: u16) -> Result<(TcpListener, u16), Problem> {
     let refused = |error: std::io::Error| {
         Problem::new("port_in_use", format!("The port {port} of this machine cannot be used: {error}."))
-            .advise("Another console may have it: end that one, or use --port 0 for a free port.")
+            .advise("Another console may have it: end that one, or leave out --port for a free port.")
     };
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(refused)?;
     let port = listener.local_addr().map_err(refused)?.port();
@@ -121,7 +124,7 @@ async fn listen(port: u16) -> Result<(TcpListener, u16), Problem> {
 fn router(console: Console) -> Router {
     let console = Arc::new(console);
     routes::api()
-        .merge(assets::files())
+        .merge(assets::files(&console.page))
         .fallback(routes::no_such_route)
         .method_not_allowed_fallback(routes::no_such_route)
         .layer(middleware::from_fn_with_state(Arc::clone(&console), gate::admit))

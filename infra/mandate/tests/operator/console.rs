@@ -92,6 +92,26 @@ async fn private_file_goes_with_the_program() {
     assert_eq!(std::fs::read_dir(folder.join("temporary")).unwrap().count(), 0);
 }
 
+#[tokio::test]
+async fn each_start_takes_another_port() {
+    let api = Api::of(Vec::new()).await;
+    let (mut consoles, mut ports) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut console = program(&["--api", &api.url, "console", "--no-open"]).spawn().unwrap();
+        let mut lines = BufReader::new(console.stdout.take().unwrap()).lines();
+        let printed = lines.next_line().await.unwrap().expect("a console beside another one prints its address");
+        let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let (origin, _) = printed["address"].as_str().unwrap().split_once("/?token=").unwrap();
+        ports.push(origin.rsplit_once(':').unwrap().1.to_owned());
+        consoles.push(console);
+    }
+    assert_ne!(ports[0], ports[1]);
+    for console in consoles {
+        interrupt(console.id().unwrap()).await;
+        assert_eq!(console.wait_with_output().await.unwrap().status.code(), Some(0));
+    }
+}
+
 /// Ctrl-C is the proper end from the first output on. The program may lose the race only now and then, hence the runs.
 #[tokio::test]
 async fn interrupt_right_after_the_first_line_is_a_proper_end() {

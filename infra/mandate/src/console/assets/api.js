@@ -32,6 +32,7 @@ async function send(method, url, { body, headers = {}, signal } = {}) {
       method,
       headers: body === undefined ? headers : { ...headers, "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
       redirect: "error",
       signal,
     });

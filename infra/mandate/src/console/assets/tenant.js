@@ -9,7 +9,7 @@ const REFRESH_SECONDS = 15;
 const JOB_SECONDS = 3;
 const KEPT_JOBS = 10;
 
-/** The ids of a tenant's jobs that this browser knows; the API has no list of them. */
+/** The ids of a tenant's jobs that this page knows until the console ends; the API has no list of them. */
 const jobsOf = {
   key: (id) => `jobs:${id}`,
   read(id) {
@@ -212,14 +212,14 @@ function jobForm(view) {
   } }, field("Show a job by its id", input), h("button", { type: "submit" }, "Show"));
 }
 
-/** Draws the jobs that this browser knows, and follows those that are not at their end. */
+/** Draws the jobs that this page knows, and follows those that are not at their end. */
 function drawJobs(view) {
   view.followers?.abort();
   view.followers = new AbortController();
   const signal = AbortSignal.any([view.signal, view.followers.signal]);
   const ids = jobsOf.read(view.id);
   if (ids.length === 0) {
-    replace(view.jobs, empty("No job known here", "Jobs that are started in this browser are followed here."));
+    replace(view.jobs, empty("No job known here", "Jobs that are started here are followed until the console ends. Another one can be shown by its id."));
     return;
   }
   replace(view.jobs, ids.map((job) => {

@@ -37,7 +37,7 @@ async fn foreign_hosts_are_refused() {
         String::new(),
     ];
     for host in &foreign {
-        for target in ["/api/tenants", "/", "/console.css"] {
+        for target in ["/api/tenants", "/", &stage.file("console.css")] {
             let headers = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
             let response = stage.raw("GET", target, &headers, "").await;
             assert!(response.status == 403 || response.status == 400, "{host} {target}: {}", response.status);
@@ -104,7 +104,7 @@ async fn token_lets_one_browser_in_once() {
     assert_eq!(stage.raw("GET", &address, &cross_site, "").await.status, 403);
 
     let response = stage.raw("GET", &address, &host, "").await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/")));
+    assert_eq!((response.status, response.header("location")), (303, Some(stage.page.as_str())));
     let cookie = response.header("set-cookie").unwrap();
     for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
@@ -118,7 +118,34 @@ async fn token_lets_one_browser_in_once() {
     assert!(again.body.contains("used before"), "{}", again.body);
     let browser = Browser { cookie: cookie.split(';').next().unwrap().into(), ..Browser::default() };
     assert_eq!(stage.send(&browser, "GET", &address, None).await.status, 403);
-    assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+    assert_eq!(stage.send(&browser, "GET", &stage.page, None).await.status, 200);
+    let root = stage.send(&browser, "GET", "/", None).await;
+    assert_eq!((root.status, root.header("location")), (303, Some(stage.page.as_str())));
+}
+
+/// Another program may have had this port before, and may have left pages, files and a service worker in the browser.
+#[tokio::test]
+async fn what_another_program_left_in_the_browser_ends() {
+    let (stage, other) = (start(Mode::ReadOnly).await, start(Mode::ReadOnly).await);
+    assert_ne!(stage.page, other.page, "no path of a file is known before the start");
+    let host = stage.host();
+    let address = format!("/?token={}", stage.token);
+    for destination in ["empty", "serviceworker", "iframe"] {
+        let script = [("host", host.as_str()), ("sec-fetch-site", "same-origin"), ("sec-fetch-dest", destination)];
+        assert_eq!(stage.raw("GET", &address, &script, "").await.status, 403, "{destination}");
+    }
+    let window = [("host", host.as_str()), ("sec-fetch-site", "none"), ("sec-fetch-dest", "document")];
+    let response = stage.raw("GET", &address, &window, "").await;
+    assert_eq!((response.status, response.header("clear-site-data")), (303, Some("\"storage\"")));
+    let browser = Browser {
+        cookie: response.header("set-cookie").unwrap().split(';').next().unwrap().into(),
+        ..Browser::default()
+    };
+    for (name, ..) in FILES.into_iter().filter(|(name, ..)| !name.is_empty()) {
+        assert_eq!(stage.send(&browser, "GET", &format!("/{name}"), None).await.status, 404, "{name}");
+        let references = FILES[0].2.matches(&format!("\"/{name}")).count();
+        assert_eq!(references, 0, "the page names {name} below its own path");
+    }
 }
 
 #[tokio::test]
@@ -145,14 +172,17 @@ async fn visit_from_a_file_is_let_in_by_the_token_alone() {
 
     let response = stage.raw("GET", &address, &visit, "").await;
     assert_eq!((response.status, response.header("location")), (200, None));
-    assert!(response.body.contains("content=\"0; url=/\"") && !response.body.contains(&stage.token));
+    assert!(
+        response.body.contains(&format!("content=\"0; url={}\"", stage.page)) && !response.body.contains(&stage.token)
+    );
     let cookie = response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
     let browser = Browser { cookie: cookie.clone(), ..Browser::default() };
-    assert_eq!(stage.send(&browser, "GET", "/", None).await.status, 200);
+    assert_eq!(response.header("clear-site-data"), Some("\"storage\""));
+    assert_eq!(stage.send(&browser, "GET", &stage.page, None).await.status, 200);
 
     // Nothing but the token is let in so, and it works once.
     let with_cookie = [&visit[..], &[("cookie", cookie.as_str())]].concat();
-    for target in ["/", "/console.css", "/api/tenants", "/api/tenants?token=x", address.as_str()] {
+    for target in ["/", &stage.page, &stage.file("console.css"), "/api/tenants", "/api/tenants?token=x", &address] {
         assert_eq!(stage.raw("GET", target, &with_cookie, "").await.status, 403, "{target}");
     }
     assert_eq!(stage.calls(), []);
@@ -167,8 +197,8 @@ async fn every_request_needs_the_session() {
     let reads = ["/api/session", "/api/tenants", "/api/incidents", "/no-such-route"];
     for cookie in ["", wrong.as_str(), &renamed] {
         let stranger = Browser { cookie: cookie.into(), key: browser.key.clone() };
-        for target in FILES.iter().map(|(path, ..)| *path).chain(reads) {
-            assert_eq!(stage.send(&stranger, "GET", target, None).await.status, 401, "{target}");
+        for target in FILES.map(|(name, ..)| stage.file(name)).into_iter().chain(reads.map(str::to_owned)) {
+            assert_eq!(stage.send(&stranger, "GET", &target, None).await.status, 401, "{target}");
         }
         for (method, target, body) in changes() {
             assert_eq!(stage.send(&stranger, method, &target, Some(&body)).await.code(), "no_session", "{target}");
@@ -226,12 +256,12 @@ async fn every_response_has_the_security_headers() {
         stage.raw("GET", "/", &[("host", &host)], "").await,
         stage.raw("GET", "/", &[("host", "evil.example")], "").await,
         stage.send(&browser, "GET", "/no-such-route", None).await,
-        stage.send(&browser, "PUT", "/console.css", Some(&json!({}))).await,
+        stage.send(&browser, "PUT", &stage.file("console.css"), Some(&json!({}))).await,
         stage.send(&browser, "GET", "/api/tenants", None).await,
         stage.send(&browser, "POST", "/session/key", Some(&json!({}))).await,
     ];
-    for (path, content_type, content) in FILES {
-        let response = stage.send(&browser, "GET", path, None).await;
+    for (name, content_type, content) in FILES {
+        let response = stage.send(&browser, "GET", &stage.file(name), None).await;
         assert_eq!(
             (response.status, response.header("content-type"), response.body.as_str()),
             (200, Some(content_type), content)

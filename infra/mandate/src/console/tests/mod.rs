@@ -35,6 +35,8 @@ type Calls = Arc<Mutex<Vec<(String, String, String)>>>;
 struct Stage {
     port: u16,
     token: String,
+    /// The path of the page.
+    page: String,
     calls: Calls,
 }
 
@@ -106,9 +108,9 @@ async fn start_before(api_port: u16, mode: Mode, calls: Calls) -> Stage {
     let api = Api::connect(&target).await.unwrap();
     let (listener, port) = listen(0).await.unwrap();
     let console = Console::new(api, mode, port, &SystemRandom::new()).unwrap();
-    let token = console.pass.token().to_owned();
+    let (token, page) = (console.pass.token().to_owned(), console.page.clone());
     tokio::spawn(async move { axum::serve(listener, router(console)).await });
-    Stage { port, token, calls }
+    Stage { port, token, page, calls }
 }
 
 async fn start(mode: Mode) -> Stage {
@@ -117,6 +119,11 @@ async fn start(mode: Mode) -> Stage {
 }
 
 impl Stage {
+    /// The path of a file of the page.
+    fn file(&self, name: &str) -> String {
+        format!("{}{name}", self.page)
+    }
+
     fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

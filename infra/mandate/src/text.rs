@@ -4,15 +4,17 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Returns true for a character that can move the cursor, colour the terminal, hide text or change its direction.
+/// Returns true for a character that can move the cursor, colour the terminal, hide text or change its direction: controls
+/// and Unicode's property `Default_Ignorable_Code_Point`, as the console's page has it.
 fn is_hazard(character: char) -> bool {
     character.is_control()
         || matches!(character,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             // Zero-width characters, direction marks, and the separators of lines and paragraphs.
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            // Fillers that look like nothing, variation by tags, interlinear marks.
-            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            // Fillers that look like nothing, variation selectors, interlinear marks, marks of shorthand and music, tags.
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
             | '\u{e0000}'..='\u{e0fff}')
 }
 
@@ -75,6 +77,36 @@ mod tests {
         assert!(safe.contains("\\u{202e}c\\u{2066}\\u{200b}\\u{e0041}\\u{7f}\\r\\n\\u{85}"), "{safe}");
         assert_eq!(shown("Zürich – 東京 🛡 e\u{301}"), "Zürich – 東京 🛡 e\u{301}");
         assert_eq!(shown_lines("one\n\u{1b}two"), ["one", "\\u{1b}two"]);
+    }
+
+    /// The first and the last character of each range of `Default_Ignorable_Code_Point` (Unicode 16,
+    /// `DerivedCoreProperties.txt`).
+    #[test]
+    fn characters_that_show_nothing_are_shown() {
+        for bounds in [
+            "\u{ad}\u{ad}",
+            "\u{34f}\u{34f}",
+            "\u{61c}\u{61c}",
+            "\u{115f}\u{1160}",
+            "\u{17b4}\u{17b5}",
+            "\u{180b}\u{180f}",
+            "\u{200b}\u{200f}",
+            "\u{202a}\u{202e}",
+            "\u{2060}\u{206f}",
+            "\u{3164}\u{3164}",
+            "\u{fe00}\u{fe0f}",
+            "\u{feff}\u{feff}",
+            "\u{ffa0}\u{ffa0}",
+            "\u{fff0}\u{fff8}",
+            "\u{1bca0}\u{1bca3}",
+            "\u{1d173}\u{1d17a}",
+            "\u{e0000}\u{e0fff}",
+        ] {
+            let ends: Vec<char> = bounds.chars().collect();
+            for character in ends[0]..=ends[1] {
+                assert!(is_hazard(character), "{}", character.escape_unicode());
+            }
+        }
     }
 
     #[test]

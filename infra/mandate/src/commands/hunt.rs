@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     path::Path,
     pin::pin,
     time::Duration,
@@ -18,7 +18,7 @@ use crate::{
     args::Hunt,
     output::Rows,
     problem::Problem,
-    text::{safe_json, shown},
+    text::{safe_json, shown, shown_lines},
 };
 
 /// The wait of one request for a hunt's progress. API Gateway allows less than 30 seconds.
@@ -198,10 +198,11 @@ impl<'a> OutFile<'a> {
     /// Replaces the content by the rows: CSV for a name that ends in `.csv`, else NDJSON.
     fn write(mut self, columns: &[String], rows: &[Value]) -> Result<(), Problem> {
         let is_csv = self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let text = if is_csv {
-            csv(columns, rows)
-        } else {
-            rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect()
+        let text = match (is_csv, self.file.is_terminal()) {
+            (true, false) => csv(columns, rows),
+            // `/dev/tty`: what a spreadsheet may read as it is could move the cursor here.
+            (true, true) => shown_lines(&csv(columns, rows)).join("\n") + "\n",
+            (false, _) => rows.iter().flat_map(|row| [safe_json(row), "\n".to_owned()]).collect(),
         };
         let mut replace = || {
             // A pipe or a device has no length.

@@ -135,6 +135,22 @@ async fn tables_fit_the_terminal_and_colour_is_optional() {
 }
 
 #[tokio::test]
+async fn rows_written_to_the_terminal_are_harmless() {
+    let table = json!({"schema": [{"name": ATTACK, "type": "String"}], "failures": [], "results": [{"tenant_id": CONTOSO, ATTACK: ATTACK}]});
+    let api = Api::of(vec![("POST", "/hunting".into(), table)]).await;
+    let csv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("terminal.csv");
+    let _ = std::fs::remove_file(&csv);
+    std::os::unix::fs::symlink("/dev/tty", &csv).unwrap();
+    for (file, shown) in
+        [("/dev/tty", "\\u001b[2J"), ("/dev/stdout", "\\u001b[2J"), (csv.to_str().unwrap(), "\\u{1b}[2J")]
+    {
+        let written = on_a_terminal(&api, 300, &[], &["hunt", "DeviceInfo", "--out", file]).await;
+        is_harmless(&written);
+        assert!(written.contains(shown), "{file}: {written:?}");
+    }
+}
+
+#[tokio::test]
 async fn description_of_an_incident_is_one_paragraph() {
     let mut found = incident(CONTOSO, "7", "Title");
     found["incident"]["description"] = json!("One line.\nAnother.\r\nA third.");

@@ -87,8 +87,7 @@ fn check_names(tool: &ToolKind, arguments: &Value) -> Result<(), ErrorData> {
 
 /// The error result of a tool: the problem, with what to do next.
 fn failure(problem: Problem) -> CallToolResult {
-    let problem = advice::on(problem);
-    CallToolResult::structured_error(serde_json::to_value(&problem).unwrap_or_default())
+    CallToolResult::structured_error(outside::problem(&advice::on(problem)))
 }
 
 fn described(tool: &ToolKind) -> Tool {

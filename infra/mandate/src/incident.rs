@@ -6,6 +6,15 @@ use serde_json::Value;
 #[derive(Debug)]
 pub(crate) struct IncidentView<'a>(&'a Value);
 
+/// One comment of an incident.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CommentView<'a> {
+    /// The time as it was sent.
+    pub(crate) at: &'a str,
+    pub(crate) by: &'a str,
+    pub(crate) text: &'a str,
+}
+
 /// One alert of an incident.
 #[derive(Debug)]
 pub(crate) struct AlertView<'a>(&'a Value);
@@ -62,15 +71,15 @@ impl<'a> IncidentView<'a> {
         tags.flatten().filter_map(|tag| tag.as_str().or_else(|| tag["name"].as_str())).collect()
     }
 
-    pub(crate) fn comments(&self) -> Vec<String> {
+    pub(crate) fn comments(&self) -> impl Iterator<Item = CommentView<'a>> {
         let comments = self.0["incident"]["comments"].as_array().into_iter().flatten();
-        let one = |comment: &Value| {
-            let text = first_text(comment, &["comment"])?;
-            let by = first_text(comment, &["createdByDisplayName", "createdBy"]).unwrap_or("–");
-            let at = first_text(comment, &["createdDateTime", "createdTime"]).unwrap_or("–");
-            Some(format!("{at} {by}: {text}"))
-        };
-        comments.filter_map(one).collect()
+        comments.filter_map(|comment| {
+            Some(CommentView {
+                at: first_text(comment, &["createdDateTime", "createdTime"]).unwrap_or("–"),
+                by: first_text(comment, &["createdByDisplayName", "createdBy"]).unwrap_or("–"),
+                text: first_text(comment, &["comment"])?,
+            })
+        })
     }
 
     /// The alerts; `None` if the incident was too large for a response and came without them.

@@ -70,10 +70,15 @@ impl FromStr for Span {
     }
 }
 
+/// The time of a response. One of Microsoft's without an offset is in UTC.
+pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
+    text.parse().or_else(|_| format!("{text}Z").parse()).ok()
+}
+
 /// The time of a response, as a person on this machine reads it. Text that is no time is made safe to print.
 pub(crate) fn local(text: &str, zone: &TimeZone) -> String {
-    text.parse::<Timestamp>()
-        .map_or_else(|_| shown(text), |at| Zoned::new(at, zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+    timestamp(text)
+        .map_or_else(|| shown(text), |at| Zoned::new(at, zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
 /// A number of seconds in its two largest units.
@@ -128,6 +133,13 @@ mod tests {
         let shown: Vec<String> = [0, 59, 61, 3700, 90_000, -5].into_iter().map(seconds).collect();
         assert_eq!(shown, ["0s", "59s", "1m 1s", "1h 1m", "1d 1h", "-5s"]);
         assert_eq!(local("2026-11-22T10:00:00.5Z", &TimeZone::UTC), "2026-11-22 10:00:00");
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        for text in
+            ["2026-11-22T10:00:00Z", "2026-11-22T10:00:00.1234567", "2026-11-22T10:00:00", "2026-11-22T09:00:00-01:00"]
+        {
+            assert_eq!(local(text, &zone), "2026-11-22 12:00:00", "{text}");
+        }
+        assert_eq!(local("2026-11-22", &zone), "2026-11-22");
         assert_eq!(local("never\u{1b}", &TimeZone::UTC), "never\\u{1b}");
     }
 }

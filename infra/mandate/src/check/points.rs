@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared::microsoft::IncidentApi;
 
 use super::probe::{Probe, Probed, word};
-use crate::problem::Problem;
+use crate::{problem::Problem, time::timestamp};
 
 /// The name of the point that needs both APIs.
 pub(super) const SAME_IDS: &str = "one id on both APIs";
@@ -276,6 +276,5 @@ pub(super) fn token(claims: &Value, api: IncidentApi) -> Finding {
 }
 
 fn updated(row: &Value, api: IncidentApi) -> Option<Timestamp> {
-    let text = row[api.last_update_member()].as_str()?;
-    text.parse().or_else(|_| format!("{text}Z").parse()).ok()
+    timestamp(row[api.last_update_member()].as_str()?)
 }

@@ -217,7 +217,9 @@ impl Session {
             ("Tags", Field::from(view.tags().join(", "))),
             ("Portal", Field::from(view.url().unwrap_or("–"))),
         ];
-        pairs.extend(view.comments().iter().map(|comment| ("Comment", Field::from(comment))));
+        pairs.extend(view.comments().map(|comment| {
+            ("Comment", Field::from(format!("{} {}: {}", local(comment.at, zone), comment.by, comment.text)))
+        }));
         self.out.pairs(pairs)?;
         if let Some(description) = view.description() {
             self.out.say("")?;

@@ -47,8 +47,9 @@ pub(super) fn incident(envelope: &Value) -> Value {
 /// The texts of an incident that only its own page has.
 pub(super) fn texts(envelope: &Value) -> Value {
     let view = IncidentView::of(envelope);
-    let comments: Vec<_> = view.comments().iter().take(20).map(|comment| outside_text(comment)).collect();
-    json!({"description": view.description().map(outside_text), "comments": comments})
+    let comments = view.comments().take(20);
+    let comments = comments.map(|comment| outside_text(&format!("{} {}: {}", comment.at, comment.by, comment.text)));
+    json!({"description": view.description().map(outside_text), "comments": comments.collect::<Vec<_>>()})
 }
 
 /// One alert with its evidence.

@@ -172,6 +172,16 @@ async fn times_are_local_on_a_terminal_and_utc_in_requests() {
     .await;
     let shown = on_a_terminal(&api, 200, &[("TZ", "XYZ-5:30")], &["incidents", "--since", "2026-11-22T10:00"]).await;
     assert!(shown.contains("2026-11-22 15:28:00"), "{shown}");
+    let mut found = incident(CONTOSO, "7", "One");
+    // Graph has an offset, Defender has none.
+    found["incident"]["comments"] = json!([
+        {"comment": "seen", "createdByDisplayName": "Olivia", "createdDateTime": "2026-11-22T10:00:00Z"},
+        {"comment": "done", "createdBy": "Olivia", "createdTime": "2026-11-22T10:30:00.1234567"},
+    ]);
+    let one = Api::of(vec![("GET", format!("/tenants/{CONTOSO}/incidents/7"), found)]).await;
+    let shown = on_a_terminal(&one, 200, &[("TZ", "XYZ-5:30")], &["incident", CONTOSO, "7"]).await;
+    assert!(shown.contains("2026-11-22 15:30:00 Olivia: seen"), "{shown}");
+    assert!(shown.contains("2026-11-22 16:00:00 Olivia: done"), "{shown}");
     let list = api.received().into_iter().find(|request| request.path == "/incidents").unwrap();
     assert!(list.query.contains("from=2026-11-22T04%3A30%3A00Z"), "{}", list.query);
 }

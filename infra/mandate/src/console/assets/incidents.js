@@ -118,7 +118,7 @@ export async function showIncidents({ main, query, signal, go }) {
       draw();
       if (changed.length) announce(`${count(changed.length, "incident")} new or changed`);
     } catch (problem) {
-      if (!signal.aborted) replace(fresh, h("span", { class: "tone bad" }, `Not refreshed: ${problem.message}`));
+      if (!signal.aborted) replace(fresh, h("span", { class: "tone bad" }, "Not refreshed: ", outside(problem.message)));
     }
   };
 

@@ -30,9 +30,9 @@ export function problemNotice(problem, retry) {
     retry && h("p", {}, h("button", { type: "button", click: retry }, "Try again")));
 }
 
-/** Returns a text in which the parts between backquotes are code. */
+/** Returns a text, which may come from outside, in which the parts between backquotes are code. */
 export function quoted(text) {
-  return h("p", {}, text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part)));
+  return h("p", {}, text.split("`").map((part, index) => (index % 2 ? h("code", {}, outsideText(part)) : outside(part))));
 }
 
 /** Returns the sign of a load that goes on. */

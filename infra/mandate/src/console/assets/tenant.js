@@ -245,7 +245,7 @@ async function followJob(view, job, box, signal) {
     } catch (problem) {
       if (signal.aborted) return;
       stop();
-      const text = problem instanceof Problem && problem.code === "not_found" ? "There is no such job, or its record has expired." : problem.message;
+      const text = problem instanceof Problem && problem.code === "not_found" ? "There is no such job, or its record has expired." : outside(problem.message);
       replace(box, h("p", {}, h("span", { class: "id" }, outsideText(job)), " ", text), forget);
     }
   };

@@ -121,7 +121,7 @@ export async function showTenants({ main, query, signal, go }) {
       if (tenants.length && !area.contains(body)) replace(area, tools, body);
       if (tenants.length && JSON.stringify(tenants) !== before) draw();
     } catch (problem) {
-      if (!signal.aborted) replace(fresh, h("span", { class: "tone bad" }, `Not refreshed: ${problem.message}`));
+      if (!signal.aborted) replace(fresh, h("span", { class: "tone bad" }, "Not refreshed: ", outside(problem.message)));
     }
   });
 }

@@ -31,6 +31,19 @@ fn page_has_no_inline_script_and_builds_no_markup() {
 }
 
 #[test]
+fn sentences_of_a_problem_are_shown_as_text_from_outside() {
+    let lines = FILES.iter().flat_map(|(name, _, content)| content.lines().map(move |line| (name, line)));
+    let shown: Vec<_> = lines.filter(|(_, line)| line.contains("problem.message")).collect();
+    assert_eq!(shown.len(), 4, "{shown:?}");
+    for (name, line) in shown {
+        assert!(line.contains("outside(problem.message)"), "{name}: {line}");
+    }
+    let (_, _, parts) = FILES.into_iter().find(|(name, ..)| *name == "parts.js").unwrap();
+    let quoted = parts.split_once("export function quoted").unwrap().1.split_once("\n}").unwrap().0;
+    assert!(quoted.contains("outside(part)") && quoted.contains("outsideText(part)"), "{quoted}");
+}
+
+#[test]
 fn every_imported_script_is_served() {
     for (path, _, content) in
         FILES.iter().filter(|(path, ..)| path.rsplit_once('.').is_some_and(|(_, kind)| kind == "js"))

@@ -71,6 +71,7 @@ pub(crate) fn on(problem: Problem) -> Problem {
         | ("tenant_not_active", Some(_))
         | ("conflict", Some("role_missing")) => for_reason(problem.reason.as_deref().unwrap_or_default()),
         ("tenant_not_active", None) => "`mandate tenant ID` shows its state.",
+        ("conflict", _) => "The present state forbids it. `mandate tenant ID` shows what is there now; then try again.",
         ("not_found", _) => "`mandate tenants` and `mandate invitations` list what there is.",
         ("invalid_request" | "usage", _) => "The command's --help has an example.",
         ("throttled", _) => "Microsoft or the gateway asks for a wait. Try again after it.",

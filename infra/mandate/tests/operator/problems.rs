@@ -62,6 +62,7 @@ async fn problem_has_code_detail_and_what_to_do() {
             body["reason"] = json!("consent_missing");
             (status, body)
         }
+        path if path.ends_with("/sync") => problem(409, "conflict", "Another worker was on the tenant."),
         path if path.ends_with("/resume") => (403, json!({"message": "Forbidden"})),
         _ => problem(404, "not_found", "There is no such thing."),
     })
@@ -73,6 +74,9 @@ async fn problem_has_code_detail_and_what_to_do() {
         "mandate: tenant_not_active: The tenant is not active.\n  reason: consent_missing\n  The customer withdrew the \
          consent, or never gave it: `mandate invite` the same customer again.\n"
     );
+    let run = api.run(&["sweep", CONTOSO]).await;
+    assert!(run.stderr.starts_with("mandate: conflict: Another worker was on the tenant.\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("`mandate tenant ID` shows what is there now"), "{}", run.stderr);
     let run = api.run(&["resume", CONTOSO]).await;
     assert!(
         run.stderr

@@ -145,7 +145,8 @@ pub(crate) enum Command {
     Set(Set),
     /// Runs one KQL query over the tenants and prints one table.
     #[command(after_help = "Examples:\n  mandate hunt \"DeviceInfo | take 5\" --timespan 7d\n  \
-                            mandate hunt @query.kql --tenant 11111111-2222-4333-8444-555555555555 --out rows.csv")]
+                            mandate hunt @query.kql --tenant 11111111-2222-4333-8444-555555555555 --out rows.csv\n  \
+                            mandate hunt --id 5f7d3c9a-0d2b-4a55-9d4e-6f1f0f6f7c21")]
     Hunt(Hunt),
     /// Prints an access token for a tenant, or with --claims what is in it.
     #[command(after_help = "Example:\n  mandate token 11111111-2222-4333-8444-555555555555 --claims")]
@@ -327,8 +328,8 @@ pub(crate) struct Set {
 #[derive(Args, Debug)]
 pub(crate) struct Hunt {
     /// The KQL query, or @FILE to read it from a file (@- from standard input)
-    #[arg(value_name = "QUERY-or-@FILE")]
-    pub(crate) query: String,
+    #[arg(value_name = "QUERY-or-@FILE", required_unless_present = "id")]
+    pub(crate) query: Option<String>,
     /// A tenant to hunt in; repeatable [default: all active ones]
     #[arg(long, value_name = "ID", value_parser = tenant_id)]
     pub(crate) tenant: Vec<TenantId>,
@@ -338,6 +339,12 @@ pub(crate) struct Hunt {
     /// Write the rows to this file: CSV for a name that ends in .csv, else NDJSON
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Start none, but wait for this earlier hunt, whose id was printed at its start; Ctrl-C leaves it as it is
+    #[arg(long, value_name = "HUNT", conflicts_with_all = ["query", "tenant", "timespan"])]
+    pub(crate) id: Option<String>,
+    /// Cancel the hunt that --id names
+    #[arg(long, requires = "id", conflicts_with_all = ["query", "tenant", "timespan", "out"])]
+    pub(crate) cancel: bool,
 }
 
 #[derive(Args, Debug)]

@@ -66,7 +66,7 @@ async fn until_interrupted(cli: Cli, out: Output) -> Result<(), Problem> {
         Command::Console(_) | Command::Mcp => true,
         _ => false,
     };
-    let ends_itself = matches!(cli.command, Command::Hunt(_));
+    let ends_itself = matches!(&cli.command, Command::Hunt(args) if args.id.is_none());
     tokio::select! {
         // Ctrl-C is listened for from the first poll on, so that it never ends a command that has begun in another way.
         biased;

@@ -49,7 +49,33 @@ pub(crate) async fn progress(api: &Api, hunt_id: &str) -> Result<Value, Problem>
 
 impl Session {
     pub(crate) async fn hunt(&self, args: &Hunt) -> Result<(), Problem> {
-        let query = query_of(&args.query)?;
+        match &args.id {
+            Some(hunt_id) if args.cancel => self.cancel_hunt(hunt_id).await,
+            Some(hunt_id) => self.earlier_hunt(hunt_id, args).await,
+            None => self.new_hunt(args).await,
+        }
+    }
+
+    /// Waits for a hunt that was started before, and shows its table.
+    async fn earlier_hunt(&self, hunt_id: &str, args: &Hunt) -> Result<(), Problem> {
+        let out = args.out.as_deref().map(OutFile::open).transpose()?;
+        let started = json!({"hunt_id": hunt_id, "status": "running"});
+        self.finish_hunt(started, &Cell::new(true), out, &self.bar()).await
+    }
+
+    /// Cancels a hunt. One that was over before stays as it is.
+    async fn cancel_hunt(&self, hunt_id: &str) -> Result<(), Problem> {
+        let path = ["hunting", hunt_id];
+        self.api.delete(&path).await?;
+        let hunt = self.api.get(&path, &[("wait_seconds", "0")]).await?;
+        if self.out.is_json() {
+            return self.out.object(&json!({"hunt_id": hunt_id, "status": hunt["status"]}));
+        }
+        self.out.say(format_args!("The hunt {} is {}.", shown(hunt_id), shown(text(&hunt, "status"))))
+    }
+
+    async fn new_hunt(&self, args: &Hunt) -> Result<(), Problem> {
+        let query = query_of(args.query.as_deref().unwrap_or_default())?;
         let tenants: Vec<_> = args.tenant.iter().map(ToString::to_string).collect();
         let mut body = request(&query, &tenants, args.timespan.as_ref().map(crate::time::Span::iso));
         // The id comes at once, so that Ctrl-C can cancel the hunt from the start.

@@ -61,6 +61,47 @@ async fn hunt_prints_rows_from_a_job_and_from_a_table() {
 }
 
 #[tokio::test]
+async fn earlier_hunt_is_read_and_cancelled_by_its_id() {
+    let api = Api::start(jobs()).await;
+    let run = api.run(&["hunt", "--id", "h"]).await;
+    assert_eq!((run.status, run.objects().len()), (Some(0), 2), "{run:?}");
+    let sent = |api: &Api| -> Vec<String> {
+        api.received().into_iter().map(|request| format!("{} {}", request.method, request.path)).collect()
+    };
+    assert_eq!(sent(&api), ["GET /hunting/h", "GET /hunting/h"], "no hunt is started");
+
+    // The state after the request: a hunt that was over is not cancelled.
+    for status in ["cancelled", "done"] {
+        let api = Api::start(move |request| match request.method.as_str() {
+            "DELETE" => (204, Value::Null),
+            _ => (200, json!({"hunt_id": "h", "status": status, "failures": []})),
+        })
+        .await;
+        let run = api.run(&["hunt", "--id", "h", "--cancel"]).await;
+        assert_eq!(run.objects(), [json!({"hunt_id": "h", "status": status})]);
+        assert_eq!(sent(&api), ["DELETE /hunting/h", "GET /hunting/h"]);
+    }
+    let unknown = Api::start(|_| problem(404, "not_found", "There is no such hunt.")).await;
+    assert_eq!(unknown.run(&["hunt", "--id", "x"]).await.status, Some(1));
+    for wrong in [&["hunt"][..], &["hunt", "DeviceInfo", "--id", "h"], &["hunt", "DeviceInfo", "--cancel"]] {
+        assert_eq!(api.run(wrong).await.status, Some(2), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn interrupt_leaves_an_earlier_hunt_as_it_is() {
+    let api = Api::start(|_| (200, json!({"hunt_id": "h", "status": "running"}))).await;
+    let mut child = api.command(&["hunt", "--id", "h"]).spawn().unwrap();
+    while api.received().is_empty() {
+        assert_eq!(child.try_wait().unwrap(), None, "the program asks before it ends");
+        tokio::task::yield_now().await;
+    }
+    interrupt(child.id().unwrap()).await;
+    assert_eq!(child.wait_with_output().await.unwrap().status.code(), Some(1));
+    assert!(api.received().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
 async fn hunt_writes_csv_and_ndjson() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let query = folder.join("hunt.kql");

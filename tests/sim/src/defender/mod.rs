@@ -1,18 +1,18 @@
-//! The Defender XDR API: `/api/incidents`.
+//! The Defender XDR API: `/api/incidents` and `/api/advancedhunting/run`.
 
 mod incident_json;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     caller::Caller,
     clock::{guid, truncate_to_100ns},
     faults::{Host, RetryAfter},
-    graph::{quota_exceeded, retry_header},
+    graph::{hunting::run_query, quota_exceeded, retry_header},
     http::{Request, Response},
     list::{ListQuery, QuerySyntax, collection, find_incident, select_page},
     odata::{Field, FieldType, FieldValue},
-    store::{Comment, Incident, Resource},
+    store::{Comment, HuntingColumn, Incident, Resource},
     update::{editor_name, nullable_property, parse_update, set_if_some, string_list, string_property},
     world::{Tweaks, World},
 };
@@ -33,6 +33,7 @@ const QUERY_SYNTAX: QuerySyntax = QuerySyntax {
 
 const READ: &[&str] = &["Incident.Read.All", "Incident.ReadWrite.All"];
 const WRITE: &[&str] = &["Incident.ReadWrite.All"];
+const HUNT: &[&str] = &["AdvancedHunting.Read.All"];
 const CONTEXT: &str = "https://api.security.microsoft.com/api/$metadata#Incidents";
 
 /// A response with Defender's error body.
@@ -63,7 +64,12 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
         return throttled(world, retry_after);
     }
     let method = request.method.as_str();
-    let required_roles = if method == "GET" { READ } else { WRITE };
+    let segments = request.segments();
+    let required_roles = match (method, segments.as_slice()) {
+        (_, ["api", "advancedhunting", "run"]) => HUNT,
+        ("GET", _) => READ,
+        _ => WRITE,
+    };
     if !caller.has_any(required_roles) {
         let message = format!("Missing application roles. API required roles: {}.", required_roles.join(", "));
         return error(403, "Forbidden", &message);
@@ -71,7 +77,8 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
     if !world.tenants.get(&caller.tenant_id).is_some_and(|tenant| tenant.seed.defender_licensed) {
         return error(403, "DisabledFeature", "Tenant feature is not enabled.");
     }
-    match (method, request.segments().as_slice()) {
+    match (method, segments.as_slice()) {
+        ("POST", ["api", "advancedhunting", "run"]) => hunt(world, request, &caller),
         ("GET", ["api", "incidents"]) => list(world, request, &caller, tweaks),
         ("GET", ["api", "incidents", id]) => {
             if !request.query.is_empty() {
@@ -92,6 +99,21 @@ pub(crate) fn respond(world: &mut World, request: &Request, tweaks: &Tweaks) -> 
 
 fn not_found(id: &str) -> Response {
     error(404, "ResourceNotFound", &format!("Incident {id} was not found."))
+}
+
+/// Runs a query. The members of the response have other capitals than Graph's.
+fn hunt(world: &World, request: &Request, caller: &Caller) -> Response {
+    let body = request.json().unwrap_or_default();
+    let Some(query) = body["Query"].as_str() else { return error(400, "BadRequest", "The query is empty.") };
+    let tables = world.tenants.get(&caller.tenant_id).map(|tenant| tenant.hunting.as_slice()).unwrap_or_default();
+    match run_query(tables, query) {
+        Ok(table) => {
+            let column = |column: &HuntingColumn| json!({"Name": column.name, "Type": column.kind});
+            let schema: Vec<Value> = table.columns.iter().map(column).collect();
+            Response::json(200, &json!({"Stats": {}, "Schema": schema, "Results": table.rows}))
+        }
+        Err(message) => error(400, "BadRequest", &message),
+    }
 }
 
 const CONTENT_TYPE: &str = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
@@ -186,8 +208,8 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Fault, FaultKind, Host, IncidentSeed, Limits, NextLink, RetryAfter,
-        testing::{CONTOSO, FABRIKAM, rig},
+        Fault, FaultKind, Host, HuntingColumn, HuntingTable, IncidentSeed, Limits, NextLink, Resource, RetryAfter,
+        testing::{CLIENT, CONTOSO, FABRIKAM, rig},
     };
 
     #[tokio::test]
@@ -208,6 +230,23 @@ mod tests {
                 "{query}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn hunting_has_capital_members_and_its_own_role() {
+        let rig = rig().await;
+        let column = HuntingColumn { name: "AlertId".into(), kind: "String".into() };
+        let rows = vec![json!({"AlertId": "a"}).as_object().cloned().unwrap()];
+        rig.sim.put_hunting_table(CONTOSO, HuntingTable { name: "AlertInfo".into(), columns: vec![column], rows });
+        let run = async |query: &str| rig.call("POST", "/api/advancedhunting/run", Some(json!({"Query": query}))).await;
+        let found = run("AlertInfo | take 1").await.json();
+        assert_eq!(found["Schema"], json!([{"Name": "AlertId", "Type": "String"}]));
+        assert_eq!(found["Results"], json!([{"AlertId": "a"}]));
+        assert_eq!(run("NoSuchTable").await.status, 400);
+        let token = rig.sim.issue_token(CONTOSO, CLIENT, &["Incident.Read.All"], Resource::Defender);
+        let url = format!("{}/api/advancedhunting/run", rig.sim.defender_url());
+        let refused = rig.http.post(url).bearer_auth(token).json(&json!({"Query": "AlertInfo"}));
+        assert_eq!(rig.send(refused).await.status, 403);
     }
 
     #[tokio::test]

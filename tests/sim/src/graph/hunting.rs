@@ -111,7 +111,7 @@ fn is_timespan(text: &str) -> bool {
     text.split('/').all(|part| duration(part) || part.parse::<jiff::Timestamp>().is_ok())
 }
 
-fn run_query(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, String> {
+pub(crate) fn run_query(tables: &[HuntingTable], query: &str) -> Result<HuntingTable, String> {
     let mut steps = query.split('|').map(str::trim);
     let name = steps.next().unwrap_or_default();
     let found = tables.iter().find(|table| table.name == name);

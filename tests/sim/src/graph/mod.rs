@@ -3,7 +3,7 @@
 mod application_json;
 mod applications;
 mod correlation;
-mod hunting;
+pub(crate) mod hunting;
 mod incident_json;
 mod incidents;
 mod service_principals;

@@ -433,10 +433,10 @@ pub(crate) struct Check {
     /// The tenant to try it on [default: the active one with the most incidents]
     #[arg(long, value_name = "ID", value_parser = tenant_id)]
     pub(crate) tenant: Option<TenantId>,
-    /// The URL of Microsoft Graph in another cloud, or of a simulator
+    /// The URL of Microsoft Graph, if it is not that of the token's cloud
     #[arg(long, value_name = "URL")]
     pub(crate) graph: Option<String>,
-    /// The URL of Defender's API in another cloud, or of a simulator
+    /// The URL of Defender's API, if it is not that of the token's cloud
     #[arg(long, value_name = "URL")]
     pub(crate) defender: Option<String>,
     /// Also send requests until Microsoft responds with 429, at most 120 of them; the tenant's feed then waits, too

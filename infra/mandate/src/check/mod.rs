@@ -8,9 +8,14 @@ mod probe;
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::{clock::Clock, http::HttpClient, microsoft::IncidentApi, text::Secret};
+use shared::{
+    clock::Clock,
+    http::{Endpoint, HttpClient},
+    microsoft::IncidentApi,
+    text::Secret,
+};
 
 use crate::{
     args::Check,
@@ -19,10 +24,13 @@ use crate::{
     problem::Problem,
 };
 use points::{Finding, SAME_IDS, Verdict};
-use probe::Probe;
+use probe::{Probe, Unjudged};
 
 /// The longest wait for a pending tenant.
 const CONSENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
+
+/// The row for what could not be tried.
+const FURTHER_POINTS: &str = "all further points";
 
 /// The interval in which a pending tenant is looked at.
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
@@ -33,29 +41,26 @@ impl Session {
             Some(tenant) => self.api.get(&["tenants", &tenant.to_string()], &[]).await?,
             None => self.fullest_tenant().await?,
         };
-        let (tenant, consent) = self.consent_time(tenant).await?;
-        let mut findings = vec![consent];
+        let tenant_id = text(&tenant, "tenant_id").to_owned();
+        let mut findings = vec![self.consent_time(tenant).await?];
         let http = HttpClient::with_read_timeout(Duration::from_mins(1))
             .map_err(|error| Problem::new("internal", error.to_string()))?;
         let mut probes = Vec::new();
         for api in IncidentApi::ALL {
-            match self.probe(args, &http, &tenant, api).await? {
-                Ok((probe, finding)) => {
-                    findings.push(finding);
-                    probes.push(probe);
-                }
-                Err(finding) => findings.push(finding),
-            }
+            let (found, probe) = self.probe(args, &http, &tenant_id, api).await?;
+            findings.extend(found);
+            probes.extend(probe);
         }
         for probe in &probes {
             self.out.progress(format_args!("asking the {} API", probe.api));
             findings.extend(every_point(probe, args.provoke_throttling).await);
         }
         findings.push(match &probes[..] {
-            [graph, defender] => points::same_ids(graph, defender)
-                .await
-                .unwrap_or_else(|problem| Finding::not_tried(SAME_IDS, "both", problem.detail)),
-            _ => Finding::not_tried(SAME_IDS, "both", "the consent covers one API"),
+            [graph, defender] => points::same_ids(graph, defender).await.unwrap_or_else(|unjudged| {
+                let (Unjudged::Point(why) | Unjudged::Api(Problem { detail: why, .. })) = unjudged;
+                Finding::not_tried(SAME_IDS, "both", why)
+            }),
+            _ => Finding::not_tried(SAME_IDS, "both", "one API cannot be asked"),
         });
         self.show_findings(&findings)
     }
@@ -69,34 +74,30 @@ impl Session {
         })
     }
 
-    /// Waits for a pending tenant and measures how long its consent takes. An active one shows it no more.
-    async fn consent_time(&self, mut tenant: Value) -> Result<(Value, Finding), Problem> {
-        let (point, clock) = ("from consent to active", Clock::system());
-        if tenant["status"] != "pending" {
-            return Ok((tenant, Finding::not_tried(point, "–", "only a pending tenant shows it")));
-        }
-        let consented: Timestamp = text(&tenant, "consented_at").parse().unwrap_or_else(|_| clock.now());
+    /// The time from the consent until the tenant was active, from its history. Waits for a tenant that is pending, but not
+    /// for the operator.
+    async fn consent_time(&self, mut tenant: Value) -> Result<Finding, Problem> {
+        let clock = Clock::system();
         let started = clock.now();
-        while tenant["status"] == "pending" && clock.now().duration_since(started) < CONSENT_TIMEOUT {
+        let waits = |tenant: &Value| tenant["status"] == "pending" && tenant["reason"] != "operator";
+        while waits(&tenant) && clock.now().duration_since(started) < CONSENT_TIMEOUT {
             self.out.progress("waiting for the tenant to become active");
             tokio::time::sleep(CONSENT_INTERVAL).await;
             tenant = self.api.get(&["tenants", text(&tenant, "tenant_id")], &[]).await?;
         }
-        let seconds = clock.now().duration_since(consented).as_secs();
-        let found = format!("{} after {}", text(&tenant, "status"), crate::time::seconds(seconds));
-        let verdict = if tenant["status"] == "active" { Verdict::Seen } else { Verdict::Differs };
-        Ok((tenant, Finding { point, api: "–", expected: "active within 30 minutes", found, verdict }))
+        let tenant = self.api.get(&["tenants", text(&tenant, "tenant_id")], &[("history", "true")]).await?;
+        Ok(points::consent_time(&tenant))
     }
 
-    /// A probe of one API with a fresh token, or why there is none.
+    /// What the token of one API shows, and a probe of the API with it, if there is one.
     async fn probe<'a>(
         &self,
         args: &Check,
         http: &'a HttpClient,
-        tenant: &Value,
+        tenant_id: &str,
         api: IncidentApi,
-    ) -> Result<Result<(Probe<'a>, Finding), Finding>, Problem> {
-        let issued = token::issue(&self.api, text(tenant, "tenant_id"), Some(api.as_str())).await;
+    ) -> Result<(Vec<Finding>, Option<Probe<'a>>), Problem> {
+        let issued = token::issue(&self.api, tenant_id, Some(api.as_str())).await;
         let mut issued = match issued {
             Ok(issued) => issued,
             Err(problem) if problem.code == "forbidden" || problem.code == "unauthorized_caller" => {
@@ -104,30 +105,33 @@ impl Session {
             }
             Err(problem) => {
                 let why = format!("no token: {}", problem.reason.unwrap_or(problem.code));
-                return Ok(Err(Finding::not_tried("access token", api.as_str(), why)));
+                return Ok((vec![Finding::not_tried(points::ACCESS_TOKEN, api.as_str(), why)], None));
             }
         };
         let token = Secret::new(issued["access_token"].as_str().unwrap_or_default().to_owned());
-        let finding = points::token(&token::claims_of(&mut issued), api);
-        let named = match api {
-            IncidentApi::Graph => args.graph.as_deref(),
-            IncidentApi::Defender => args.defender.as_deref(),
+        let claims = token::claims_of(&mut issued);
+        let mut findings = vec![points::token(&claims, api, tenant_id)];
+        let Some(endpoint) = self.endpoint(args, api, &claims)? else {
+            let why = format!("the token does not name its cloud: --{api} names the host");
+            findings.push(Finding::not_tried(FURTHER_POINTS, api.as_str(), why));
+            return Ok((findings, None));
         };
-        let address = named.map_or_else(|| self.default_host(api), str::to_owned);
-        let endpoint = address.trim_end_matches('/').parse().map_err(|_| {
-            Problem::new("usage", "--graph and --defender must be https://HOST, or http on this machine.")
-        })?;
-        Ok(Ok((Probe { http, endpoint, api, token }, finding)))
+        Ok((findings, Some(Probe { http, endpoint, api, token })))
     }
 
-    /// Microsoft's own host, or the simulator's beside a local stack.
-    fn default_host(&self, api: IncidentApi) -> String {
-        match (self.api.local_port(), api) {
-            (Some(port), IncidentApi::Graph) => format!("http://127.0.0.1:{}", port.saturating_add(2)),
-            (Some(port), IncidentApi::Defender) => format!("http://127.0.0.1:{}", port.saturating_add(3)),
-            (None, IncidentApi::Graph) => "https://graph.microsoft.com".to_owned(),
-            (None, IncidentApi::Defender) => "https://api.security.microsoft.com".to_owned(),
-        }
+    /// The host of an API: the named one, the simulator's beside a local stack, or Microsoft's in the token's cloud.
+    fn endpoint(&self, args: &Check, api: IncidentApi, claims: &Value) -> Result<Option<Endpoint>, Problem> {
+        let (named, offset) = match api {
+            IncidentApi::Graph => (&args.graph, 2),
+            IncidentApi::Defender => (&args.defender, 3),
+        };
+        let local = self.api.local_port().map(|port| format!("http://127.0.0.1:{}", port.saturating_add(offset)));
+        let Some(address) = named.clone().or(local) else { return Ok(points::host(claims, api)) };
+        address
+            .trim_end_matches('/')
+            .parse()
+            .map(Some)
+            .map_err(|_| Problem::new("usage", "--graph and --defender must be https://HOST, or http on this machine."))
     }
 
     fn show_findings(&self, findings: &[Finding]) -> Result<(), Problem> {
@@ -164,18 +168,30 @@ impl Session {
 async fn every_point(probe: &Probe<'_>, provoke: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(problem) = try_points(probe, provoke, &mut findings).await {
-        findings.push(Finding::not_tried("all further points", probe.api.as_str(), problem.detail));
+        findings.push(Finding::not_tried(FURTHER_POINTS, probe.api.as_str(), problem.detail));
     }
     findings
 }
 
 async fn try_points(probe: &Probe<'_>, provoke: bool, findings: &mut Vec<Finding>) -> Result<(), Problem> {
-    findings.push(points::largest_page(probe).await?);
-    findings.push(points::two_sided_filter(probe).await?);
-    findings.extend(points::order(probe).await?);
-    findings.push(points::next_links(probe).await?);
-    findings.push(points::hunting(probe).await?);
-    findings.push(points::determinations(probe).await?);
-    findings.extend(points::throttling(probe, provoke).await?);
-    Ok(())
+    let mut add = |point, outcome| match outcome {
+        Ok(finding) => {
+            findings.push(finding);
+            Ok(())
+        }
+        Err(Unjudged::Point(why)) => {
+            findings.push(Finding::not_tried(point, probe.api.as_str(), why));
+            Ok(())
+        }
+        Err(Unjudged::Api(problem)) => Err(problem),
+    };
+    add(points::LARGEST_PAGE, points::largest_page(probe).await)?;
+    add(points::TWO_SIDED_FILTER, points::two_sided_filter(probe).await)?;
+    add(points::DEFAULT_ORDER, points::default_order(probe).await)?;
+    add(points::ORDERBY, points::orderby(probe).await)?;
+    add(points::NEXT_LINK, points::next_links(probe).await)?;
+    add(points::HUNTING, points::hunting(probe).await)?;
+    add(points::DETERMINATIONS, points::determinations(probe).await)?;
+    add(points::LIMIT_HEADERS, points::limit_headers(probe).await)?;
+    add(points::THROTTLING, points::throttling(probe, provoke).await)
 }

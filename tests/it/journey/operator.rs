@@ -88,6 +88,7 @@ async fn operator_does_the_whole_job_with_the_program_alone() {
     operator.onboard(&harness, &CONTOSO, &["--tenant", CONTOSO.domain]).await;
     operator.onboard(&harness, &FABRIKAM, &[]).await;
     sees_the_incidents(&harness, &operator).await;
+    works_through_defender(&harness, &operator).await;
     finds_out_why_it_is_paused(&harness, &operator).await;
     harness.while_messages_are_delivered(hunts(&operator)).await;
     harness.while_messages_are_delivered(agent_looks_on(&operator)).await;
@@ -111,6 +112,23 @@ async fn sees_the_incidents(harness: &StackHarness, operator: &Operator) {
     harness.stack.drain_queue().await.unwrap();
     let done = operator.objects(&["job", CONTOSO.tenant_id, job["job_id"].as_str().unwrap(), "--follow"]).await;
     assert_eq!(done.last().unwrap()["status"], "done");
+}
+
+/// The same commands where the tenant is read through Defender, whose incidents have other members.
+async fn works_through_defender(harness: &StackHarness, operator: &Operator) {
+    // As if the administrator had consented to the other API, too.
+    harness.sim.grant(CONTOSO.tenant_id, APP, &["Incident.ReadWrite.All"]);
+    let moved = operator.object(&["change", CONTOSO.tenant_id, "--incident-api", "defender"]).await;
+    assert_eq!((&moved["api"], &moved["status"]), (&json!("defender"), &json!("active")));
+    let listed = operator.object(&["incidents", "--tenant", CONTOSO.tenant_id, "--since", "2h"]).await;
+    assert_eq!((&listed["api"], &listed["incident_id"]), (&json!("defender"), &json!("1")));
+    let one = operator.object(&["incident", CONTOSO.tenant_id, "1"]).await;
+    assert_eq!(one["incident"]["incidentName"], "First of Contoso");
+    let arguments = ["set", CONTOSO.tenant_id, "1", "--status", "active", "--comment", "checked"];
+    let changed = operator.object(&arguments).await;
+    assert_eq!(changed["incident"]["status"], "Active");
+    let moved = operator.object(&["change", CONTOSO.tenant_id, "--incident-api", "graph"]).await;
+    assert_eq!(moved["api"], "graph");
 }
 
 async fn finds_out_why_it_is_paused(harness: &StackHarness, operator: &Operator) {

@@ -106,7 +106,10 @@ impl Worker<'_> {
             }
             VersionComparison::SameOnOtherApi => {
                 let same = delivered.as_ref().filter(|delivered| delivered.last_updated == record.last_updated);
-                let version = DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api);
+                let version = DeliveredVersion {
+                    change: delivered.as_ref().and_then(|delivered| delivered.change),
+                    ..DeliveredVersion::of(record, same.map_or(1, |same| same.ordinal), api)
+                };
                 let open_before = delivered.as_ref().and_then(|delivered| delivered.open);
                 let new = NewVersion { version: version.clone(), open_before };
                 self.take_lease().await?;

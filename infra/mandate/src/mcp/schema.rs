@@ -89,7 +89,7 @@ fn argument(name: &str) -> Value {
     match name {
         "tenant_id" => described(of_type("TenantId"), "The tenant, as list_tenants names it."),
         "tenants" => described(list(&of_type("TenantId")), "Default: all active ones."),
-        "incident_id" => of_type("IncidentId"),
+        "incident_id" => of_parameter("IncidentIdInPath"),
         "hunt_id" => described(of_parameter("HuntIdInPath"), "As start_hunt returned it."),
         "status" => of_parameter("TenantStatus"),
         "incident_status" => of_parameter("IncidentStatus"),

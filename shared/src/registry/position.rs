@@ -75,7 +75,13 @@ pub struct Readings {
     pub is_part: bool,
     /// The number of readings that came to their end.
     pub complete: u32,
-    /// The rows of all readings, by identifier.
+    /// Those of them since a row was seen for the first time.
+    #[serde(default)]
+    pub fruitless: u32,
+    /// The number of places in the list at the end of the last one.
+    #[serde(default)]
+    pub places: Option<u32>,
+    /// The rows of all readings with as many places, by identifier.
     #[serde(default)]
     pub seen: BTreeSet<String>,
     /// The number of places that the present one has passed.
@@ -144,7 +150,7 @@ impl SecondPosition {
 impl Readings {
     /// The beginning of the first reading.
     pub fn from_beginning(shown_at: Timestamp, is_part: bool) -> Self {
-        Self { shown_at, is_part, complete: 0, seen: BTreeSet::new(), skip: 0 }
+        Self { shown_at, is_part, complete: 0, fruitless: 0, places: None, seen: BTreeSet::new(), skip: 0 }
     }
 }
 

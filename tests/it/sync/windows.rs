@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
+use shared::microsoft::IncidentApi;
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
 use super::harness::{APIS, SyncHarness, TENANT, tenant};
@@ -158,6 +159,76 @@ async fn inseparable_rows_are_quarantined_and_the_feed_goes_on() {
         assert_eq!(quarantined, [("inseparable", true, 2)], "{api}");
         assert!(sync.feed().await.covered_until.unwrap() > sync.clock.now() - SignedDuration::from_mins(6));
     }
+}
+
+/// Pages of a ninth of the rows, and an order that turns with each response, so that the places of many readings hold the
+/// same rows.
+#[tokio::test]
+async fn inseparable_rows_are_read_while_readings_show_new_ones() {
+    for earlier_responses in 0..12 {
+        let sync = SyncHarness::start(IncidentApi::Graph).await;
+        sync.backends.sim.configure(|behaviour| {
+            let list = &mut behaviour.graph;
+            (list.order, list.shuffle_ties) = (sim::Order::CreatedDescending, true);
+            (list.page_size, list.next_link) = (Some(7), sim::NextLink::Skip);
+        });
+        for _ in 0..earlier_responses {
+            sync.poll().await;
+            sync.advance(60);
+        }
+        let instant = Some(sync.clock.now() - SignedDuration::from_secs(300));
+        for _ in 0..61 {
+            sync.put_seed(IncidentSeed { last_update: instant, created: instant, ..IncidentSeed::default() });
+        }
+        for _ in 0..6 {
+            sync.poll().await;
+            sync.advance(60);
+        }
+        let quarantined = sync.feed().await.quarantined;
+        assert_eq!((sync.keys().len(), quarantined), (61, 0), "after {earlier_responses} responses");
+    }
+}
+
+/// A row of the first page leaves the list, so that the next one slips from the second page to the first.
+#[tokio::test]
+async fn row_that_leaves_between_two_pages_hides_no_inseparable_one() {
+    let sync = SyncHarness::start(IncidentApi::Graph).await;
+    let shuffle = |shuffles: bool| {
+        sync.backends.sim.configure(|behaviour| {
+            let list = &mut behaviour.graph;
+            (list.page_size, list.next_link, list.shuffle_ties) = (Some(7), sim::NextLink::Skip, shuffles);
+        });
+    };
+    shuffle(true);
+    // No later poll reads them again.
+    let instant = Some(sync.clock.now() - SignedDuration::from_hours(5));
+    let put =
+        || sync.put_seed(IncidentSeed { last_update: instant, created: instant, alerts: 1, ..IncidentSeed::default() });
+    (0..8).for_each(|_| drop(put()));
+    let limits = sim::Limits { per_minute: Some(1), ..sim::Limits::default() };
+    sync.backends.sim.set_limits(sim::Host::Graph, Some(TENANT), limits);
+    let skip = async || sync.feed().await.pass_position?.second?.readings.map(|readings| readings.skip);
+    let until = async |place| {
+        for _ in 0..40 {
+            if skip().await == Some(place) {
+                return;
+            }
+            sync.advance(61);
+            sync.poll().await;
+        }
+        panic!("{:?}", sync.feed().await.pass_position);
+    };
+    until(0).await;
+    // They come before the others, and no page has shown them yet.
+    let fresh: Vec<String> = (0..10).map(|_| put()).collect();
+    shuffle(false);
+    until(7).await;
+    sync.update(fresh.last().unwrap(), |incident| incident.severity = "low".into());
+    for _ in 0..20 {
+        sync.advance(61);
+        sync.poll().await;
+    }
+    sync.assert_complete();
 }
 
 #[tokio::test]

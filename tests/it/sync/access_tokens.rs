@@ -1,18 +1,11 @@
 //! The access tokens of polls: few requests, and a withdrawn consent is noticed in time.
 
 use serde_json::json;
-use shared::{microsoft::IncidentApi, registry::tenants::Status, tenant::Reason};
+use shared::{registry::tenants::Status, tenant::Reason};
 use sim::{Fault, FaultKind, Host, IncidentSeed};
 
-use super::harness::{APIS, SyncHarness, TENANT};
+use super::harness::{APIS, SyncHarness, TENANT, host};
 use crate::backends::CLIENT_ID;
-
-fn host(api: IncidentApi) -> Host {
-    match api {
-        IncidentApi::Graph => Host::Graph,
-        IncidentApi::Defender => Host::Defender,
-    }
-}
 
 fn token_requests(sync: &SyncHarness) -> usize {
     sync.backends.sim.count(Host::Entra, TENANT)

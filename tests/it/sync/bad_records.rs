@@ -2,20 +2,10 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use shared::{
-    microsoft::IncidentApi,
-    registry::{jobs::JobStatus, tenants::Status},
-};
+use shared::registry::{jobs::JobStatus, tenants::Status};
 use sim::{Fault, FaultKind, IncidentSeed};
 
-use super::harness::{APIS, SyncHarness, TENANT, tenant};
-
-fn host(api: IncidentApi) -> sim::Host {
-    match api {
-        IncidentApi::Graph => sim::Host::Graph,
-        IncidentApi::Defender => sim::Host::Defender,
-    }
-}
+use super::harness::{APIS, SyncHarness, TENANT, host, tenant};
 
 /// Hands over a poll and what waits in the queue, once a minute.
 async fn work_for(sync: &SyncHarness, minutes: usize) {

@@ -8,14 +8,7 @@ use serde_json::json;
 use shared::{microsoft::IncidentApi, registry::jobs::JobStatus};
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, tenant};
-
-fn host(api: IncidentApi) -> sim::Host {
-    match api {
-        IncidentApi::Graph => sim::Host::Graph,
-        IncidentApi::Defender => sim::Host::Defender,
-    }
-}
+use super::harness::{APIS, SyncHarness, TENANT, host, tenant};
 
 /// Incidents that share one second of last update and differ in time of creation: more than the budget of a minute holds.
 fn crowd(sync: &SyncHarness, instant: Timestamp) -> usize {

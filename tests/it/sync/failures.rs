@@ -15,15 +15,8 @@ use shared::{
 };
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, grant, tenant};
+use super::harness::{APIS, SyncHarness, TENANT, grant, host, tenant};
 use crate::{backends::lines_of, cases::Cases};
-
-fn on(api: IncidentApi) -> sim::Host {
-    match api {
-        IncidentApi::Graph => sim::Host::Graph,
-        IncidentApi::Defender => sim::Host::Defender,
-    }
-}
 
 #[tokio::test]
 async fn an_error_at_any_request_loses_nothing() {
@@ -40,7 +33,7 @@ async fn an_error_at_any_request_loses_nothing() {
     for api in APIS {
         for kind in &kinds {
             for after in [0, 1] {
-                let mut fault = Fault::new(kind.clone()).on(on(api));
+                let mut fault = Fault::new(kind.clone()).on(host(api));
                 (fault.after, fault.times) = (after, Some(1));
                 cases.add(format!("{api}, {kind:?} after {after} requests"), async move {
                     let sync = SyncHarness::start(api).await;
@@ -160,7 +153,7 @@ async fn outage_costs_few_requests_and_quarantines_nothing() {
                 for number in 0..20 {
                     sync.put(60 + number * 40);
                 }
-                sync.backends.sim.fault(Fault::new(kind).on(on(api)));
+                sync.backends.sim.fault(Fault::new(kind).on(host(api)));
                 sync.poll().await;
                 assert!(sync.calls() <= 10, "{} calls", sync.calls());
                 assert_eq!(sync.feed().await.quarantined, 0);
@@ -184,8 +177,8 @@ async fn outage_after_a_transient_error_quarantines_nothing() {
                 for number in 0..20 {
                     sync.put(60 + number * 40);
                 }
-                sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(api)).times(2));
-                sync.backends.sim.fault(Fault::new(FaultKind::status(503)).on(on(api)).after(after));
+                sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(host(api)).times(2));
+                sync.backends.sim.fault(Fault::new(FaultKind::status(503)).on(host(api)).after(after));
                 for _ in 0..3 {
                     let before = sync.calls();
                     sync.poll().await;
@@ -325,7 +318,7 @@ async fn no_request_is_sent_before_retry_after() {
             cases.add(format!("{api}, {retry_after:?}"), async move {
                 let sync = SyncHarness::start(api).await;
                 sync.put(60);
-                let mut fault = Fault::new(FaultKind::Throttle { retry_after }).on(on(api));
+                let mut fault = Fault::new(FaultKind::Throttle { retry_after }).on(host(api));
                 fault.times = Some(1);
                 sync.backends.sim.fault(fault);
                 sync.poll().await;
@@ -377,7 +370,7 @@ async fn throttling_outlasts_the_tenants_offboarding() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
         let wait = RetryAfter::Seconds(3_600);
-        sync.backends.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(on(api)).times(1));
+        sync.backends.sim.fault(Fault::new(FaultKind::Throttle { retry_after: wait }).on(host(api)).times(1));
         sync.poll().await;
         sync.registry.purge_tenant(&tenant()).await.unwrap();
         sync.advance(60);
@@ -476,7 +469,7 @@ async fn only_active_tenants_report_lag_and_a_pause_counts_once() {
     grant(&sync);
     let (lag, paused, _) = poll().await;
     assert!(lag.is_some_and(|lag| lag < 60.0) && paused.is_none(), "{lag:?}");
-    sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(on(sync.api)));
+    sync.backends.sim.fault(Fault::new(FaultKind::status(500)).on(host(sync.api)));
     sync.advance(7200);
     let (lag, paused, polled) = poll().await;
     assert!(lag.is_some_and(|lag| lag >= 7200.0) && paused.is_none(), "active, and not read: {lag:?}");
@@ -521,7 +514,7 @@ async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
             sync.put(1200 + number * 60);
         }
         let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
-        let mut fault = Fault::new(foreign).on(on(api));
+        let mut fault = Fault::new(foreign).on(host(api));
         fault.times = Some(2);
         sync.backends.sim.fault(fault);
         sync.poll().await;
@@ -532,7 +525,7 @@ async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
         for number in 0..30 {
             sync.put(1200 + number * 60);
         }
-        let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(on(api));
+        let mut cap = Fault::new(FaultKind::SilentCap { rows: 10 }).on(host(api));
         cap.times = Some(1);
         sync.backends.sim.fault(cap.clone());
         sync.poll().await;
@@ -565,7 +558,7 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
     let mut cases = Cases::default();
     for api in APIS {
         for kind in [&foreign, &FaultKind::LoopingNextLink, &FaultKind::EmptyPage, &partial] {
-            let fault = Fault::new(kind.clone()).on(on(api));
+            let fault = Fault::new(kind.clone()).on(host(api));
             cases.add(format!("{api}, {kind:?}"), async move {
                 let sync = SyncHarness::start(api).await;
                 for number in 0..30 {

@@ -18,7 +18,7 @@ use shared::{
     },
     tenant::TenantId,
 };
-use sim::IncidentSeed;
+use sim::{Host, IncidentSeed};
 
 use crate::{
     backends::{Backends, CLIENT_ID, request, tenant_record},
@@ -55,6 +55,14 @@ impl Line {
 
 pub(super) fn start_of_test() -> Timestamp {
     "2027-01-16T10:00:00Z".parse().unwrap()
+}
+
+/// The simulator's host of an incident API.
+pub(super) fn host(api: IncidentApi) -> Host {
+    match api {
+        IncidentApi::Graph => Host::Graph,
+        IncidentApi::Defender => Host::Defender,
+    }
 }
 
 pub(super) fn tenant() -> TenantId {
@@ -178,11 +186,7 @@ impl SyncHarness {
     }
 
     pub(super) fn calls(&self) -> usize {
-        let api = match self.api {
-            IncidentApi::Graph => sim::Host::Graph,
-            IncidentApi::Defender => sim::Host::Defender,
-        };
-        self.backends.sim.count(api, TENANT)
+        self.backends.sim.count(host(self.api), TENANT)
     }
 
     pub(super) async fn tenant(&self) -> Tenant {

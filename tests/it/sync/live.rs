@@ -7,10 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::{microsoft::IncidentApi, tenant::TenantId};
+use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, Giant, IncidentSeed, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, invocation};
+use super::harness::{APIS, SyncHarness, TENANT, host, invocation};
 use crate::backends::{lines_of, request};
 
 #[tokio::test]
@@ -330,8 +330,7 @@ async fn page_without_rows_does_not_end_a_list() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
         let put: BTreeSet<String> = (0..5).map(|number| sync.put(60 + number * 60)).collect();
-        let host = if api == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender };
-        sync.backends.sim.fault(Fault::new(FaultKind::EmptyPage).on(host));
+        sync.backends.sim.fault(Fault::new(FaultKind::EmptyPage).on(host(api)));
         let listed = pages(&sync, &list(), "limit=2").await;
         let listed: BTreeSet<String> = listed.iter().flat_map(ids).map(str::to_owned).collect();
         assert_eq!(listed, put, "{api}");

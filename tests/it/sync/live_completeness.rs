@@ -4,18 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use shared::{microsoft::IncidentApi, tenant::TenantId};
+use shared::tenant::TenantId;
 use sim::{Fault, FaultKind, IncidentSeed};
 
-use super::harness::{APIS, SyncHarness, TENANT, active, invocation};
+use super::harness::{APIS, SyncHarness, TENANT, active, host, invocation};
 use crate::backends::request;
 
 fn list() -> String {
     format!("/tenants/{TENANT}/incidents")
-}
-
-fn host(api: IncidentApi) -> sim::Host {
-    if api == IncidentApi::Graph { sim::Host::Graph } else { sim::Host::Defender }
 }
 
 fn ids(page: &Value) -> BTreeSet<String> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::{lambda::event::Invocation, registry::tenants::Status};
 use sim::{Fault, FaultKind, Host, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, fetch, invocation};
+use super::harness::{APIS, SyncHarness, TENANT, fetch, host, invocation};
 use crate::backends::{CLIENT_SECRET, SECRET, lines_of, request, unique_request_id};
 
 fn poll() -> Value {
@@ -67,8 +67,7 @@ async fn refusals_are_logged_with_microsofts_request_id() {
     ] {
         let sync = SyncHarness::start(api).await;
         let headers = vec![(header.to_owned(), sent.to_owned())];
-        let host = if api == APIS[0] { Host::Graph } else { Host::Defender };
-        sync.backends.sim.fault(Fault::new(FaultKind::Status { status: 418, body: None, headers }).on(host));
+        sync.backends.sim.fault(Fault::new(FaultKind::Status { status: 418, body: None, headers }).on(host(api)));
         let (_, lines) = hand_over(&sync, &[poll()]).await;
         let line = lines.iter().find(|line| line["status"] == 418).expect("the refusal is logged");
         assert_eq!((&line["tenant_id"], &line["api"]), (&json!(TENANT), &json!(api.as_str())));

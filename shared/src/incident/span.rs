@@ -1,9 +1,10 @@
 //! Spans of time in whole seconds.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// A half-open span of time with bounds in whole seconds. Without an end it has no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span {
     /// The first second inside the span.
     pub from: Timestamp,

@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::incident::span::Span;
+
 /// The position of a pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Position {
@@ -57,10 +59,9 @@ pub enum NextPage {
 /// The place inside a second of last update that is split by time of creation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecondPosition {
-    /// Everything in the second created before this time was read.
-    pub created_from: Timestamp,
-    /// The ends of the next ranges, the nearest one last. The last range has none.
-    pub created_ends: Vec<Timestamp>,
+    /// The ranges of creation that are still to read, the next one last.
+    #[serde(default)]
+    pub parts: Vec<Span>,
     /// The readings of the next range, if no split tells its rows apart.
     #[serde(default)]
     pub readings: Option<Readings>,
@@ -141,9 +142,17 @@ pub struct PageSizes {
 }
 
 impl SecondPosition {
+    /// All times of creation.
+    pub const WHOLE: Span = Span { from: Timestamp::UNIX_EPOCH, to: None };
+
+    /// The range that is read next.
+    pub fn part(&self) -> Span {
+        self.parts.last().copied().unwrap_or(Self::WHOLE)
+    }
+
     /// The position at the beginning of a second that is not split yet.
     pub fn all_of_it() -> Self {
-        Self { created_from: Timestamp::UNIX_EPOCH, created_ends: Vec::new(), readings: None }
+        Self { parts: vec![Self::WHOLE], readings: None }
     }
 }
 
@@ -171,6 +180,11 @@ impl ListPosition {
     /// Returns true if `last_page` is the whole list so far.
     pub fn is_first_page(&self) -> bool {
         self.last_page.len() == self.rows as usize
+    }
+
+    /// The times of the rows of the last page, where this invocation has read them all.
+    pub fn last_page_shown(&self) -> &[RowTimes] {
+        self.shown.len().checked_sub(self.last_page.len()).map_or(&[], |before| &self.shown[before..])
     }
 
     /// Returns true if none of these rows was seen before.

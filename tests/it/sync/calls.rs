@@ -24,8 +24,17 @@ fn shapes() -> Vec<(&'static str, Vec<i64>)> {
     let recent = (0..120).map(|row| 60 + row * 3).collect();
     let thin = (0..300).map(|row| 60 + row * 280).collect();
     let tied = vec![600; 240];
+    let crowded = vec![600; 1_100];
     let bursts = (0..400).map(|row| 600 + row / 80 * 7_200 + random(20)).collect();
-    vec![("dense", dense), ("uneven", uneven), ("recent", recent), ("thin", thin), ("tied", tied), ("bursts", bursts)]
+    vec![
+        ("dense", dense),
+        ("uneven", uneven),
+        ("recent", recent),
+        ("thin", thin),
+        ("tied", tied),
+        ("crowded", crowded),
+        ("bursts", bursts),
+    ]
 }
 
 async fn calls(api: IncidentApi, order: Order, page: usize, seconds: &[i64]) -> usize {
@@ -42,7 +51,7 @@ async fn calls(api: IncidentApi, order: Order, page: usize, seconds: &[i64]) -> 
     let now: Timestamp = sync.clock.now();
     for (number, ago) in seconds.iter().enumerate() {
         let last_update = now - SignedDuration::from_secs(*ago);
-        let created = last_update - SignedDuration::from_secs(i64::try_from(number % 977).unwrap());
+        let created = last_update - SignedDuration::from_secs(i64::try_from(number % 7_919).unwrap());
         sync.put_seed(IncidentSeed {
             last_update: Some(last_update),
             created: Some(created),
@@ -72,6 +81,10 @@ async fn stretch_is_read_in_few_calls_whatever_its_shape() {
                 for (shape, seconds) in shapes() {
                     // Seven rows a page make long tests. Two shapes show what is different about them.
                     if page == 7 && !matches!(shape, "recent" | "uneven") {
+                        continue;
+                    }
+                    // More rows in one second than one list can show, in no order: STATUS.md says what they cost.
+                    if order == Order::Shuffled && shape == "crowded" {
                         continue;
                     }
                     cases.add(format!("{api}, {order:?}, {page} a page, {shape}"), async move {

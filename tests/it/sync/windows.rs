@@ -5,7 +5,7 @@ use serde_json::json;
 use shared::microsoft::IncidentApi;
 use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, tenant};
+use super::harness::{APIS, SyncHarness, TENANT, host, tenant};
 use crate::snapshots;
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn crowded_second_resumes_after_the_budget_runs_out() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
         let instant = sync.clock.now() - SignedDuration::from_secs(600);
-        let count = 16 * i64::from(api.largest_page());
+        let count = 40 * i64::from(api.largest_page());
         for number in 0..count {
             sync.put_seed(IncidentSeed {
                 last_update: Some(instant),
@@ -134,7 +134,29 @@ async fn crowded_second_resumes_after_the_budget_runs_out() {
         sync.assert_complete();
         assert_eq!(sync.feed().await.quarantined, 0, "{api}");
         assert!(polls > 1, "the budget held all of it: the test shows nothing");
-        assert!(sync.calls() <= 16 * 6, "{} calls on {api}", sync.calls());
+        assert!(sync.calls() <= 40 * 14 / 10 + 4, "{} calls on {api}", sync.calls());
+    }
+}
+
+#[tokio::test]
+async fn crowded_second_is_read_call_by_call() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let instant = sync.clock.now() - SignedDuration::from_hours(5);
+        for number in 0..600 {
+            let created = Some(instant - SignedDuration::from_secs(number));
+            sync.put_seed(IncidentSeed { last_update: Some(instant), created, alerts: 0, ..IncidentSeed::default() });
+        }
+        let limits = sim::Limits { per_minute: Some(1), ..sim::Limits::default() };
+        sync.backends.sim.set_limits(host(api), Some(TENANT), limits);
+        let fewest = 600_u32.div_ceil(api.largest_page());
+        // Its list is read once until it is too long, and then once more in parts.
+        for _ in 0..2 * fewest + 8 {
+            sync.poll().await;
+            sync.advance(122);
+        }
+        assert!(sync.feed().await.last_success_at.is_some(), "{:?}", sync.feed().await);
+        sync.assert_complete();
     }
 }
 

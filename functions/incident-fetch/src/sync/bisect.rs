@@ -45,17 +45,16 @@ impl Worker<'_> {
             self.bisect_by_id(second).await
         } else {
             let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
-            self.bisect_by_row(query, HashSet::new(), None).await
+            self.bisect_by_row(query, None).await
         };
         self.after_bisection(second, calls_before, outcome).await
     }
 
-    /// Reads a list of a part of a second to its end, row by row where a page failed. The pages before it were read, and had
-    /// the rows `seen`.
-    pub(super) async fn bisect_page(&mut self, failed: &IncidentQuery, seen: HashSet<String>) -> Result<()> {
+    /// Reads the list of a part of a second, row by row where its first page failed.
+    pub(super) async fn bisect_page(&mut self, failed: &IncidentQuery) -> Result<()> {
         let calls_before = self.lease.calls;
         let query = IncidentQuery { top: (failed.top / 2).max(1), ..failed.clone() };
-        let outcome = self.bisect_by_row(query, seen, Some(failed.skip + failed.top)).await;
+        let outcome = self.bisect_by_row(query, Some(failed.skip + failed.top)).await;
         self.after_bisection(failed.updated, calls_before, outcome).await
     }
 
@@ -104,7 +103,7 @@ impl Worker<'_> {
             // Incidents that the list leaves out are found row by row.
             IdList::Incomplete => {
                 let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
-                self.bisect_by_row(query, HashSet::new(), None).await
+                self.bisect_by_row(query, None).await
             }
         }
     }
@@ -134,15 +133,10 @@ impl Worker<'_> {
     /// Reads a second's rows in runs that grow, and halves a run that fails until the failing row stands alone. This is
     /// for seconds without any list: Defender always sends alerts, so it has no list without them.
     ///
-    /// `query` is the first run. Its list has the rows `seen` before it, and a failing one before the place `fails_before`,
-    /// where that is known.
-    async fn bisect_by_row(
-        &mut self,
-        mut query: IncidentQuery,
-        mut seen: HashSet<String>,
-        mut fails_before: Option<u32>,
-    ) -> Result<()> {
+    /// `query` is the first run. Its list has a failing row before the place `fails_before`, where that is known.
+    async fn bisect_by_row(&mut self, mut query: IncidentQuery, mut fails_before: Option<u32>) -> Result<()> {
         let second = query.updated;
+        let mut seen = HashSet::new();
         let full_page = self.api.largest_page();
         let mut failing_rows = 0;
         while query.skip <= MAX_SKIP {

@@ -9,6 +9,7 @@ use super::{
     bisect::SecondListing,
     is_transient,
     page_read::PageRead,
+    paging::MAX_LIST_ROWS,
     pass::PassOwner,
     window::{ceil, floor},
 };
@@ -67,6 +68,8 @@ pub(super) enum NextStep {
     Narrow { width: i64 },
     /// The window was read as far as it is readable. The pass continues at its end.
     ContinueAt(Timestamp),
+    /// The window is a second with more rows than one list shows. It is split at the time of creation of one of them.
+    SplitSecond { created: Timestamp },
     /// Incidents are readable, but not with their alerts. They are read without.
     WithoutAlerts,
     /// Nothing is readable now. The next pass begins with a window of this many seconds.
@@ -316,6 +319,10 @@ impl Worker<'_> {
                     search.on_other_window(outcome, rows)
                 }
                 Action::Bisect(second, listing) => {
+                    let row = self.row_after(&IncidentQuery::of(second, self.api), MAX_LIST_ROWS).await?;
+                    if let Some(created) = row.times().find_map(|row| row.created) {
+                        return Ok(NextStep::SplitSecond { created });
+                    }
                     self.bisect_second(second, listing).await?;
                     search.on_bisected()
                 }

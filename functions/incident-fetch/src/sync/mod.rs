@@ -15,6 +15,7 @@
 //! | `windows` | one pass, window by window |
 //! | `window_failure` | the way on after a window that failed |
 //! | `window` | the pure rules for windows: where they end, and where they are split |
+//! | `second` | the pure rules for seconds that one list does not hold |
 //! | `paging` | the pure rules for the pages of one list |
 //! | `inseparable` | rows that no split tells apart |
 //! | `failure_search` | the search for what fails |
@@ -34,6 +35,7 @@ pub(crate) mod paging;
 mod pass;
 mod poll;
 mod quarantine;
+mod second;
 pub(crate) mod tenant;
 mod tenant_status;
 pub(crate) mod window;

@@ -73,6 +73,13 @@ impl AskedWindow {
         self.window.created.is_some() || self.seconds() == 1
     }
 
+    /// Returns true if a second of this window can have a window of its own. In an open window, it must be past.
+    pub(super) fn can_isolate(&self, second: Timestamp, shown_at: Timestamp) -> bool {
+        let end = second + SignedDuration::from_secs(1);
+        let span = self.window.span;
+        span.contains(second) && (span.to.is_some() || end <= floor(covered_by(span, shown_at)))
+    }
+
     pub(super) fn second(&self) -> Span {
         let from = self.window.span.from;
         Span { from, to: Some(from + SignedDuration::from_secs(1)) }

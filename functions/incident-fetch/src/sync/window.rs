@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use shared::{
     incident::span::Span,
-    registry::position::{Position, RowTimes, SecondPosition},
+    registry::position::{Position, RowTimes},
 };
 
 /// The part of what one reading holds that a window should fill. The rest is left for an uneven spread.
@@ -52,10 +52,9 @@ pub(super) fn next_window(
     if at >= end.unwrap_or(ceil(now) + SignedDuration::from_secs(1)) {
         return None;
     }
-    if let Some(SecondPosition { created_from, created_ends, .. }) = &position.second {
+    if let Some(second) = &position.second {
         let span = Span { from: at, to: Some(at + SignedDuration::from_secs(1)) };
-        let created = Span { from: *created_from, to: created_ends.last().copied() };
-        return Some(Window { span, created: Some(created) });
+        return Some(Window { span, created: Some(second.part()) });
     }
     let mut to = match (position.ends.last(), end) {
         (Some(near), Some(end)) => Some(end.min(*near)),
@@ -79,8 +78,9 @@ pub(super) fn go_past(position: &mut Position, window: Window) -> bool {
     position.list = None;
     position.failures_without_search = 0;
     if let Some(second) = &mut position.second {
-        if let Some(end) = second.created_ends.pop() {
-            (second.created_from, second.readings) = (end, None);
+        second.parts.pop();
+        second.readings = None;
+        if !second.parts.is_empty() {
             return false;
         }
         position.second = None;
@@ -100,28 +100,12 @@ pub(super) fn split_at(position: &mut Position, window: Span, now: Timestamp, at
     position.ends.push(floor(at).clamp(first, last.max(first)));
 }
 
-/// Splits the second at the position, or the next part of it, by the times of creation that its list showed so far: at
-/// `preferred` where that is possible. Returns false if no split tells its rows apart.
-pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>], preferred: Option<Timestamp>) -> bool {
-    position.list = None;
-    let second = position.second.get_or_insert_with(SecondPosition::all_of_it);
-    let (from, to) = (second.created_from, second.created_ends.last().copied());
-    let is_inside = |time: &Timestamp| *time >= from && to.is_none_or(|to| *time < to);
-    let mut seconds: Vec<Timestamp> = shown.iter().flatten().copied().map(floor).filter(is_inside).collect();
-    seconds.sort_unstable();
-    let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return false };
-    let after_first = *first + SignedDuration::from_secs(1);
-    let preferred = preferred.map(floor).filter(|time| is_inside(time) && time > first);
-    let split = match preferred.unwrap_or(seconds[seconds.len() / 2]) {
-        inside if inside > *first => inside,
-        _ if last > first => *last,
-        // All rows of the response share one second. Others may not: that second is read alone, and the time around it.
-        _ if *first > from => *first,
-        _ if to.is_none_or(|to| after_first < to) => after_first,
-        _ => return false,
-    };
-    second.created_ends.push(split);
-    true
+/// Returns true for times of which the latest come first, and false for those of which the earliest do; `None` for others and
+/// where all are the same.
+pub(super) fn order_of(times: &[Timestamp]) -> Option<bool> {
+    let newest_first = times.first() > times.last();
+    let is_in_order = times.is_sorted() || times.is_sorted_by(|left, right| left >= right);
+    (is_in_order && times.first() != times.last()).then_some(newest_first)
 }
 
 /// The number of rows in a window by the density of the rows that a response showed of it.
@@ -154,11 +138,10 @@ impl RowOrder {
         let updated: Vec<Timestamp> = shown.iter().map(|row| row.updated).collect();
         let created: Option<Vec<Timestamp>> = shown.iter().map(|row| row.created).collect();
         [Some(updated), created].into_iter().flatten().find_map(|times| {
-            let (first, last) = (times.first()?.as_second(), times.last()?.as_second());
-            let is_in_order = times.is_sorted() || times.is_sorted_by(|left, right| left >= right);
+            let newest_first = order_of(&times)?;
+            let width = times.last()?.as_second() - times.first()?.as_second();
             let rows = as_f64(i64::try_from(times.len()).ok()?);
-            let seconds_per_row = as_f64((last - first).abs()) / rows;
-            (is_in_order && first != last).then_some(Self { newest_first: first > last, seconds_per_row })
+            Some(Self { newest_first, seconds_per_row: as_f64(width.abs()) / rows })
         })
     }
 
@@ -310,28 +293,6 @@ mod tests {
         let burst = [row_at(3_600); 50];
         let estimated = estimated_rows(span(0, Some(7_200)), at(7_200), &burst);
         assert!((estimated - 100.0).abs() < 1.0, "{estimated}");
-    }
-
-    #[test]
-    fn second_is_split_by_creation_until_one_second_is_left() {
-        let mut position = position(0, &[]);
-        let shown = [Some(at(-10)), Some(at(-5)), Some(at(-5)), None];
-        assert!(split_second(&mut position, &shown, None));
-        let window = |position: &mut Position| next_window(position, None, at(100), &[]).unwrap();
-        let first = window(&mut position);
-        assert_eq!(first.created, Some(Span { from: Timestamp::UNIX_EPOCH, to: Some(at(-5)) }));
-        assert!(!go_past(&mut position, first));
-        let rest = window(&mut position);
-        assert_eq!(rest.created, Some(span(-5, None)));
-        assert!(split_second(&mut position, &shown, None), "that second alone, and what was created later");
-        assert_eq!(window(&mut position).created, Some(span(-5, Some(-4))));
-        assert!(!split_second(&mut position, &shown, None), "no split tells these apart");
-        let inseparable = window(&mut position);
-        assert!(!go_past(&mut position, inseparable));
-        let last = window(&mut position);
-        assert_eq!(last.created, Some(span(-4, None)));
-        assert!(go_past(&mut position, last));
-        assert_eq!(position, Position::at(at(1)));
     }
 
     #[test]

@@ -13,7 +13,9 @@ use super::{
     bisect::NOT_READ,
     failure_search::{FailureSearch, NextStep},
     page_read::PageRead,
+    paging::MAX_LIST_ROWS,
     pass::{AskedWindow, Pass, PassOwner},
+    second::{end_list_of_second, split_second},
     window::{middle, seconds, split_at},
 };
 
@@ -48,7 +50,7 @@ impl Worker<'_> {
             self.lease.feed.without_alerts_until = None;
             return Err(error);
         }
-        if pass.position.second.is_some() {
+        if pass.position.second.is_some() || asked.is_second() && pass.position.list.is_some() {
             return self.on_failure_in_second(pass, asked, error).await;
         }
         let search = pass.search.get_or_insert_with(|| FailureSearch::new(pass.position.ends.clone()));
@@ -62,6 +64,10 @@ impl Worker<'_> {
             NextStep::ContinueAt(at) => {
                 pass.position.move_to(at);
                 pass.position.ends = search.ends_after(at);
+            }
+            NextStep::SplitSecond { created } => {
+                self.stats.moved = true;
+                split_second(&mut pass.position, &[Some(created)], None);
             }
             NextStep::WithoutAlerts => self.read_without_alerts(pass, window.from),
             NextStep::GiveUp { next_width } => {
@@ -86,7 +92,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Goes on after a transient error in a second that is read by times of creation: once more, and then past it.
+    /// Goes on after a transient error in a second that is read by times of creation or page by page: once more, then in
+    /// smaller parts, and at last past what cannot be read.
     async fn on_failure_in_second(
         &mut self,
         pass: &mut Pass<'_>,
@@ -108,10 +115,14 @@ impl Worker<'_> {
             Err(throttled @ Error::Throttled { .. }) => return Err(throttled),
             Err(_) => return Err(error),
         }
+        // Whatever lies behind the page that fails may be more than one list can show.
+        if self.split_failing_second(pass, asked).await? {
+            self.stats.moved = true;
+            pass.second_failures = 0;
+            return Ok(ControlFlow::Continue(()));
+        }
         let second = asked.second();
-        let list = pass.position.list.as_ref();
-        let seen = list.map(|list| list.seen.iter().chain(&list.last_page).cloned().collect()).unwrap_or_default();
-        let bisected = self.bisect_page(&asked.query, seen).await;
+        let bisected = self.bisect_page(&asked.query).await;
         let is_quarantined = self.quarantine.iter().any(|entry| entry.span() == second && entry.reason == NOT_READ);
         match bisected {
             Err(error) if !is_quarantined => Err(error),
@@ -120,6 +131,19 @@ impl Worker<'_> {
                 bisected.map(|()| step)
             }
         }
+    }
+
+    /// Splits a second, or a part of it, that fails: before the page that fails, or where its list is too long. Returns false
+    /// if the list is short and fails at once.
+    async fn split_failing_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) -> Result<bool> {
+        let last_page = pass.position.list.as_ref().map(|list| list.last_page_shown().to_vec());
+        if end_list_of_second(&mut pass.position, &last_page.unwrap_or_default()) {
+            return Ok(true);
+        }
+        pass.position.list = None;
+        let row = self.row_after(&asked.query, MAX_LIST_ROWS).await?;
+        let created: Vec<_> = row.times().map(|row| row.created).collect();
+        Ok(split_second(&mut pass.position, &created, None))
     }
 
     /// Quarantines a second for which no call was left after several failures, without a request to it. Returns true if

@@ -10,9 +10,9 @@ use super::{
     paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
     pass::{AskedWindow, Pass, PassOwner},
     poll::SHORT_OVERLAP,
+    second::{crowded_second, end_list_of_second, isolate_second, split_second},
     window::{
         RowOrder, Window, covered_by, estimated_rows, floor, go_past, split_at, split_point, split_point_of_long_list,
-        split_second,
     },
 };
 use shared::{
@@ -167,7 +167,7 @@ impl Worker<'_> {
             PageStep::NextPage if is_first_page && !looks_complete => {
                 self.after_first_page(pass, asked, page, shown_at).await
             }
-            PageStep::NextPage => self.after_next_page(pass, asked).await,
+            PageStep::NextPage => self.after_next_page(pass, asked, page).await,
             PageStep::TooLong | PageStep::Unordered => {
                 pass.position.is_unordered |= step == PageStep::Unordered;
                 if asked.is_second() {
@@ -175,6 +175,10 @@ impl Worker<'_> {
                 }
                 let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
                 let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
+                if let Some(second) = crowded_second(shown).filter(|second| asked.can_isolate(*second, shown_at)) {
+                    self.isolate_second(pass, asked, second);
+                    return Ok(ControlFlow::Continue(()));
+                }
                 let mut at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
                 if asked.window.span.to.is_none() {
                     // What lies behind it is for a later pass, if no list holds it.
@@ -197,13 +201,22 @@ impl Worker<'_> {
     ) -> Result<ControlFlow<Stop>> {
         let (window, now) = (asked.window.span, asked.requested_at);
         let wanted = pass.wanted_rows(asked.query.top);
+        let shown: Vec<RowTimes> = page.times().collect();
         if asked.is_second() {
-            if pass.position.is_unordered || self.has_row_after(asked, MAX_LIST_ROWS).await? {
+            // A list with an order is ended where it becomes too long, so that no page of it was for nothing.
+            let has_order = RowOrder::of(&shown).is_some();
+            if pass.position.is_unordered || !has_order && self.has_row_after(asked, MAX_LIST_ROWS).await? {
                 return Ok(self.split_second(pass, asked, shown_at));
             }
             return Ok(ControlFlow::Continue(()));
         }
-        let shown: Vec<RowTimes> = page.times().collect();
+        let crowded = crowded_second(&shown).filter(|second| asked.can_isolate(*second, shown_at));
+        if let Some(second) = crowded {
+            if pass.position.is_unordered || self.has_row_after(asked, MAX_LIST_ROWS).await? {
+                self.isolate_second(pass, asked, second);
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
         let newest_first = RowOrder::of(&shown).is_some_and(|order| order.newest_first);
         let is_unordered = pass.position.is_unordered;
         if (newest_first || is_unordered) && estimated_rows(window, now, &shown) > f64::from(wanted) {
@@ -218,8 +231,18 @@ impl Worker<'_> {
 
     /// Goes on after a further page. Where the newest rows come first, their density is a good guess, so it is put to the
     /// proof only where two pages did not hold the list.
-    async fn after_next_page(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow) -> Result<ControlFlow<Stop>> {
+    async fn after_next_page(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        last_page: &PageRead,
+    ) -> Result<ControlFlow<Stop>> {
         let Some(list) = &pass.position.list else { return Ok(ControlFlow::Continue(())) };
+        if asked.is_second() && list.rows >= MAX_LIST_ROWS {
+            let times: Vec<RowTimes> = last_page.times().collect();
+            self.stats.moved |= end_list_of_second(&mut pass.position, &times);
+            return Ok(ControlFlow::Continue(()));
+        }
         let (shown, page) = (&list.shown, list.last_page.len());
         if (page + 1..=2 * page).contains(&shown.len())
             && !asked.is_second()
@@ -235,13 +258,24 @@ impl Worker<'_> {
 
     /// Returns true if the list of a window has more than `rows` rows. A failure shows nothing.
     async fn has_row_after(&mut self, asked: &AskedWindow, rows: u32) -> Result<bool> {
-        let query = IncidentQuery { skip: rows, top: 1, ..asked.query.clone() };
+        Ok(self.row_after(&asked.query, rows).await?.rows > 0)
+    }
+
+    /// Reads the row after the first `rows` of a list: a page without rows where the list is not longer. A failure shows
+    /// nothing.
+    pub(super) async fn row_after(&mut self, list: &IncidentQuery, rows: u32) -> Result<PageRead> {
+        let query = IncidentQuery { skip: rows, next_page: None, top: 1, ..list.clone() };
         let mut page = PageRead::default();
         match self.read(&query, &mut page).await {
-            Ok(()) => Ok(page.rows > 0),
-            Err(error) if is_transient(&error) => Ok(false),
+            Ok(()) => Ok(page),
+            Err(error) if is_transient(&error) => Ok(PageRead::default()),
             Err(error) => Err(error),
         }
+    }
+
+    fn isolate_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, second: Timestamp) {
+        self.stats.moved = true;
+        isolate_second(&mut pass.position, asked.window.span, second);
     }
 
     fn split(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, at: Timestamp) {

@@ -139,7 +139,12 @@ proptest! {
                     window = Span { from: window.from, to: Some(window.from + SignedDuration::from_secs(width)) };
                     search.on_failure(window, at(seconds), Suspect::Outage)
                 }
-                Action::Take(NextStep::ContinueAt(_) | NextStep::WithoutAlerts | NextStep::GiveUp { .. }) => break,
+                Action::Take(
+                    NextStep::ContinueAt(_)
+                    | NextStep::SplitSecond { .. }
+                    | NextStep::WithoutAlerts
+                    | NextStep::GiveUp { .. },
+                ) => break,
             };
         }
     }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     App,
     sync::{
-        page_read::PageRead,
+        page_read::{PageRead, PartialResponse},
         paging::{AskedPage, PageStep, note_page, skip_of},
         window::floor,
     },
@@ -220,7 +220,7 @@ impl LiveList<'_> {
         }
         let end = rows.end()?;
         // Nothing finds later what a list leaves out, so no partial response is accepted.
-        page.judge(&end, self.app.clock.now(), &mut false)?;
+        page.judge(&end, self.app.clock.now(), PartialResponse::Refused)?;
         Ok(end)
     }
 

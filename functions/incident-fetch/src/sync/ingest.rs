@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{Progress, RECHECK_DELAY, Worker, another_worker, is_transient, page_read::PageRead};
+use super::{
+    Progress, RECHECK_DELAY, Worker, another_worker, is_transient,
+    page_read::{PageRead, PartialResponse},
+};
 use shared::{
     delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
@@ -72,7 +75,11 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        page.judge(&end, self.sync.clock.now(), &mut self.saw_partial_response)?;
+        let partial = self.next_partial_response;
+        if end.partial {
+            self.next_partial_response = PartialResponse::Accepted;
+        }
+        page.judge(&end, self.sync.clock.now(), partial)?;
         Ok(end)
     }
 

@@ -46,6 +46,8 @@ use std::{collections::HashMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::page_read::PartialResponse;
+
 use shared::{
     clock::Clock,
     delivery::{
@@ -185,8 +187,8 @@ pub(crate) struct Worker<'a> {
     created_in_batch: u64,
     /// New versions that were found, whether or not they are delivered yet.
     versions_found: u64,
-    /// A response had status 206.
-    saw_partial_response: bool,
+    /// What becomes of the next response with status 206.
+    next_partial_response: PartialResponse,
     quarantine: Vec<QuarantineEntry>,
     /// The number of times that something was found unreadable, whether or not it was in the quarantine before.
     quarantine_hits: u64,
@@ -214,7 +216,7 @@ impl<'a> Worker<'a> {
             batch: sync.settings.new_batch(),
             created_in_batch: 0,
             versions_found: 0,
-            saw_partial_response: false,
+            next_partial_response: PartialResponse::Refused,
             quarantine: Vec::new(),
             quarantine_hits: 0,
             added_to_job: 0,

@@ -36,6 +36,15 @@ pub(crate) struct PageRead {
     pub(crate) after_empty_pages: Option<PageAfterEmpty>,
 }
 
+/// What becomes of a response that says that it leaves something out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartialResponse {
+    /// It may be a passing failure within Microsoft.
+    Refused,
+    /// One was refused before. If they go on, a sweep finds the gaps.
+    Accepted,
+}
+
 /// The times and the identifier of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RowShown {
@@ -71,15 +80,14 @@ impl PageRead {
         self.keys.push(hex(&digest(&SHA256, row).as_ref()[..8]));
     }
 
-    /// Judges a response by its end. `saw_partial` is true if an earlier response was partial; a second one is accepted.
+    /// Judges a response by its end.
     ///
     /// # Errors
     /// [`Error::Partial`] for a response that leaves something out, and [`Error::FilterNotApplied`] for one with rows that
     /// the query excludes. The rows are right, but what such a response does not show says nothing.
-    pub(crate) fn judge(&mut self, end: &ListEnd, now: Timestamp, saw_partial: &mut bool) -> Result<()> {
+    pub(crate) fn judge(&mut self, end: &ListEnd, now: Timestamp, partial: PartialResponse) -> Result<()> {
         self.date = end.date;
-        if end.partial && !std::mem::replace(saw_partial, true) {
-            // One partial response may be a passing failure within Microsoft. If they go on, a sweep finds the gaps.
+        if end.partial && partial == PartialResponse::Refused {
             return Err(Error::Partial { call: Call::ListIncidents });
         }
         // A record may be updated while the response is made, so one that was updated just now shows nothing.

@@ -66,18 +66,7 @@ pub(crate) fn note_page(
         if is_believed {
             return (PageStep::Complete, page.rows);
         }
-        *list = Some(ListPosition {
-            to: asked.to,
-            shown_at: asked.shown_at,
-            last_row: page.first_row.unwrap_or(0) + page.rows.saturating_sub(1),
-            rows: page.rows,
-            last_page: page.keys.clone(),
-            steps_back: false,
-            is_past_last_row: false,
-            looked_complete: looks_complete,
-            seen: page.keys.iter().cloned().collect(),
-            shown: page.times().collect(),
-        });
+        *list = Some(after_first_page(page, asked, looks_complete));
         return (PageStep::NextPage, page.rows);
     };
     known.shown.extend(page.times());
@@ -111,37 +100,60 @@ pub(crate) fn note_page(
         known.last_row = known.last_row.saturating_sub(u32::try_from(back).unwrap_or(u32::MAX));
         return (PageStep::NextPage, 0);
     };
-    let new = &page.keys[joined..];
     known.steps_back = false;
     known.last_row = page.first_row.unwrap_or(known.last_row) + page.rows.saturating_sub(1);
-    let size_before = u32::try_from(known.last_page.len()).unwrap_or(u32::MAX);
-    let rows = u32::try_from(new.len()).unwrap_or(u32::MAX);
+    let new = &page.keys[joined..];
     if new.is_empty() {
-        if page.more || page.rows >= size_before {
-            known.is_past_last_row = true;
-            return (PageStep::NextPage, 0);
-        }
-        sizes.confirmed = sizes.confirmed.max(size_before);
-        // A larger page that is not cut shows that the cap was a passing one.
-        sizes.silent_cap = sizes.silent_cap.filter(|cap| size_before <= *cap);
-        return (PageStep::Complete, 0);
+        return (after_last_row(known, page, sizes), 0);
     }
     if known.looked_complete {
         sizes.note_silent_cap(known.last_page.len());
     }
-    let is_believed = is_believed && sizes.believes(page.rows);
     known.looked_complete = looks_complete;
-    known.rows += rows;
+    let is_last = is_believed && sizes.believes(page.rows);
+    (after_new_rows(known, page, new, is_last), u32::try_from(new.len()).unwrap_or(u32::MAX))
+}
+
+fn after_first_page(page: &PageRead, asked: AskedPage, looked_complete: bool) -> ListPosition {
+    ListPosition {
+        to: asked.to,
+        shown_at: asked.shown_at,
+        last_row: page.first_row.unwrap_or(0) + page.rows.saturating_sub(1),
+        rows: page.rows,
+        last_page: page.keys.clone(),
+        steps_back: false,
+        is_past_last_row: false,
+        looked_complete,
+        seen: page.keys.iter().cloned().collect(),
+        shown: page.times().collect(),
+    }
+}
+
+/// The step after a page that joins the one before it and shows nothing else.
+fn after_last_row(known: &mut ListPosition, page: &PageRead, sizes: &mut PageSizes) -> PageStep {
+    let size_before = u32::try_from(known.last_page.len()).unwrap_or(u32::MAX);
+    if page.more || page.rows >= size_before {
+        known.is_past_last_row = true;
+        return PageStep::NextPage;
+    }
+    sizes.confirmed = sizes.confirmed.max(size_before);
+    // A larger page that is not cut shows that the cap was a passing one.
+    sizes.silent_cap = sizes.silent_cap.filter(|cap| size_before <= *cap);
+    PageStep::Complete
+}
+
+/// The step after a page that joins the one before it and shows the rows `new`.
+fn after_new_rows(known: &mut ListPosition, page: &PageRead, new: &[String], is_last: bool) -> PageStep {
+    known.rows += u32::try_from(new.len()).unwrap_or(u32::MAX);
     known.seen.extend(new.iter().cloned());
     known.last_page.clone_from(&page.keys);
-    let step = if is_believed {
+    if is_last {
         PageStep::Complete
     } else if known.last_row > MAX_SKIP {
         PageStep::TooLong
     } else {
         PageStep::NextPage
-    };
-    (step, rows)
+    }
 }
 
 /// Returns true if `page` is one row of a list whose first page is known, asked for at the place of the last row of that.

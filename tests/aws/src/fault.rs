@@ -58,6 +58,8 @@ pub struct Defects {
     pub covers_past_reading: bool,
     /// The time before which Microsoft must not be asked is not stored.
     pub forgets_throttling: bool,
+    /// The calls that were made are not stored.
+    pub forgets_calls: bool,
     /// Entries that the bus refuses count as accepted.
     pub ignores_refused_events: bool,
     /// Entries of `Incident Changed` that the bus refuses count as accepted.
@@ -80,6 +82,9 @@ impl Defects {
         }
         if self.forgets_position {
             item.remove("pass_position");
+        }
+        if self.forgets_calls {
+            item.retain(|name, _| !name.ends_with("_paid_until"));
         }
         if self.forgets_throttling {
             item.retain(|name, _| !name.ends_with("_throttled_until"));

@@ -10,7 +10,7 @@ mod relay;
 mod run;
 
 use aws_double::{AwsFault, FaultPosition};
-use history::{History, IncidentChange, OperatorAction, Profile, Step, TickWorkers};
+use history::{History, IncidentChange, OperatorAction, Profile, Step, TickWorkers, World};
 use run::{ModelHarness, PlantedDefect};
 use shared::{microsoft::IncidentApi, registry::jobs::JobKind};
 
@@ -197,6 +197,21 @@ fn model_finds_a_cursor_past_what_was_read() {
 #[test]
 fn model_finds_forgotten_throttling() {
     assert_found(PlantedDefect::ForgottenThrottling, Profile::Calm);
+}
+
+#[test]
+fn model_finds_forgotten_calls() {
+    // Small pages make a minute's work more than its calls. Random histories rarely have that much.
+    let world = World { pages: Some((5, sim::NextLink::Skip)), ..World::default() };
+    let steps = [&[create(400, 4_000, 9)][..], &vec![tick(5, &[]); 6]].concat();
+    let history = History { api: IncidentApi::Defender, world, ..History::of(0, Profile::Calm).with(steps) };
+    let judge = async move |mut harness: ModelHarness| {
+        let with_defect = harness.judge(&history, Some(PlantedDefect::ForgottenCalls)).await;
+        (with_defect, harness.judge(&history, None).await)
+    };
+    let (with_defect, without) = apart(judge).join().unwrap();
+    assert!(with_defect.iter().any(|wrong| wrong.contains("was called more than 50 times")), "{with_defect:?}");
+    assert_eq!(without, Vec::<String>::new());
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(super) enum PlantedDefect {
     ForgottenPosition,
     CursorPastReading,
     ForgottenThrottling,
+    ForgottenCalls,
     IgnoredRefusedEvents,
     SkippedIncidentEvents,
     CountsApart,
@@ -189,6 +190,7 @@ impl<'a> Run<'a> {
             forgets_position: planted == Some(PlantedDefect::ForgottenPosition),
             covers_past_reading: planted == Some(PlantedDefect::CursorPastReading),
             forgets_throttling: planted == Some(PlantedDefect::ForgottenThrottling),
+            forgets_calls: planted == Some(PlantedDefect::ForgottenCalls),
             ignores_refused_events: planted == Some(PlantedDefect::IgnoredRefusedEvents),
             skips_refused_incident_events: planted == Some(PlantedDefect::SkippedIncidentEvents),
             counts_apart: planted == Some(PlantedDefect::CountsApart),
@@ -437,6 +439,7 @@ impl<'a> Run<'a> {
 
     fn outcome(mut self) -> Outcome {
         self.ask_in_time();
+        self.stay_within_limits();
         let present = self.present();
         let sim = &self.harness.sim;
         sim.remove_tenant(&self.id);

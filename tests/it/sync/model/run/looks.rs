@@ -98,4 +98,21 @@ impl Run<'_> {
             }
         }
     }
+
+    /// No minute has more calls than Microsoft allows, those of the reserve among them. Where AWS fails, calls of a worker that
+    /// died are not counted.
+    pub(super) fn stay_within_limits(&mut self) {
+        if !self.harness.aws.account().acted_faults.is_empty() {
+            return;
+        }
+        let calls = self.harness.sim.calls();
+        for (host, most) in [(sim::Host::Graph, 100), (sim::Host::Defender, 50)] {
+            let times: Vec<_> = calls.iter().filter(|call| call.host == host).map(|call| call.at).collect();
+            let minute = SignedDuration::from_mins(1);
+            let too_many = times.windows(most + 1).find(|calls| calls[most] < calls[0] + minute);
+            if let Some([first, ..]) = too_many {
+                self.wrong.push(format!("{host:?} was called more than {most} times in the minute from {first}"));
+            }
+        }
+    }
 }

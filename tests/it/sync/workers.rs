@@ -47,6 +47,24 @@ async fn lease_of_a_dead_worker_ends_with_its_deadline() {
     }
 }
 
+#[tokio::test]
+async fn worker_that_fails_leaves_the_tenant_to_the_next_one() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        sync.put(60);
+        sync.backends.double.account().refused_detail_type = Some("Incidents Delivered".into());
+        assert_ne!(sync.hand_over(&[poll()]).await, json!({"batchItemFailures": []}), "{api}");
+        sync.backends.double.account().refused_detail_type = None;
+        let taken_at = sync.clock.now();
+        assert_eq!(
+            hand_over(&sync.another(), &[poll()], Duration::from_secs(30)).await,
+            json!({"batchItemFailures": []})
+        );
+        sync.assert_complete();
+        assert_eq!(sync.feed().await.last_success_at, Some(taken_at), "{api}: not after the lease of the first one");
+    }
+}
+
 /// A job that a message starts goes on by itself, wherever its first worker dies.
 #[tokio::test]
 async fn job_of_a_dead_worker_goes_on() {

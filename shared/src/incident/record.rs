@@ -7,11 +7,14 @@ use std::borrow::Cow;
 use aws_lc_rs::digest;
 use jiff::Timestamp;
 use memchr::memchr2;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::members::{Members, identifier, text};
-use crate::{microsoft::IncidentApi, tenant::TenantId, text::hex};
+use crate::{
+    microsoft::IncidentApi,
+    tenant::TenantId,
+    text::{UnknownWord, hex},
+};
 
 /// One incident, with the members that the version rules and the filters need. The rest of it stays as it was sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,8 +173,7 @@ impl Record {
 }
 
 /// A severity of both APIs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// Microsoft's lowest one, for what may be no threat.
     Informational,
@@ -181,10 +183,12 @@ pub enum Severity {
     Medium,
     /// Microsoft's highest one.
     High,
+    /// A severity under which a newer release has counted an incident.
+    Unknown(UnknownWord),
 }
 
 impl Severity {
-    /// All severities, from the lowest one.
+    /// All severities that this release knows, from the lowest one.
     pub const ALL: [Self; 4] = [Self::Informational, Self::Low, Self::Medium, Self::High];
 
     /// The interface's word for it.
@@ -194,10 +198,11 @@ impl Severity {
             Self::Low => "low",
             Self::Medium => "medium",
             Self::High => "high",
+            Self::Unknown(word) => word.as_str(),
         }
     }
 
-    /// The severity of a word. `None` for any other word.
+    /// The severity of a word. `None` for a word that this release does not know.
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|severity| severity.as_str() == word)
     }

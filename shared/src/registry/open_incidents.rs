@@ -4,7 +4,7 @@
 //! The counts have an item of their own. It is written only in the transactions that record versions, so that nothing else
 //! collides with these.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::{TransactWriteItem, builders::UpdateBuilder};
 use serde::{Deserialize, Serialize};
@@ -36,31 +36,35 @@ pub struct OpenIncidents {
     pub high: u64,
 }
 
-/// The changes of the counts that a transaction makes, in the order of [`Severity::ALL`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct CountChanges([i64; 4]);
+/// The changes of the counts that a transaction makes, by the words of the severities. A count of a newer release changes
+/// with its marks, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct CountChanges(BTreeMap<&'static str, i64>);
 
 impl CountChanges {
     /// Counts an incident that was open under one severity before, and is under another one now.
     pub(super) fn count(&mut self, before: Option<Severity>, now: Option<Severity>) {
-        for (severity, change) in Severity::ALL.into_iter().zip(&mut self.0) {
-            *change += i64::from(now == Some(severity)) - i64::from(before == Some(severity));
+        for (severity, change) in [(before, -1), (now, 1)] {
+            if let Some(severity) = severity {
+                *self.0.entry(severity.as_str()).or_default() += change;
+            }
         }
     }
 
-    pub(super) fn add(&mut self, other: Self) {
-        for (change, other) in self.0.iter_mut().zip(other.0) {
-            *change += other;
+    pub(super) fn add(&mut self, other: &Self) {
+        for (word, change) in &other.0 {
+            *self.0.entry(word).or_default() += change;
         }
     }
 
     /// The update of the counts in a transaction. `None`: nothing changes.
     pub(super) fn update(self, mut update: UpdateBuilder) -> Result<Option<TransactWriteItem>> {
         let mut parts = Vec::new();
-        for (severity, change) in Severity::ALL.into_iter().zip(self.0).filter(|(_, change)| *change != 0) {
-            let name = severity.as_str();
-            parts.push(format!("{name} :{name}"));
-            update = update.expression_attribute_values(format!(":{name}"), number(change));
+        for (word, change) in self.0.into_iter().filter(|(_, change)| *change != 0) {
+            parts.push(format!("#{word} :{word}"));
+            update = update
+                .expression_attribute_names(format!("#{word}"), word)
+                .expression_attribute_values(format!(":{word}"), number(change));
         }
         if parts.is_empty() {
             return Ok(None);
@@ -97,8 +101,8 @@ mod tests {
         one.count(Some(Severity::Low), Some(Severity::Low));
         other.count(Some(Severity::High), None);
         other.count(Some(Severity::Informational), Some(Severity::Medium));
-        one.add(other);
-        assert_eq!(one, CountChanges([-1, -1, 1, 1]));
+        one.add(&other);
+        assert_eq!(one, CountChanges([("high", 1), ("informational", -1), ("low", -1), ("medium", 1)].into()));
         assert!(CountChanges::default().update(UpdateBuilder::default()).unwrap().is_none());
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     incident::{record::Severity, version::DeliveredVersion},
     tenant::TenantId,
-    text::hex,
+    text::{UnknownWord, hex},
 };
 
 const IDS_PER_ITEM: u128 = 32;
@@ -212,7 +212,7 @@ impl Registry {
             let (mut items, mut counts) = (Vec::new(), CountChanges::default());
             for (block, (update, of_block)) in blocks {
                 items.push(update.in_transaction(self.transacted(tenant_pk(tenant), block.sort_key()))?);
-                counts.add(of_block);
+                counts.add(&of_block);
             }
             items.extend(counts.update(self.transacted(tenant_pk(tenant), open_incidents::SORT_KEY))?);
             if self.transact(items).await? == Write::Conflict {
@@ -245,7 +245,8 @@ impl Registry {
 
 /// The severity under which an incident of a block counts as open.
 fn open_mark(block: &Item, incident_id: &str) -> Option<Severity> {
-    string(block, &format!("{OPEN_PREFIX}{incident_id}")).and_then(Severity::of)
+    let word = string(block, &format!("{OPEN_PREFIX}{incident_id}"))?;
+    Some(Severity::of(word).unwrap_or_else(|| Severity::Unknown(UnknownWord::of(word))))
 }
 
 #[cfg(test)]

@@ -154,6 +154,36 @@ async fn version_with_marks_of_a_newer_release_is_delivered_once() {
 }
 
 #[tokio::test]
+async fn open_incident_under_a_severity_of_a_newer_release_goes_on() {
+    let sync = SyncHarness::start(IncidentApi::Graph).await;
+    let id = sync.put(60);
+    let word = sync.backends.sim.incident(TENANT, &id).unwrap().severity;
+    sync.poll().await;
+    let (pk, sk) = key(sync.backends.double.account().items("VERSIONS#")[0]);
+    let mark = format!("o{id}");
+    {
+        let mut account = sync.backends.double.account();
+        account.item_mut(&pk, &sk).unwrap().insert(mark.clone(), json!({"S": "critical"}));
+        let counts = account.item_mut(&pk, "OPEN").unwrap();
+        counts.insert(word.clone(), json!({"N": "0"}));
+        counts.insert("critical".into(), json!({"N": "3"}));
+    }
+    sync.advance(60);
+    sync.update(&id, |incident| incident.assigned_to = Some("ada@contoso.example".into()));
+    sync.poll().await;
+    sync.poll().await;
+    sync.assert_complete();
+    assert_eq!((sync.delivered().len(), sync.feed().await.failures), (2, 0));
+    assert_eq!(item(&sync.backends.double, &pk, &sk)[&mark], json!({"S": word}));
+    let counts = item(&sync.backends.double, &pk, "OPEN");
+    assert_eq!(
+        (&counts[&word], &counts["critical"]),
+        (&json!({"N": "1"}), &json!({"N": "2"})),
+        "both with their marks"
+    );
+}
+
+#[tokio::test]
 async fn lease_writes_what_changed_and_nothing_else() {
     let sync = SyncHarness::start(IncidentApi::Graph).await;
     sync.put(60);

@@ -1,6 +1,8 @@
 //! The commands, one file for each part of the API.
 
+mod follow;
 pub(crate) mod hunt;
+mod incident;
 pub(crate) mod incidents;
 pub(crate) mod invitations;
 pub(crate) mod jobs;

@@ -6,7 +6,7 @@
 mod points;
 mod probe;
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use shared::{
     microsoft::IncidentApi,
     text::Secret,
 };
+use tokio::net::TcpStream;
 
 use crate::{
     args::Check,
@@ -111,7 +112,7 @@ impl Session {
         let token = Secret::new(issued["access_token"].as_str().unwrap_or_default().to_owned());
         let claims = token::claims_of(&mut issued);
         let mut findings = vec![points::token(&claims, api, tenant_id)];
-        let Some(endpoint) = self.endpoint(args, api, &claims)? else {
+        let Some(endpoint) = self.endpoint(args, api, &claims).await? else {
             let why = format!("the token does not name its cloud: --{api} names the host");
             findings.push(Finding::not_tried(FURTHER_POINTS, api.as_str(), why));
             return Ok((findings, None));
@@ -119,14 +120,17 @@ impl Session {
         Ok((findings, Some(Probe { http, endpoint, api, token })))
     }
 
-    /// The host of an API: the named one, the simulator's beside a local stack, or Microsoft's in the token's cloud.
-    fn endpoint(&self, args: &Check, api: IncidentApi, claims: &Value) -> Result<Option<Endpoint>, Problem> {
+    /// The host of an API: the named one, that of a simulator beside a local stack, or Microsoft's in the token's cloud.
+    async fn endpoint(&self, args: &Check, api: IncidentApi, claims: &Value) -> Result<Option<Endpoint>, Problem> {
         let (named, offset) = match api {
             IncidentApi::Graph => (&args.graph, 2),
             IncidentApi::Defender => (&args.defender, 3),
         };
-        let local = self.api.local_port().map(|port| format!("http://127.0.0.1:{}", port.saturating_add(offset)));
-        let Some(address) = named.clone().or(local) else { return Ok(points::host(claims, api)) };
+        let address = match (named, self.api.local_port()) {
+            (None, Some(port)) => simulator(port.saturating_add(offset)).await,
+            (named, _) => named.clone(),
+        };
+        let Some(address) = address else { return Ok(points::host(claims, api)) };
         address
             .trim_end_matches('/')
             .parse()
@@ -162,6 +166,12 @@ impl Session {
         self.out.table(rows)?;
         self.out.say("\nThe table names no tenant, person or incident. Please paste it into an issue of the project.")
     }
+}
+
+/// The address of a simulator on this port. `cargo dev --live` has none.
+async fn simulator(port: u16) -> Option<String> {
+    let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+    connected.is_ok().then(|| format!("http://{}:{port}", Ipv4Addr::LOCALHOST))
 }
 
 /// The findings of one API. Where it stops responding the rest is not tried, and what was found stays.

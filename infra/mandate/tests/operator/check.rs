@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sim::{
@@ -374,6 +375,31 @@ async fn api_that_does_not_respond_leaves_the_other_one() {
     is(&findings, "defender access token", "as_expected", "aud https://");
     is(&findings, "defender all further points", "not_tried", "does not respond");
     is(&findings, "both one id on both APIs", "not_tried", "does not respond");
+}
+
+/// As `cargo dev --live` is. The audience names no cloud, so that nothing leaves this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn local_stack_without_a_simulator_has_hosts_by_the_token() {
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(r#"{"aud": "https://graph.example"}"#);
+    let token = json!({"access_token": format!("e30.{claims}.c2ln")});
+    let held = |api: &Api, offset: u16| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        let port = url::Url::parse(&api.url).unwrap().port().unwrap().saturating_add(offset);
+        socket.bind((std::net::Ipv4Addr::LOCALHOST, port).into()).is_ok().then_some(socket)
+    };
+    // A port that is bound and has no listener refuses connections, and nobody else can take it.
+    let (api, _simulators) = loop {
+        let token = token.clone();
+        let response = move |method: &str| if method == "POST" { token.clone() } else { consented() };
+        let api = Api::start(move |request| (200, response(&request.method))).await;
+        if let (Some(graph), Some(defender)) = (held(&api, 2), held(&api, 3)) {
+            break (api, [graph, defender]);
+        }
+    };
+    let (findings, _) = findings_of(api.run(&["check", "--tenant", CONTOSO]).await);
+    for api in ["graph", "defender"] {
+        is(&findings, &format!("{api} all further points"), "not_tried", "the token does not name its cloud");
+    }
 }
 
 /// The first two looks at the tenant show `first`, and further ones an active tenant.

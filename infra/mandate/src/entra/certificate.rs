@@ -1,6 +1,6 @@
 //! A self-signed certificate for an RSA key in KMS. The private key never leaves KMS.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use aws_lc_rs::{
     digest,
@@ -79,8 +79,8 @@ pub(crate) async fn run(args: &Certificate, out: &Output) -> Result<(), Problem>
 impl KmsKey {
     async fn load(client: aws_sdk_kms::Client, key_id: &str) -> Result<Self, Problem> {
         let key = client.get_public_key().key_id(key_id).send().await.map_err(|error| {
-            let cause = aws_sdk_kms::error::DisplayErrorContext(&error);
-            Problem::new("kms_refused", format!("The public key of {key_id} cannot be read: {cause}.")).advise(
+            let detail = format!("The public key of {key_id} cannot be read: {}.", causes(&error));
+            Problem::new("kms_refused", detail).advise(
                 "The caller needs kms:GetPublicKey and kms:Sign for this key. AWS_PROFILE selects another caller.",
             )
         })?;
@@ -135,6 +135,21 @@ impl rcgen::SigningKey for KmsKey {
         tokio::task::block_in_place(|| Handle::current().block_on(self.sign_in_kms(message)))
             .ok_or(rcgen::Error::RemoteKeyError)
     }
+}
+
+/// An error of the SDK with its causes, in their own words. What a cause repeats of the next one is said once.
+fn causes(error: &dyn Error) -> String {
+    let mut said = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if !said.contains(&cause) {
+            said.push_str(if said.is_empty() { "" } else { ": " });
+            said.push_str(&cause);
+        }
+        next = error.source();
+    }
+    said
 }
 
 /// A DER certificate in PEM (RFC 7468).

@@ -70,4 +70,5 @@ async fn missing_credentials_say_what_to_do() {
     let run = Run::of(command.output().await.unwrap());
     assert_eq!((run.status, run.stdout.as_str()), (Some(1), ""));
     assert!(run.stderr.contains("kms:GetPublicKey") && run.stderr.contains("AWS_PROFILE"), "{}", run.stderr);
+    assert!(!run.stderr.contains(['{', '(']), "the cause is a sentence and no value of the program: {}", run.stderr);
 }

@@ -38,7 +38,7 @@ Options:
 
 /// Works with the customers, incidents and hunts of Mandate.
 #[derive(Debug, Parser)]
-#[command(name = "mandate", version, help_template = SCREEN, disable_help_subcommand = true)]
+#[command(name = "mandate", version, help_template = SCREEN)]
 #[command(max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
@@ -124,7 +124,7 @@ pub(crate) enum Command {
     /// Reads older incidents of a tenant, 180 days of them by default.
     #[command(after_help = "Example:\n  mandate backfill 11111111-2222-4333-8444-555555555555 --from 30d --follow")]
     Backfill(Backfill),
-    /// Compares what was delivered with what Microsoft has, and delivers the gaps.
+    /// Compares what was delivered with what Microsoft has, of the last days by default, and delivers the gaps.
     #[command(after_help = "Example:\n  mandate sweep 11111111-2222-4333-8444-555555555555 --follow")]
     Sweep(Backfill),
     /// Shows the progress of a backfill or a sweep, or cancels it.
@@ -137,8 +137,9 @@ pub(crate) enum Command {
     /// Shows one incident with its alerts.
     #[command(after_help = "Example:\n  mandate incident 11111111-2222-4333-8444-555555555555 2972395")]
     Incident(OneIncident),
-    /// Changes one incident at Microsoft.
+    /// Changes one incident at Microsoft: at least one option says what.
     #[command(
+        override_usage = "mandate set [OPTIONS] <TENANT> <ID>",
         after_help = "Example:\n  mandate set 11111111-2222-4333-8444-555555555555 2972395 --status resolved \\\n    \
                             --classification false_positive --determination not_malicious --comment \"known scanner\""
     )]

@@ -41,3 +41,11 @@ fn split(line: &str) -> Vec<String> {
     });
     parts.flatten().collect()
 }
+
+#[test]
+fn help_is_a_command_too() {
+    for words in [&["help"][..], &["help", "tenants"]] {
+        let shown = Cli::try_parse_from(["mandate"].iter().chain(words)).unwrap_err();
+        assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{words:?}");
+    }
+}

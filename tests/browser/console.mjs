@@ -149,7 +149,7 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
     expect((await text(page, "main")).includes("Northwind"), "the tenant without a result is not named");
     const [file] = await Promise.all([page.waitForEvent("download"), page.click("text=Download CSV")]);
     const csv = await readFile(await file.path(), "utf8");
-    for (const line of ["customer,tenant_id,DeviceName,RiskScore", `Contoso,${CONTOSO},w11-017,-3`, `"'=HYPERLINK(""http://evil.example"")",5`, `"'+1",`]) {
+    for (const line of ["customer,tenant_id,DeviceName,RiskScore", `Contoso,${CONTOSO},w11-017,-3`, `"'=HYPERLINK(""http://evil.example"")",5`, `"'+1",`, "\\u{1b}[2J\\u{9b}1mred\\u{d}x,7"]) {
       expect(csv.includes(line), `the file lacks ${line}: ${csv}`);
     }
     await picture(opened, `${scheme}-hunting`);
@@ -157,7 +157,7 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
 
   return {
     async consoleReading(chrome) {
-      const rows = [["w11-017", -3], ["=HYPERLINK(\"http://evil.example\")", 5], ["+1", null]].map(([DeviceName, RiskScore]) => ({ DeviceName, RiskScore }));
+      const rows = [["w11-017", -3], ["=HYPERLINK(\"http://evil.example\")", 5], ["+1", null], ["\u001b[2J\u009b1mred\rx", 7]].map(([DeviceName, RiskScore]) => ({ DeviceName, RiskScore }));
       const columns = [["DeviceName", "String"], ["RiskScore", "Int64"]];
       await call("POST", `${login}/_sim/tenants/${CONTOSO}/hunting`, { name: "DeviceInfo", columns, rows });
       const plain = await addIncident(CONTOSO, { display_name: "Multi-stage incident on one endpoint", severity: "high", alerts: 2 });

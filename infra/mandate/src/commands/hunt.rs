@@ -295,7 +295,7 @@ fn plain(value: &Value) -> String {
 /// has an apostrophe before it. Spreadsheets in some languages end a cell at a semicolon, too.
 fn csv(columns: &[String], rows: &[Value]) -> String {
     let quoted = |value: &Value| {
-        let mut cell = plain(value);
+        let mut cell = without_controls(&plain(value));
         if value.is_string() && is_formula(&cell) {
             cell.insert(0, '\'');
         }
@@ -308,6 +308,22 @@ fn csv(columns: &[String], rows: &[Value]) -> String {
     let header = line(columns.iter().map(|name| quoted(&json!(name))).collect());
     let lines = rows.iter().map(|row| line(columns.iter().map(|name| quoted(&row[name])).collect()));
     std::iter::once(header).chain(lines).collect()
+}
+
+/// The text with its control characters written out, for a file that a person prints on a terminal. Tabs and line breaks
+/// stay.
+fn without_controls(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_break = matches!(character, '\n' | '\t') || (character == '\r' && characters.peek() == Some(&'\n'));
+        if character.is_control() && !is_break {
+            safe.extend(character.escape_unicode());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
 }
 
 /// Returns true for a text that a spreadsheet takes for a formula, also behind white space and unseen characters, and in
@@ -365,6 +381,9 @@ mod tests {
             ("\nx", "\"'\nx\""),
             ("it's 5 - 3 = 2", "it's 5 - 3 = 2"),
             ("x ", "\"x \""),
+            // What a terminal would obey, where a person prints the file.
+            ("a\u{1b}[2J\u{7}\u{9b}2Jb\rc\u{7f}", "a\\u{1b}[2J\\u{7}\\u{9b}2Jb\\u{d}c\\u{7f}"),
+            ("a\r\nb\n", "\"a\r\nb\n\""),
         ] {
             assert_eq!(cell(text), expected, "{text:?}");
         }

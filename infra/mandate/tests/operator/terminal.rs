@@ -87,9 +87,25 @@ async fn hostile_text_never_reaches_the_terminal() {
         ("POST", "/hunting".into(), table),
         ("POST", "/invitations".into(), json!({"customer": ATTACK, "consent_url": ATTACK, "expires_at": ATTACK, "expected_tenant": ATTACK})),
         ("POST", format!("/tenants/{CONTOSO}/token"), json!({"access_token": ATTACK, "resource": ATTACK})),
+        ("GET", "/invitations".into(), json!({"invitations": [{"invitation_id": ATTACK, "customer": ATTACK, "status": ATTACK, "expires_at": ATTACK, "expected_tenant": ATTACK}], "next": null})),
+        ("POST", format!("/tenants/{CONTOSO}/pause"), tenant(CONTOSO, ATTACK, "paused", Some(ATTACK), 5)),
+        ("POST", format!("/tenants/{CONTOSO}/resume"), tenant(CONTOSO, ATTACK, "paused", Some(ATTACK), 5)),
+        ("PATCH", format!("/tenants/{CONTOSO}"), tenant(CONTOSO, ATTACK, ATTACK, Some(ATTACK), 5)),
+        ("DELETE", format!("/tenants/{CONTOSO}"), json!({"tenant_id": ATTACK, "purged": {ATTACK: ATTACK}, "removal_url": ATTACK, "access_ended": false})),
+        ("POST", format!("/tenants/{CONTOSO}/sync"), json!({"job_id": ATTACK})),
+        ("GET", format!("/tenants/{CONTOSO}/sync/j"), json!({"job_id": ATTACK, "kind": ATTACK, "status": ATTACK, "from": ATTACK, "delivered": ATTACK})),
+        ("PATCH", format!("/tenants/{CONTOSO}/incidents/7"), incident(CONTOSO, "7", ATTACK)),
     ])
     .await;
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 16] = [
+        &["invitations"],
+        &["pause", CONTOSO],
+        &["resume", CONTOSO],
+        &["change", CONTOSO, "--customer", "x"],
+        &["offboard", CONTOSO, "--yes"],
+        &["backfill", CONTOSO],
+        &["job", CONTOSO, "j"],
+        &["set", CONTOSO, "7", "--comment", "x"],
         &["incidents"],
         &["incident", CONTOSO, "7"],
         &["tenants"],

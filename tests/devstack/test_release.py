@@ -7,14 +7,17 @@ import glob
 import importlib.machinery
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
 import unittest
 import zipfile
+from unittest import mock
 
 import hcl2
 
@@ -74,6 +77,33 @@ class Zips(unittest.TestCase):
         for variable in ("RUSTFLAGS", "CFLAGS"):
             for folder in (release.ROOT, "/somewhere/else", "cargo", "toolchains"):
                 self.assertIn(folder, environment[variable], variable)
+
+
+class Operator(unittest.TestCase):
+    @staticmethod
+    def program(*kinds, magic=b"\x7fELF\x02\x01"):
+        """An ELF file with program headers of these types."""
+        header = magic + bytes(26) + struct.pack("<Q", 64) + bytes(14) + struct.pack("<HH", 56, len(kinds)) + bytes(6)
+        return header + b"".join(struct.pack("<I", kind) + bytes(52) for kind in kinds)
+
+    def test_program_with_a_dynamic_linker_is_not_static(self):
+        load, dynamic, interpreter = 1, 2, 3
+        self.assertTrue(release.is_static(self.program(load, load)))
+        # Static, and at another address each time.
+        self.assertTrue(release.is_static(self.program(load, dynamic)))
+        for program in (self.program(load, interpreter, dynamic), self.program(), self.program(load, magic=b"MZ\0\0\0\0")):
+            self.assertFalse(release.is_static(program))
+
+    def test_operator_program_is_built_for_musl_and_refused_if_dynamic(self):
+        self.assertEqual(set(release.OPERATOR_TARGETS), set(release.ARCHITECTURES))
+        for architecture, target in release.OPERATOR_TARGETS.items():
+            self.assertTrue(target.endswith("-linux-musl"), target)
+            dynamic = mock.Mock(return_value=self.program(1, 3))
+            with mock.patch.multiple(release, build=mock.DEFAULT, package=mock.DEFAULT, built=dynamic) as calls:
+                refused = release.package_operator(architecture, "/target", "/out")
+                self.assertIn("must be static", refused)
+                self.assertIn(("--target", target), itertools.pairwise(calls["build"].call_args.args[0]))
+                self.assertFalse(calls["package"].called)
 
 
 class Materials(unittest.TestCase):

@@ -35,6 +35,13 @@ pub async fn of_bench(name: &str, console: &mut Console) -> Result<PathBuf, Fail
     built.remove(name).ok_or_else(|| Failed(format!("cargo built no {name}")))
 }
 
+/// Builds the operator's program.
+pub async fn operator(console: &mut Console) -> Result<PathBuf, Failed> {
+    console.step("building mandate");
+    let mut built = build(&["--package", "mandate"]).await?;
+    built.remove("mandate").ok_or_else(|| Failed("cargo built no mandate".to_owned()))
+}
+
 async fn build(what: &[&str]) -> Result<BTreeMap<String, PathBuf>, Failed> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(what);

@@ -1,11 +1,12 @@
-//! `start`: the time from the start of a process to its first request for an event, and the sizes of the binaries.
+//! `start`: the time from the start of a process to its first request for an event, of the operator's program to its end
+//! where it has nothing to wait for, and the sizes of the binaries.
 //! `--sizes` prints the sizes alone.
 
 use std::{
     collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{ExitCode, Stdio},
     time::Duration,
 };
 
@@ -21,12 +22,16 @@ use flate2::{Compression, write::DeflateEncoder};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{clock::Clock, microsoft::IncidentApi};
+use tokio::process::Command;
 
 /// The number of starts of each program.
 const STARTS: usize = 40;
 
 /// The largest ratio of the worst start to the floor's.
 const MOST: f64 = 1.5;
+
+/// The longest run of the operator's program that waits for nothing, in ms.
+const MOST_OPERATOR_MS: f64 = 30.0;
 
 /// The largest binary, and the largest zip, in MB.
 const MOST_MB: (f64, f64) = (16.0, 7.0);
@@ -62,6 +67,9 @@ async fn measure(console: &mut Console) -> Result<bool, Failed> {
         .iter()
         .map(|name| Figure::of_times(format!("start of {name}"), medians[name], floor_median, MOST))
         .collect();
+    let operator = &binaries::operator(console).await?;
+    figures.push(operator_start(operator, &["--help"]).await?);
+    figures.push(operator_start(operator, &["--api", "http://localhost:1", "tenants"]).await?);
     add_sizes(&functions, &mut figures)?;
     let hold = report::print(console, "floor or bound", &figures);
     console.line("");
@@ -70,6 +78,18 @@ async fn measure(console: &mut Console) -> Result<bool, Failed> {
     first_page(&functions, &stand, console).await?;
     live_read(&functions, &stand, console).await?;
     Ok(hold)
+}
+
+/// The time of the operator's program with these arguments. None of them lets it wait for another program.
+async fn operator_start(binary: &Path, arguments: &[&str]) -> Result<Figure, Failed> {
+    let mut times = Vec::new();
+    for _ in 0..STARTS {
+        let started = devstack::instant();
+        Command::new(binary).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+        times.push(started.elapsed());
+    }
+    let median = percentile(&mut times, 50).as_secs_f64() * 1e3;
+    Ok(Figure::of_amount(format!("mandate {}", arguments.join(" ")), median, MOST_OPERATOR_MS, "ms"))
 }
 
 /// Prints the waits for the page of an invitation.

@@ -25,7 +25,7 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
   }
 
   async function started(options, env) {
-    const process_ = spawn(program, ["--api", api, "console", "--port", "0", ...options], { env, stdio: ["ignore", "pipe", "pipe"] });
+    const process_ = spawn(program, ["--api", api, "console", ...options], { env, stdio: ["ignore", "pipe", "pipe"] });
     const ended = new Promise((resolve) => process_.on("exit", resolve));
     let printed = "";
     const address = await new Promise((found, failed) => {
@@ -52,10 +52,20 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
     }
   }
 
-  /** Opens the console in a browser of its own. `visit` goes to a view and waits until it has loaded. */
-  async function enter(chrome, name, { address, origin }, settings) {
+  /**
+   * Opens the console in a browser of its own. `visit` goes to a view and waits until it has loaded. `origin` is the one
+   * that this start of the console alone has.
+   */
+  async function enter(chrome, name, { address }, settings) {
     const opened = await openBrowser(chrome, name, { viewport: { width: 1280, height: 900 }, ...settings });
     const { page } = opened;
+    let origin;
+    page.on("framenavigated", (frame) => {
+      const url = new URL(frame.url());
+      if (frame !== page.mainFrame() || !/^mandate-[0-9a-f]{32}\.localhost$/.test(url.hostname)) return;
+      ({ origin } = url);
+      ownOrigins.add(origin);
+    });
     const settled = () => page.waitForFunction(() => document.querySelector("h1") && !document.querySelector(".loading"));
     const visit = async (hash) => {
       // A change of the part behind # alone would be no new load, and `settled` could see the view before.
@@ -65,7 +75,8 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
     };
     await page.goto(address);
     await settled();
-    return { ...opened, visit, settled, main: page.locator("main") };
+    expect(origin, `the console stays at ${page.url()}`);
+    return { ...opened, origin, visit, settled, main: page.locator("main") };
   }
 
   async function addIncident(tenant_id, incident) {
@@ -377,7 +388,7 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         const opened = await openBrowser(chrome, "console-from-file", { viewport: { width: 1280, height: 900 } });
         const { page } = opened;
         await page.goto(`file://${file}`);
-        await page.waitForURL((url) => url.origin === console_.origin && /^\/[0-9a-f]{32}\/$/.test(url.pathname) && !url.search);
+        await page.waitForURL((url) => url.hostname.endsWith(".localhost") && /^\/[0-9a-f]{32}\/$/.test(url.pathname) && !url.search);
         await page.waitForSelector("table.tenants");
         expect((await text(page, "main")).includes("Contoso"), "the file does not lead in");
         expect(await stat(file).then(() => false, () => true), "the file is still there");
@@ -401,50 +412,96 @@ export function consoleJourneys({ program, api, login, call, createTenant, openB
         await withConsole(["--write"], async (console_) => {
           const opened = await enter(chrome, "console-other-sites", console_);
           const { page, context } = opened;
-          const { origin, address } = console_;
+          const { address } = console_;
           const other = await context.newPage();
-          await other.goto(evil);
-          const pause = `${origin}/api/tenants/${NORTHWIND}/pause`;
-          const outcomes = await other.evaluate(async ([target, change]) => {
-            const tried = async (url, options) => {
-              try {
-                const response = await fetch(url, { credentials: "include", ...options });
-                return response.type === "opaque" ? "opaque" : response.status;
-              } catch {
-                return "refused";
-              }
-            };
-            return [
-              await tried(`${target}/api/tenants`),
-              await tried(`${target}/api/tenants`, { headers: { "x-mandate-console": "0" } }),
-              await tried(`${target}/session/key`, { method: "POST", body: "{}", headers: { "content-type": "application/json" } }),
-              await tried(change, { method: "POST", mode: "no-cors", body: '{"customer": "Northwind"}' }),
-            ];
-          }, [origin, pause]);
-          expect(outcomes.every((outcome) => ["refused", "opaque"].includes(outcome)), `another site's requests: ${outcomes}`);
-          expect((await call("GET", `${api}/tenants/${NORTHWIND}`)).status === "active", "another site has paused a tenant");
-          // A form, a frame and a link.
-          await other.evaluate(([target]) => {
-            document.body.innerHTML = `<iframe src="${target}/"></iframe><a href="${target}/">link</a>`;
-          }, [origin]);
-          await other.waitForTimeout(300);
-          expect(!other.frames().some((frame) => frame.url().startsWith(origin)), "the console is shown in a frame");
-          const [response] = await Promise.all([other.waitForNavigation(), other.click("a")]);
-          expect(response.status() === 403, `a link of another site leads in: ${response.status()}`);
+          for (const origin of [console_.origin, opened.origin]) await otherSite(other, origin);
           // The address works once, also in another browser.
           const stranger = await chrome.newContext();
           const second = await stranger.newPage();
           expect((await second.goto(address)).status() === 403, "the address works twice");
-          expect((await second.goto(origin)).status() === 401, "a browser without a session is let in");
+          expect((await second.goto(opened.origin)).status() === 401, "a browser without a session is let in");
           await stranger.close();
           await page.reload();
           await opened.settled();
           expect((await text(page, "main")).includes("Northwind"), "the session has ended");
+          // The same place under the name that was printed.
+          await page.goto(`${console_.origin}/#/invitations`);
+          await opened.settled();
+          expect(page.url().startsWith(opened.origin) && page.url().endsWith("#/invitations"), `the browser is at ${page.url()}`);
           await context.close();
         });
       } finally {
         attacker.close();
       }
+
+      async function otherSite(other, origin) {
+        await other.goto(evil);
+        const pause = `${origin}/api/tenants/${NORTHWIND}/pause`;
+        const outcomes = await other.evaluate(async ([target, change]) => {
+          const tried = async (url, options) => {
+            try {
+              const response = await fetch(url, { credentials: "include", ...options });
+              return response.type === "opaque" ? "opaque" : response.status;
+            } catch {
+              return "refused";
+            }
+          };
+          return [
+            await tried(`${target}/api/tenants`),
+            await tried(`${target}/api/tenants`, { headers: { "x-mandate-console": "0" } }),
+            await tried(`${target}/session/key`, { method: "POST", body: "{}", headers: { "content-type": "application/json" } }),
+            await tried(change, { method: "POST", mode: "no-cors", body: '{"customer": "Northwind"}' }),
+          ];
+        }, [origin, pause]);
+        expect(outcomes.every((outcome) => ["refused", "opaque"].includes(outcome)), `another site's requests: ${outcomes}`);
+        expect((await call("GET", `${api}/tenants/${NORTHWIND}`)).status === "active", "another site has paused a tenant");
+        // A form, a frame and a link.
+        await other.evaluate(([target]) => {
+          document.body.innerHTML = `<iframe src="${target}/"></iframe><a href="${target}/">link</a>`;
+        }, [origin]);
+        await other.waitForTimeout(300);
+        expect(!other.frames().some((frame) => frame.url().startsWith(origin)), "the console is shown in a frame");
+        const [response] = await Promise.all([other.waitForNavigation(), other.click("a")]);
+        expect(response.status() === 403, `a link of another site leads in: ${response.status()}`);
+      }
+    },
+
+    /** A program had the port before, and left a service worker that sees the visit and follows it. */
+    async consoleEarlierProgram(chrome) {
+      const worker = `
+        self.addEventListener("install", () => self.skipWaiting());
+        self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+        self.addEventListener("fetch", (event) => event.waitUntil((async () => {
+          const headers = { "content-type": "application/json" };
+          for (let tries = 0; tries < 300; tries += 1) {
+            const response = await fetch("/session/key", { method: "POST", headers, body: "{}" });
+            if (response.ok) console.log("The service worker has " + await response.text());
+            await new Promise((resolve) => { setTimeout(resolve, 5); });
+          }
+        })()));`;
+      const register = `<h1></h1><script>
+        navigator.serviceWorker.register("/worker.js").then(() => navigator.serviceWorker.ready)
+          .then(() => { document.querySelector("h1").textContent = "Registered"; });</script>`;
+      const earlier = createServer(({ url }, response) => {
+        response.setHeader("content-type", url === "/worker.js" ? "text/javascript" : "text/html");
+        response.end(url === "/worker.js" ? worker : register);
+      });
+      await new Promise((ready) => earlier.listen(0, "127.0.0.1", ready));
+      const { port } = earlier.address();
+      const { context, page } = await openBrowser(chrome, "console-earlier-program");
+      const said = [];
+      context.on("serviceworker", (found) => found.on("console", (message) => said.push(message.text())));
+      await page.goto(`http://127.0.0.1:${port}/`);
+      await page.waitForSelector("h1:has-text('Registered')");
+      earlier.closeAllConnections();
+      await new Promise((closed) => earlier.close(closed));
+      await withConsole(["--port", String(port)], async ({ address }) => {
+        await page.goto(address);
+        await page.waitForSelector("table.tenants");
+        await page.waitForTimeout(2000);
+        expect(said.length === 0, `${said}`);
+        await context.close();
+      });
     },
   };
 }

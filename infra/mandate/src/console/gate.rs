@@ -78,9 +78,12 @@ impl Console {
         if !from_file {
             check_origin(host, headers)?;
         }
+        if method == Method::GET && !self.is_own_name(host) && is_visit_of_known_browser(headers) {
+            return Ok(Some(self.to_own_name(uri)));
+        }
         if let Some(token) = token {
             check_destination(headers)?;
-            return self.exchange_token(method, &token, from_file).map(Some);
+            return self.exchange_token(method, &token, from_file || self.is_own_name(host)).map(Some);
         }
         if !self.pass.has_session(headers) {
             return Err(refusal(
@@ -105,13 +108,27 @@ impl Console {
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(refused()) };
         let host = host.to_str().map_err(|_| refused())?;
         let named_in_target = uri.authority().map(axum::http::uri::Authority::as_str);
-        let ours = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", self.port));
+        let ours = ["127.0.0.1", "localhost", "[::1]", &self.name].map(|name| format!("{name}:{}", self.port));
         let is_ours = |host: &str| ours.iter().any(|ours| ours.eq_ignore_ascii_case(host));
         if is_ours(host) && named_in_target.is_none_or(is_ours) { Ok(host) } else { Err(refused()) }
     }
 
+    /// Returns true for the name that is new with this start.
+    fn is_own_name(&self, host: &str) -> bool {
+        host.rsplit_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(&self.name))
+    }
+
+    /// Leads a browser to the same path under the name that is new with this start. What a program left at this port, and
+    /// what it can read there, belongs to another origin.
+    fn to_own_name(&self, uri: &Uri) -> Response {
+        let path = uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+        let address = format!("http://{}:{}{path}", self.name, self.port);
+        (StatusCode::SEE_OTHER, [(header::LOCATION, address)]).into_response()
+    }
+
     /// Responds to the address that was printed: the token goes out of the address, and the session into a cookie.
-    fn exchange_token(&self, method: &Method, token: &str, from_file: bool) -> Result<Response, Problem> {
+    /// `by_page` is for a visit that another site began.
+    fn exchange_token(&self, method: &Method, token: &str, by_page: bool) -> Result<Response, Problem> {
         if method != Method::GET {
             return Err(refusal(405, "not_found", "The address is opened with GET."));
         }
@@ -122,7 +139,7 @@ impl Console {
                 }
                 let cookie = (header::SET_COOKIE, cookie);
                 let cleared = (CLEAR_SITE_DATA, STORAGE.to_owned());
-                if from_file {
+                if by_page {
                     // A browser sends a strict cookie after no redirect that another site began. This page is no redirect.
                     let html = (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned());
                     return Ok(([html, cookie, cleared], entry::html(&self.page)).into_response());
@@ -144,6 +161,14 @@ impl Console {
 fn token_in(uri: &Uri) -> Option<String> {
     let query = uri.query()?.as_bytes();
     url::form_urlencoded::parse(query).find(|(name, _)| name == "token").map(|(_, value)| value.into_owned())
+}
+
+/// Returns true for a window of a browser that knows that every name below `localhost` is this machine. Others look such
+/// a name up, and stay where they are.
+fn is_visit_of_known_browser(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    headers.get("sec-fetch-dest").is_some_and(|destination| destination == "document")
+        && ["Chrome/", "Firefox/"].iter().any(|engine| agent.contains(engine))
 }
 
 /// Returns true for a visit that begins elsewhere and opens the page by itself, not in a frame and not by a form.

@@ -12,6 +12,7 @@ use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
+use url::Url;
 
 use crate::{
     api::{Api, program},
@@ -71,7 +72,12 @@ async fn token_is_in_a_private_file_and_no_argument() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&page), mode(page.parent().unwrap())), (0o600, 0o700));
     let html = std::fs::read_to_string(&page).unwrap();
-    assert!(html.contains(&format!("content=\"0; url={address}\"")), "{html}");
+    let (_, opened) = html.split_once("content=\"0; url=").unwrap();
+    let (opened, _) = opened.split_once('"').unwrap();
+    let (printed, named) = (Url::parse(&address).unwrap(), Url::parse(opened).unwrap());
+    assert_eq!((named.port(), named.query()), (printed.port(), printed.query()));
+    let name = named.host_str().unwrap().strip_prefix("mandate-").and_then(|name| name.strip_suffix(".localhost"));
+    assert_eq!(name.map(str::len), Some(32), "a name that no service worker is registered for: {html}");
 
     let headers = "sec-fetch-site: cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest: document\r\n";
     let response = request(&address, headers).await;

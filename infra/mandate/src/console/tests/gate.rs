@@ -1,16 +1,28 @@
 //! The rules that every request must pass.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::{Browser, TENANT, changes, start};
 use crate::console::{Mode, assets::FILES, listen};
 
 #[tokio::test]
 async fn page_is_on_loopback_only() {
-    let (listener, port) = listen(0).await.unwrap();
-    assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+    let (listeners, port) = listen(0).await.unwrap();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    assert_eq!(addresses[0].ip(), Ipv4Addr::LOCALHOST);
+    assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == port), "{addresses:?}");
+    assert_eq!(listen(port).await.unwrap_err().code, "port_in_use");
+}
+
+/// A browser tries `::1` first for a name of this machine.
+#[tokio::test]
+async fn port_that_another_program_has_at_the_other_address_is_refused() {
+    // A machine without the address has nobody there, either.
+    let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await else { return };
+    let port = other.local_addr().unwrap().port();
     assert_eq!(listen(port).await.unwrap_err().code, "port_in_use");
 }
 
@@ -19,7 +31,7 @@ async fn foreign_hosts_are_refused() {
     let stage = start(Mode::Write).await;
     let browser = stage.enter().await;
     let port = stage.port;
-    for host in ["127.0.0.1", "localhost", "[::1]", "LocalHost"] {
+    for host in ["127.0.0.1", "localhost", "[::1]", "LocalHost", &stage.name] {
         let host = format!("{host}:{port}");
         let headers = [("host", host.as_str()), ("cookie", &browser.cookie), ("x-mandate-console", &browser.key)];
         assert_eq!(stage.raw("GET", "/api/tenants", &headers, "").await.status, 200, "{host}");
@@ -33,6 +45,9 @@ async fn foreign_hosts_are_refused() {
         format!("127.0.0.1:{port}.evil.example"),
         format!("evil.example@127.0.0.1:{port}"),
         format!("localhost.:{port}"),
+        format!("mandate-{}.localhost:{port}", "0".repeat(32)),
+        format!("x.{}:{port}", stage.name),
+        stage.name.clone(),
         format!("127.1:{port}"),
         String::new(),
     ];
@@ -146,6 +161,59 @@ async fn what_another_program_left_in_the_browser_ends() {
         let references = FILES[0].2.matches(&format!("\"/{name}")).count();
         assert_eq!(references, 0, "the page names {name} below its own path");
     }
+}
+
+/// A service worker that another program left at this port belongs to 127.0.0.1, and sees nothing under another name.
+#[tokio::test]
+async fn browser_is_led_to_a_name_of_its_own() {
+    let (stage, other) = (start(Mode::ReadOnly).await, start(Mode::ReadOnly).await);
+    assert_ne!(stage.name, other.name, "no name is known before the start");
+    let (host, named) = (stage.host(), format!("{}:{}", stage.name, stage.port));
+    let address = format!("/?token={}", stage.token);
+    let chromium =
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36";
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0";
+    let safari = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.4 Safari/605.1.15";
+    for site in ["none", "cross-site"] {
+        for agent in [chromium, firefox] {
+            let visit = [
+                ("host", host.as_str()),
+                ("user-agent", agent),
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ];
+            let response = stage.raw("GET", &address, &visit, "").await;
+            let location = format!("http://{named}{address}");
+            assert_eq!((response.status, response.header("location")), (303, Some(location.as_str())), "{agent}");
+            assert_eq!(response.header("set-cookie"), None, "the token is for the other name");
+        }
+    }
+    // What a service worker fetches has no destination, and stays where it is.
+    let script = [("host", host.as_str()), ("user-agent", chromium), ("sec-fetch-dest", "empty")];
+    let response = stage.raw("GET", &address, &script, "").await;
+    assert_eq!((response.status, response.header("location")), (403, None));
+
+    // Strict cookies do not follow a redirect from the other name, so the browser gets a page that leads on.
+    let visit =
+        [("host", named.as_str()), ("user-agent", firefox), ("sec-fetch-site", "none"), ("sec-fetch-dest", "document")];
+    let response = stage.raw("GET", &address, &visit, "").await;
+    assert_eq!((response.status, response.header("location")), (200, None));
+    assert!(response.body.contains(&format!("content=\"0; url={}\"", stage.page)), "{}", response.body);
+    let cookie = response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let page =
+        [("host", named.as_str()), ("user-agent", firefox), ("sec-fetch-site", "same-origin"), ("cookie", &cookie)];
+    assert_eq!(stage.raw("GET", &stage.page, &page, "").await.status, 200);
+    let origin = format!("http://{}", stage.host());
+    let foreign = [&page[..], &[("origin", origin.as_str())]].concat();
+    assert_eq!(stage.raw("GET", &stage.page, &foreign, "").await.status, 403, "127.0.0.1 is another origin");
+
+    // Safari looks the name up and does not find it.
+    let host = other.host();
+    let visit =
+        [("host", host.as_str()), ("user-agent", safari), ("sec-fetch-site", "none"), ("sec-fetch-dest", "document")];
+    let response = other.raw("GET", &format!("/?token={}", other.token), &visit, "").await;
+    assert_eq!((response.status, response.header("location")), (303, Some(other.page.as_str())));
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ type Calls = Arc<Mutex<Vec<(String, String, String)>>>;
 /// A console on a free port, in front of an API that records its calls.
 struct Stage {
     port: u16,
+    /// The name that is new with this start.
+    name: String,
     token: String,
     /// The path of the page.
     page: String,
@@ -106,11 +108,11 @@ async fn start_api(calls: Calls) -> u16 {
 async fn start_before(api_port: u16, mode: Mode, calls: Calls) -> Stage {
     let target = Target { api: Some(format!("http://127.0.0.1:{api_port}")), ..Target::default() };
     let api = Api::connect(&target).await.unwrap();
-    let (listener, port) = listen(0).await.unwrap();
+    let (mut listeners, port) = listen(0).await.unwrap();
     let console = Console::new(api, mode, port, &SystemRandom::new()).unwrap();
-    let (token, page) = (console.pass.token().to_owned(), console.page.clone());
-    tokio::spawn(async move { axum::serve(listener, router(console)).await });
-    Stage { port, token, page, calls }
+    let (name, token, page) = (console.name.clone(), console.pass.token().to_owned(), console.page.clone());
+    tokio::spawn(async move { axum::serve(listeners.remove(0), router(console)).await });
+    Stage { port, name, token, page, calls }
 }
 
 async fn start(mode: Mode) -> Stage {

@@ -1,21 +1,25 @@
-"""Items as a later release writes them.
+"""Follows the items that a later release stores: each must keep what this release does not know.
 
-While it is on (`PUT /stack/later-release` with `true`), each item that a function writes also gets a mark and a higher
-`schema`. `GET /stack/later-release` returns the number of items that have been marked so far, and the keys of those that a
-function wrote again without the mark.
+The functions of `cargo dev --chaos` that stand for a later release write a higher `schema`, an attribute and words that
+the others do not know (`shared/src/registry/later_release.rs`). `GET /stack/later-release` returns what became of these
+items: their number by kind, how many of them this release has written since, the number of their words, and the keys of
+those that lost something. `PUT` with `true` or `false` first says that writes from now on are the later release's, or
+this one's again.
 """
 
 import io
 import json
+from collections import defaultdict
 
 from call_log import function_of
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.dynamodb.models import dynamodb_backends
-from moto.dynamodb.models.dynamo_type import DynamoType
 
 PATH = "/stack/later-release"
-MARK = "of_a_later_release"
-SCHEMA = "2"
+ATTRIBUTE = "of_a_later_release"
+SCHEMA = 2
+# Other words, of severities, go with the versions that they belong to.
+WORDS = {"suspended", "licence_expired", "reindex", "reviewed"}
 # The member of a request with the key of its item.
 ITEM_OF = {"PutItem": "Item", "UpdateItem": "Key", "DeleteItem": "Key"}
 
@@ -31,18 +35,49 @@ def written_keys(operation, request):
         yield request["TableName"], item["pk"]["S"], item["sk"]["S"]
 
 
+def texts(value):
+    """Yields the texts in a stored value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+
+
+def traces(item):
+    """Returns what only a later release writes of an item's attributes, in DynamoDB's JSON."""
+    found = WORDS & set(texts(item))
+    if ATTRIBUTE in item:
+        found.add(ATTRIBUTE)
+    if int(item.get("schema", {}).get("N", 0)) >= SCHEMA:
+        found.add("schema")
+    return found
+
+
+def kind_of(key):
+    """Returns the kind of an item: the first parts of its key, or one where they are the same."""
+    _, pk, sk = key
+    kinds = (pk.split("#")[0], sk.split("#")[0])
+    return kinds[0] if kinds[0] == kinds[1] else " ".join(kinds)
+
+
 class LaterRelease:
-    """A WSGI application that marks what functions write. Calls must come one at a time."""
+    """A WSGI application that looks at what functions write. Calls must come one at a time."""
 
     def __init__(self, application):
         self.application = application
-        self.is_on = False
-        self.marked = set()
+        self.is_later = False
+        # What a later release left in each item.
+        self.items = {}
+        self.written = set()
         self.lost = set()
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"] == PATH:
-            return self.control(environ, start_response)
+            return self.report(environ, start_response)
         operation = environ.get("HTTP_X_AMZ_TARGET", "").partition("DynamoDB_20120810.")[2]
         if operation not in (*ITEM_OF, "TransactWriteItems") or not function_of(environ):
             return self.application(environ, start_response)
@@ -51,25 +86,35 @@ class LaterRelease:
         response = list(self.application(environ, start_response))
         region = environ["HTTP_AUTHORIZATION"].split("/")[2]
         for key in written_keys(operation, json.loads(body)):
-            self.written(key, dynamodb_backends[DEFAULT_ACCOUNT_ID][region])
+            self.look(key, dynamodb_backends[DEFAULT_ACCOUNT_ID][region])
         return response
 
-    def control(self, environ, start_response):
+    def report(self, environ, start_response):
         if environ["REQUEST_METHOD"] == "PUT":
-            self.is_on = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-        body = json.dumps({"marked": len(self.marked), "lost": sorted("/".join(key[1:]) for key in self.lost)}).encode()
+            self.is_later = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            self.written.clear()
+        kinds = defaultdict(lambda: {"stored": 0, "written": 0, "words": 0})
+        for key, found in self.items.copy().items():
+            kind = kinds[kind_of(key)]
+            kind["stored"] += 1
+            kind["written"] += key in self.written
+            kind["words"] += len(found & WORDS)
+        lost = sorted("/".join(key[1:]) for key in self.lost.copy())
+        body = json.dumps({"kinds": kinds, "lost": lost}).encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
 
-    def written(self, key, backend):
+    def look(self, key, backend):
         """Looks at an item after a write, which may have been refused."""
         table, pk, sk = key
         item = backend.get_item(table, {"pk": {"S": pk}, "sk": {"S": sk}})
         if item is None:
-            self.marked.discard(key)
-        elif self.is_on:
-            item.attrs[MARK] = DynamoType({"S": "kept"})
-            item.attrs["schema"] = DynamoType({"N": SCHEMA})
-            self.marked.add(key)
-        elif key in self.marked and (MARK not in item.attrs or item.attrs["schema"].value != SCHEMA):
+            self.items.pop(key, None)
+            return
+        found = traces(item.to_json()["Attributes"])
+        if not self.items.get(key, set()) <= found:
             self.lost.add(key)
+        if found:
+            self.items[key] = self.items.get(key, set()) | found
+            if not self.is_later:
+                self.written.add(key)

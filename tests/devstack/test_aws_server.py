@@ -41,32 +41,40 @@ class Table(AwsCase):
             half_written += sum(len(item) < 4 for item in items)
         self.assertEqual(half_written, 0)
 
-    def later_release(self, is_on):
-        request = urllib.request.Request(f"{self.url}/stack/later-release", str(is_on).lower().encode(), method="PUT")
+    def later_release(self, is_later):
+        body = str(is_later).lower().encode()
+        request = urllib.request.Request(f"{self.url}/stack/later-release", body, method="PUT")
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 
-    def test_items_of_a_later_release_are_marked_and_a_write_without_the_mark_is_found(self):
+    def test_items_of_a_later_release_are_followed_and_a_write_that_drops_something_is_found(self):
         function = self.client("dynamodb", "incident-fetch")
         self.later_release(True)
-        function.put_item(TableName=TABLE, Item=KEY)
-        item = function.get_item(TableName=TABLE, Key=KEY)["Item"]
-        self.assertEqual((item["of_a_later_release"], item["schema"]), ({"S": "kept"}, {"N": "2"}))
-        self.assertEqual(self.later_release(False), {"marked": 1, "lost": []})
+        words = {"history": {"L": [{"M": {"status": {"S": "suspended"}}}]}}
+        later = KEY | words | {"schema": {"N": "2"}, "of_a_later_release": {"N": "2"}}
+        function.put_item(TableName=TABLE, Item=later)
+        kind = {"stored": 1, "written": 0, "words": 1}
+        self.assertEqual(self.later_release(False), {"kinds": {"p s": kind}, "lost": []})
         update = {"UpdateExpression": "SET a = :a", "ExpressionAttributeValues": {":a": {"S": "a"}}}
         function.update_item(TableName=TABLE, Key=KEY, **update)
-        self.assertEqual(self.later_release(False), {"marked": 1, "lost": []})
-        function.transact_write_items(TransactItems=[{"Put": {"TableName": TABLE, "Item": KEY}}])
-        self.assertEqual(self.later_release(False), {"marked": 1, "lost": ["p/s"]})
+        with urllib.request.urlopen(f"{self.url}/stack/later-release") as response:
+            self.assertEqual(json.load(response), {"kinds": {"p s": kind | {"written": 1}}, "lost": []})
+        for name in ("history", "schema", "of_a_later_release"):
+            self.later_release(True)
+            function.delete_item(TableName=TABLE, Key=KEY)
+            function.put_item(TableName=TABLE, Item=later | {"sk": {"S": name}})
+            less = {member: value for member, value in later.items() if member != name} | {"sk": {"S": name}}
+            function.transact_write_items(TransactItems=[{"Put": {"TableName": TABLE, "Item": less}}])
+            self.assertIn(f"p/{name}", self.later_release(False)["lost"])
 
     def test_item_of_a_later_release_may_be_deleted_and_made_anew(self):
         function = self.client("dynamodb", "incident-fetch")
         self.later_release(True)
-        function.put_item(TableName=TABLE, Item=KEY)
+        function.put_item(TableName=TABLE, Item=KEY | {"schema": {"N": "2"}})
         self.later_release(False)
         function.delete_item(TableName=TABLE, Key=KEY)
         function.put_item(TableName=TABLE, Item=KEY)
-        self.assertEqual(self.later_release(False), {"marked": 0, "lost": []})
+        self.assertEqual(self.later_release(False), {"kinds": {}, "lost": []})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tomllib
 import unittest
 import zipfile
 from unittest import mock
@@ -60,6 +61,20 @@ class Zips(unittest.TestCase):
         source = sam_template.load(TEMPLATE)
         binaries = {source["Resources"][name]["Metadata"]["BuildProperties"]["Binary"] for name in ROUTES}
         self.assertEqual(set(release.FUNCTIONS), binaries)
+
+    def test_no_release_has_the_items_of_a_later_one(self):
+        feature = "later-release"
+        with open(os.path.join(ROOT, "shared", "Cargo.toml"), "rb") as file:
+            self.assertEqual(tomllib.load(file)["features"], {feature: []}, "on by name alone")
+        manifests = glob.glob(os.path.join(ROOT, "functions", "*", "Cargo.toml"))
+        self.assertEqual(len(manifests), len(release.FUNCTIONS))
+        builders = [os.path.join(INFRA, "release"), os.path.join(INFRA, "mandate", "Cargo.toml"), TEMPLATE]
+        builders += [os.path.join(ROOT, name) for name in ("Cargo.toml", ".cargo/config.toml")]
+        for path in manifests + builders:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            for word in (feature, "--features", "--all-features", "CargoLambdaFlags"):
+                self.assertNotIn(word, text, path)
 
     def test_release_refuses_a_folder_with_files_of_another(self):
         with tempfile.TemporaryDirectory() as folder:

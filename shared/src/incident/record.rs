@@ -158,7 +158,13 @@ impl Record {
     /// The severity of an incident that is neither resolved nor redirected. `None` also for a severity that is no
     /// [`Severity`].
     pub fn open_severity(&self) -> Option<Severity> {
-        self.severity.as_deref().filter(|_| self.state() == State::Open).and_then(Severity::of)
+        match self.severity.as_deref().filter(|_| self.state() == State::Open).and_then(Severity::of) {
+            // A word that this release does not know, as a later one may store it.
+            Some(Severity::High) if cfg!(feature = "later-release") => {
+                Some(Severity::Unknown(UnknownWord::of("critical")))
+            }
+            severity => severity,
+        }
     }
 
     /// The state of the incident for [`Change`](super::version::Change).

@@ -14,6 +14,7 @@ use super::{
     budget::{UncommittedCalls, paid_attribute},
     carry_over::carry_over_value,
     feed::{self, Feed},
+    later_release,
     table::{Item, ItemKey, Versioned, condition_held, from_item, number, string, text, to_item, update_if},
     tenants::{self, Tenant},
 };
@@ -343,7 +344,7 @@ impl Registry {
 /// Sends an update that has a condition. Returns the item as written, or `None` if the condition did not hold.
 pub(super) async fn update_and_read(update: UpdateItemFluentBuilder) -> Result<Option<Item>> {
     let mut item = None;
-    let outcome = update.return_values(ReturnValue::AllNew).send().await;
+    let outcome = later_release::marked(update).return_values(ReturnValue::AllNew).send().await;
     match condition_held("dynamodb:UpdateItem", outcome.map(|response| item = response.attributes))? {
         Write::Done if item.is_none() => Err(Error::Internal("dynamodb:UpdateItem: no attributes returned".into())),
         Write::Done => Ok(item),

@@ -13,6 +13,7 @@ pub mod feed;
 pub mod hunts;
 pub mod invitations;
 pub mod jobs;
+mod later_release;
 pub mod lease;
 mod listing;
 pub mod open_incidents;

@@ -17,7 +17,7 @@ use aws_sdk_dynamodb::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{carry_over::carry_over, tenant_pk};
+use super::{carry_over::carry_over, later_release, tenant_pk};
 use crate::{
     aws::{LazyClient, lazy_client},
     clock::pause_before_attempt,
@@ -43,10 +43,14 @@ const MAX_TRANSACTION_ATTEMPTS: u32 = 4;
 
 /// The attribute with the number of the form in which an item is stored. A release that changes the meaning of what is stored
 /// takes the next number. What it adds needs none: older releases keep it.
-const SCHEMA: &str = "schema";
+pub(super) const SCHEMA: &str = "schema";
 
 /// The number of this release.
-const SCHEMA_NUMBER: u32 = 1;
+const SCHEMA_NUMBER: u32 = if later_release::IS_ON { later_release::SCHEMA_NUMBER } else { 1 };
+
+/// The assignment of that number in an update. An item of a newer release keeps its number.
+const ASSIGNMENT: &str =
+    if later_release::IS_ON { later_release::ASSIGNMENTS } else { "#schema = if_not_exists(#schema, :schema)" };
 
 /// The client of the table.
 #[derive(Clone, Debug)]
@@ -183,6 +187,9 @@ impl Registry {
 
     /// A put of a whole item, to which the caller adds its condition.
     pub(super) fn put(&self, mut item: Item) -> PutItemFluentBuilder {
+        if later_release::IS_ON {
+            later_release::add_to(&mut item);
+        }
         item.entry(SCHEMA.into()).or_insert_with(|| number(SCHEMA_NUMBER));
         self.client.put_item().table_name(&self.table).set_item(Some(item))
     }
@@ -317,7 +324,7 @@ pub(super) async fn query_all<T: DeserializeOwned>(query: QueryFluentBuilder) ->
 
 /// Sends an update that has a condition.
 pub(super) async fn update_if(update: UpdateItemFluentBuilder) -> Result<Write> {
-    condition_held("dynamodb:UpdateItem", update.send().await)
+    condition_held("dynamodb:UpdateItem", later_release::marked(update).send().await)
 }
 
 /// Sends a put that has a condition.
@@ -338,7 +345,7 @@ where
     }
 }
 
-/// Adds the number of the stored form to an update that may create its item. An item of a newer release keeps its number.
+/// Adds the number of the stored form to an update that may create its item.
 pub(super) fn with_schema(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
     let expression = update.get_update_expression().clone().unwrap_or_default();
     update
@@ -357,11 +364,10 @@ pub(super) fn transacted_with_schema(update: UpdateBuilder) -> UpdateBuilder {
 }
 
 fn assigning_schema(expression: &str) -> String {
-    let rest = match expression.strip_prefix("SET ") {
-        Some(assignments) => format!(", {assignments}"),
-        None => format!(" {expression}"),
-    };
-    format!("SET #schema = if_not_exists(#schema, :schema){rest}")
+    match expression.split_once("SET ") {
+        Some((before, assignments)) => format!("{before}SET {ASSIGNMENT}, {assignments}"),
+        None => format!("SET {ASSIGNMENT} {expression}"),
+    }
 }
 
 fn changed_meanwhile<T: Versioned>() -> Error {

@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::{
 use futures_util::{TryStreamExt, stream};
 
 use super::{
-    Registry, Write,
+    Registry, Write, later_release,
     open_incidents::{self, CountChanges},
     table::{Item, string, text, transacted_with_schema, with_schema},
     tenant_pk,
@@ -101,7 +101,7 @@ impl BlockUpdate {
         let index = self.set.len();
         self.set.push(format!("#i{index} = :i{index}"));
         self.name('i', index, VERSION_PREFIX, id);
-        self.value('i', index, version.to_string());
+        self.value('i', index, later_release::packed(version.to_string()));
         self.name('n', index, NOTES_PREFIX, id);
         match version.notes() {
             Some(notes) => {

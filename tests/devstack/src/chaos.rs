@@ -1,6 +1,6 @@
 //! `cargo dev --chaos`: each kind of fault of the simulator, faults of the AWS services that functions call, and killed
-//! processes, one after the other, while incidents change. At the end each version that Microsoft shows must be delivered.
-//! Hunts, live reads and the consent pages have no part in it, and neither has a refused app credential, which stops all
+//! processes, one after the other, while incidents change, and an upgrade to a second build of the functions and back. At the
+//! end each version that Microsoft shows must be delivered. A refused app credential has no part in it, because it stops all
 //! tenants for minutes.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use devstack::{Console, Failed, Progress as _, Stack};
+use devstack::{Console, Failed, Progress as _, Release, Stack};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
@@ -16,6 +16,7 @@ use sim::{Fault, FaultKind, Host, RetryAfter, Sim};
 use crate::{
     customers::{CONTOSO, Customer, FABRIKAM, NORTHWIND},
     journey,
+    upgrade::{self, Begun},
 };
 
 const CUSTOMERS: [&Customer; 3] = [&CONTOSO, &FABRIKAM, &NORTHWIND];
@@ -53,13 +54,6 @@ enum Injection {
     Killed(&'static str),
     /// In the middle of polls, all processes are replaced by those of a later release, or of this one again.
     Release(Release),
-}
-
-/// The release whose processes run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Release {
-    This,
-    Later,
 }
 
 /// The requests that a kind of fault is tried on.
@@ -215,8 +209,8 @@ pub(crate) struct Chaos {
     shown: BTreeMap<Version, String>,
     /// A fault pauses tenants now.
     pauses: bool,
-    /// The deployment sends an event for each version.
-    sends_summaries: bool,
+    /// Each fault comes once, and the deployment sends an event for each version.
+    is_unattended: bool,
 }
 
 /// The versions of one fault.
@@ -237,9 +231,10 @@ impl Chaos {
         for customer in CUSTOMERS {
             customer.seed(sim);
         }
-        self.sends_summaries = true;
+        self.is_unattended = true;
         journey::onboard_all(stack, CUSTOMERS, console).await?;
         self.look(sim, BEFORE);
+        let mut begun = None;
         for (turn, (name, injection)) in faults().into_iter().enumerate() {
             console.step(&name);
             self.inject(stack, sim, &injection).await?;
@@ -250,10 +245,25 @@ impl Chaos {
             for _ in 0..TICKS {
                 work(stack, &injection).await;
             }
-            if let Injection::Release(Release::Later) = injection {
-                wait_for_later_items(stack).await?;
-            }
             self.heal(stack, sim).await?;
+            match injection {
+                Injection::Release(Release::Later) => {
+                    // The processes of before may have delivered the others at their end.
+                    for customer in CUSTOMERS {
+                        customer.change_one_incident(sim, turn);
+                    }
+                    self.look(sim, &name);
+                    wait_for_later_items(stack).await?;
+                    begun = Some(Begun::by_the_later_release(stack).await?);
+                }
+                Injection::Release(Release::This) => {
+                    stack.later_items(Some(Release::This)).await?;
+                    if let Some(begun) = begun.take() {
+                        begun.end_by_this_release(stack).await?;
+                    }
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -272,6 +282,9 @@ impl Chaos {
                     injection.kill(stack);
                 }
                 self.heal(stack, sim).await?;
+                if let Injection::Release(Release::This) = injection {
+                    stack.later_items(Some(Release::This)).await?;
+                }
             }
         }
     }
@@ -291,7 +304,12 @@ impl Chaos {
             Injection::Aws(service, kind) => {
                 stack.fail_aws(&json!([{"service": service, "kind": kind, "times": HITS}])).await?;
             }
-            Injection::Release(release) => drop(stack.later_release(*release == Release::Later).await?),
+            Injection::Release(release) => {
+                stack.deploy(*release);
+                if *release == Release::Later {
+                    stack.later_items(Some(Release::Later)).await?;
+                }
+            }
             Injection::Killed(_) => {}
         }
         Ok(())
@@ -347,7 +365,7 @@ impl Chaos {
 
     /// The number of versions that Microsoft shows and no event `Incident Changed` names.
     async fn unannounced(&self, stack: &Stack, sim: &Sim) -> Result<usize, Failed> {
-        if !self.sends_summaries {
+        if !self.is_unattended {
             return Ok(0);
         }
         let events = stack.events().await?;
@@ -364,6 +382,8 @@ impl Chaos {
         let sim = simulator(stack)?;
         console.step("healing, and delivering the rest");
         self.heal(stack, sim).await?;
+        stack.deploy(Release::This);
+        stack.kill_all();
         let started = devstack::instant();
         // Rows behind a silent cap are left to the sweep.
         let mut kinds = ["poll", "sweep"].iter().chain(std::iter::repeat(&"poll"));
@@ -383,11 +403,11 @@ impl Chaos {
         }
         self.print(sim, &lines, console);
         stack.take_failures();
-        let later = stack.later_release(false).await?;
-        if !later.lost.is_empty() {
-            return Err(Failed(format!("lost what a later release stored: {}", later.lost.join(", "))));
+        let items = stack.later_items(None).await?;
+        upgrade::judge(&items, console)?;
+        if self.is_unattended {
+            upgrade::require_both_releases(&items)?;
         }
-        console.line(&format!("{} items of the later release kept what this one does not know", later.marked));
         match (self.missing(sim, &lines), self.unannounced(stack, sim).await?) {
             (0, 0) => Ok(()),
             (0, unannounced) => Err(Failed(format!("{unannounced} delivered versions have no event"))),
@@ -458,18 +478,18 @@ impl Injection {
     fn kill(&self, stack: &Stack) {
         match self {
             Self::Killed(function) => stack.kill(function),
-            Self::Release(_) => FUNCTIONS.into_iter().for_each(|function| stack.kill(function)),
+            Self::Release(_) => stack.kill_all(),
             Self::Microsoft(..) | Self::Aws(..) => {}
         }
     }
 }
 
-/// Ticks until items of the later release are stored. The failures before may have put the next polls off.
+/// Ticks until the later release has delivered something. The failures before may have put the next polls off.
 async fn wait_for_later_items(stack: &Stack) -> Result<(), Failed> {
     let started = devstack::instant();
-    while stack.later_release(true).await?.marked == 0 {
+    while !stack.later_items(None).await?.kinds.contains_key("TENANT VERSIONS") {
         if started.elapsed() > RECOVERY_TIMEOUT {
-            return Err(Failed("no item was written as a later release does".to_owned()));
+            return Err(Failed("the later release delivered nothing".to_owned()));
         }
         tokio::time::sleep(TICK_INTERVAL).await;
         let _ = stack.tick("poll").await;

@@ -17,13 +17,36 @@ const OPERATOR: &str = "mandate";
 /// Builds every package under `functions/` and the operator's program in the development profile, and returns the path of
 /// each binary.
 pub async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
-    BUILT.get_or_try_init(|| run_cargo(progress)).await.cloned()
+    BUILT
+        .get_or_try_init(|| async move {
+            progress.step("building the functions");
+            run_cargo(&[], progress).await
+        })
+        .await
+        .cloned()
 }
 
-async fn run_cargo(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
-    progress.step("building the functions");
+/// Builds the functions once more, as a release after this one: their items have what this one does not know. Returns the
+/// paths of copies, because the build of this release puts its own binaries in their place.
+pub(crate) async fn build_later_release(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+    progress.step("building the functions as a later release");
+    let built = run_cargo(&["--features", "shared/later-release"], progress).await?;
+    let doing = "copying the later release";
+    let directory = paths::state().join("later-release");
+    std::fs::create_dir_all(&directory).map_err(StackError::io(doing))?;
+    let mut copies = BTreeMap::new();
+    for package in packages()? {
+        let Some(binary) = built.get(&package) else { continue };
+        let copy = directory.join(&package);
+        std::fs::copy(binary, &copy).map_err(StackError::io(doing))?;
+        copies.insert(package, copy);
+    }
+    Ok(copies)
+}
+
+async fn run_cargo(features: &[&str], progress: &dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
     let mut cargo = Command::new(ambient::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
-    cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]);
+    cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(features);
     // Built together with the stack, the dependencies get the same features as in a build of the whole workspace.
     // Otherwise each of the two builds would rebuild what the other one built.
     cargo.args(["--package", env!("CARGO_PKG_NAME")]);

@@ -18,7 +18,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns the message as an error unless `holds`.
-fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failed> {
+pub(crate) fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failed> {
     if holds { Ok(()) } else { Err(Failed(otherwise())) }
 }
 
@@ -71,7 +71,7 @@ pub(crate) async fn invite(stack: &Stack, customer: &str, expected_tenant: Optio
 }
 
 /// Returns the response's body as JSON if the response has this status.
-fn expect(response: &ApiResponse, status: u16) -> Result<Value, Failed> {
+pub(crate) fn expect(response: &ApiResponse, status: u16) -> Result<Value, Failed> {
     check(response.status == status, || {
         format!("our API returned {} instead of {status}: {}", response.status, response.body)
     })?;

@@ -38,7 +38,7 @@ pub use gateway::{Auth, Route, RouteMatch, Routes, raw_path};
 pub use log_book::LogLine;
 pub use pool::Usage;
 pub use python::interpreter;
-pub use stack::{ApiResponse, CLIENT_ID, LaterItems, Ports, SignIn, Stack, StackOptions};
+pub use stack::{ApiResponse, Builds, CLIENT_ID, LaterItems, LaterKind, Ports, Release, SignIn, Stack, StackOptions};
 
 /// The account id of the local AWS.
 pub const ACCOUNT_ID: &str = "123456789012";

@@ -6,11 +6,12 @@ mod credential;
 mod customers;
 mod journey;
 mod keyboard;
+mod upgrade;
 mod watch;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use devstack::{Console, Ports, Progress as _, Stack, StackOptions};
+use devstack::{Builds, Console, Ports, Progress as _, Stack, StackOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -90,6 +91,7 @@ async fn start(options: &Options, console: &mut Console) -> Result<Stack, String
         automatic_triggers: !options.once,
         poll_interval: Some(POLL_INTERVAL),
         fresh_logs: true,
+        builds: if options.chaos { Builds::ThisAndLater } else { Builds::This },
         ..StackOptions::default()
     };
     Stack::start(options, console).await.map_err(|error| error.to_string())

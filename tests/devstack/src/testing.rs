@@ -33,13 +33,13 @@ impl TestFunction {
         let spec = FunctionSpec {
             name: "stack-Function-1".to_owned(),
             binary: "function".to_owned(),
-            path: Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/function.py"),
             arn: "arn:aws:lambda:eu-central-1:123456789012:function:stack-Function-1".to_owned(),
             timeout: Duration::from_secs(20),
             environment: variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             max_processes: 2,
         };
-        let pool = Pool::new(spec, Arc::new(RuntimeApi::start().await.unwrap()), Arc::clone(&logs));
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/function.py");
+        let pool = Pool::new(spec, program, Arc::new(RuntimeApi::start().await.unwrap()), Arc::clone(&logs));
         Self { pool, logs }
     }
 

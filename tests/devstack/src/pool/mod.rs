@@ -33,7 +33,6 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct FunctionSpec {
     pub(crate) name: String,
     pub(crate) binary: String,
-    pub(crate) path: PathBuf,
     pub(crate) arn: String,
     pub(crate) timeout: Duration,
     /// The complete environment of its processes, except `AWS_LAMBDA_RUNTIME_API`.
@@ -56,6 +55,7 @@ pub struct Usage {
 #[derive(Debug)]
 pub(crate) struct Pool {
     spec: FunctionSpec,
+    program: Mutex<PathBuf>,
     runtime: Arc<RuntimeApi>,
     logs: Arc<LogBook>,
     concurrency: Semaphore,
@@ -74,10 +74,11 @@ enum Delivery {
 }
 
 impl Pool {
-    pub(crate) fn new(spec: FunctionSpec, runtime: Arc<RuntimeApi>, logs: Arc<LogBook>) -> Arc<Self> {
+    pub(crate) fn new(spec: FunctionSpec, program: PathBuf, runtime: Arc<RuntimeApi>, logs: Arc<LogBook>) -> Arc<Self> {
         Arc::new(Self {
             concurrency: Semaphore::new(spec.max_processes),
             spec,
+            program: Mutex::new(program),
             runtime,
             logs,
             idle: Mutex::default(),
@@ -112,6 +113,11 @@ impl Pool {
             Ok(response) => response,
             Err(_) => Err(FunctionError::new(EXITED, "the stack is shutting down")),
         }
+    }
+
+    /// Lets the processes that start from now on be of another program.
+    pub(crate) fn deploy(&self, program: PathBuf) {
+        *self.program.lock().unwrap_or_else(PoisonError::into_inner) = program;
     }
 
     /// Kills all processes at once, also those that are serving an event. The next event starts a new one.
@@ -224,7 +230,8 @@ impl Pool {
 
     fn start_process(&self) -> Result<Arc<Process>, FunctionError> {
         let number = self.next_process.fetch_add(1, Ordering::Relaxed);
-        let process = Arc::new(Process::start(&self.spec, number, &self.runtime, &self.logs)?);
+        let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let process = Arc::new(Process::start(&self.spec, &program, number, &self.runtime, &self.logs)?);
         let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
         processes.retain(|process| process.strong_count() > 0);
         processes.push(Arc::downgrade(&process));
@@ -345,6 +352,16 @@ mod tests {
         assert!(error.error_message.contains("signal: 9"), "{error}");
         assert!(is_gone(&pid).await);
         function.invoke("echo").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_program_takes_over_when_the_processes_end() {
+        let function = TestFunction::new(&[]).await;
+        function.invoke("echo").await.unwrap();
+        function.pool.deploy("/bin/true".into());
+        function.invoke("echo").await.unwrap();
+        function.pool.kill();
+        assert_eq!(function.invoke("echo").await.unwrap_err().error_type, "Runtime.ExitError");
     }
 
     #[tokio::test]

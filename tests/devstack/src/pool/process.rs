@@ -1,6 +1,6 @@
 //! One process of a function, from its start to its exit.
 
-use std::{process::Stdio, sync::Arc};
+use std::{path::Path, process::Stdio, sync::Arc};
 
 use tokio::{
     process::{Child, Command},
@@ -33,15 +33,16 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts a process; `number` tells it apart from the function's others.
+    /// Starts a process of a program; `number` tells it apart from the function's others.
     pub(super) fn start(
         spec: &FunctionSpec,
+        program: &Path,
         number: u64,
         runtime: &Arc<RuntimeApi>,
         logs: &Arc<LogBook>,
     ) -> Result<Self, FunctionError> {
         let (invocations, mailbox) = runtime.register(&spec.name, number);
-        let mut child = Command::new(&spec.path)
+        let mut child = Command::new(program)
             .env_clear()
             .envs(&spec.environment)
             .env("AWS_LAMBDA_RUNTIME_API", runtime.base_url(&spec.name, number))
@@ -54,7 +55,7 @@ impl Process {
             .spawn()
             .map_err(|error| {
                 runtime.unregister(&spec.name, number);
-                let message = format!("{} cannot be started: {error}", spec.path.display());
+                let message = format!("{} cannot be started: {error}", program.display());
                 FunctionError::new("Runtime.InvalidEntrypoint", message)
             })?;
         if let Some(pipe) = child.stdout.take() {

@@ -3,7 +3,7 @@
 
 mod start;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, Method};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use sim::Sim;
 use tokio::{sync::broadcast, task::JoinSet};
 
-pub use self::start::{Ports, SignIn, StackOptions};
+pub use self::start::{Builds, Ports, SignIn, StackOptions};
 use crate::{
     aws::{Aws, Resources},
     console::Progress,
@@ -54,13 +54,40 @@ impl ApiResponse {
     }
 }
 
-/// Items that were written as a later release does.
+/// A build of the functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The functions as they are.
+    This,
+    /// The functions as a later release: they store what this one does not know.
+    Later,
+}
+
+/// The binaries of both releases.
+#[derive(Debug)]
+struct Programs {
+    this: BTreeMap<String, PathBuf>,
+    later: BTreeMap<String, PathBuf>,
+}
+
+/// What became of the items that a later release stored.
 #[derive(Debug, Deserialize)]
 pub struct LaterItems {
-    /// The number of items.
-    pub marked: usize,
-    /// The keys of those that this release has since written without what it does not know.
+    /// The items by kind.
+    pub kinds: BTreeMap<String, LaterKind>,
+    /// The keys of those that lost something which this release does not know.
     pub lost: Vec<String>,
+}
+
+/// Items of one kind that a later release stored.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct LaterKind {
+    /// The number of items that are still there.
+    pub stored: usize,
+    /// The number of those that this release has written since.
+    pub written: usize,
+    /// The number of words in them that this release does not know.
+    pub words: usize,
 }
 
 /// A running stack. Dropping it kills all its processes; [`Stack::shutdown`] also waits until they have exited.
@@ -71,6 +98,7 @@ pub struct Stack {
     api_url: String,
     client: reqwest::Client,
     functions: BTreeMap<String, Arc<Pool>>,
+    programs: Programs,
     event_sources: Vec<Arc<EventSource>>,
     schedules: Vec<Arc<Schedule>>,
     rotations: Vec<Rotation>,
@@ -264,12 +292,36 @@ impl Stack {
         response.map(drop).map_err(|error| http_failed("planning faults of AWS", &error))
     }
 
-    /// Lets the items that functions write from now on be those of a later release, or no longer: with an attribute that
-    /// this release does not know, and a higher `schema`.
-    pub async fn later_release(&self, is_on: bool) -> Result<LaterItems, StackError> {
-        let request = self.client.put(format!("{}/stack/later-release", self.aws.endpoint())).body(is_on.to_string());
+    /// Lets the processes that start from now on be those of a release. The others go on until they end or are killed.
+    ///
+    /// Without [`Builds::ThisAndLater`] there is only this release.
+    pub fn deploy(&self, release: Release) {
+        let programs = match release {
+            Release::This => &self.programs.this,
+            Release::Later => &self.programs.later,
+        };
+        for (binary, function) in &self.functions {
+            if let Some(program) = programs.get(binary) {
+                function.deploy(program.clone());
+            }
+        }
+    }
+
+    /// Kills the processes of all functions at once. The next event of each starts a new one.
+    pub fn kill_all(&self) {
+        self.functions.values().for_each(|function| function.kill());
+    }
+
+    /// Returns what became of the items of the later release. With a release it first notes that writes from now on are
+    /// that release's.
+    pub async fn later_items(&self, writer: Option<Release>) -> Result<LaterItems, StackError> {
+        let url = format!("{}/stack/later-release", self.aws.endpoint());
+        let request = match writer {
+            Some(release) => self.client.put(url).body((release == Release::Later).to_string()),
+            None => self.client.get(url),
+        };
+        let failed = |error: reqwest::Error| http_failed("reading the items of a later release", &error);
         let response = request.send().await.and_then(reqwest::Response::error_for_status);
-        let failed = |error: reqwest::Error| http_failed("writing items of a later release", &error);
         response.map_err(failed)?.json().await.map_err(failed)
     }
 

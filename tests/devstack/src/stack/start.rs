@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{CLIENT_ID, Stack, http_failed, unknown};
+use super::{CLIENT_ID, Programs, Stack, http_failed, unknown};
 use crate::{
     ACCOUNT_ID, REGION, ambient,
     aws::{Aws, DeployedFunction, Deployment},
@@ -63,6 +63,16 @@ pub enum SignIn {
     OwnRegistration,
 }
 
+/// The builds of the functions that a stack has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Builds {
+    /// This release.
+    #[default]
+    This,
+    /// Also a later release, for [`Stack::deploy`].
+    ThisAndLater,
+}
+
 /// The options of a stack. The default is what tests need: ephemeral ports, a simulator, and triggers by hand.
 #[derive(Debug, Default)]
 pub struct StackOptions {
@@ -88,6 +98,8 @@ pub struct StackOptions {
     pub logs: Option<PathBuf>,
     /// Delete the log files of earlier runs. Otherwise lines are appended to them.
     pub fresh_logs: bool,
+    /// The builds of the functions.
+    pub builds: Builds,
 }
 
 /// Builds the functions, creates what is missing and starts everything.
@@ -99,7 +111,11 @@ pub(super) async fn start(options: StackOptions, progress: &mut dyn Progress) ->
     let port = api.local_addr().map_err(StackError::io("listening"))?.port();
     let api_url = format!("http://localhost:{port}");
 
-    let binaries = functions::build(progress).await?;
+    let later = match options.builds {
+        Builds::This => BTreeMap::new(),
+        Builds::ThisAndLater => functions::build_later_release(progress).await?,
+    };
+    let this = functions::build(progress).await?;
     let python = python::interpreter(progress).await?;
     let logs = LogBook::open(&options.logs.unwrap_or_else(|| paths::state().join("logs")))?;
     if options.fresh_logs {
@@ -137,10 +153,10 @@ pub(super) async fn start(options: StackOptions, progress: &mut dyn Progress) ->
     let runtime = Arc::new(RuntimeApi::start().await?);
     let mut by_name = BTreeMap::new();
     for deployed in &deployment.functions {
-        let path = binaries.get(&deployed.binary).cloned();
-        let path = path.ok_or_else(|| unknown("binary", &deployed.binary))?;
+        let program = this.get(&deployed.binary).cloned();
+        let program = program.ok_or_else(|| unknown("binary", &deployed.binary))?;
         let environment = environment(deployed, &aws, &microsoft, &options.environment);
-        let pool = Pool::new(spec(deployed, path, environment), Arc::clone(&runtime), Arc::clone(&logs));
+        let pool = Pool::new(spec(deployed, environment), program, Arc::clone(&runtime), Arc::clone(&logs));
         by_name.insert(deployed.name.clone(), pool);
     }
     let triggers = Triggers::new(&deployment, &by_name, &aws)?;
@@ -154,6 +170,7 @@ pub(super) async fn start(options: StackOptions, progress: &mut dyn Progress) ->
         api_url,
         client: ambient::http_client().map_err(|error| http_failed("creating an HTTP client", &error))?,
         functions,
+        programs: Programs { this, later },
         event_sources: triggers.event_sources,
         schedules: triggers.schedules,
         rotations: triggers.rotations,
@@ -211,11 +228,10 @@ impl Triggers {
     }
 }
 
-fn spec(deployed: &DeployedFunction, path: PathBuf, environment: BTreeMap<String, String>) -> FunctionSpec {
+fn spec(deployed: &DeployedFunction, environment: BTreeMap<String, String>) -> FunctionSpec {
     FunctionSpec {
         name: deployed.name.clone(),
         binary: deployed.binary.clone(),
-        path,
         arn: format!("arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:{}", deployed.name),
         timeout: Duration::from_secs(deployed.timeout_seconds),
         environment,

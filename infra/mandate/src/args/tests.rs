@@ -49,3 +49,57 @@ fn help_is_a_command_too() {
         assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{words:?}");
     }
 }
+
+/// The commands of `mandate` in a page: pieces of code in its sentences, and lines of its blocks.
+fn commands(page: &str) -> Vec<String> {
+    let joined = page.replace("\\\n", " ");
+    let spans = joined.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'));
+    let lines = joined.lines().flat_map(|line| line.split("; ")).map(|line| line.trim_start_matches("do ").trim());
+    let commands = spans.chain(lines).filter_map(|code| code.strip_prefix("mandate ")).map(str::to_owned);
+    commands.filter(|command| command.starts_with(|letter: char| letter.is_ascii_lowercase())).collect()
+}
+
+#[test]
+fn commands_in_the_guides_exist_with_their_options() {
+    let pages = [
+        "infra/README.md",
+        "infra/runbook.md",
+        "infra/acceptance.md",
+        "infra/entra/README.md",
+        "README.md",
+        "STATUS.md",
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let mut found = 0;
+    for page in pages {
+        for command in commands(&std::fs::read_to_string(root.join(page)).unwrap()) {
+            // A span ends with its command; a line may go on with a comment, a pipe or a file.
+            let code = command.split([';', '#', '>']).next().unwrap().replace('\'', "\"").replace(" \\| ", " ");
+            let mut words = vec!["mandate".to_owned()];
+            for word in split(&code) {
+                let option = words.last().filter(|before| before.starts_with("--")).map(String::as_str);
+                let word = match (option, word.as_str()) {
+                    (None, "…") => continue,
+                    (Some("--redirect-uri"), _) => "https://mandate.example/consent/callback",
+                    (_, "A" | "ID" | "TENANT" | "HUNT_ID" | "KEY") => "11111111-2222-4333-8444-555555555555",
+                    (_, "SHELL") => "bash",
+                    (_, "LAST") => "2026-11-22",
+                    (_, "$status") => "active",
+                    (_, word) => word,
+                };
+                words.push(word.to_owned());
+            }
+            if let Err(error) = Cli::try_parse_from(&words) {
+                use clap::error::ErrorKind::{
+                    DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument, ValueValidation,
+                };
+                // A sentence may name a command without its arguments, and `…` stands for a value.
+                let kinds =
+                    [DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument, ValueValidation];
+                assert!(kinds.contains(&error.kind()), "{page}: {command}: {error}");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 50, "{found}");
+}

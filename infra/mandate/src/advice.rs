@@ -61,6 +61,17 @@ pub fn for_reason(reason: &str) -> &'static str {
     }
 }
 
+/// The person's next step where the API cannot be reached because of `cause`.
+pub(crate) fn for_connection(cause: &str, local: bool) -> &'static str {
+    if local {
+        "Is `cargo dev` running?"
+    } else if cause.contains("certificate") {
+        "Only public certificate authorities are trusted, and no proxy is used: what opens TLS on the way must let this host pass."
+    } else {
+        "Check the network and the address. No proxy is used."
+    }
+}
+
 /// Adds what the person does next to a problem that the API reported.
 pub(crate) fn on(problem: Problem) -> Problem {
     if problem.advice.is_some() {
@@ -83,4 +94,16 @@ pub(crate) fn on(problem: Problem) -> Problem {
         _ => return problem,
     };
     problem.advise(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn untrusted_certificate_has_advice_of_its_own() {
+        let untrusted = for_connection(" The cause: invalid peer certificate: UnknownIssuer.", false);
+        assert!(untrusted.contains("certificate authorities"), "{untrusted}");
+        assert!(for_connection(" The cause: Connection refused (os error 111).", false).contains("the address"));
+    }
 }

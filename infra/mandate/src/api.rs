@@ -9,8 +9,9 @@ use shared::http::HttpClient;
 use url::Url;
 
 use crate::{
+    advice,
     aws::{Aws, Signer},
-    problem::Problem,
+    problem::{Problem, innermost},
 };
 
 /// The longest wait for a response. API Gateway gives up after 30 seconds.
@@ -161,19 +162,15 @@ impl Api {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Problem {
-        let why = if error.is_timeout() {
-            "did not respond in time"
+        let (why, cause) = if error.is_timeout() {
+            ("did not respond in time", String::new())
         } else if error.is_connect() {
-            "cannot be reached"
+            ("cannot be reached", format!(" The cause: {}.", innermost(error)))
         } else {
-            "closed the connection"
+            ("closed the connection", String::new())
         };
-        let problem = Problem::new("unreachable", format!("{} {why}.", self.address()));
-        if self.signer.is_local() {
-            problem.advise("Is `cargo dev` running?")
-        } else {
-            problem.advise("Check the network and the address.")
-        }
+        let advice = advice::for_connection(&cause, self.signer.is_local());
+        Problem::new("unreachable", format!("{} {why}.{cause}", self.address())).advise(advice)
     }
 
     /// Adds what the person can do next. For a refused call, adds who called which deployment.
@@ -183,8 +180,9 @@ impl Api {
         }
         let identity = self.signer.identity().await;
         let stack = self.stack.as_ref().map(|stack| format!(" of the stack {stack}")).unwrap_or_default();
-        let detail =
-            format!("{} The caller was {identity}, the API {}{stack}.", problem.detail.trim_end(), self.address());
+        // The gateway's own refusals are words without a full stop.
+        let said = problem.detail.trim_end().trim_end_matches('.');
+        let detail = format!("{said}. The caller was {identity}, the API {}{stack}.", self.address());
         Problem { detail, ..problem }.advise(
             "The identity needs `execute-api:Invoke` for this route. AWS_PROFILE selects another one; infra/README.md has the policy.",
         )

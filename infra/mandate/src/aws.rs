@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use shared::{clock::Clock, http::HttpClient};
 use url::Url;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, innermost};
 
 /// The time after which the SDK gives up an attempt of a call to AWS. It is longer than that of the functions, because a
 /// person's sign-in (SSO) goes to a region of its own, over whatever network there is.
@@ -79,7 +79,7 @@ impl Aws {
         signer.sign(&Method::POST, &url, &mut headers, body.as_bytes()).await?;
         let response = http.post(url).headers(headers).body(body).send().await;
         let response = response.map_err(|error| {
-            Problem::new("stack_not_readable", format!("CloudFormation did not respond: {}.", error.without_url()))
+            Problem::new("stack_not_readable", format!("CloudFormation did not respond: {}.", innermost(&error)))
         })?;
         let succeeded = response.status().is_success();
         let text = response.text().await.unwrap_or_default();

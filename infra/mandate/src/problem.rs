@@ -1,6 +1,6 @@
 //! The error of a command: what the API reported, or why it could not be reached.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -90,6 +90,15 @@ impl Problem {
     }
 }
 
+/// The words of the cause behind an error, such as a name that is not found, or a certificate that is not trusted.
+pub(crate) fn innermost(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
 /// The title of a problem of this program's own.
 fn title(code: &str) -> &'static str {
     match code {
@@ -109,4 +118,4 @@ impl fmt::Display for Problem {
     }
 }
 
-impl std::error::Error for Problem {}
+impl Error for Problem {}

@@ -14,7 +14,7 @@ use shared::{
 };
 use url::Url;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, innermost};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most empty pages before rows.
@@ -138,7 +138,7 @@ impl Probe<'_> {
         let unreachable = |error: reqwest::Error| {
             Problem::new(
                 "unreachable",
-                format!("Microsoft's {} API does not respond: {}.", self.api, error.without_url()),
+                format!("Microsoft's {} API does not respond: {}.", self.api, innermost(&error)),
             )
         };
         let response = request.send().await.map_err(unreachable)?;

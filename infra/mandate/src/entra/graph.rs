@@ -9,7 +9,10 @@ use shared::{
     text::Secret,
 };
 
-use crate::{problem::Problem, text::safe_json};
+use crate::{
+    problem::{Problem, innermost},
+    text::safe_json,
+};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY_BYTES: usize = 4 << 20;
@@ -53,7 +56,7 @@ impl Graph {
             request = request.json(body);
         }
         let response = request.send().await.map_err(|error| {
-            Problem::new("unreachable", format!("Microsoft Graph cannot be reached: {}.", error.without_url()))
+            Problem::new("unreachable", format!("Microsoft Graph cannot be reached: {}.", innermost(&error)))
         })?;
         let status = response.status();
         let bytes = response.bytes().await.unwrap_or_default();

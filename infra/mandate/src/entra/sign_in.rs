@@ -8,7 +8,11 @@ use shared::{
     text::Secret,
 };
 
-use crate::{args::Register, problem::Problem, text::shown};
+use crate::{
+    args::Register,
+    problem::{Problem, innermost},
+    text::shown,
+};
 
 /// The public client of the Azure CLI, which every tenant knows.
 const AZURE_CLI: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
@@ -99,7 +103,7 @@ impl DeviceCode<'_> {
         }
         let sent = self.http.post(url).form(form).timeout(Duration::from_secs(30)).send().await;
         let response = sent.map_err(|error| {
-            Problem::new("unreachable", format!("The sign-in cannot be reached: {}.", error.without_url()))
+            Problem::new("unreachable", format!("The sign-in cannot be reached: {}.", innermost(&error)))
         })?;
         Ok(response.json().await.unwrap_or_default())
     }

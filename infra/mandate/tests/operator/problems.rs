@@ -79,8 +79,9 @@ async fn problem_has_code_detail_and_what_to_do() {
     assert!(run.stderr.contains("`mandate tenant ID` shows what is there now"), "{}", run.stderr);
     let run = api.run(&["resume", CONTOSO]).await;
     assert!(
-        run.stderr
-            .contains("forbidden: Forbidden The caller was the operator of the local stack, the API http://127.0.0.1:")
+        run.stderr.contains(
+            "forbidden: Forbidden. The caller was the operator of the local stack, the API http://127.0.0.1:"
+        )
     );
     assert!(run.stderr.contains("execute-api:Invoke"), "{}", run.stderr);
     let run = api.run(&["--json", "tenants"]).await;
@@ -97,7 +98,21 @@ async fn unreachable_api_is_named() {
     let address = format!("http://{free}");
     let run = Run::of(program(&["--api", &address, "tenants"]).output().await.unwrap());
     assert_eq!(run.status, Some(1));
-    assert!(run.stderr.starts_with(&format!("mandate: unreachable: {address} cannot be reached.")), "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with(&format!("mandate: unreachable: {address} cannot be reached. The cause: ")),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stderr.contains("refused"), "{}", run.stderr);
+
+    // A server that does not speak TLS.
+    let api = Api::of(Vec::new()).await;
+    let address = api.url.replace("http://", "https://");
+    let keys = [("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "AKIDX"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let run = Run::of(program(&["--api", &address, "tenants"]).envs(keys).output().await.unwrap());
+    assert_eq!(run.status, Some(1));
+    assert!(run.stderr.contains("corrupt message") && run.stderr.contains("Check the network"), "{}", run.stderr);
+
     for wrong in ["http://partner.example.com", "https://partner.example.com/path", "ftp://localhost", "localhost:8400"]
     {
         let run = Run::of(program(&["--api", wrong, "tenants"]).output().await.unwrap());

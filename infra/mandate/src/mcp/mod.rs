@@ -85,9 +85,20 @@ fn check_names(tool: &ToolKind, arguments: &Value) -> Result<(), ErrorData> {
     })
 }
 
-/// The error result of a tool: the problem, with what to do next.
+/// The error result of a tool: the problem, with what an agent does next. It has no command line.
 fn failure(problem: Problem) -> CallToolResult {
-    CallToolResult::structured_error(outside::problem(&advice::on(problem)))
+    let advice = match problem.code.as_str() {
+        _ if problem.advice.is_some() || problem.reason.is_some() => None,
+        "invalid_request" => Some("The input schema of the tool says what it takes."),
+        "not_found" => Some("list_tenants and list_incidents return what there is."),
+        "tenant_not_active" => Some("get_tenant returns its state."),
+        _ => None,
+    };
+    let problem = match advice {
+        Some(advice) => problem.advise(advice),
+        None => advice::on(problem),
+    };
+    CallToolResult::structured_error(outside::problem(&problem))
 }
 
 fn described(tool: &ToolKind) -> Tool {
@@ -134,4 +145,20 @@ fn pipes() -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
         }
     });
     (input, output, written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_to_an_agent_names_tools() {
+        for (code, tool) in
+            [("invalid_request", "input schema"), ("not_found", "list_tenants"), ("tenant_not_active", "get_tenant")]
+        {
+            let result = failure(Problem::new(code, "It is so.")).structured_content.unwrap_or_default();
+            let advice = result["advice"].as_str().unwrap_or_default();
+            assert!(advice.contains(tool) && !advice.contains('`'), "{code}: {advice}");
+        }
+    }
 }

@@ -81,9 +81,18 @@ pub(crate) fn on(problem: Problem) -> Problem {
         ("internal", Some("credential_rejected"))
         | ("tenant_not_active", Some(_))
         | ("conflict", Some("role_missing")) => for_reason(problem.reason.as_deref().unwrap_or_default()),
+        (_, Some("query_invalid")) => {
+            "Microsoft refuses the query: an error in it, or a table that the tenant does not have. The portal's Advanced hunting names the place."
+        }
+        (_, Some("result_too_large")) => {
+            "Ask for fewer rows or columns: `| take 1000`, `| project …`, `| summarize …`."
+        }
+        (_, Some("query_timeout")) => {
+            "Microsoft ends a query after three minutes: filter earlier, or give a shorter --timespan."
+        }
         ("tenant_not_active", None) => "`mandate tenant ID` shows its state.",
         ("conflict", _) => "The present state forbids it. `mandate tenant ID` shows what is there now; then try again.",
-        ("not_found", _) => "`mandate tenants` and `mandate invitations` list what there is.",
+        ("not_found", _) => "`mandate tenants`, `mandate incidents` and `mandate invitations` list what there is.",
         ("invalid_request" | "usage", _) => "The command's --help has an example.",
         ("throttled", _) => "Microsoft or the gateway asks for a wait. Try again after it.",
         ("upstream_error" | "upstream_unreachable" | "deadline_exceeded", _) => {

@@ -29,14 +29,19 @@ impl Session {
         let clock = Clock::system();
         let start = args.since.unwrap_or_else(|| Moment::at(clock.now()));
         let mut follow = Follow::new(start.timestamp());
-        let customers = self.customers().await;
+        let mut customers = self.customers().await;
         let mut failing = BTreeMap::new();
         loop {
             let now = clock.now();
             match self.look(args, &follow).await {
                 Ok((incidents, failures)) => {
-                    for incident in follow.unseen(incidents, now) {
-                        self.print_change(&customers, &incident)?;
+                    let unseen = follow.unseen(incidents, now);
+                    if unseen.iter().any(|incident| !customers.contains_key(text(incident, "tenant_id"))) {
+                        // A customer who came after the start.
+                        customers = self.customers().await;
+                    }
+                    for incident in &unseen {
+                        self.print_change(&customers, incident)?;
                     }
                     let now_failing: BTreeMap<_, _> = failures
                         .iter()
@@ -45,7 +50,7 @@ impl Session {
                     for (_, failure) in
                         now_failing.iter().filter(|(tenant, failure)| failing.get(*tenant) != Some(*failure))
                     {
-                        self.failure(failure)?;
+                        self.failure(&customers, failure)?;
                     }
                     failing = now_failing;
                 }

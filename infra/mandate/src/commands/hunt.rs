@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, IsTerminal, Read, Write},
     path::Path,
@@ -148,11 +149,12 @@ impl Session {
 
     async fn show_hunt(&self, hunt: &Value, out: Option<OutFile<'_>>) -> Result<(), Problem> {
         let failures = hunt["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let customers = self.customers().await;
         for failure in failures {
             if self.out.is_json() && out.is_none() {
                 self.out.object(&json!({"failure": failure}))?;
             }
-            self.note_failure(failure);
+            self.note_failure(&customers, failure);
         }
         if hunt["status"] == "cancelled" {
             return Err(Problem::new("hunt_cancelled", "The hunt was cancelled."));
@@ -170,7 +172,7 @@ impl Session {
                 self.out.note(format_args!("{} rows are in {name}.", rows.len()));
             }
             None if self.out.is_json() => rows.iter().try_for_each(|row| self.out.object(row))?,
-            None => self.show_rows(hunt, rows).await?,
+            None => self.show_rows(hunt, rows, &customers)?,
         }
         // A query that no tenant could run has failed, even though each failure was listed.
         match failures.first() {
@@ -192,8 +194,7 @@ impl Session {
         Ok(total.and_then(|total| usize::try_from(total).ok()).unwrap_or(failures.len()))
     }
 
-    async fn show_rows(&self, hunt: &Value, rows: &[Value]) -> Result<(), Problem> {
-        let customers = self.customers().await;
+    fn show_rows(&self, hunt: &Value, rows: &[Value], customers: &BTreeMap<String, String>) -> Result<(), Problem> {
         let columns = columns(hunt, rows);
         let mut table = Rows::new(columns.iter().map(|name| if name == "tenant_id" { "CUSTOMER" } else { name }));
         for row in rows {

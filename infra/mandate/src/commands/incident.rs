@@ -40,7 +40,7 @@ impl Session {
             ("Created", Field::from(local(view.created().unwrap_or("–"), zone))),
             ("Assigned to", Field::from(view.assigned_to().unwrap_or("–"))),
             ("Judgement", Field::from(format!("{}, {}", view.classification(), view.determination()))),
-            ("Tags", Field::from(view.tags().join(", "))),
+            ("Tags", if view.tags().is_empty() { "–".into() } else { Field::from(view.tags().join(", ")) }),
             ("Portal", Field::from(view.url().unwrap_or("–"))),
         ];
         pairs.extend(view.comments().map(|comment| {
@@ -54,7 +54,8 @@ impl Session {
         let Some(alerts) = view.alerts() else {
             return self.out.say("\nThe incident is too large to show its alerts here. The portal has them.");
         };
-        self.out.say(format_args!("\n{} alerts", alerts.len()))?;
+        let noun = if alerts.len() == 1 { "alert" } else { "alerts" };
+        self.out.say(format_args!("\n{} {noun}", alerts.len()))?;
         let mut rows = Rows::new(["FIRST SEEN", "SEVERITY", "STATUS", "SOURCE", "ALERT", "EVIDENCE"]);
         for alert in alerts {
             let evidence: Vec<_> = alert.evidence().into_iter().map(|(kind, name)| format!("{kind} {name}")).collect();

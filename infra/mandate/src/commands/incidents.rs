@@ -34,7 +34,7 @@ impl Session {
             // Each page of the list may name the same tenants.
             let failures = page["failures"].as_array().into_iter().flatten();
             for failure in failures.filter(|failure| reported.insert(text(failure, "tenant_id").to_owned())) {
-                self.failure(failure)?;
+                self.failure(&rows.customers, failure)?;
             }
             next = match page["next"].take() {
                 Value::String(next) => Some(next),
@@ -51,8 +51,9 @@ impl Session {
             return self.out.say("No incident was updated in this time. --since 7d looks further back.");
         }
         self.out.table(rows.rows)?;
+        self.out.say("\n`mandate incident TENANT ID` shows one; `mandate tenants` has the ids of the tenants.")?;
         if next.is_some() {
-            self.out.say(format_args!("\nThere are more: --limit {} or --limit 0 prints them.", printed * 2))?;
+            self.out.say(format_args!("There are more: --limit {} or --limit 0 prints them.", printed * 2))?;
         }
         Ok(())
     }
@@ -84,19 +85,22 @@ impl Session {
     }
 
     /// Reports a tenant that could not be read. A program finds it as an object with the one member `failure`.
-    pub(super) fn failure(&self, failure: &Value) -> Result<(), Problem> {
+    pub(super) fn failure(&self, customers: &BTreeMap<String, String>, failure: &Value) -> Result<(), Problem> {
         if self.out.is_json() {
             self.out.object(&json!({"failure": failure}))?;
         }
-        self.note_failure(failure);
+        self.note_failure(customers, failure);
         Ok(())
     }
 
     /// Says on standard error that a tenant could not be read.
-    pub(super) fn note_failure(&self, failure: &Value) {
+    pub(super) fn note_failure(&self, customers: &BTreeMap<String, String>, failure: &Value) {
         let reason = failure["reason"].as_str().map(|reason| format!(", {}", shown(reason))).unwrap_or_default();
-        let (tenant, code) = (shown(text(failure, "tenant_id")), shown(text(failure, "code")));
-        self.out.note(format_args!("mandate: {tenant} is missing: {code}{reason}"));
+        let (tenant, code) = (text(failure, "tenant_id"), shown(text(failure, "code")));
+        let named = customers
+            .get(tenant)
+            .map_or_else(|| shown(tenant), |customer| format!("{} ({})", shown(customer), shown(tenant)));
+        self.out.note(format_args!("mandate: {named} is missing: {code}{reason}"));
     }
 
     /// The customers' names by tenant. A caller without the right to list tenants sees ids.

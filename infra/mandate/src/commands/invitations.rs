@@ -32,7 +32,7 @@ impl Session {
         match invitation["expected_tenant"].as_str() {
             Some(tenant) => self.out.say(format_args!("Only the tenant {} counts.", shown(tenant))),
             None => self.out.say(
-                "No tenant is named: an administrator whose role Entra proves binds theirs, and anybody else's waits for \
+                "No tenant is named: it becomes that of an administrator whose role Entra proves. Any other one waits for your \
                  `mandate resume`.",
             ),
         }
@@ -46,7 +46,7 @@ impl Session {
         if invitations.is_empty() {
             return self.out.say("No invitation was made yet. `mandate invite CUSTOMER` makes one.");
         }
-        let mut rows = Rows::new(["INVITATION", "CUSTOMER", "STATUS", "EXPIRES", "TENANT"]).unbroken(0);
+        let mut rows = Rows::new(["INVITATION", "CUSTOMER", "STATUS", "EXPIRES", "TENANT"]).unbroken(0).unbroken(4);
         for invitation in &invitations {
             rows.push(vec![
                 text(invitation, "invitation_id").into(),

@@ -195,7 +195,8 @@ impl Session {
             .flatten()
             .map(|(name, count)| format!("{} {}", safe_json(count), shown(name)))
             .collect();
-        self.out.say(format_args!("{tenant_id} is offboarded. Deleted: {}.", purged.join(", ")))?;
+        let deleted = if purged.is_empty() { "nothing, as before".to_owned() } else { purged.join(", ") };
+        self.out.say(format_args!("{tenant_id} is offboarded. Deleted: {deleted}."))?;
         if receipt["access_ended"] == true {
             return self.out.say("Access to the tenant has ended.");
         }

@@ -190,6 +190,7 @@ async fn hunt_that_ran_nowhere_or_is_too_large_has_failed() {
     let run = api.run(&["hunt", "nowhere"]).await;
     assert_eq!(run.status, Some(1));
     assert!(run.stderr.contains("invalid_request") && run.stderr.contains("query_invalid"), "{}", run.stderr);
+    assert!(run.stderr.contains("Microsoft refuses the query"), "{}", run.stderr);
     let run = api.run(&["hunt", "elsewhere"]).await;
     assert_eq!(run.objects().len(), 1, "two tenants responded, without rows: {run:?}");
     let run = api.run(&["hunt", "large"]).await;

@@ -151,6 +151,40 @@ async fn tables_fit_the_terminal_and_colour_is_optional() {
 }
 
 #[tokio::test]
+async fn lists_lead_to_the_next_command() {
+    let tenants = [tenant(CONTOSO, "Contoso", "active", None, 20), tenant(FABRIKAM, "Fabrikam", "active", None, 20)];
+    let failures = json!([{"tenant_id": FABRIKAM, "code": "throttled", "reason": null}]);
+    let invitation = json!({"invitation_id": "0b7c5a52-58b2-4d6c-9a44-8d6b0c6f0a11", "customer": "Contoso", "status": "used", "expires_at": "2026-11-22T10:00:00Z", "expected_tenant": CONTOSO});
+    let row = json!({"tenant_id": CONTOSO, "A": "a"});
+    let mut untagged = incident(CONTOSO, "7", "One");
+    untagged["incident"]["customTags"] = json!([]);
+    let api = Api::of(vec![
+        ("GET", "/tenants".into(), json!({"tenants": tenants, "next": null})),
+        (
+            "GET",
+            "/incidents".into(),
+            json!({"incidents": [incident(CONTOSO, "7", "One")], "failures": failures, "next": null}),
+        ),
+        ("GET", format!("/tenants/{CONTOSO}/incidents/7"), untagged),
+        ("GET", "/invitations".into(), json!({"invitations": [invitation], "next": null})),
+        ("POST", "/hunting".into(), json!({"hunt_id": "h", "status": "done", "results": [row], "failures": failures})),
+        ("DELETE", format!("/tenants/{CONTOSO}"), json!({"tenant_id": CONTOSO, "purged": {}, "access_ended": true})),
+    ])
+    .await;
+    let plain = async |arguments: &[&str]| on_a_terminal(&api, 80, &[("NO_COLOR", "1")], arguments).await;
+    let missing = format!("mandate: Fabrikam ({FABRIKAM}) is missing: throttled");
+    let incidents = plain(&["incidents"]).await;
+    assert!(
+        incidents.contains(&missing) && incidents.contains("`mandate incident TENANT ID` shows one"),
+        "{incidents}"
+    );
+    assert!(plain(&["hunt", "DeviceInfo"]).await.contains(&missing));
+    assert!(plain(&["invitations"]).await.contains(CONTOSO), "an id that a person copies is whole");
+    assert!(trimmed(&plain(&["incident", CONTOSO, "7"]).await).contains(&"Tags         –"));
+    assert!(plain(&["offboard", CONTOSO, "--yes"]).await.contains("Deleted: nothing, as before."));
+}
+
+#[tokio::test]
 async fn rows_written_to_the_terminal_are_harmless() {
     let table = json!({"schema": [{"name": ATTACK, "type": "String"}], "failures": [], "results": [{"tenant_id": CONTOSO, ATTACK: ATTACK}]});
     let api = Api::of(vec![("POST", "/hunting".into(), table)]).await;
@@ -172,7 +206,7 @@ async fn description_of_an_incident_is_one_paragraph() {
     found["incident"]["description"] = json!("One line.\nAnother.\r\nA third.");
     let api = Api::of(vec![("GET", format!("/tenants/{CONTOSO}/incidents/7"), found)]).await;
     let shown = on_a_terminal(&api, 200, &[("NO_COLOR", "1")], &["incident", CONTOSO, "7"]).await;
-    assert!(shown.contains("\n\nOne line.\nAnother.\nA third.\n\n1 alerts\n"), "{shown}");
+    assert!(shown.contains("\n\nOne line.\nAnother.\nA third.\n\n1 alert\n"), "{shown}");
 }
 
 #[tokio::test]

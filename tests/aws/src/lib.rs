@@ -91,6 +91,8 @@ pub struct Account {
     tokens: u32,
     callers: BTreeMap<String, Caller>,
     calls: BTreeMap<String, usize>,
+    /// The time of the latest request for each operation.
+    called_at: BTreeMap<String, Timestamp>,
     /// The faults that were acted out: caller, request and operation.
     pub acted_faults: Vec<String>,
     /// Values that an item's writer took back although they may only grow.
@@ -118,6 +120,7 @@ impl Account {
             tokens: 0,
             callers: BTreeMap::new(),
             calls: BTreeMap::new(),
+            called_at: BTreeMap::new(),
             acted_faults: Vec::new(),
             regressions: Vec::new(),
         }
@@ -130,6 +133,11 @@ impl Account {
     /// The number of requests for an operation so far.
     pub fn calls(&self, operation: &str) -> usize {
         self.calls.get(operation).copied().unwrap_or_default()
+    }
+
+    /// The time of the latest request for an operation.
+    pub fn called_at(&self, operation: &str) -> Option<Timestamp> {
+        self.called_at.get(operation).copied()
     }
 
     /// The number of requests so far for each operation.

@@ -100,6 +100,8 @@ pub(crate) async fn serve(
     let fault = {
         let mut account = aws.account();
         *account.calls.entry(operation.clone()).or_default() += 1;
+        let now = account.now();
+        account.called_at.insert(operation.clone(), now);
         if account.is_dead(caller) {
             return unreadable(&operation);
         }

@@ -22,10 +22,14 @@ use flate2::{Compression, write::DeflateEncoder};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{clock::Clock, microsoft::IncidentApi};
+use sim::Host;
 use tokio::process::Command;
 
 /// The number of starts of each program.
 const STARTS: usize = 40;
+
+/// The number of new processes that a person's waits are measured with.
+const COLD_STARTS: usize = 11;
 
 /// The largest ratio of the worst start to the floor's.
 const MOST: f64 = 1.5;
@@ -73,8 +77,10 @@ async fn measure(console: &mut Console) -> Result<bool, Failed> {
     add_sizes(&functions, &mut figures)?;
     let hold = report::print(console, "floor or bound", &figures);
     console.line("");
-    console.line("| what a person waits for | process | first response | warm response |");
-    console.line("|---|---|---|---|");
+    console.line(
+        "| what a person waits for | start | secret | token | Microsoft | rest | first response | warm response |",
+    );
+    console.line("|---|---|---|---|---|---|---|---|");
     first_page(&functions, &stand, console).await?;
     live_read(&functions, &stand, console).await?;
     Ok(hold)
@@ -100,52 +106,51 @@ async fn first_page(functions: &BTreeMap<String, PathBuf>, stand: &Stand, consol
         .map_err(|error| Failed(format!("no invitation: {error}")))?;
     let link = body["consent_url"].as_str().and_then(|url| url.rsplit_once('/')).map_or("", |(_, link)| link);
     let event = request("GET /consent/{invitation}", &[("invitation", link)], None);
-    waits("the page of an invitation", &functions["consent-callback"], &event, stand, console).await?;
-    Ok(())
+    waits("the page of an invitation", &functions["consent-callback"], &event, stand, console).await
 }
 
-/// Prints the waits for a live list of incidents, and the parts of the first one.
+/// Prints the waits for a live list of incidents.
 async fn live_read(functions: &BTreeMap<String, PathBuf>, stand: &Stand, console: &mut Console) -> Result<(), Failed> {
     let tenant = tenant_ids(1)?[0];
     stand.onboard(tenant, IncidentApi::Graph, (0..20).map(|number| incident(number, 600))).await?;
     let event = request("GET /tenants/{tenant_id}/incidents", &[("tenant_id", &tenant.to_string())], None);
-    let asked = waits("a live list of 20 incidents", &functions["incident-fetch"], &event, stand, console).await?;
-    let calls = stand.sim.calls();
-    if let [token, list, ..] = calls.as_slice() {
-        let until = |at: Timestamp| Duration::try_from(at.duration_since(asked)).unwrap_or_default();
-        let (token, list) = (until(token.at), until(list.at));
-        console.line(&format!(
-            "Of the first list, tenant, secret and token took {}, and Microsoft's list {}.",
-            report::shown(token),
-            report::shown(list.saturating_sub(token))
-        ));
-    }
-    Ok(())
+    waits("a live list of 20 incidents", &functions["incident-fetch"], &event, stand, console).await
 }
 
-/// Prints the waits for a new process, for its first response and for the median of the next ones. Returns the time of
-/// the first request.
-async fn waits(
-    name: &str,
-    binary: &Path,
-    event: &Value,
-    stand: &Stand,
-    console: &mut Console,
-) -> Result<Timestamp, Failed> {
-    let mut function = Function::start(binary, &[], &stand.variables()).await?;
-    let process = function.first_poll().await?;
-    let asked = Clock::system().now();
-    let first = function.invoke(event).await?;
-    if first.response["statusCode"] != 200 {
-        return Err(Failed(format!("{name} failed: {}", first.response)));
+/// Prints the medians of the waits for a new process, for the parts of its first response and for its second response. A part
+/// lasts from the end of the one before, so the reads of the table belong to the part that they are made for.
+async fn waits(name: &str, binary: &Path, event: &Value, stand: &Stand, console: &mut Console) -> Result<(), Failed> {
+    let mut all: [Vec<Duration>; 7] = Default::default();
+    for _ in 0..COLD_STARTS {
+        let mut function = Function::start(binary, &[], &stand.variables()).await?;
+        let process = function.first_poll().await?;
+        let asked = Clock::system().now();
+        let first = function.invoke(event).await?;
+        if first.response["statusCode"] != 200 {
+            return Err(Failed(format!("{name} failed: {}", first.response)));
+        }
+        let mut done = Duration::ZERO;
+        let mut part_until = |end: Option<Timestamp>| {
+            let end = end.and_then(|end| Duration::try_from(end.duration_since(asked)).ok());
+            let part = end.map_or(Duration::ZERO, |end| end.saturating_sub(done));
+            done += part;
+            part
+        };
+        let calls = stand.sim.calls();
+        let last_call = |to_entra: bool| calls.iter().rfind(|call| (call.host == Host::Entra) == to_entra);
+        let secret = part_until(stand.aws.account().called_at("GetSecretValue"));
+        let token = part_until(last_call(true).map(|call| call.at));
+        let microsoft = part_until(last_call(false).map(|call| call.at));
+        let rest = first.duration.saturating_sub(done);
+        let warm = function.invoke(event).await?.duration;
+        for (times, time) in all.iter_mut().zip([process, secret, token, microsoft, rest, first.duration, warm]) {
+            times.push(time);
+        }
     }
-    let mut warm = Vec::new();
-    for _ in 0..10 {
-        warm.push(function.invoke(event).await?.duration);
-    }
-    let [process, first, warm] = [process, first.duration, percentile(&mut warm, 50)].map(report::shown);
-    console.line(&format!("| {name} | {process} | {first} | {warm} |"));
-    Ok(asked)
+    let medians = all.map(|mut times| percentile(&mut times, 50));
+    let shown = medians.map(|time| if time.is_zero() { "none".to_owned() } else { report::shown(time) });
+    console.line(&format!("| {name} | {} |", shown.join(" | ")));
+    Ok(())
 }
 
 fn add_sizes(functions: &BTreeMap<String, PathBuf>, figures: &mut Vec<Figure>) -> Result<(), Failed> {

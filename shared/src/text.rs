@@ -116,6 +116,28 @@ impl<'de> Deserialize<'de> for LossyText<'de> {
     }
 }
 
+/// The number of bytes before the first quote, backslash or control character, or else of all bytes. Within a string of JSON
+/// nothing else has a meaning.
+pub(crate) fn plain_text_length(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    // Eight bytes are compared at a time. The highest bit of a byte is set if the byte is zero; a borrow may set it in later
+    // bytes, too, so only the first one counts.
+    let zeros = |eight: u64| eight.wrapping_sub(ONES) & !eight;
+    let (chunks, rest) = bytes.as_chunks();
+    for (chunk, eight) in chunks.iter().enumerate() {
+        let eight = u64::from_le_bytes(*eight);
+        let controls = eight.wrapping_sub(ONES * u64::from(b' ')) & !eight;
+        let quotes = zeros(eight ^ (ONES * u64::from(b'"')));
+        let backslashes = zeros(eight ^ (ONES * u64::from(b'\\')));
+        let found = (controls | quotes | backslashes) & (ONES << 7);
+        if found != 0 {
+            return chunk * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..b' ')).unwrap_or(rest.len());
+    chunks.len() * 8 + in_rest
+}
+
 /// Parses a JSON object. An array is refused, though a derived `Deserialize` would take its elements as the members of a
 /// struct.
 pub fn from_json_object<T: DeserializeOwned>(value: Value) -> Option<T> {
@@ -147,6 +169,22 @@ pub fn parse_utc(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_text_ends_at_a_quote_backslash_or_control_character() {
+        let bytes = [(b'"', true), (b'\\', true), (0, true), (31, true), (b' ', false), (127, false), (200, false)];
+        for (length, (byte, ends)) in (1..40_usize).flat_map(|length| bytes.map(|byte| (length, byte))) {
+            for place in 0..length {
+                let mut text = vec![b'!'; length];
+                text[place] = byte;
+                assert_eq!(
+                    plain_text_length(&text),
+                    if ends { place } else { length },
+                    "{byte} at {place} of {length}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn secret_is_redacted_in_debug_output() {

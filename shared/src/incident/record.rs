@@ -1,19 +1,18 @@
 //! One incident as Microsoft sent it, and the few members that we parse.
 
+mod json;
 mod members;
 
 use std::borrow::Cow;
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use memchr::memchr2;
-use serde_json::value::RawValue;
 
 use self::members::{Members, identifier, text};
 use crate::{
     microsoft::IncidentApi,
     tenant::TenantId,
-    text::{UnknownWord, hex},
+    text::{UnknownWord, hex, plain_text_length},
 };
 
 /// One incident, with the members that the version rules and the filters need. The rest of it stays as it was sent.
@@ -121,12 +120,7 @@ impl Record {
             Alerts::Omitted => Members::of(sent),
         };
         let mut members = members.ok_or(Unreadable::NotJson)?;
-        let json: Box<str> = without_whitespace(sent).into();
-        // The one pass over the alerts accepts control characters in a string, which JSON does not. One of them, a line
-        // feed, would end the delivered line.
-        if json.bytes().any(|byte| byte < b' ') {
-            return Err(Unreadable::NotJson);
-        }
+        let json: Box<str> = if members.has_whitespace { without_whitespace(sent) } else { sent.into() };
         let sent_alerts = members.alerts.take().unwrap_or_default();
         let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
         if members.all("tenantId").filter_map(text).any(|named| is_foreign(&named)) {
@@ -232,17 +226,17 @@ pub fn is_incident_id(text: &str) -> bool {
 
 /// The id of an incident. A text may be any short name, so that a change of its form, to a GUID for example, does not
 /// make each record unreadable.
-fn incident_id(raw: &RawValue) -> Option<String> {
+fn incident_id(raw: &str) -> Option<String> {
     let is_name = |name: &String| {
         (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     match text(raw) {
         Some(name) => Some(name).filter(is_name),
-        None => Some(raw.get().to_owned()).filter(|number| is_incident_id(number)),
+        None => Some(raw.to_owned()).filter(|number| is_incident_id(number)),
     }
 }
 
-fn time(raw: &RawValue) -> Option<Timestamp> {
+fn time(raw: &str) -> Option<Timestamp> {
     text(raw).as_deref().and_then(parse_time)
 }
 
@@ -293,9 +287,9 @@ fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<Str
 }
 
 /// The same JSON on one line, without white space between its parts. Strings and numbers keep every byte. `json` is valid.
-fn without_whitespace(json: &str) -> Cow<'_, str> {
+fn without_whitespace(json: &str) -> Box<str> {
     let bytes = json.as_bytes();
-    let (mut kept, mut kept_until, mut at) = (String::new(), 0, 0);
+    let (mut kept, mut kept_until, mut at) = (String::with_capacity(json.len()), 0, 0);
     while let Some(next) = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b' ' | b'\t' | b'\r' | b'\n')) {
         at += next + 1;
         if bytes[at - 1] == b'"' {
@@ -305,24 +299,22 @@ fn without_whitespace(json: &str) -> Cow<'_, str> {
             kept_until = at;
         }
     }
-    if kept_until == 0 {
-        return Cow::Borrowed(json);
-    }
     kept.push_str(&json[kept_until..]);
-    Cow::Owned(kept)
+    kept.into()
 }
 
 /// The place after the quote that ends the string that `at` lies in.
 fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(next) = memchr2(b'"', b'\\', &bytes[at..]) {
-        at += next + 1;
-        if bytes[at - 1] == b'"' {
-            return at;
+    loop {
+        at += plain_text_length(&bytes[at..]);
+        match bytes.get(at) {
+            Some(b'"') => return at + 1,
+            // The byte after a backslash ends no string.
+            Some(b'\\') => at = (at + 2).min(bytes.len()),
+            Some(_) => at += 1,
+            None => return at,
         }
-        // The byte after a backslash ends no string.
-        at = (at + 1).min(bytes.len());
     }
-    bytes.len()
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 
 use std::{collections::VecDeque, fmt};
 
-use memchr::memchr2;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::text::LossyText;
+use crate::text::{LossyText, plain_text_length};
 
 /// The largest row that is read.
 pub const MAX_ROW_BYTES: usize = 32 << 20;
@@ -137,26 +136,26 @@ impl ODataReader {
         let (mut depth, mut in_string, mut escaped) = (self.depth, self.in_string, self.escaped);
         let mut read = 0;
         while read < bytes.len() && (depth > ROWS_DEPTH || in_string) {
-            let rest = &bytes[read..];
-            let next = if escaped {
-                Some(0)
+            if escaped {
+                escaped = false;
+                read += 1;
             } else if in_string {
-                memchr2(b'"', b'\\', rest)
-            } else {
-                rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']'))
-            };
-            let Some(next) = next else {
-                read = bytes.len();
-                break;
-            };
-            match rest[next] {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = !in_string,
-                b'{' | b'[' => depth += 1,
-                _ => depth -= 1,
+                read += plain_text_length(&bytes[read..]);
+                let Some(byte) = bytes.get(read) else { break };
+                in_string = *byte != b'"';
+                escaped = *byte == b'\\';
+                read += 1;
             }
-            read += next + 1;
+            while !in_string && depth > ROWS_DEPTH {
+                let Some(byte) = bytes.get(read) else { break };
+                match byte {
+                    b'"' => in_string = true,
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+                read += 1;
+            }
         }
         (self.depth, self.in_string, self.escaped) = (depth, in_string, escaped);
         self.row.extend_from_slice(&bytes[..read]);

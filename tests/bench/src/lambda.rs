@@ -107,8 +107,7 @@ impl Function {
 
     /// The time from the start of the process to its first request for an event.
     pub async fn first_poll(&mut self) -> Result<Duration, Failed> {
-        let polled = tokio::time::timeout(RESPONSE_TIMEOUT, self.polls.recv()).await;
-        let polled = polled.ok().flatten().ok_or_else(|| Failed("the function did not start".to_owned()))?;
+        let polled = before_the_end(&mut self.process, self.polls.recv()).await?;
         Ok(polled.duration_since(self.started))
     }
 
@@ -116,10 +115,8 @@ impl Function {
     pub async fn invoke(&mut self, event: &Value) -> Result<Invocation, Failed> {
         let event = event.to_string();
         let handed_over = devstack::instant();
-        let ended = || Failed("the function ended".to_owned());
-        self.events.send(event).map_err(|_| ended())?;
-        let responded = tokio::time::timeout(RESPONSE_TIMEOUT, self.responses.recv()).await;
-        let (at, body) = responded.ok().flatten().ok_or_else(ended)?;
+        self.events.send(event).map_err(|_| Failed("the runtime API ended".to_owned()))?;
+        let (at, body) = before_the_end(&mut self.process, self.responses.recv()).await?;
         let response = serde_json::from_slice(&body).map_err(|error| Failed(error.to_string()))?;
         Ok(Invocation { duration: at.duration_since(handed_over), response })
     }
@@ -152,6 +149,19 @@ impl Function {
     fn proc(&self, file: &str) -> Result<String, Failed> {
         let process = self.process.id().ok_or_else(|| Failed("the process has ended".to_owned()))?;
         Ok(std::fs::read_to_string(format!("/proc/{process}/{file}"))?)
+    }
+}
+
+/// What the process does next.
+///
+/// # Errors
+/// The process has ended, or does nothing for too long.
+async fn before_the_end<T>(process: &mut Child, next: impl Future<Output = Option<T>>) -> Result<T, Failed> {
+    tokio::select! {
+        next = tokio::time::timeout(RESPONSE_TIMEOUT, next) => {
+            next.ok().flatten().ok_or_else(|| Failed("the function does not respond".to_owned()))
+        }
+        status = process.wait() => Err(Failed(format!("the function ended: {}", status?))),
     }
 }
 

@@ -79,23 +79,10 @@ mod tests {
     use shared::registry::position::ListPosition;
 
     use super::*;
-    use crate::sync::window::{go_past, next_window};
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
-    }
-
-    fn row_at(second: i64) -> RowTimes {
-        RowTimes { updated: at(second), created: None }
-    }
-
-    fn span(from: i64, to: Option<i64>) -> Span {
-        Span { from: at(from), to: to.map(at) }
-    }
-
-    fn position(from: i64, ends: &[i64]) -> Position {
-        Position { ends: ends.iter().copied().map(at).collect(), ..Position::at(at(from)) }
-    }
+    use crate::sync::window::{
+        go_past, next_window,
+        tests::{at, position, row_at, span},
+    };
 
     #[test]
     fn second_is_split_by_creation_until_one_second_is_left() {

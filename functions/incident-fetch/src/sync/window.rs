@@ -235,24 +235,24 @@ pub(super) fn covered_by(window: Span, response_time: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
+    pub(in crate::sync) fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
     }
 
-    fn row_at(second: i64) -> RowTimes {
+    pub(in crate::sync) fn row_at(second: i64) -> RowTimes {
         RowTimes { updated: at(second), created: None }
     }
 
-    fn span(from: i64, to: Option<i64>) -> Span {
+    pub(in crate::sync) fn span(from: i64, to: Option<i64>) -> Span {
         Span { from: at(from), to: to.map(at) }
     }
 
-    fn position(from: i64, ends: &[i64]) -> Position {
+    pub(in crate::sync) fn position(from: i64, ends: &[i64]) -> Position {
         Position { ends: ends.iter().copied().map(at).collect(), ..Position::at(at(from)) }
     }
 

@@ -149,6 +149,17 @@ fn assert_found(planted: PlantedDefect, profile: Profile) {
     assert!(found.join().unwrap().is_some(), "{planted:?} was not found");
 }
 
+/// That a history shows a defect by something that begins so, and nothing wrong without the defect.
+fn assert_found_in(history: History, planted: PlantedDefect, wrong: &str) {
+    let judge = async move |mut harness: ModelHarness| {
+        let with_defect = harness.judge(&history, Some(planted)).await;
+        (with_defect, harness.judge(&history, None).await)
+    };
+    let (with_defect, without) = apart(judge).join().unwrap();
+    assert!(with_defect.iter().any(|found| found.starts_with(wrong)), "{with_defect:?}");
+    assert_eq!(without, Vec::<String>::new());
+}
+
 #[test]
 fn model_finds_a_strict_greater_than() {
     assert_found(PlantedDefect::StrictGt, Profile::Calm);
@@ -205,13 +216,7 @@ fn model_finds_forgotten_calls() {
     let world = World { pages: Some((5, sim::NextLink::Skip)), ..World::default() };
     let steps = [&[create(400, 4_000, 9)][..], &vec![tick(5, &[]); 6]].concat();
     let history = History { api: IncidentApi::Defender, world, ..History::of(0, Profile::Calm).with(steps) };
-    let judge = async move |mut harness: ModelHarness| {
-        let with_defect = harness.judge(&history, Some(PlantedDefect::ForgottenCalls)).await;
-        (with_defect, harness.judge(&history, None).await)
-    };
-    let (with_defect, without) = apart(judge).join().unwrap();
-    assert!(with_defect.iter().any(|wrong| wrong.contains("was called more than 50 times")), "{with_defect:?}");
-    assert_eq!(without, Vec::<String>::new());
+    assert_found_in(history, PlantedDefect::ForgottenCalls, "Defender was called more than 50 times");
 }
 
 #[test]
@@ -224,13 +229,7 @@ fn model_finds_skipped_incident_events() {
     // A random history rarely meets it: the refused event has to be that of a version that stays.
     let refused = tick(60, &[(FaultPosition::Delivery(2), AwsFault::Partial)]);
     let history = History { tries: 1, ..History::of(0, Profile::Workers).with(vec![create(2, 10, 7), refused]) };
-    let judge = async move |mut harness: ModelHarness| {
-        let with_defect = harness.judge(&history, Some(PlantedDefect::SkippedIncidentEvents)).await;
-        (with_defect, harness.judge(&history, None).await)
-    };
-    let (with_defect, without) = apart(judge).join().unwrap();
-    assert!(with_defect.iter().any(|wrong| wrong.starts_with("no event shows")), "{with_defect:?}");
-    assert_eq!(without, Vec::<String>::new());
+    assert_found_in(history, PlantedDefect::SkippedIncidentEvents, "no event shows");
 }
 
 #[test]

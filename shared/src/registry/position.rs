@@ -21,6 +21,9 @@ pub struct Position {
     /// The place inside the second at `at`, if it is split by time of creation.
     #[serde(default)]
     pub second: Option<SecondPosition>,
+    /// What is known of the rows in a second at `at` or later that has more of them than one list shows, in no order.
+    #[serde(default)]
+    pub crowded: Option<CrowdedSecond>,
     /// The place inside the list of the next window, if it has several pages.
     #[serde(default)]
     pub list: Option<ListPosition>,
@@ -65,6 +68,29 @@ pub struct SecondPosition {
     /// The readings of the next range, if no split tells its rows apart.
     #[serde(default)]
     pub readings: Option<Readings>,
+}
+
+/// What is known of the rows in a second that are too many for one list and have no order. Windows are split by it; that
+/// all of a part was read, its own list shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrowdedSecond {
+    /// The beginning of the second.
+    pub at: Timestamp,
+    /// The number of rows in a full page.
+    pub page: u32,
+    /// The times of creation of rows from all over the second, the earliest first.
+    pub sample: Vec<Timestamp>,
+    /// The number of pages that were asked for to get the sample.
+    pub looks: u32,
+    /// The number of rows in the parts that were read, or counted.
+    #[serde(default)]
+    pub rows: u32,
+    /// The number of those rows of the sample that lie in these parts.
+    #[serde(default)]
+    pub sampled: u32,
+    /// Whether the next part, or all of the second, fits into one list; `None`: not known.
+    #[serde(default)]
+    pub fits: Option<bool>,
 }
 
 /// The readings of rows that no split tells apart: page by page, until as many rows were seen as the list has places.
@@ -200,6 +226,7 @@ impl Position {
             at,
             ends: Vec::new(),
             second: None,
+            crowded: None,
             list: None,
             is_unordered: false,
             after_empty_pages: None,
@@ -211,6 +238,7 @@ impl Position {
     pub fn move_to(&mut self, at: Timestamp) {
         (self.at, self.second, self.list) = (at, None, None);
         self.failures_without_search = 0;
+        self.crowded = self.crowded.take().filter(|crowded| crowded.at >= at);
         self.ends.retain(|end| *end > at);
     }
 }

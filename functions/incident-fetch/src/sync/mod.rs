@@ -25,6 +25,7 @@
 //! | `ingest` | records on their way into the bucket |
 
 mod bisect;
+mod crowded;
 mod failure_search;
 mod follow_up;
 mod ingest;
@@ -40,6 +41,8 @@ pub(crate) mod tenant;
 mod tenant_status;
 pub(crate) mod window;
 mod window_failure;
+mod window_page;
+mod window_second;
 mod windows;
 
 use std::{collections::HashMap, time::Duration};

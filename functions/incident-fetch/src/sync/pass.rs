@@ -6,11 +6,12 @@ use shared::{
     incident_api::query::IncidentQuery,
     registry::{
         jobs::Job,
-        position::{Position, RowTimes},
+        position::{CrowdedSecond, Position, RowTimes},
     },
 };
 
 use super::{
+    crowded::note_rows,
     failure_search::FailureSearch,
     paging::MAX_LIST_ROWS,
     poll::{PollPlan, SHORT_OVERLAP},
@@ -161,6 +162,20 @@ impl<'a> Pass<'a> {
         } else {
             let half = asked.window.span.from + SignedDuration::from_secs(asked.seconds() / 2);
             split_at(&mut self.position, asked.window.span, asked.requested_at, half);
+        }
+    }
+
+    /// What is known of the rows of a window's second, if there are more of them than one list shows, in no order.
+    pub(super) fn crowded_part(&mut self, asked: &AskedWindow) -> Option<&mut CrowdedSecond> {
+        let is_known = asked.is_second() && !self.position.is_unordered;
+        self.position.crowded.as_mut().filter(|crowded| is_known && crowded.at == asked.window.span.from)
+    }
+
+    /// Notes that a window was read, which may be a part of a crowded second.
+    pub(super) fn note_part(&mut self, read: &AskedWindow, rows: u32) {
+        if let Some(crowded) = self.crowded_part(read) {
+            note_rows(crowded, read.window.created, rows);
+            crowded.fits = None;
         }
     }
 

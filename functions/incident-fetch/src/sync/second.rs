@@ -23,6 +23,19 @@ pub(super) fn crowded_second(shown: &[RowTimes]) -> Option<Timestamp> {
     (rows > 1 && rows * 2 > shown.len()).then_some(second)
 }
 
+/// The second that most rows of a list's last page share, which has `page` rows, and not those of the page before it.
+pub(super) fn begins_to_crowd(shown: &[RowTimes], page: usize) -> Option<Timestamp> {
+    let (before, last) = shown.split_at(shown.len().checked_sub(page)?);
+    let before = &before[before.len().saturating_sub(page)..];
+    crowded_second(last).filter(|second| !before.is_empty() && crowded_second(before) != Some(*second))
+}
+
+/// Returns true if rows come in the order of their creation, which all of them have to have.
+pub(super) fn come_in_order_of_creation<'a>(rows: impl IntoIterator<Item = &'a RowTimes>) -> bool {
+    let created: Option<Vec<Timestamp>> = rows.into_iter().map(|row| row.created.map(floor)).collect();
+    created.is_some_and(|created| order_of(&created).is_some())
+}
+
 /// Ends the list of a second, or of a part of it, before its last row, so that the rows before that are all of one part and
 /// the rest is another one. The list goes on with that part, whose next page shows that it is complete. `shown` is the list's
 /// last page. Returns false if it has no order by time of creation.
@@ -53,6 +66,9 @@ pub(super) fn end_list_of_second(position: &mut Position, shown: &[RowTimes]) ->
 /// `preferred` where that is possible. Returns false if no split tells its rows apart.
 pub(super) fn split_second(position: &mut Position, shown: &[Option<Timestamp>], preferred: Option<Timestamp>) -> bool {
     position.list = None;
+    if let Some(crowded) = &mut position.crowded {
+        crowded.fits = None;
+    }
     let second = position.second.get_or_insert_with(SecondPosition::all_of_it);
     let Span { from, to } = second.part();
     let is_inside = |time: &Timestamp| *time >= from && to.is_none_or(|to| *time < to);

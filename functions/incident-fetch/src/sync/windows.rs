@@ -7,23 +7,16 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Progress, Stop, Worker, is_transient,
     page_read::PageRead,
-    paging::{AskedPage, MAX_LIST_ROWS, PageStep, note_page, skip_of},
+    paging::skip_of,
     pass::{AskedWindow, Pass, PassOwner},
     poll::SHORT_OVERLAP,
-    second::{crowded_second, end_list_of_second, isolate_second, split_second},
-    window::{
-        RowOrder, Window, covered_by, estimated_rows, floor, go_past, split_at, split_point, split_point_of_long_list,
-    },
+    window::{Window, covered_by, go_past, split_at},
 };
 use shared::{
     error::{Error, Result},
-    incident::{record::Alerts, span::Span},
+    incident::record::Alerts,
     incident_api::query::IncidentQuery,
-    queue::SyncKind,
-    registry::{
-        Write,
-        position::{Readings, RowTimes, SecondPosition},
-    },
+    registry::Write,
 };
 
 impl Worker<'_> {
@@ -113,7 +106,12 @@ impl Worker<'_> {
         page: &mut PageRead,
     ) -> Result<Option<ControlFlow<Stop>>> {
         let readings = pass.position.second.as_mut().and_then(|second| second.readings.as_mut());
-        let Some(readings) = readings else { return self.read(&asked.query, page).await.map(|()| None) };
+        let Some(readings) = readings else {
+            if self.prepare_part(pass, asked).await? {
+                return Ok(Some(ControlFlow::Continue(())));
+            }
+            return self.read(&asked.query, page).await.map(|()| None);
+        };
         let created = asked.window.created.filter(|_| readings.is_part);
         let query = IncidentQuery { updated: asked.second(), created, skip: 0, ..asked.query.clone() };
         let step = match self.read_inseparable(&query, readings).await? {
@@ -126,181 +124,11 @@ impl Worker<'_> {
         Ok(Some(step))
     }
 
-    /// Goes on after a page: to the next one, past a window that is complete, or with a part of a window that is too full.
-    async fn on_page(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        page: &PageRead,
-    ) -> Result<ControlFlow<Stop>> {
-        self.flush().await?;
-        let is_first_page = pass.position.list.is_none();
-        let top = asked.query.top;
-        let of_page = AskedPage {
-            to: asked.window.span.to,
-            top,
-            shown_at: self.response_time(page),
-            confirms_end: self.kind == SyncKind::Sweep,
-        };
-        pass.shown_at = Some(of_page.shown_at);
-        let shown_at = pass.position.list.as_ref().map_or(of_page.shown_at, |list| list.shown_at);
-        let has_long_future = self.lease.feed.has_long_future;
-        let sizes = self.lease.feed.page_sizes(self.api);
-        let (step, new_rows) = note_page(&mut pass.position.list, page, of_page, sizes);
-        let looks_complete = pass.position.list.as_ref().is_none_or(|list| list.looked_complete);
-        self.first_window_was_complete.get_or_insert(looks_complete);
-        self.stats.moved |= new_rows > 0;
-        if let Some(search) = &mut pass.search {
-            search.note_response(page.rows);
-        }
-        let is_long = matches!(step, PageStep::TooLong | PageStep::Unordered);
-        if (is_long || step == PageStep::NextPage && (pass.position.is_unordered || has_long_future))
-            && pass.gains_nothing_from(asked.window.span, shown_at)
-        {
-            return Ok(ControlFlow::Break(Stop::Done));
-        }
-        match step {
-            PageStep::Complete => {
-                let rows = pass.position.list.as_ref().map_or(page.rows, |list| list.rows);
-                self.go_past(pass, asked, shown_at, rows).await
-            }
-            PageStep::NextPage if is_first_page && !looks_complete => {
-                self.after_first_page(pass, asked, page, shown_at).await
-            }
-            PageStep::NextPage => self.after_next_page(pass, asked, page).await,
-            PageStep::TooLong | PageStep::Unordered => {
-                pass.position.is_unordered |= step == PageStep::Unordered;
-                if asked.is_second() {
-                    return Ok(self.split_second(pass, asked, shown_at));
-                }
-                let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
-                let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
-                if let Some(second) = crowded_second(shown).filter(|second| asked.can_isolate(*second, shown_at)) {
-                    self.isolate_second(pass, asked, second);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                let mut at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
-                if asked.window.span.to.is_none() {
-                    // What lies behind it is for a later pass, if no list holds it.
-                    at = at.min(floor(covered_by(asked.window.span, shown_at)));
-                }
-                self.split(pass, asked, at);
-                Ok(ControlFlow::Continue(()))
-            }
-        }
-    }
-
-    /// Goes on after the first page of a list that has more: with the next page if the list can be read to its end, else with
-    /// a part of the window.
-    async fn after_first_page(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        page: &PageRead,
-        shown_at: Timestamp,
-    ) -> Result<ControlFlow<Stop>> {
-        let (window, now) = (asked.window.span, asked.requested_at);
-        let wanted = pass.wanted_rows(asked.query.top);
-        let shown: Vec<RowTimes> = page.times().collect();
-        if asked.is_second() {
-            // A list with an order is ended where it becomes too long, so that no page of it was for nothing.
-            let has_order = RowOrder::of(&shown).is_some();
-            if pass.position.is_unordered || !has_order && self.has_row_after(asked, MAX_LIST_ROWS).await? {
-                return Ok(self.split_second(pass, asked, shown_at));
-            }
-            return Ok(ControlFlow::Continue(()));
-        }
-        let crowded = crowded_second(&shown).filter(|second| asked.can_isolate(*second, shown_at));
-        if let Some(second) = crowded {
-            if pass.position.is_unordered || self.has_row_after(asked, MAX_LIST_ROWS).await? {
-                self.isolate_second(pass, asked, second);
-            }
-            return Ok(ControlFlow::Continue(()));
-        }
-        let newest_first = RowOrder::of(&shown).is_some_and(|order| order.newest_first);
-        let is_unordered = pass.position.is_unordered;
-        if (newest_first || is_unordered) && estimated_rows(window, now, &shown) > f64::from(wanted) {
-            self.split(pass, asked, split_point(window, now, &shown, wanted));
-        } else if is_unordered
-            || !newest_first && pass.may_be_too_long(asked, &shown) && self.has_row_after(asked, MAX_LIST_ROWS).await?
-        {
-            self.split(pass, asked, split_point_of_long_list(window, now, &shown, wanted));
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Goes on after a further page. Where the newest rows come first, their density is a good guess, so it is put to the
-    /// proof only where two pages did not hold the list.
-    async fn after_next_page(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        last_page: &PageRead,
-    ) -> Result<ControlFlow<Stop>> {
-        let Some(list) = &pass.position.list else { return Ok(ControlFlow::Continue(())) };
-        if asked.is_second() && list.rows >= MAX_LIST_ROWS {
-            let times: Vec<RowTimes> = last_page.times().collect();
-            self.stats.moved |= end_list_of_second(&mut pass.position, &times);
-            return Ok(ControlFlow::Continue(()));
-        }
-        let (shown, page) = (&list.shown, list.last_page.len());
-        if (page + 1..=2 * page).contains(&shown.len())
-            && !asked.is_second()
-            && RowOrder::of(shown).is_some_and(|order| order.newest_first)
-            && pass.may_be_too_long(asked, shown)
-            && self.has_row_after(asked, MAX_LIST_ROWS).await?
-        {
-            let at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, MAX_LIST_ROWS);
-            self.split(pass, asked, at);
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Returns true if the list of a window has more than `rows` rows. A failure shows nothing.
-    async fn has_row_after(&mut self, asked: &AskedWindow, rows: u32) -> Result<bool> {
-        Ok(self.row_after(&asked.query, rows).await?.rows > 0)
-    }
-
-    /// Reads the row after the first `rows` of a list: a page without rows where the list is not longer. A failure shows
-    /// nothing.
-    pub(super) async fn row_after(&mut self, list: &IncidentQuery, rows: u32) -> Result<PageRead> {
-        let query = IncidentQuery { skip: rows, next_page: None, top: 1, ..list.clone() };
-        let mut page = PageRead::default();
-        match self.read(&query, &mut page).await {
-            Ok(()) => Ok(page),
-            Err(error) if is_transient(&error) => Ok(PageRead::default()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn isolate_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, second: Timestamp) {
-        self.stats.moved = true;
-        isolate_second(&mut pass.position, asked.window.span, second);
-    }
-
-    fn split(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, at: Timestamp) {
+    pub(super) fn split(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, at: Timestamp) {
         self.stats.moved = true;
         let is_present = asked.window.span.to.is_none() && at + SHORT_OVERLAP >= asked.requested_at;
         self.lease.feed.has_long_future |= is_present && matches!(pass.owner, PassOwner::Feed);
         split_at(&mut pass.position, asked.window.span, asked.requested_at, at);
-    }
-
-    /// Splits a second, or a part of it, that one list does not hold. Rows that no split tells apart are paged until
-    /// as many were seen as the list has places.
-    fn split_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, shown_at: Timestamp) -> ControlFlow<Stop> {
-        let list = pass.position.list.take();
-        let shown = list.as_ref().map_or(&[][..], |list| &list.shown);
-        let created: Vec<_> = shown.iter().map(|row| row.created).collect();
-        let known: Vec<_> = created.iter().flatten().map(|time| RowTimes { updated: *time, created: None }).collect();
-        let wanted = if pass.position.is_unordered { 0 } else { MAX_LIST_ROWS };
-        let part = asked.window.created.unwrap_or(Span { from: Timestamp::UNIX_EPOCH, to: None });
-        let preferred = split_point_of_long_list(part, asked.requested_at, &known, wanted);
-        self.stats.moved = true;
-        if !split_second(&mut pass.position, &created, Some(preferred)) {
-            let readings = Readings::from_beginning(shown_at, asked.window.created.is_some());
-            pass.position.second.get_or_insert_with(SecondPosition::all_of_it).readings = Some(readings);
-        }
-        ControlFlow::Continue(())
     }
 
     /// Notes that a window was read completely, and commits that.
@@ -320,6 +148,7 @@ impl Worker<'_> {
         if let PassOwner::Job(job) = &mut pass.owner {
             job.checked += u64::from(rows);
         }
+        pass.note_part(asked, rows);
         if !go_past(&mut pass.position, Window { span, ..asked.window }) {
             return Ok(ControlFlow::Continue(()));
         }

@@ -219,8 +219,10 @@ impl History {
             let (ago, created_apart) = (random.seconds(10, 2_000), random.seconds(0, 2));
             history.steps.push(Step::Create { count, ago, nanos, apart: 0, created_apart, alerts: 0, alerts_in: None });
         } else if random.one_in(24) {
-            // More than the budget of a minute holds for a job lies in one second, where the feed begins or later.
-            let (count, ago) = (page * 7 / 2 + random.index(20) + 10, random.of(&[86_400, 2_000]));
+            // More than the budget of a minute holds for a job lies in one second, where the feed begins or later, and in a
+            // third of them more than one list shows.
+            let (more, ago) = (random.index(20), random.of(&[86_400, 2_000]));
+            let count = if seed.is_multiple_of(3) { 595 + 40 * more } else { page * 7 / 2 + more + 10 };
             history.steps.push(Step::Create {
                 count,
                 ago,

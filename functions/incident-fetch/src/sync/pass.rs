@@ -38,6 +38,8 @@ pub(super) struct Pass<'a> {
     pub(super) search: Option<FailureSearch>,
     /// The rows and the seconds of the last complete window.
     pub(super) pace: Option<(u32, i64)>,
+    /// The window whose list was seen to be short enough to be read.
+    pub(super) fits: Option<Span>,
     /// The failures of the present part of a second.
     pub(super) second_failures: u32,
     /// The time of the last response.
@@ -89,7 +91,17 @@ impl AskedWindow {
 
 impl<'a> Pass<'a> {
     fn new(position: Position, end: Option<Timestamp>, owner: PassOwner<'a>) -> Self {
-        Self { position, end, owner, search: None, pace: None, second_failures: 0, shown_at: None, parts_future: false }
+        Self {
+            position,
+            end,
+            owner,
+            search: None,
+            pace: None,
+            fits: None,
+            second_failures: 0,
+            shown_at: None,
+            parts_future: false,
+        }
     }
 
     /// The pass of a poll, up to the present.

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use shared::{error::Result, incident_api::query::IncidentQuery, registry::position::RowTimes};
 
 use super::{
@@ -104,7 +104,17 @@ impl Worker<'_> {
         }
         let newest_first = RowOrder::of(&shown).is_some_and(|order| order.newest_first);
         if (newest_first || is_unordered) && estimated_rows(window, now, &shown) > f64::from(wanted) {
-            self.split(pass, asked, split_point(window, now, &shown, wanted));
+            let by_density = split_point(window, now, &shown, wanted);
+            // Of a pass's first window nothing else is known, and much of what happens is recent.
+            let is_first_window = pass.pace.is_none() && pass.position.ends.is_empty();
+            let at = if is_first_window && !is_unordered {
+                self.end_of_list(pass, asked, by_density).await?
+            } else {
+                Some(by_density)
+            };
+            if let Some(at) = at {
+                self.split(pass, asked, at);
+            }
         } else if is_unordered
             || !newest_first && pass.may_be_too_long(asked, &shown) && self.has_row_after(asked, MAX_LIST_ROWS).await?
         {
@@ -165,6 +175,7 @@ impl Worker<'_> {
         }
         if (page + 1..=2 * page).contains(&shown.len())
             && !asked.is_second()
+            && pass.fits != Some(asked.window.span)
             && crowded_second(shown).is_none()
             && RowOrder::of(shown).is_some_and(|order| order.newest_first)
             && pass.may_be_too_long(asked, shown)
@@ -174,6 +185,26 @@ impl Worker<'_> {
             self.split(pass, asked, at);
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Returns the place to split a window whose list is too long, the newest rows first: the newer part is as long as a list
+    /// may be, or begins at `by_density` where the rows are not in the order of their last update. `None`: the list fits.
+    async fn end_of_list(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        by_density: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        let row = self.row_after(&asked.query, MAX_LIST_ROWS).await?;
+        if row.rows == 0 {
+            pass.fits = Some(asked.window.span);
+            return Ok(None);
+        }
+        let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
+        let updates = shown.iter().map(|row| row.updated).chain(row.times().map(|row| row.updated));
+        let is_newest_first = updates.is_sorted_by(|left, right| left >= right);
+        let after = row.times().next().map(|row| floor(row.updated) + SignedDuration::from_secs(1));
+        Ok(Some(after.filter(|_| is_newest_first).unwrap_or(by_density)))
     }
 
     /// Returns true if the list of a window has more than `rows` rows. A failure shows nothing.

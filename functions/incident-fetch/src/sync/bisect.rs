@@ -15,12 +15,6 @@ use shared::{
 
 use super::{Worker, is_transient, page_read::PageRead, quarantine::UNREADABLE_ALERTS};
 
-/// The number of calls after which a larger budget would not help, because it was nearly full before.
-const CALLS_OF_A_FULL_BUDGET: u32 = 16;
-
-/// The reason of a second that no budget holds.
-pub(super) const NOT_READ: &str = "not_read_to_its_end";
-
 /// The lists that the API sends of a failing second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SecondListing {
@@ -40,34 +34,22 @@ enum IdList {
 impl Worker<'_> {
     /// Reads a failing second incident by incident and quarantines what cannot be read even so.
     pub(super) async fn bisect_second(&mut self, second: Span, listing: SecondListing) -> Result<()> {
-        let calls_before = self.lease.calls;
         let outcome = if listing == SecondListing::WithoutAlerts && self.api == IncidentApi::Graph {
             self.bisect_by_id(second).await
         } else {
             let query = IncidentQuery { top: 1, ..IncidentQuery::of(second, self.api) };
             self.bisect_by_row(query, None).await
         };
-        self.after_bisection(second, calls_before, outcome).await
+        self.flush().await?;
+        outcome
     }
 
     /// Reads the list of a part of a second, row by row where its first page failed.
     pub(super) async fn bisect_page(&mut self, failed: &IncidentQuery) -> Result<()> {
-        let calls_before = self.lease.calls;
         let query = IncidentQuery { top: (failed.top / 2).max(1), ..failed.clone() };
         let outcome = self.bisect_by_row(query, Some(failed.skip + failed.top)).await;
-        self.after_bisection(failed.updated, calls_before, outcome).await
-    }
-
-    async fn after_bisection(&mut self, second: Span, calls_before: u32, outcome: Result<()>) -> Result<()> {
         self.flush().await?;
-        match outcome {
-            // A whole budget is not enough for this second. Each poll would begin again with its first row.
-            Err(Error::Throttled { until }) if self.lease.calls - calls_before >= CALLS_OF_A_FULL_BUDGET => {
-                self.quarantine_span(second, NOT_READ).await?;
-                Err(Error::Throttled { until })
-            }
-            outcome => outcome,
-        }
+        outcome
     }
 
     /// Lists a second without alerts, which only Graph can, and reads each incident by its identifier.

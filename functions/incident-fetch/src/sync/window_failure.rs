@@ -10,7 +10,6 @@ use shared::{
 
 use super::{
     Stop, TIME_WITHOUT_ALERTS, Worker,
-    bisect::NOT_READ,
     failure_search::{FailureSearch, NextStep},
     page_read::PageRead,
     paging::MAX_LIST_ROWS,
@@ -121,16 +120,8 @@ impl Worker<'_> {
             pass.second_failures = 0;
             return Ok(ControlFlow::Continue(()));
         }
-        let second = asked.second();
-        let bisected = self.bisect_page(&asked.query).await;
-        let is_quarantined = self.quarantine.iter().any(|entry| entry.span() == second && entry.reason == NOT_READ);
-        match bisected {
-            Err(error) if !is_quarantined => Err(error),
-            bisected => {
-                let step = self.go_past(pass, asked, asked.requested_at, 0).await?;
-                bisected.map(|()| step)
-            }
-        }
+        self.bisect_page(&asked.query).await?;
+        self.go_past(pass, asked, asked.requested_at, 0).await
     }
 
     /// Splits a second, or a part of it, that fails: before the page that fails, or where its list is too long. Returns false
@@ -154,7 +145,7 @@ impl Worker<'_> {
             return Ok(false);
         }
         self.probe_tenant().await?;
-        self.quarantine_span(asked.second(), NOT_READ).await?;
+        self.quarantine_span(asked.second(), "not_read_to_its_end").await?;
         pass.position.move_to(asked.second().from + SignedDuration::from_secs(1));
         pass.search = None;
         Ok(true)

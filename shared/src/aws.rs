@@ -11,17 +11,14 @@ use aws_config::{
 };
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_sts::config::ProvideCredentials;
-use aws_smithy_runtime_api::{
-    box_error::BoxError,
-    client::{
-        http::{HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn},
-        orchestrator::{HttpRequest, HttpResponse},
-        result::ConnectorError,
-    },
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn},
+    orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
 };
 use aws_smithy_types::{body::SdkBody, timeout::TimeoutConfig};
 
-use crate::{error::Result, http::HttpClient};
+use crate::http::HttpClient;
 
 /// The time after which the SDK gives up an attempt of a call. A connection of a sandbox that was frozen may be dead
 /// without either side having closed it.
@@ -64,31 +61,25 @@ pub fn timeouts() -> TimeoutConfig {
 ///
 /// The SDK's own connector would read and parse each file of the system's certificate directory at start.
 pub fn http_client() -> SharedHttpClient {
-    let connector = SharedHttpConnector::new(Connector { client: LazyLock::new(HttpClient::for_aws) });
+    let connector = SharedHttpConnector::new(Connector { client: HttpClient::for_aws() });
     http_client_fn(move |_, _| connector.clone())
 }
 
-/// The connector, whose client is built for its first request.
 #[derive(Debug)]
 struct Connector {
-    client: LazyLock<Result<HttpClient>>,
+    client: HttpClient,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.client.clone().map_err(BoxError::from);
-        let request = request.try_into_http1x().map_err(BoxError::from);
-        match client.and_then(|client| Ok((client, request?))) {
-            Ok((client, request)) => HttpConnectorFuture::new(send(client, request)),
-            Err(error) => HttpConnectorFuture::ready(Err(ConnectorError::user(error))),
+        match request.try_into_http1x() {
+            Ok(request) => HttpConnectorFuture::new(send(self.client.clone(), request)),
+            Err(error) => HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         }
     }
 }
 
-async fn send(
-    client: HttpClient,
-    request: http::Request<SdkBody>,
-) -> std::result::Result<HttpResponse, ConnectorError> {
+async fn send(client: HttpClient, request: http::Request<SdkBody>) -> Result<HttpResponse, ConnectorError> {
     match client.execute(request.map(reqwest::Body::wrap)).await {
         Ok(response) => HttpResponse::try_from(response.map(SdkBody::from_body_1_x))
             .map_err(|error| ConnectorError::other(error.into(), None)),

@@ -1,6 +1,10 @@
 //! The one way out to the network.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
@@ -88,23 +92,25 @@ impl Endpoint {
 
 /// A client, for Microsoft or for AWS. It checks certificates against the pinned public roots.
 ///
-/// It follows no redirect and uses no proxy, because either would give a token away.
+/// It follows no redirect and uses no proxy, because either would give a token away. It is built for its first request.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: reqwest::Client,
+    client: Arc<LazyLock<reqwest::Client, Box<dyn FnOnce() -> reqwest::Client + Send>>>,
+}
+
+impl Default for HttpClient {
+    /// The client for all hosts but AWS's. A process needs one, whose connections all callers share.
+    ///
+    /// A server may be silent for as long as a hunting query runs. [`send`] allows any other call less.
+    fn default() -> Self {
+        Self::with_read_timeout(HUNTING_TIMEOUT)
+    }
 }
 
 impl HttpClient {
-    /// Builds the client for all hosts but AWS's. A process needs one, whose connections all callers share.
-    ///
-    /// A server may be silent for as long as a hunting query runs. [`send`] allows any other call less.
-    pub fn new() -> Result<Self> {
-        Self::with_read_timeout(HUNTING_TIMEOUT)
-    }
-
-    /// Builds the same client for a server that may be silent for `read_timeout` before it responds.
-    pub fn with_read_timeout(read_timeout: Duration) -> Result<Self> {
-        Self::build(|client| {
+    /// The default client for a server that may be silent for `read_timeout` before it responds.
+    pub fn with_read_timeout(read_timeout: Duration) -> Self {
+        Self::lazy(move |client| {
             client
                 .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
                 .read_timeout(read_timeout)
@@ -113,18 +119,28 @@ impl HttpClient {
         })
     }
 
-    /// Builds the client for the connector of the AWS SDK, which has its own time-outs, retries and user agent. It speaks
-    /// HTTP/1.1 alone: an attempt that the SDK gives up then closes its connection.
-    pub(crate) fn for_aws() -> Result<Self> {
-        Self::build(reqwest::ClientBuilder::http1_only)
+    /// The client for the connector of the AWS SDK, which has its own time-outs, retries and user agent. It speaks HTTP/1.1
+    /// alone: an attempt that the SDK gives up then closes its connection.
+    pub(crate) fn for_aws() -> Self {
+        Self::lazy(reqwest::ClientBuilder::http1_only)
     }
 
-    fn build(finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<Self> {
+    fn lazy(finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + 'static) -> Self {
+        #[expect(
+            clippy::expect_used,
+            reason = "nothing of it depends on the environment, and every test of a call builds it"
+        )]
+        let client = move || Self::build(finish).expect("the HTTP client could not be built");
+        Self { client: Arc::new(LazyLock::new(Box::new(client))) }
+    }
+
+    fn build(
+        finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> std::result::Result<reqwest::Client, Box<dyn std::error::Error>> {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::internal("TLS could not be set up", error))?
+            .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
@@ -135,9 +151,7 @@ impl HttpClient {
             .no_proxy()
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT);
-        let client =
-            finish(builder).build().map_err(|error| Error::internal("the HTTP client could not be built", error))?;
-        Ok(Self { client })
+        Ok(finish(builder).build()?)
     }
 
     /// Sends a request of the AWS SDK. The error does not name the URL.

@@ -31,7 +31,7 @@ use crate::contract::assert_component;
 /// What a function in this process has from outside, with its own clock.
 pub(crate) fn platform(aws: &SdkConfig, clock: &Clock) -> Platform {
     let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
-    Platform { aws: aws.clone(), http: HttpClient::new().unwrap(), clock: clock.clone(), random }
+    Platform { aws: aws.clone(), http: HttpClient::default(), clock: clock.clone(), random }
 }
 
 pub(crate) const CLIENT_ID: &str = "5b1c7d0e-0a0b-4c0d-8e0f-0123456789ab";

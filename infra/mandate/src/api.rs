@@ -44,8 +44,7 @@ impl Api {
     /// # Errors
     /// `no_api`, `stack_not_readable`, `no_credentials`.
     pub async fn connect(target: &Target) -> Result<Self, Problem> {
-        let http = HttpClient::with_read_timeout(RESPONSE_TIMEOUT)
-            .map_err(|error| Problem::new("internal", error.to_string()))?;
+        let http = HttpClient::with_read_timeout(RESPONSE_TIMEOUT);
         let (address, stack, aws) = match (&target.api, &target.stack) {
             (Some(api), _) => (api.clone(), None, None),
             (None, Some(stack)) => {

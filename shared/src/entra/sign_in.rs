@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn authorization_request_has_pkce_state_and_nonce() {
         let cloud = Cloud::Commercial;
-        let sign_in = SignIn::new(&cloud.endpoints(), cloud, HttpClient::new().unwrap(), Clock::system());
+        let sign_in = SignIn::new(&cloud.endpoints(), cloud, HttpClient::default(), Clock::system());
         // The example of RFC 7636, appendix B.
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into());
         let url = sign_in.authorization_url(&AuthorizationRequest {

@@ -15,7 +15,7 @@ async fn call(scheme: &str, response: &'static [u8], delay: Duration) -> Result<
         tokio::time::sleep(delay).await;
         let _ = connection.write_all(response).await;
     });
-    let request = HttpClient::new().unwrap().get(url);
+    let request = HttpClient::default().get(url);
     send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1), &Clock::system())).await?.bytes().await
 }
 
@@ -98,7 +98,7 @@ async fn deadline_moves_with_its_clock() {
 #[tokio::test]
 async fn refused_connection_is_logged_without_the_url() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let request = HttpClient::new().unwrap().get(format!("http://{free}/?code=hidden").parse().unwrap());
+    let request = HttpClient::default().get(format!("http://{free}/?code=hidden").parse().unwrap());
     let refused = send(request, Call::ReadKeys, Deadline::within(Duration::from_secs(1), &Clock::system())).await;
     let error = refused.err().unwrap();
     assert!(matches!(error, Error::Unreachable { cause: Cause::Connect, .. }), "{error:?}");

@@ -44,7 +44,8 @@ pub async fn serve<C, F>(
     handle: impl AsyncFn(&F, Value, Invocation) -> std::result::Result<Value, InvocationError>,
 ) -> ExitCode {
     // The error is the exit code itself, because `main` would print a `Result` to standard error.
-    run(read, build, handle).await.err().unwrap_or(ExitCode::SUCCESS)
+    // Its future is large. In a box, only the pages of it that are used cost a start time.
+    Box::pin(run(read, build, handle)).await.err().unwrap_or(ExitCode::SUCCESS)
 }
 
 async fn run<C, F>(
@@ -55,8 +56,8 @@ async fn run<C, F>(
     let config = configure(read)?;
     let clock = Clock::system();
     let aws = aws::config().await;
-    let http = HttpClient::new().map_err(fatal)?;
-    let platform = Platform { aws, http, clock: clock.clone(), random: Arc::new(SystemRandom::new()) };
+    let platform =
+        Platform { aws, http: HttpClient::default(), clock: clock.clone(), random: Arc::new(SystemRandom::new()) };
     let (function, handle, clock) = (&build(config, &platform), &handle, &clock);
     let service = service_fn(async move |event: LambdaEvent<Value>| {
         let invocation = Invocation::new(event.context.request_id, event.context.deadline, clock);

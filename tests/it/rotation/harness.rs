@@ -69,7 +69,7 @@ impl RotationHarness {
         let config = aws.config().await;
         let relay = Arc::new(CallRelay {
             sim,
-            outbound: HttpClient::new().unwrap(),
+            outbound: HttpClient::default(),
             calls: Mutex::new(0),
             last_call: Mutex::new(last_call),
             reached: Notify::new(),

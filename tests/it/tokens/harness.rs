@@ -68,7 +68,7 @@ impl TokenHarness {
 
     /// A process with another configuration.
     pub(super) fn process_with(&self, change: impl FnOnce(&mut Microsoft)) -> Tokens {
-        let outbound = HttpClient::new().unwrap();
+        let outbound = HttpClient::default();
         let random = Arc::new(aws_lc_rs::rand::SystemRandom::new());
         let (mut microsoft, aws) = (self.backends.microsoft(), &self.backends.aws);
         change(&mut microsoft);

@@ -44,8 +44,7 @@ impl Session {
         };
         let tenant_id = text(&tenant, "tenant_id").to_owned();
         let mut findings = vec![self.consent_time(tenant).await?];
-        let http = HttpClient::with_read_timeout(Duration::from_mins(1))
-            .map_err(|error| Problem::new("internal", error.to_string()))?;
+        let http = HttpClient::with_read_timeout(Duration::from_mins(1));
         let mut probes = Vec::new();
         for api in IncidentApi::ALL {
             let (found, probe) = self.probe(args, &http, &tenant_id, api).await?;

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: &Register, out: &Output) -> Result<(), Problem> {
         .trim_end_matches('/')
         .parse()
         .map_err(|_| Problem::new("usage", "--graph must be https://HOST, or http on this machine."))?;
-    let http = HttpClient::new().map_err(|error| Problem::new("internal", error.to_string()))?;
+    let http = HttpClient::default();
     let token = sign_in::token(args, &http).await?;
     let registration = Registration { graph: Graph { endpoint, http, token, dry_run: args.dry_run }, args, out };
     let outcome = registration.apply().await?;

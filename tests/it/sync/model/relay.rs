@@ -39,7 +39,7 @@ struct Relay {
 
 /// Starts a relay to `target` and returns its URL.
 pub(super) async fn start(target: String, defect: ConnectorDefect, moves: Arc<dyn Fn(&Value) + Send + Sync>) -> String {
-    let relay = Relay { outbound: HttpClient::new().unwrap(), target, defect, moves };
+    let relay = Relay { outbound: HttpClient::default(), target, defect, moves };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| stream.set_nodelay(true).unwrap());

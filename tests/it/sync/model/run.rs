@@ -156,7 +156,7 @@ impl ModelHarness {
         });
         let aws = Aws::start(start_of_test).await.unwrap();
         let config = aws_double::base_config().await;
-        Self { sim, aws, config, outbound: HttpClient::new().unwrap(), lives: 0, runs: 0 }
+        Self { sim, aws, config, outbound: HttpClient::default(), lives: 0, runs: 0 }
     }
 
     /// Runs a history to its end and returns all that is wrong with it.

@@ -55,6 +55,7 @@ class Functions(TemplateCase):
             "EVENT_BUS_NAME": {"Ref": "EventBus"},
             "PUBLIC_BASE_URL": {"Fn::If": ["HasPublicBaseUrl", {"Ref": "PublicBaseUrl"}, domain]},
             "JWT_AUDIENCE": {"Ref": "JwtAudience"},
+            "MALLOC_MMAP_THRESHOLD_": "1048576",
             "DIRECT_TOKEN_INVOCATION": {"Fn::If": ["AllowsDirectTokenInvocation", "enabled", "disabled"]},
             "PARTNER_NAME": {"Ref": "PartnerName"},
             "MICROSOFT_CLOUD": {"Ref": "MicrosoftCloud"},

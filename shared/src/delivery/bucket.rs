@@ -12,6 +12,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
 };
+use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -273,6 +274,7 @@ impl Bucket {
         content_type: &str,
         encoding: Option<&str>,
     ) -> Result<()> {
+        let body = Bytes::from(body);
         let mut attempts = 0;
         loop {
             attempts += 1;

@@ -123,7 +123,7 @@ impl TenantClient<'_> {
     /// # Errors
     /// [`Error::NotFound`] where the tenant has no such incident, [`Error::Malformed`] where it is larger than
     /// `max_bytes`.
-    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Row> {
+    pub async fn incident(&mut self, incident_id: &str, alerts: Alerts, max_bytes: usize) -> Result<Row<'static>> {
         let mut url = self.incident_url(incident_id);
         if alerts == Alerts::Included && self.api == IncidentApi::Graph {
             url.set_query(Some("$expand=alerts"));
@@ -310,7 +310,7 @@ fn refuses_token(response: &Response) -> bool {
 }
 
 /// Reads a whole body. `None`: it is larger than `max_bytes`.
-async fn body_up_to(max_bytes: usize, mut response: Response, memory: &RowMemory) -> Result<Option<Row>> {
+async fn body_up_to(max_bytes: usize, mut response: Response, memory: &RowMemory) -> Result<Option<Row<'static>>> {
     let (mut body, mut arriving) = (Vec::new(), memory.arriving_row());
     while let Some(bytes) = response.chunk().await? {
         if body.len() + bytes.len() > max_bytes {

@@ -34,7 +34,7 @@ impl HuntingResult {
     ///
     /// # Errors
     /// As [`IncidentList::next`](super::list::IncidentList::next).
-    pub async fn next(&mut self) -> Result<Option<Row>> {
+    pub async fn next(&mut self) -> Result<Option<Row<'_>>> {
         self.rows.next().await
     }
 

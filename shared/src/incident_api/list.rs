@@ -68,7 +68,7 @@ impl IncidentList {
     /// [`Error::Malformed`](crate::error::Error::Malformed) when the body is not an `OData` collection,
     /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
     /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
-    pub async fn next(&mut self) -> Result<Option<Row>> {
+    pub async fn next(&mut self) -> Result<Option<Row<'_>>> {
         let row = self.rows.next().await?;
         self.count += u32::from(row.is_some());
         Ok(row)

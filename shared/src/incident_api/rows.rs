@@ -30,7 +30,7 @@ impl ArrivingRows {
     /// [`Error::Malformed`](crate::error::Error::Malformed) for a body without rows,
     /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it breaks off or the deadline passes, and
     /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
-    pub(super) async fn next(&mut self) -> Result<Option<Row>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Row<'_>>> {
         loop {
             if let Some(row) = self.reader.next_row() {
                 return Ok(Some(self.arriving.complete(row)));

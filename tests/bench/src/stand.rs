@@ -70,6 +70,13 @@ impl Stand {
         self.variables().into_iter().chain(own).collect()
     }
 
+    /// The variables of `incident-fetch`, with the one that its C library reads.
+    pub fn fetch_variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = self.variables();
+        variables.push(("MALLOC_MMAP_THRESHOLD_", (1 << 20).to_string()));
+        variables
+    }
+
     /// The variables of every function.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let text = str::to_owned;

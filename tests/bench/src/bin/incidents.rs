@@ -68,7 +68,7 @@ fn each(time: Duration) -> Duration {
 
 /// Delivers all incidents, and returns the processor time for each.
 async fn fetch(binary: &Path, stand: &Stand, tenants: &[TenantId]) -> Result<Duration, Failed> {
-    let mut function = Function::start(binary, &[], &stand.variables()).await?;
+    let mut function = Function::start(binary, &[], &stand.fetch_variables()).await?;
     function.first_poll().await?;
     let before = function.cpu()?;
     let mut messages: Vec<_> = tenants.iter().map(poll_message).collect();

@@ -70,7 +70,7 @@ async fn peak(binary: &Path, tenants: Tenants, alerts: usize, console: &mut Cons
         let incidents = (0..each).map(|incident| large(index * each + incident));
         stand.onboard(*tenant, IncidentApi::Defender, incidents).await?;
     }
-    let mut function = Function::start(binary, &[], &stand.variables()).await?;
+    let mut function = Function::start(binary, &[], &stand.fetch_variables()).await?;
     let mut messages: Vec<_> = tenants.iter().map(poll_message).collect();
     for _ in 0..100 {
         let invocation = function.invoke(&event_of(&messages)).await?;

@@ -120,16 +120,15 @@ impl<'de> Deserialize<'de> for LossyText<'de> {
 /// nothing else has a meaning.
 pub(crate) fn plain_text_length(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
-    // Eight bytes are compared at a time. The highest bit of a byte is set if the byte is zero; a borrow may set it in later
-    // bytes, too, so only the first one counts.
-    let zeros = |eight: u64| eight.wrapping_sub(ONES) & !eight;
+    // Eight bytes are compared at a time. The highest bit of a byte is set if the byte is found; a borrow may set it in later
+    // bytes, too, so only the first one counts. The flip of one bit puts the quote right behind the control characters, and
+    // the space behind the quote.
     let (chunks, rest) = bytes.as_chunks();
     for (chunk, eight) in chunks.iter().enumerate() {
         let eight = u64::from_le_bytes(*eight);
-        let controls = eight.wrapping_sub(ONES * u64::from(b' ')) & !eight;
-        let quotes = zeros(eight ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(eight ^ (ONES * u64::from(b'\\')));
-        let found = (controls | quotes | backslashes) & (ONES << 7);
+        let controls_and_quotes = (eight ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
+        let backslashes = (eight ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let found = (controls_and_quotes | backslashes) & !eight & (ONES << 7);
         if found != 0 {
             return chunk * 8 + found.trailing_zeros() as usize / 8;
         }

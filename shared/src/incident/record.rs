@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use aws_lc_rs::digest;
 use jiff::Timestamp;
 
-use self::members::{Members, identifier, text};
+use self::{
+    json::text,
+    members::{Members, identifier},
+};
 use crate::{
     microsoft::IncidentApi,
     tenant::TenantId,
@@ -88,7 +91,8 @@ pub struct UnreadableRecord {
 impl UnreadableRecord {
     /// Reads what can be read of a record that `api` sent.
     pub fn of(raw: &[u8], api: IncidentApi) -> Self {
-        let Some(members) = str::from_utf8(raw).ok().and_then(Members::of) else { return Self::default() };
+        let whole = |members: &Members<'_>| members.length == raw.len() && str::from_utf8(raw).is_ok();
+        let Some(members) = Members::of(raw).filter(whole) else { return Self::default() };
         Self {
             incident_id: members.find(&names_of(api, "id", "incidentId"), incident_id),
             last_updated: members.find(&names_of(api, "lastUpdateDateTime", "lastUpdateTime"), time),
@@ -113,13 +117,34 @@ impl Record {
     /// # Errors
     /// The reason to quarantine it.
     pub fn parse(raw: &[u8], tenant: &TenantId, api: IncidentApi, alerts: Alerts) -> Result<Self, Unreadable> {
+        let members = Self::members(raw, api, alerts).filter(|members| members.length == raw.len());
+        Self::of(members.ok_or(Unreadable::NotJson)?, raw, tenant, api, alerts)
+    }
+
+    /// Parses the record at the start of `text`, and returns it with the number of bytes that it takes. `None`: it cannot be
+    /// parsed, or `text` does not hold all of it.
+    pub fn parse_first(text: &[u8], tenant: &TenantId, api: IncidentApi, alerts: Alerts) -> Option<(Self, usize)> {
+        let members = Self::members(text, api, alerts)?;
+        let length = members.length;
+        Some((Self::of(members, &text[..length], tenant, api, alerts).ok()?, length))
+    }
+
+    fn members(text: &[u8], api: IncidentApi, alerts: Alerts) -> Option<Members<'_>> {
+        match alerts {
+            Alerts::Included => Members::with_alerts(text, names_of(api, "id", "alertId")),
+            Alerts::Omitted => Members::of(text),
+        }
+    }
+
+    /// The record `raw`, which has these members.
+    fn of(
+        mut members: Members<'_>,
+        raw: &[u8],
+        tenant: &TenantId,
+        api: IncidentApi,
+        alerts: Alerts,
+    ) -> Result<Self, Unreadable> {
         let sent = str::from_utf8(raw).map_err(|_| Unreadable::NotJson)?;
-        let alert_names = names_of(api, "id", "alertId");
-        let members = match alerts {
-            Alerts::Included => Members::with_alerts(sent, alert_names),
-            Alerts::Omitted => Members::of(sent),
-        };
-        let mut members = members.ok_or(Unreadable::NotJson)?;
         let json: Box<str> = if members.has_whitespace { without_whitespace(sent) } else { sent.into() };
         let sent_alerts = members.alerts.take().unwrap_or_default();
         let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
@@ -226,17 +251,17 @@ pub fn is_incident_id(text: &str) -> bool {
 
 /// The id of an incident. A text may be any short name, so that a change of its form, to a GUID for example, does not
 /// make each record unreadable.
-fn incident_id(raw: &str) -> Option<String> {
+fn incident_id(raw: &[u8]) -> Option<String> {
     let is_name = |name: &String| {
         (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     match text(raw) {
         Some(name) => Some(name).filter(is_name),
-        None => Some(raw.to_owned()).filter(|number| is_incident_id(number)),
+        None => str::from_utf8(raw).ok().filter(|number| is_incident_id(number)).map(str::to_owned),
     }
 }
 
-fn time(raw: &str) -> Option<Timestamp> {
+fn time(raw: &[u8]) -> Option<Timestamp> {
     text(raw).as_deref().and_then(parse_time)
 }
 

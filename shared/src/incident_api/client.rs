@@ -319,7 +319,7 @@ async fn body_up_to(max_bytes: usize, mut response: Response, memory: &RowMemory
         body.extend_from_slice(&bytes);
         response.deadline().run(arriving.reserve(body.len())).await?;
     }
-    Ok(Some(arriving.complete(body)))
+    Ok(Some(arriving.complete(body.into())))
 }
 
 /// A 404 means an unknown incident where one incident was requested. Elsewhere the API itself is not there.

@@ -10,7 +10,14 @@ use super::{
     row_memory::RowMemory,
     rows::ArrivingRows,
 };
-use crate::{error::Result, http::Response, registry::position::NextPage};
+use crate::{
+    error::Result,
+    http::Response,
+    incident::record::{Alerts, Record, Unreadable},
+    microsoft::IncidentApi,
+    registry::position::NextPage,
+    tenant::TenantId,
+};
 
 /// The number of pages without rows that are followed in a row. A list with more of them does not end.
 pub const MAX_EMPTY_PAGES: u32 = 5;
@@ -72,6 +79,25 @@ impl IncidentList {
         let row = self.rows.next().await?;
         self.count += u32::from(row.is_some());
         Ok(row)
+    }
+
+    /// Returns the record of the next row, which `api` sent for `tenant`, and `None` after the last row. A row that cannot be
+    /// parsed is returned with the reason.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_record(
+        &mut self,
+        tenant: &TenantId,
+        api: IncidentApi,
+        alerts: Alerts,
+    ) -> Result<Option<std::result::Result<Record, (Unreadable, Row<'_>)>>> {
+        if let Some(record) = self.rows.next_parsed(|text| Record::parse_first(text, tenant, api, alerts)) {
+            self.count += 1;
+            return Ok(Some(Ok(record)));
+        }
+        let row = self.next().await?;
+        Ok(row.map(|row| Record::parse(&row, tenant, api, alerts).map_err(|why| (why, row))))
     }
 
     /// The `Date` header: Microsoft's time at the start of the response.

@@ -1,8 +1,9 @@
 //! A JSON object with one array of rows, such as an OData collection, read row by row while it arrives. Memory is bounded
 //! by one row, not by a page.
 
-use std::{collections::VecDeque, fmt};
+use std::fmt;
 
+use bytes::{Buf, Bytes};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -71,9 +72,13 @@ impl<'de> Deserialize<'de> for Members {
 pub(super) struct ODataReader {
     /// The names of the member that holds the rows.
     rows_members: &'static [&'static str],
+    /// What is left of the last piece of the body.
+    piece: Bytes,
     envelope: Vec<u8>,
+    /// The part of the row that earlier pieces had.
     row: Vec<u8>,
-    complete: VecDeque<Vec<u8>>,
+    /// The size of the row before.
+    last_row_bytes: usize,
     /// The number of open brackets, those of the row included.
     depth: usize,
     in_string: bool,
@@ -92,29 +97,60 @@ impl ODataReader {
         Self { rows_members, ..Self::default() }
     }
 
-    /// Reads the next piece of the body.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), NotACollection> {
-        while let Some(&byte) = bytes.first() {
-            let mut read = 1;
+    /// Takes the next piece of the body. The caller has read all rows of the one before.
+    pub(super) fn push(&mut self, piece: Bytes) {
+        self.piece = piece;
+    }
+
+    /// Returns the next complete row exactly as it was sent, and `None` at the end of the piece. A row should be an object.
+    /// Anything else has a place in the list, too, so it is returned and never left out.
+    ///
+    /// Rows are cut off one by one, so that a page of them is not held twice. One that lies in a single piece is not copied.
+    pub(super) fn next_row(&mut self) -> Result<Option<Bytes>, NotACollection> {
+        while let Some(&byte) = self.piece.first() {
             if self.in_row {
-                read = self.push_row(bytes);
-            } else if self.in_array {
-                self.push_to_array(byte);
-            } else {
+                if let Some(row) = self.rest_of_row(0) {
+                    return Ok(Some(row));
+                }
+            } else if !self.in_array {
                 self.push_to_envelope(byte);
+                self.piece.advance(1);
+            } else if ends_word(byte) && !self.row.is_empty() {
+                return Ok(Some(std::mem::take(&mut self.row).into()));
+            } else if matches!(byte, b'{' | b'[' | b'"') {
+                self.depth += usize::from(byte != b'"');
+                self.in_string = byte == b'"';
+                self.in_row = true;
+                if let Some(row) = self.rest_of_row(1) {
+                    return Ok(Some(row));
+                }
+            } else {
+                self.push_to_array(byte);
+                self.piece.advance(1);
             }
-            bytes = &bytes[read..];
         }
         if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
             return Err(NotACollection);
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Returns the next complete row exactly as it was sent. A row should be an object. Anything else has a place in the
-    /// list, too, so it is returned and never left out.
-    pub(super) fn next_row(&mut self) -> Option<Vec<u8>> {
-        self.complete.pop_front()
+    /// Returns the next row as `parse` reads it from the rest of the piece, with its length. `None`: the row is no object that
+    /// lies in the piece as a whole, or `parse` returns none, and [`Self::next_row`] has it. A row is scanned once in this way.
+    pub(super) fn next_parsed<T>(&mut self, parse: impl FnOnce(&[u8]) -> Option<(T, usize)>) -> Option<T> {
+        if !self.in_array || self.in_row || !self.row.is_empty() {
+            return None;
+        }
+        let between = |byte: &&u8| matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n');
+        self.piece.advance(self.piece.iter().take_while(between).count());
+        // A row of this size would most likely be scanned in vain.
+        if self.piece.first() != Some(&b'{') || self.piece.len() < self.last_row_bytes {
+            return None;
+        }
+        let (parsed, length) = parse(&self.piece)?;
+        self.piece.advance(length);
+        self.last_row_bytes = length;
+        Some(parsed)
     }
 
     /// The size of the row that is arriving.
@@ -130,11 +166,31 @@ impl ODataReader {
         serde_json::from_slice(&self.envelope).map_err(|_| NotACollection)
     }
 
-    /// Takes bytes up to the closing bracket or quote of the row, as far as they hold it, and returns their number. Almost
-    /// all of a body passes here, so the state is in local variables and the bytes are copied at once.
-    fn push_row(&mut self, bytes: &[u8]) -> usize {
+    /// Takes the rest of the row off the piece, as far as the piece holds it. `read` bytes of it are known. Returns the row
+    /// if it ends here.
+    fn rest_of_row(&mut self, read: usize) -> Option<Bytes> {
+        let read = self.end_of_row(read);
+        let part = self.piece.split_to(read);
+        let is_complete = self.depth == ROWS_DEPTH && !self.in_string;
+        self.in_row = !is_complete;
+        let row = if is_complete && self.row.is_empty() {
+            part
+        } else {
+            self.row.extend_from_slice(&part);
+            if !is_complete {
+                return None;
+            }
+            std::mem::take(&mut self.row).into()
+        };
+        self.last_row_bytes = row.len();
+        Some(row)
+    }
+
+    /// The place in the piece behind the closing bracket or quote of the row, or else the end of the piece. Almost all of a
+    /// body passes here, so the state is in local variables.
+    fn end_of_row(&mut self, mut read: usize) -> usize {
+        let bytes = &self.piece[..];
         let (mut depth, mut in_string, mut escaped) = (self.depth, self.in_string, self.escaped);
-        let mut read = 0;
         while read < bytes.len() && (depth > ROWS_DEPTH || in_string) {
             if escaped {
                 escaped = false;
@@ -158,33 +214,18 @@ impl ODataReader {
             }
         }
         (self.depth, self.in_string, self.escaped) = (depth, in_string, escaped);
-        self.row.extend_from_slice(&bytes[..read]);
-        if depth == ROWS_DEPTH && !in_string {
-            self.in_row = false;
-            self.complete.push_back(std::mem::take(&mut self.row));
-        }
         read
     }
 
-    /// Takes a byte between rows, or one of a row that has neither brackets nor quotes.
+    /// Takes a byte behind a row, or one of a row that has neither brackets nor quotes.
     fn push_to_array(&mut self, byte: u8) {
-        let ends_word = matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b'}' | b']');
-        if ends_word && !self.row.is_empty() {
-            self.complete.push_back(std::mem::take(&mut self.row));
-        }
         match byte {
-            b'{' | b'[' | b'"' => {
-                self.depth += usize::from(byte != b'"');
-                self.in_string = byte == b'"';
-                self.in_row = true;
-                self.row.push(byte);
-            }
             b'}' | b']' => {
                 self.envelope.push(byte);
                 self.depth -= 1;
                 self.in_array = false;
             }
-            _ if ends_word => {}
+            _ if ends_word(byte) => {}
             _ => self.row.push(byte),
         }
     }
@@ -222,6 +263,11 @@ impl ODataReader {
     }
 }
 
+/// Returns true for a byte that ends a row without brackets and quotes.
+fn ends_word(byte: u8) -> bool {
+    matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n' | b'"' | b'{' | b'[' | b'}' | b']')
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -230,24 +276,38 @@ mod tests {
     use super::*;
     use crate::testing::damaged;
 
-    fn read(body: &str, piece: usize) -> Result<(Vec<Value>, Members), NotACollection> {
+    /// The rows of a body and its members. With `in_place`, rows are parsed where they lie, as far as they do.
+    fn read(body: &[u8], piece: usize, in_place: bool) -> Result<(Vec<Value>, Members), NotACollection> {
         let mut rows = ODataReader::new(&["value"]);
         let mut found = Vec::new();
-        for bytes in body.as_bytes().chunks(piece) {
-            rows.push(bytes)?;
-            while let Some(row) = rows.next_row() {
-                found.push(serde_json::from_slice(&row).unwrap());
+        for bytes in body.chunks(piece) {
+            rows.push(Bytes::copy_from_slice(bytes));
+            loop {
+                if let Some(row) = in_place.then(|| rows.next_parsed(first_value)).flatten() {
+                    found.push(row);
+                } else if let Some(row) = rows.next_row()? {
+                    found.push(serde_json::from_slice(&row).unwrap_or_default());
+                } else {
+                    break;
+                }
             }
         }
         Ok((found, rows.finish()?))
+    }
+
+    /// The value at the start of a text, with its length.
+    fn first_value(text: &[u8]) -> Option<(Value, usize)> {
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter();
+        let value = values.next()?.ok()?;
+        Some((value, values.byte_offset()))
     }
 
     #[test]
     fn rows_and_next_link_are_found_however_the_body_is_split() {
         let body = r#"{"@odata.context":"x","other":[{"value":[1]}],"value" : [ {"id":"1","a":"}]\"{","value":[{}]} ,
             {"id":"2"}],"@odata.nextLink":"https://graph.microsoft.com/?$skip=2"}"#;
-        for piece in 1..body.len() {
-            let (rows, envelope) = read(body, piece).unwrap();
+        for (piece, in_place) in (1..body.len()).flat_map(|piece| [(piece, false), (piece, true)]) {
+            let (rows, envelope) = read(body.as_bytes(), piece, in_place).unwrap();
             assert_eq!(rows, [json!({"id": "1", "a": "}]\"{", "value": [{}]}), json!({"id": "2"})]);
             let link = envelope.find(&["@odata.nextLink"], |link| serde_json::from_str::<String>(link.get()).ok());
             assert_eq!(link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
@@ -258,8 +318,8 @@ mod tests {
     fn odd_rows_and_members_cost_only_themselves() {
         let body =
             r#"{"value":[null,{"a":1},7 ,"x,]\"", [{"b":[2]}],true,null],"\ud800":1,"value":[{"c":3}],"x":1,"x":null}"#;
-        for piece in 1..body.len() {
-            let (rows, members) = read(body, piece).unwrap();
+        for (piece, in_place) in (1..body.len()).flat_map(|piece| [(piece, false), (piece, true)]) {
+            let (rows, members) = read(body.as_bytes(), piece, in_place).unwrap();
             let expected = json!([null, {"a": 1}, 7, "x,]\"", [{"b": [2]}], true, null, {"c": 3}]);
             assert_eq!(Value::from(rows), expected);
             assert_eq!(members.all("x").map(RawValue::get).collect::<Vec<_>>(), ["1", "null"]);
@@ -279,9 +339,10 @@ mod tests {
             r#"{"value":["a"#,
             r#"{"value":[{"a":"#,
         ] {
-            assert!(read(body, 3).is_err(), "{body}");
+            assert!(read(body.as_bytes(), 3, false).is_err(), "{body}");
+            assert!(read(body.as_bytes(), 3, true).is_err(), "{body}");
         }
-        assert!(read(r#"{"value":[]}"#, 1).unwrap().0.is_empty());
+        assert!(read(br#"{"value":[]}"#, 1, true).unwrap().0.is_empty());
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
@@ -302,28 +363,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_rows_are_returned_unchanged(rows in prop::collection::vec(prop::collection::hash_map("value|.{0,4}", any_json(), 0..4), 0..4), piece in 1_usize..40) {
+        fn any_rows_are_returned_unchanged(rows in prop::collection::vec(prop::collection::hash_map("value|.{0,4}", any_json(), 0..4), 0..4), piece in 1_usize..200, in_place in any::<bool>()) {
             let rows: Vec<Value> = rows.into_iter().map(|row| Value::Object(row.into_iter().collect())).collect();
             let body = json!({"@odata.context": "c", "value": rows}).to_string();
-            prop_assert_eq!(read(&body, piece).unwrap().0, rows);
+            prop_assert_eq!(read(body.as_bytes(), piece, in_place).unwrap().0, rows);
         }
 
         #[test]
         fn damaged_body_is_refused_or_read_like_by_serde(
             body in damaged(r#"{"@odata.context":"c","value":[{"id":"1","a":"}]\"{"},{"id":2,"b":[{}]}],"@odata.nextLink":"https://g/?$skip=2"}"#),
-            piece in 1_usize..40,
+            piece in 1_usize..200,
+            in_place in any::<bool>(),
         ) {
-            let mut rows = ODataReader::new(&["value"]);
-            let mut found = Vec::new();
-            let taken = body.chunks(piece).try_for_each(|bytes| {
-                rows.push(bytes)?;
-                found.extend(std::iter::from_fn(|| rows.next_row()));
-                Ok::<_, NotACollection>(())
-            });
             let whole = serde_json::from_slice::<Value>(&body).ok();
             let expected = whole.as_ref().and_then(|whole| whole.get("value")?.as_array());
-            if let (Ok(()), Ok(_), Some(expected)) = (taken, rows.finish(), expected) {
-                let found: Vec<Value> = found.iter().map(|row| serde_json::from_slice(row).unwrap()).collect();
+            if let (Ok((found, _)), Some(expected)) = (read(&body, piece, in_place), expected) {
                 prop_assert_eq!(&found, expected);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ pub(super) struct RowMemory {
 /// It borrows what it was read from. So no caller keeps a row while it asks for the next one, which may wait for a place.
 #[derive(Debug)]
 pub struct Row<'a> {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     _places: Places,
     source: PhantomData<&'a mut ()>,
 }
@@ -79,7 +80,7 @@ impl ArrivingRow {
     }
 
     /// Hands over a row that has arrived, with its places.
-    pub(super) fn complete<'a>(&mut self, bytes: Vec<u8>) -> Row<'a> {
+    pub(super) fn complete<'a>(&mut self, bytes: Bytes) -> Row<'a> {
         Row { bytes, _places: std::mem::take(&mut self.places), source: PhantomData }
     }
 }
@@ -100,7 +101,7 @@ mod tests {
     fn arrive(memory: &RowMemory, bytes: usize) -> Option<Row<'static>> {
         let mut arriving = memory.arriving_row();
         arriving.reserve(bytes).now_or_never()?.unwrap();
-        Some(arriving.complete(vec![0; bytes]))
+        Some(arriving.complete(vec![0; bytes].into()))
     }
 
     #[test]
@@ -125,7 +126,7 @@ mod tests {
         growing.reserve(MAX_MEDIUM_ROW_BYTES + 1).await.unwrap();
         growing.reserve(MAX_MEDIUM_ROW_BYTES + 2).await.unwrap();
         assert_eq!(memory.medium.available_permits(), MEDIUM_ROWS - 1);
-        let row = growing.complete(vec![0; 5]);
+        let row = growing.complete(vec![0; 5].into());
         drop(growing);
         assert_eq!(memory.large.available_permits(), 0);
         drop(row);
@@ -161,7 +162,7 @@ mod tests {
                     arriving.reserve(size * part / 4).await.unwrap();
                     tokio::task::yield_now().await;
                 }
-                let row = arriving.complete(vec![0; 1]);
+                let row = arriving.complete(vec![0; 1].into());
                 change(size, 1);
                 tokio::task::yield_now().await;
                 change(size, -1);

@@ -32,15 +32,21 @@ impl ArrivingRows {
     /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded) when the wait for memory is too long.
     pub(super) async fn next(&mut self) -> Result<Option<Row<'_>>> {
         loop {
-            if let Some(row) = self.reader.next_row() {
+            if let Some(row) = self.reader.next_row().map_err(|_| self.response.malformed())? {
                 return Ok(Some(self.arriving.complete(row)));
             }
             self.response.deadline().run(self.arriving.reserve(self.reader.arriving_bytes())).await?;
             match self.response.chunk().await? {
-                Some(bytes) => self.reader.push(&bytes).map_err(|_| self.response.malformed())?,
+                Some(piece) => self.reader.push(piece),
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Returns the next row as `parse` reads it, if it has arrived as a whole with the rows before it. Otherwise
+    /// [`Self::next`] has it. `parse` returns the length of the row, too.
+    pub(super) fn next_parsed<T>(&mut self, parse: impl FnOnce(&[u8]) -> Option<(T, usize)>) -> Option<T> {
+        self.reader.next_parsed(parse)
     }
 
     /// Returns the members of the body with each array of rows empty. The caller has read all rows before.

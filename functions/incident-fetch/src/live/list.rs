@@ -4,10 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     error::{Call, Error, Result},
     http::Deadline,
-    incident::{
-        record::{Alerts, Record},
-        span::Span,
-    },
+    incident::{record::Alerts, span::Span},
     incident_api::{
         client::TokenFreshness,
         list::{ListEnd, MAX_EMPTY_PAGES},
@@ -202,11 +199,14 @@ impl LiveList<'_> {
     async fn read_response(&mut self, query: &IncidentQuery, page: &mut PageRead) -> Result<ListEnd> {
         let tenant = self.tenant.tenant_id;
         let mut rows = self.app.client(self.tenant, self.deadline).list(query, TokenFreshness::Cached).await?;
-        while let Some(row) = rows.next().await? {
-            // The sync quarantines a row that cannot be parsed. A list shows the others.
-            let Ok(record) = Record::parse(&row, &tenant, self.tenant.api, Alerts::Included) else {
-                page.note_unreadable(&row);
-                continue;
+        while let Some(row) = rows.next_record(&tenant, self.tenant.api, Alerts::Included).await? {
+            let record = match row {
+                Ok(record) => record,
+                // The sync quarantines a row that cannot be parsed. A list shows the others.
+                Err((_, row)) => {
+                    page.note_unreadable(&row);
+                    continue;
+                }
             };
             page.note(&record, query);
             let position = Position::of(tenant, &record);

@@ -59,13 +59,13 @@ impl Worker<'_> {
         let tenant = self.tenant.tenant_id;
         let mut list = self.list(query).await?;
         let date = list.date();
-        while let Some(row) = list.next().await? {
-            match Record::parse(&row, &tenant, self.api, query.alerts) {
+        while let Some(row) = list.next_record(&tenant, self.api, query.alerts).await? {
+            match row {
                 Ok(record) => {
                     page.note(&record, query);
                     self.ingest(&record, date).await?;
                 }
-                Err(why) => {
+                Err((why, row)) => {
                     page.note_unreadable(&row);
                     self.quarantine_row(&row, why, query).await?;
                 }

@@ -1,14 +1,24 @@
 //! JSON, read in one pass over its text: no tree is built, and a part that nobody asks for costs no more than its bytes.
 //!
-//! It accepts what `serde_json` accepts. Each byte of a response passes here, and `serde_json` takes twice as long.
+//! It accepts what `serde_json` accepts. Each byte of a response passes here, and `serde_json` takes twice as long. That
+//! the text is UTF-8 is left to the caller, who checks the whole of it at once.
 
 use std::borrow::Cow;
 
 use crate::text::{LossyText, plain_text_length};
 
+/// A string, or `None` for a value of any other type.
+pub(super) fn text(raw: &[u8]) -> Option<String> {
+    let inner = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if plain_text_length(inner) == inner.len() {
+        return str::from_utf8(inner).ok().map(str::to_owned);
+    }
+    serde_json::from_slice(raw).ok().map(|LossyText(text)| text.into_owned())
+}
+
 /// A place in a JSON text. Each method passes one part of the text, and returns `None` if something else is there.
 pub(super) struct Reader<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
     /// The brackets that are open around the place, within a value that is passed as a whole.
     open: Vec<u8>,
@@ -16,7 +26,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(super) fn new(text: &'a [u8]) -> Self {
         let mut reader = Self { text, at: 0, open: Vec::new(), has_whitespace: false };
         reader.skip_whitespace();
         reader
@@ -24,7 +34,7 @@ impl<'a> Reader<'a> {
 
     /// The byte at this place.
     pub(super) fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.get(self.at).copied()
     }
 
     /// Returns true if there is white space between the parts that were passed.
@@ -32,13 +42,13 @@ impl<'a> Reader<'a> {
         self.has_whitespace
     }
 
-    /// The end of the text.
-    pub(super) fn end(&self) -> Option<()> {
-        (self.at == self.text.len()).then_some(())
+    /// The number of bytes before this place.
+    pub(super) fn position(&self) -> usize {
+        self.at
     }
 
     /// An object. `value` passes the value of each member.
-    pub(super) fn object(&mut self, mut value: impl FnMut(&mut Self, Cow<'a, str>) -> Option<()>) -> Option<()> {
+    pub(super) fn object(&mut self, mut value: impl FnMut(&mut Self, Cow<'a, [u8]>) -> Option<()>) -> Option<()> {
         self.part(b'{')?;
         if self.part(b'}').is_some() {
             return Some(());
@@ -75,7 +85,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value of any type, which is returned as it was sent.
-    pub(super) fn value(&mut self) -> Option<&'a str> {
+    pub(super) fn value(&mut self) -> Option<&'a [u8]> {
         let from = self.at;
         loop {
             match self.next()? {
@@ -122,18 +132,18 @@ impl<'a> Reader<'a> {
     }
 
     /// The name of a member, and the colon behind it.
-    fn name(&mut self) -> Option<Cow<'a, str>> {
+    fn name(&mut self) -> Option<Cow<'a, [u8]>> {
         let from = self.at;
         self.byte(b'"')?;
         let plain = self.at;
-        self.at += plain_text_length(&self.text.as_bytes()[plain..]);
+        self.at += plain_text_length(&self.text[plain..]);
         let name = if self.peek()? == b'"' {
             let name = self.text.get(plain..self.at)?;
             self.at += 1;
             Cow::Borrowed(name)
         } else {
             self.rest_of_string()?;
-            serde_json::from_str(self.text.get(from..self.at)?).map(|LossyText(name)| name).ok()?
+            Cow::Owned(text(self.text.get(from..self.at)?)?.into_bytes())
         };
         self.colon()?;
         Some(name)
@@ -176,13 +186,13 @@ impl<'a> Reader<'a> {
 
     fn rest_of_string(&mut self) -> Option<()> {
         loop {
-            self.at += plain_text_length(&self.text.as_bytes()[self.at..]);
+            self.at += plain_text_length(&self.text[self.at..]);
             match self.next()? {
                 b'"' => return Some(()),
                 b'\\' => match self.next()? {
                     b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
                     b'u' => {
-                        let digits = self.text.as_bytes().get(self.at..self.at + 4)?;
+                        let digits = self.text.get(self.at..self.at + 4)?;
                         digits.iter().all(u8::is_ascii_hexdigit).then(|| self.at += 4)?;
                     }
                     _ => return None,
@@ -196,7 +206,7 @@ impl<'a> Reader<'a> {
     /// What is left of `word` after its first letter.
     fn rest_of_word(&mut self, word: &str) -> Option<()> {
         let rest = &word.as_bytes()[1..];
-        self.text.as_bytes()[self.at..].starts_with(rest).then(|| self.at += rest.len())
+        self.text[self.at..].starts_with(rest).then(|| self.at += rest.len())
     }
 
     fn rest_of_number(&mut self, first: u8) -> Option<()> {
@@ -239,8 +249,8 @@ mod tests {
     use crate::testing::damaged;
 
     fn passes(text: &str) -> bool {
-        let mut reader = Reader::new(text);
-        reader.value().is_some() && reader.end().is_some()
+        let mut reader = Reader::new(text.as_bytes());
+        reader.value().is_some() && reader.position() == text.len()
     }
 
     #[test]
@@ -270,9 +280,9 @@ mod tests {
             raw in damaged(r#" {"a":[null,true,false,-1.5e+3,0,"b\u00e9\\\"\n",[],{}, [[1],{"c":{"d":""}}]],"e":{"f":[]} , "g":12}"#),
         ) {
             if let Ok(sent) = str::from_utf8(&raw) {
-                let theirs = serde_json::from_str::<&RawValue>(sent).ok().map(RawValue::get);
-                let mut reader = Reader::new(sent);
-                let ours = reader.value().filter(|_| reader.end().is_some());
+                let theirs = serde_json::from_str::<&RawValue>(sent).ok().map(|value| value.get().as_bytes());
+                let mut reader = Reader::new(&raw);
+                let ours = reader.value().filter(|_| reader.position() == raw.len());
                 prop_assert!(ours == theirs, "{sent}: {ours:?} {theirs:?}");
             }
         }

@@ -247,15 +247,36 @@ proptest! {
         ],
     ) {
         let names = ["id", "alertId"];
-        if let Ok(sent) = str::from_utf8(&raw) {
-            let ids = |list: &str| {
-                let entries: Vec<&RawValue> = serde_json::from_str(list).ok()?;
-                let ids = entries.into_iter().map(|entry| Some(Members::of(entry.get())?.find(&names, identifier)));
+        if str::from_utf8(&raw).is_ok() {
+            let whole = |members: &Members<'_>| members.length == raw.len();
+            let ids = |list: &[u8]| {
+                let entries: Vec<&RawValue> = serde_json::from_slice(list).ok()?;
+                let ids = entries.into_iter().map(|entry| Some(Members::of(entry.get().as_bytes())?.find(&names, identifier)));
                 Some(ids.flatten().collect::<Vec<_>>())
             };
-            let one_by_one = Members::of(sent).map(|members| members.find(&["alerts"], ids));
-            let in_one_pass = Members::with_alerts(sent, names).map(|members| members.alerts);
+            let one_by_one = Members::of(&raw).filter(whole).map(|members| members.find(&["alerts"], ids));
+            let in_one_pass = Members::with_alerts(&raw, names).filter(whole).map(|members| members.alerts);
             prop_assert_eq!(in_one_pass, one_by_one);
+        }
+    }
+
+    #[test]
+    fn first_record_of_a_text_is_read_as_if_alone(
+        first in damaged(r#"{"id":1,"lastUpdateDateTime":"2026-01-01T00:00:00Z","status":"a\u00e9\"}","alerts":[{"id":"b"}]}"#),
+        rest in prop::sample::select(&["", " , {\"id\":2}", "]}", "}", "\u{e9}", "1"][..]),
+    ) {
+        let parsed = Record::parse(&first, &tenant(), IncidentApi::Graph, Alerts::Included);
+        let text = [&first, rest.as_bytes()].concat();
+        let in_text = Record::parse_first(&text, &tenant(), IncidentApi::Graph, Alerts::Included);
+        match in_text {
+            // What was put behind it may be white space, or complete a text that was cut.
+            Some((record, length)) => {
+                prop_assert_eq!(Record::parse(&text[..length], &tenant(), IncidentApi::Graph, Alerts::Included), Ok(record.clone()));
+                if let Ok(parsed) = parsed {
+                    prop_assert_eq!(parsed, record);
+                }
+            }
+            None => prop_assert!(parsed.is_err()),
         }
     }
 

@@ -18,7 +18,7 @@ use futures_util::{TryStreamExt, stream};
 use super::{
     Registry, Write, later_release,
     open_incidents::{self, CountChanges},
-    table::{Item, string, text, transacted_with_schema, with_schema},
+    table::{Item, ItemKey, string, text, transacted_with_schema, with_schema},
     tenant_pk,
 };
 use crate::{
@@ -36,6 +36,9 @@ const CONCURRENT_WRITES: usize = 16;
 /// The number of version blocks in one transaction. DynamoDB takes 100 items, of which one has the counts.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
 const MAX_TRANSACTION_BLOCKS: usize = 99;
+
+/// The most blocks that are read together with one that is needed.
+const MAX_BLOCKS_AHEAD: u128 = 4;
 
 /// Incident ids whose versions are in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +59,26 @@ impl VersionBlock {
         let mut first = [0; 2];
         first.copy_from_slice(&hash.as_ref()[..2]);
         Self::Names(first)
+    }
+
+    /// The block that is so many blocks away. Blocks of names have no order.
+    fn neighbour(self, distance: u128, upwards: bool) -> Option<Self> {
+        let Self::Numbers(block) = self else { return None };
+        let block = if upwards { block.checked_add(distance) } else { block.checked_sub(distance) };
+        block.map(Self::Numbers)
+    }
+
+    /// The blocks to read for an incident of this one: the block itself, and as many behind it as were read before it in a
+    /// row. A long list goes through its blocks in order, and takes a fraction of the calls. A short one reads no block too
+    /// many.
+    pub fn with_next_blocks(self, was_read: impl Fn(&Self) -> bool) -> Vec<Self> {
+        let in_a_row = |upwards: bool| {
+            let before = (1..=MAX_BLOCKS_AHEAD).map_while(|distance| self.neighbour(distance, !upwards));
+            before.take_while(|block| was_read(block)).count()
+        };
+        let (up, down) = (in_a_row(true), in_a_row(false));
+        let ahead = (1..=up.max(down) as u128).map_while(|distance| self.neighbour(distance, up >= down));
+        std::iter::once(self).chain(ahead.filter(|block| !was_read(block))).collect()
     }
 
     fn sort_key(self) -> String {
@@ -98,44 +121,59 @@ impl BlockUpdate {
     /// Writes the version of an incident. Its mark of an open incident is written only if it changes, on condition that it
     /// is as it was before.
     fn add(&mut self, id: &str, NewVersion { version, open_before }: &NewVersion) {
-        let index = self.set.len();
-        self.set.push(format!("#i{index} = :i{index}"));
-        self.name('i', index, VERSION_PREFIX, id);
-        self.value('i', index, later_release::packed(version.to_string()));
-        self.name('n', index, NOTES_PREFIX, id);
+        let notes_name = self.name(NOTES_PREFIX, id);
+        let (name, packed) = (self.name(VERSION_PREFIX, id), later_release::packed(version.to_string()));
+        let value = self.value(packed);
+        self.set.push(format!("{name} = {value}"));
         match version.notes() {
             Some(notes) => {
-                self.set.push(format!("#n{index} = :n{index}"));
-                self.value('n', index, notes);
+                let value = self.value(notes);
+                self.set.push(format!("{notes_name} = {value}"));
             }
-            None => self.remove.push(format!("#n{index}")),
+            None => self.remove.push(notes_name),
         }
         if version.open == *open_before {
             return;
         }
-        self.name('o', index, OPEN_PREFIX, id);
+        let mark = self.name(OPEN_PREFIX, id);
         match version.open {
             Some(severity) => {
-                self.set.push(format!("#o{index} = :o{index}"));
-                self.value('o', index, severity.as_str().to_owned());
+                let value = self.severity(severity);
+                self.set.push(format!("{mark} = {value}"));
             }
-            None => self.remove.push(format!("#o{index}")),
+            None => self.remove.push(mark.clone()),
         }
-        match open_before {
-            Some(severity) => {
-                self.conditions.push(format!("#o{index} = :b{index}"));
-                self.value('b', index, severity.as_str().to_owned());
-            }
-            None => self.conditions.push(format!("attribute_not_exists(#o{index})")),
-        }
+        let condition = match open_before {
+            Some(severity) => format!("{mark} = {}", self.severity(*severity)),
+            None => format!("attribute_not_exists({mark})"),
+        };
+        self.conditions.push(condition);
     }
 
-    fn name(&mut self, term: char, index: usize, prefix: char, id: &str) {
-        self.names.insert(format!("#{term}{index}"), format!("{prefix}{id}"));
+    /// The name of an incident's attribute in an expression: the attribute itself where DynamoDB allows that, which makes
+    /// requests shorter, or else a placeholder.
+    /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ExpressionAttributeNames.html>
+    fn name(&mut self, prefix: char, id: &str) -> String {
+        let attribute = format!("{prefix}{id}");
+        if id.bytes().all(|byte| byte.is_ascii_digit()) {
+            return attribute;
+        }
+        let placeholder = format!("#{prefix}{}", self.names.len());
+        self.names.insert(placeholder.clone(), attribute);
+        placeholder
     }
 
-    fn value(&mut self, term: char, index: usize, value: String) {
-        self.values.insert(format!(":{term}{index}"), text(value));
+    fn value(&mut self, value: String) -> String {
+        let placeholder = format!(":v{}", self.values.len());
+        self.values.insert(placeholder.clone(), text(value));
+        placeholder
+    }
+
+    /// The value of a severity, which all marks of an update share.
+    fn severity(&mut self, severity: Severity) -> String {
+        let placeholder = format!(":is_{}", severity.as_str());
+        self.values.entry(placeholder.clone()).or_insert_with(|| text(severity.as_str()));
+        placeholder
     }
 
     fn expression(&self) -> String {
@@ -174,21 +212,22 @@ impl Registry {
         block: VersionBlock,
     ) -> Result<HashMap<String, DeliveredVersion>> {
         let item = self.get_item(&tenant_pk(tenant), &block.sort_key()).await?;
-        let mut versions = HashMap::new();
-        let item = item.unwrap_or_default();
-        for (name, value) in &item {
-            if let (Some(id), Ok(packed)) = (name.strip_prefix(VERSION_PREFIX), value.as_s()) {
-                let version: DeliveredVersion =
-                    packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
-                let mut version = match string(&item, &format!("{NOTES_PREFIX}{id}")) {
-                    Some(notes) => version.with_notes(notes),
-                    None => version,
-                };
-                version.open = open_mark(&item, id);
-                versions.insert(id.to_owned(), version);
-            }
+        versions_in(&item.unwrap_or_default())
+    }
+
+    /// Reads the delivered versions of several blocks with one call, in the order of the blocks.
+    pub async fn delivered_versions_of(
+        &self,
+        tenant: &TenantId,
+        blocks: &[VersionBlock],
+    ) -> Result<Vec<HashMap<String, DeliveredVersion>>> {
+        if let [block] = blocks {
+            return Ok(vec![self.delivered_versions(tenant, *block).await?]);
         }
-        Ok(versions)
+        let keys: Vec<ItemKey> = blocks.iter().map(|block| ItemKey::of_tenant(tenant, &block.sort_key())).collect();
+        let items = self.batch_get(keys.clone()).await?;
+        let of_key = |key: &ItemKey| items.iter().find(|item| string(item, "sk") == Some(&key.sk));
+        keys.iter().map(|key| of_key(key).map_or_else(|| Ok(HashMap::new()), versions_in)).collect()
     }
 
     /// Writes the versions of delivered incidents, by incident id, and counts those that are open. [`Write::Conflict`]:
@@ -243,6 +282,24 @@ impl Registry {
     }
 }
 
+/// The versions in the item of a block.
+fn versions_in(item: &Item) -> Result<HashMap<String, DeliveredVersion>> {
+    let mut versions = HashMap::new();
+    for (name, value) in item {
+        if let (Some(id), Ok(packed)) = (name.strip_prefix(VERSION_PREFIX), value.as_s()) {
+            let version: DeliveredVersion =
+                packed.parse().map_err(|_| Error::Internal("a version that cannot be read".into()))?;
+            let mut version = match string(item, &format!("{NOTES_PREFIX}{id}")) {
+                Some(notes) => version.with_notes(notes),
+                None => version,
+            };
+            version.open = open_mark(item, id);
+            versions.insert(id.to_owned(), version);
+        }
+    }
+    Ok(versions)
+}
+
 /// The severity under which an incident of a block counts as open.
 fn open_mark(block: &Item, incident_id: &str) -> Option<Severity> {
     let word = string(block, &format!("{OPEN_PREFIX}{incident_id}"))?;
@@ -252,6 +309,25 @@ fn open_mark(block: &Item, incident_id: &str) -> Option<Severity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_blocks_are_read_ahead_as_were_read_in_a_row() {
+        let ahead = |read: &[u128], next: u128| -> Vec<u128> {
+            let was_read = |block: &VersionBlock| read.iter().any(|read| VersionBlock::Numbers(*read) == *block);
+            let blocks = VersionBlock::Numbers(next).with_next_blocks(was_read);
+            blocks.into_iter().map(|block| if let VersionBlock::Numbers(block) = block { block } else { 0 }).collect()
+        };
+        assert_eq!(ahead(&[], 7), [7]);
+        assert_eq!(ahead(&[5], 7), [7]);
+        assert_eq!(ahead(&[6], 7), [7, 8]);
+        assert_eq!(ahead(&[8, 9], 7), [7, 6, 5]);
+        assert_eq!(ahead(&[0, 1, 2, 3, 4, 5, 6], 7), [7, 8, 9, 10, 11], "not more than four");
+        assert_eq!(ahead(&[5, 6, 9], 7), [7, 8], "one ahead was read before");
+        assert_eq!(ahead(&[3, 4], 2), [2, 1, 0]);
+        assert_eq!(ahead(&[2, 3, 4], 1), [1, 0], "no block lies below the first one");
+        let names = VersionBlock::of("6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a10");
+        assert_eq!(names.with_next_blocks(|_| true), [names]);
+    }
 
     #[test]
     fn each_incident_id_has_a_block() {

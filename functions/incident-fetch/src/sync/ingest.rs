@@ -157,8 +157,9 @@ impl Worker<'_> {
     pub(super) async fn delivered_version(&mut self, incident_id: &str) -> Result<Option<&DeliveredVersion>> {
         let block = VersionBlock::of(incident_id);
         if !self.delivered_versions.contains_key(&block) {
-            let versions = self.sync.registry.delivered_versions(&self.tenant.tenant_id, block).await?;
-            self.delivered_versions.insert(block, versions);
+            let blocks = block.with_next_blocks(|block| self.delivered_versions.contains_key(block));
+            let versions = self.sync.registry.delivered_versions_of(&self.tenant.tenant_id, &blocks).await?;
+            self.delivered_versions.extend(blocks.into_iter().zip(versions));
         }
         Ok(self.delivered_versions.get(&block).and_then(|versions| versions.get(incident_id)))
     }

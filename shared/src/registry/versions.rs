@@ -37,6 +37,9 @@ const CONCURRENT_WRITES: usize = 16;
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
 const MAX_TRANSACTION_BLOCKS: usize = 99;
 
+/// The most digits of an incident's id that is written into an expression as it is.
+const MAX_PLAIN_DIGITS: usize = 20;
+
 /// The most blocks that are read together with one that is needed.
 const MAX_BLOCKS_AHEAD: u128 = 4;
 
@@ -151,11 +154,11 @@ impl BlockUpdate {
     }
 
     /// The name of an incident's attribute in an expression: the attribute itself where DynamoDB allows that, which makes
-    /// requests shorter, or else a placeholder.
+    /// requests shorter, or else a placeholder. An expression has at most 4 KB.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ExpressionAttributeNames.html>
     fn name(&mut self, prefix: char, id: &str) -> String {
         let attribute = format!("{prefix}{id}");
-        if id.bytes().all(|byte| byte.is_ascii_digit()) {
+        if id.len() <= MAX_PLAIN_DIGITS && id.bytes().all(|byte| byte.is_ascii_digit()) {
             return attribute;
         }
         let placeholder = format!("#{prefix}{}", self.names.len());
@@ -169,7 +172,8 @@ impl BlockUpdate {
         placeholder
     }
 
-    /// The value of a severity, which all marks of an update share.
+    /// The value of a severity, which all marks of an update share. A placeholder may have what a severity's word has:
+    /// letters, digits and underscores.
     fn severity(&mut self, severity: Severity) -> String {
         let placeholder = format!(":is_{}", severity.as_str());
         self.values.entry(placeholder.clone()).or_insert_with(|| text(severity.as_str()));
@@ -327,6 +331,22 @@ mod tests {
         assert_eq!(ahead(&[2, 3, 4], 1), [1, 0], "no block lies below the first one");
         let names = VersionBlock::of("6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a10");
         assert_eq!(names.with_next_blocks(|_| true), [names]);
+    }
+
+    #[test]
+    fn expressions_for_a_full_block_are_as_short_as_dynamodb_demands() {
+        let version: DeliveredVersion = "2026-01-01T00:00:00.1234567Z oga 0123456789abcdef 1 c".parse().unwrap();
+        let version =
+            DeliveredVersion { open: Some(Severity::High), older_since: Some(version.last_updated), ..version };
+        for id in [u128::from(u64::MAX) / 32, 10_u128.pow(37) / 32] {
+            let mut update = BlockUpdate::default();
+            for id in id * 32..(id + 1) * 32 {
+                let new = NewVersion { version: version.clone(), open_before: Some(Severity::Low) };
+                update.add(&id.to_string(), &new);
+            }
+            let longest = update.expression().len().max(update.conditions.join(" AND ").len());
+            assert!(longest < 4_000, "{longest} bytes, and some for the schema");
+        }
     }
 
     #[test]

@@ -285,6 +285,18 @@ fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Response {
+    /// A successful response whose body arrives in these pieces.
+    #[cfg(test)]
+    pub(crate) fn of_pieces(pieces: Vec<Bytes>) -> Self {
+        Self {
+            call: Call::ListIncidents,
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: futures_util::stream::iter(pieces.into_iter().map(Ok)).boxed(),
+            deadline: Deadline::within(Duration::from_mins(1), &crate::clock::Clock::system()),
+        }
+    }
+
     /// The status as it was sent, successful or not.
     pub fn status(&self) -> StatusCode {
         self.status

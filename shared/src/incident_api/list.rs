@@ -1,5 +1,7 @@
 //! A list of incidents, read row by row while the response arrives.
 
+use std::ops::Deref;
+
 use http::StatusCode;
 use jiff::Timestamp;
 use url::Url;
@@ -63,6 +65,29 @@ impl ListEnd {
     }
 }
 
+/// A record of a list. One whose row arrived in several pieces has the row's place in memory until it is dropped: it holds
+/// as much as the row.
+#[derive(Debug)]
+pub struct ListedRecord<'a> {
+    record: Record,
+    _row: Option<Row<'a>>,
+}
+
+impl ListedRecord<'_> {
+    /// The record, without a place in memory.
+    pub fn into_record(self) -> Record {
+        self.record
+    }
+}
+
+impl Deref for ListedRecord<'_> {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
 impl IncidentList {
     pub(super) fn new(url: Url, response: Response, memory: &RowMemory) -> Self {
         Self { url, rows: ArrivingRows::new(response, &["value"], memory), count: 0 }
@@ -91,13 +116,16 @@ impl IncidentList {
         tenant: &TenantId,
         api: IncidentApi,
         alerts: Alerts,
-    ) -> Result<Option<std::result::Result<Record, (Unreadable, Row<'_>)>>> {
+    ) -> Result<Option<std::result::Result<ListedRecord<'_>, (Unreadable, Row<'_>)>>> {
         if let Some(record) = self.rows.next_parsed(|text| Record::parse_first(text, tenant, api, alerts)) {
             self.count += 1;
-            return Ok(Some(Ok(record)));
+            return Ok(Some(Ok(ListedRecord { record, _row: None })));
         }
         let row = self.next().await?;
-        Ok(row.map(|row| Record::parse(&row, tenant, api, alerts).map_err(|why| (why, row))))
+        Ok(row.map(|row| match Record::parse(&row, tenant, api, alerts) {
+            Ok(record) => Ok(ListedRecord { record, _row: Some(row) }),
+            Err(why) => Err((why, row)),
+        }))
     }
 
     /// The `Date` header: Microsoft's time at the start of the response.
@@ -124,5 +152,36 @@ impl IncidentList {
             next_page_of(&link, &self.url)
         });
         Ok(ListEnd { rows: self.count, more, next_page, partial, date })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn large_record_has_its_place_in_memory_until_it_is_dropped() {
+        let alert = format!(r#"{{"id":"a","description":"{}"}}"#, "x".repeat(2 << 20));
+        let row =
+            |id: u32| format!(r#"{{"id":"{id}","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alert}]}}"#);
+        let body = Bytes::from(format!(r#"{{"value":[{},{}]}}"#, row(1), row(2)));
+        let pieces = body.chunks(64 << 10).map(|piece| body.slice_ref(piece)).collect();
+        let memory = RowMemory::new();
+        let url = "https://graph.microsoft.com/v1.0/security/incidents".parse().unwrap();
+        let mut list = IncidentList::new(url, Response::of_pieces(pieces), &memory);
+        let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
+        let has_place = || memory.arriving_row().reserve(2 << 20).now_or_never().is_some();
+        for id in ["1", "2"] {
+            let record =
+                list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().unwrap().unwrap();
+            assert_eq!((&*record.incident_id, record.alerts), (id, Some(1)));
+            assert!(!has_place(), "another large row waits");
+            drop(record);
+            assert!(has_place());
+        }
+        assert!(list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().is_none());
     }
 }

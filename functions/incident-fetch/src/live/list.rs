@@ -213,7 +213,7 @@ impl LiveList<'_> {
             if !self.request.wants(&record, &position) {
                 continue;
             }
-            match truncate_to_fit(record) {
+            match truncate_to_fit(record.into_record()) {
                 Some(record) => self.page.add(position, record),
                 None => warn_too_large(&position),
             }

@@ -32,16 +32,19 @@ pub(super) fn begins_to_crowd(shown: &[RowTimes], page: usize) -> Option<Timesta
 
 /// Returns true if rows come in the order of their creation, which all of them have to have.
 pub(super) fn come_in_order_of_creation<'a>(rows: impl IntoIterator<Item = &'a RowTimes>) -> bool {
-    let created: Option<Vec<Timestamp>> = rows.into_iter().map(|row| row.created.map(floor)).collect();
-    created.is_some_and(|created| order_of(&created).is_some())
+    seconds_of_creation(rows).is_some_and(|created| order_of(&created).is_some())
+}
+
+/// The seconds in which rows were created; `None` if one has no time of creation.
+fn seconds_of_creation<'a>(rows: impl IntoIterator<Item = &'a RowTimes>) -> Option<Vec<Timestamp>> {
+    rows.into_iter().map(|row| row.created.map(floor)).collect()
 }
 
 /// Ends the list of a second, or of a part of it, before its last row, so that the rows before that are all of one part and
 /// the rest is another one. The list goes on with that part, whose next page shows that it is complete. `shown` is the list's
 /// last page. Returns false if it has no order by time of creation.
 pub(super) fn end_list_of_second(position: &mut Position, shown: &[RowTimes]) -> bool {
-    let created: Option<Vec<Timestamp>> = shown.iter().map(|row| row.created.map(floor)).collect();
-    let Some(created) = created else { return false };
+    let Some(created) = seconds_of_creation(shown) else { return false };
     let (Some(list), Some(last_time)) = (&mut position.list, created.last().copied()) else { return false };
     let Some(newest_first) = order_of(&created) else { return false };
     let at = if newest_first { last_time + SignedDuration::from_secs(1) } else { last_time };

@@ -53,14 +53,21 @@ impl Worker<'_> {
                 let rows = pass.position.list.as_ref().map_or(page.rows, |list| list.rows);
                 self.go_past(pass, asked, shown_at, rows).await
             }
-            PageStep::NextPage if is_first_page && !looks_complete => {
-                self.after_first_page(pass, asked, page, shown_at).await
+            PageStep::NextPage => {
+                if !is_first_page || looks_complete {
+                    self.after_next_page(pass, asked, page, shown_at).await?;
+                } else if asked.is_second() {
+                    self.after_first_page_of_second(pass, asked, page, shown_at).await?;
+                } else {
+                    self.after_first_page(pass, asked, page, shown_at).await?;
+                }
+                Ok(ControlFlow::Continue(()))
             }
-            PageStep::NextPage => self.after_next_page(pass, asked, page, shown_at).await,
             PageStep::TooLong | PageStep::Unordered => {
                 pass.position.is_unordered |= step == PageStep::Unordered;
                 if asked.is_second() {
-                    return Ok(self.split_second(pass, asked, shown_at));
+                    self.split_second(pass, asked, shown_at);
+                    return Ok(ControlFlow::Continue(()));
                 }
                 let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
                 let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
@@ -87,20 +94,13 @@ impl Worker<'_> {
         asked: &AskedWindow,
         page: &PageRead,
         shown_at: Timestamp,
-    ) -> Result<ControlFlow<Stop>> {
+    ) -> Result<()> {
         let (window, now) = (asked.window.span, asked.requested_at);
         let wanted = pass.wanted_rows(asked.query.top);
         let shown: Vec<RowTimes> = page.times().collect();
         let is_unordered = pass.position.is_unordered;
-        if asked.is_second() {
-            return self.after_first_page_of_second(pass, asked, page, shown_at).await;
-        }
-        let crowded = crowded_second(&shown).filter(|second| asked.can_isolate(*second, shown_at));
-        if let Some(second) = crowded {
-            if is_unordered || self.is_too_long(pass, asked, page, second).await? {
-                self.isolate_second(pass, asked, second);
-            }
-            return Ok(ControlFlow::Continue(()));
+        if let Some(second) = crowded_second(&shown).filter(|second| asked.can_isolate(*second, shown_at)) {
+            return self.isolate_if_too_long(pass, asked, page, second).await;
         }
         let newest_first = RowOrder::of(&shown).is_some_and(|order| order.newest_first);
         if (newest_first || is_unordered) && estimated_rows(window, now, &shown) > f64::from(wanted) {
@@ -120,7 +120,7 @@ impl Worker<'_> {
         {
             self.split(pass, asked, split_point_of_long_list(window, now, &shown, wanted));
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     /// Goes on after the first page of a second, or of a part of it. A list in the order of creation is ended where it becomes
@@ -131,9 +131,10 @@ impl Worker<'_> {
         asked: &AskedWindow,
         page: &PageRead,
         shown_at: Timestamp,
-    ) -> Result<ControlFlow<Stop>> {
+    ) -> Result<()> {
         if pass.position.is_unordered {
-            return Ok(self.split_second(pass, asked, shown_at));
+            self.split_second(pass, asked, shown_at);
+            return Ok(());
         }
         let shown: Vec<RowTimes> = page.times().collect();
         let is_prepared = pass.crowded_part(asked).is_some();
@@ -141,13 +142,14 @@ impl Worker<'_> {
             || come_in_order_of_creation(&shown)
             || !self.is_too_long(pass, asked, page, asked.window.span.from).await?
         {
-            return Ok(ControlFlow::Continue(()));
+            return Ok(());
         }
         if asked.window.created.is_some() {
-            return Ok(self.split_second(pass, asked, shown_at));
+            self.split_second(pass, asked, shown_at);
+        } else {
+            pass.position.list = None;
         }
-        pass.position.list = None;
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     /// Goes on after a further page. Where the newest rows come first, their density is a good guess, so it is put to the
@@ -158,20 +160,16 @@ impl Worker<'_> {
         asked: &AskedWindow,
         last_page: &PageRead,
         shown_at: Timestamp,
-    ) -> Result<ControlFlow<Stop>> {
-        let Some(list) = &pass.position.list else { return Ok(ControlFlow::Continue(())) };
+    ) -> Result<()> {
+        let Some(list) = &pass.position.list else { return Ok(()) };
         if asked.is_second() && list.rows >= MAX_LIST_ROWS {
             let times: Vec<RowTimes> = last_page.times().collect();
             self.stats.moved |= end_list_of_second(&mut pass.position, &times);
-            return Ok(ControlFlow::Continue(()));
+            return Ok(());
         }
         let (shown, page) = (&list.shown, list.last_page.len());
-        let second = begins_to_crowd(shown, page).filter(|second| asked.can_isolate(*second, shown_at));
-        if let Some(second) = second {
-            if self.is_too_long(pass, asked, last_page, second).await? {
-                self.isolate_second(pass, asked, second);
-            }
-            return Ok(ControlFlow::Continue(()));
+        if let Some(second) = begins_to_crowd(shown, page).filter(|second| asked.can_isolate(*second, shown_at)) {
+            return self.isolate_if_too_long(pass, asked, last_page, second).await;
         }
         if (page + 1..=2 * page).contains(&shown.len())
             && !asked.is_second()
@@ -184,7 +182,7 @@ impl Worker<'_> {
             let at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, MAX_LIST_ROWS);
             self.split(pass, asked, at);
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     /// Returns the place to split a window whose list is too long, the newest rows first: the newer part is as long as a list
@@ -212,12 +210,12 @@ impl Worker<'_> {
         Ok(self.row_after(&asked.query, rows).await?.rows > 0)
     }
 
-    /// Reads the row after the first `rows` of a list: a page without rows where the list is not longer. A failure shows
-    /// nothing.
+    /// Reads the row after the first `rows` of a list: a page without rows where the list is not longer, or the call fails.
     pub(super) async fn row_after(&mut self, list: &IncidentQuery, rows: u32) -> Result<PageRead> {
         self.rows_after(list, rows, 1).await
     }
 
+    /// Reads up to `top` rows of a list after the first `skip`. A failure shows nothing.
     pub(super) async fn rows_after(&mut self, list: &IncidentQuery, skip: u32, top: u32) -> Result<PageRead> {
         let query = IncidentQuery { skip, next_page: None, top, ..list.clone() };
         let mut page = PageRead::default();

@@ -1,18 +1,15 @@
 //! Windows of seconds with more rows than one list shows.
 
-use std::ops::ControlFlow;
-
 use jiff::Timestamp;
 use shared::{
     error::Result,
-    incident::span::Span,
     incident_api::query::{IncidentQuery, MAX_SKIP},
     queue::SyncKind,
     registry::position::{Readings, RowTimes, SecondPosition},
 };
 
 use super::{
-    Stop, Worker,
+    Worker,
     crowded::{Look, PartStep, first_sample, is_too_long, longest_list, next_step, note_look},
     page_read::PageRead,
     paging::MAX_LIST_ROWS,
@@ -83,6 +80,20 @@ impl Worker<'_> {
         self.kind == SyncKind::Sweep
     }
 
+    /// Gives a second a window of its own where the list with `page` is too long, or its rows have no fixed order.
+    pub(super) async fn isolate_if_too_long(
+        &mut self,
+        pass: &mut Pass<'_>,
+        asked: &AskedWindow,
+        page: &PageRead,
+        second: Timestamp,
+    ) -> Result<()> {
+        if pass.position.is_unordered || self.is_too_long(pass, asked, page, second).await? {
+            self.isolate_second(pass, asked, second);
+        }
+        Ok(())
+    }
+
     pub(super) fn isolate_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, second: Timestamp) {
         self.stats.moved = true;
         isolate_second(&mut pass.position, asked.window.span, second);
@@ -90,24 +101,18 @@ impl Worker<'_> {
 
     /// Splits a second, or a part of it, that one list does not hold. Rows that no split tells apart are paged until
     /// as many were seen as the list has places.
-    pub(super) fn split_second(
-        &mut self,
-        pass: &mut Pass<'_>,
-        asked: &AskedWindow,
-        shown_at: Timestamp,
-    ) -> ControlFlow<Stop> {
+    pub(super) fn split_second(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, shown_at: Timestamp) {
         let list = pass.position.list.take();
         let shown = list.as_ref().map_or(&[][..], |list| &list.shown);
         let created: Vec<_> = shown.iter().map(|row| row.created).collect();
         let known: Vec<_> = created.iter().flatten().map(|time| RowTimes { updated: *time, created: None }).collect();
         let wanted = if pass.position.is_unordered { 0 } else { MAX_LIST_ROWS };
-        let part = asked.window.created.unwrap_or(Span { from: Timestamp::UNIX_EPOCH, to: None });
+        let part = asked.window.created.unwrap_or(SecondPosition::WHOLE);
         let preferred = split_point_of_long_list(part, asked.requested_at, &known, wanted);
         self.stats.moved = true;
         if !split_second(&mut pass.position, &created, Some(preferred)) {
             let readings = Readings::from_beginning(shown_at, asked.window.created.is_some());
             pass.position.second.get_or_insert_with(SecondPosition::all_of_it).readings = Some(readings);
         }
-        ControlFlow::Continue(())
     }
 }

@@ -65,8 +65,7 @@ impl ListEnd {
     }
 }
 
-/// A record of a list. One whose row arrived in several pieces has the row's place in memory until it is dropped: it holds
-/// as much as the row.
+/// A record of a list. One that is not small has its row's place in memory until it is dropped: it holds as much as the row.
 #[derive(Debug)]
 pub struct ListedRecord<'a> {
     record: Record,
@@ -168,20 +167,22 @@ mod tests {
         let row =
             |id: u32| format!(r#"{{"id":"{id}","lastUpdateDateTime":"2026-11-22T09:00:00Z","alerts":[{alert}]}}"#);
         let body = Bytes::from(format!(r#"{{"value":[{},{}]}}"#, row(1), row(2)));
-        let pieces = body.chunks(64 << 10).map(|piece| body.slice_ref(piece)).collect();
-        let memory = RowMemory::new();
-        let url = "https://graph.microsoft.com/v1.0/security/incidents".parse().unwrap();
-        let mut list = IncidentList::new(url, Response::of_pieces(pieces), &memory);
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
-        let has_place = || memory.arriving_row().reserve(2 << 20).now_or_never().is_some();
-        for id in ["1", "2"] {
-            let record =
-                list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().unwrap().unwrap();
-            assert_eq!((&*record.incident_id, record.alerts), (id, Some(1)));
-            assert!(!has_place(), "another large row waits");
-            drop(record);
-            assert!(has_place());
+        for piece in [64 << 10, body.len()] {
+            let pieces = body.chunks(piece).map(|piece| body.slice_ref(piece)).collect();
+            let memory = RowMemory::new();
+            let url = "https://graph.microsoft.com/v1.0/security/incidents".parse().unwrap();
+            let mut list = IncidentList::new(url, Response::of_pieces(pieces), &memory);
+            let has_place = || memory.arriving_row().reserve(2 << 20).now_or_never().is_some();
+            for id in ["1", "2"] {
+                let record =
+                    list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().unwrap().unwrap();
+                assert_eq!((&*record.incident_id, record.alerts), (id, Some(1)));
+                assert!(!has_place(), "another large row waits, in pieces of {piece}");
+                drop(record);
+                assert!(has_place());
+            }
+            assert!(list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().is_none());
         }
-        assert!(list.next_record(&tenant, IncidentApi::Graph, Alerts::Included).await.unwrap().is_none());
     }
 }

@@ -10,6 +10,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::row_memory::MAX_SMALL_ROW_BYTES;
 use crate::text::{LossyText, plain_text_length};
 
 /// The largest row that is read.
@@ -136,18 +137,20 @@ impl ODataReader {
     }
 
     /// Returns the next row as `parse` reads it from the rest of the piece, with its length. `None`: the row is no object that
-    /// lies in the piece as a whole, or `parse` returns none, and [`Self::next_row`] has it. A row is scanned once in this way.
+    /// lies in the piece as a whole, needs a place in memory, or `parse` returns none, and [`Self::next_row`] has it. A row is
+    /// scanned once in this way.
     pub(super) fn next_parsed<T>(&mut self, parse: impl FnOnce(&[u8]) -> Option<(T, usize)>) -> Option<T> {
         if !self.in_array || self.in_row || !self.row.is_empty() {
             return None;
         }
         let between = |byte: &&u8| matches!(byte, b',' | b' ' | b'\t' | b'\r' | b'\n');
         self.piece.advance(self.piece.iter().take_while(between).count());
-        // A row of this size would most likely be scanned in vain.
-        if self.piece.first() != Some(&b'{') || self.piece.len() < self.last_row_bytes {
+        let piece = &self.piece[..self.piece.len().min(MAX_SMALL_ROW_BYTES)];
+        // A row as large as the one before would be scanned in vain.
+        if piece.first() != Some(&b'{') || piece.len() < self.last_row_bytes {
             return None;
         }
-        let (parsed, length) = parse(&self.piece)?;
+        let (parsed, length) = parse(piece)?;
         self.piece.advance(length);
         self.last_row_bytes = length;
         Some(parsed)

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, Result};
 
 /// The size up to which a row needs no place. Fifty tenants may hold such rows at once.
-const MAX_SMALL_ROW_BYTES: usize = 64 << 10;
+pub(super) const MAX_SMALL_ROW_BYTES: usize = 64 << 10;
 
 /// The size up to which several rows are in memory at once. Of larger ones, one is.
 const MAX_MEDIUM_ROW_BYTES: usize = 1 << 20;

@@ -33,6 +33,7 @@ impl ArrivingRows {
     pub(super) async fn next(&mut self) -> Result<Option<Row<'_>>> {
         loop {
             if let Some(row) = self.reader.next_row().map_err(|_| self.response.malformed())? {
+                self.response.deadline().run(self.arriving.reserve(row.len())).await?;
                 return Ok(Some(self.arriving.complete(row)));
             }
             self.response.deadline().run(self.arriving.reserve(self.reader.arriving_bytes())).await?;

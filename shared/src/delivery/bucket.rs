@@ -15,7 +15,7 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date, tz::Offset};
 use serde::Serialize;
 
 use crate::{
@@ -26,7 +26,9 @@ use crate::{
         lines::LinesWriter,
     },
     error::{Error, Result},
-    incident::{line::IncidentLine, ocsf::incident_finding, summary::IncidentSummary, version::Version},
+    incident::{
+        line::IncidentLine, ocsf::incident_finding, record::Record, summary::IncidentSummary, version::Version,
+    },
     registry::versions::NewVersion,
     tenant::TenantId,
     text::hex,
@@ -35,8 +37,9 @@ use crate::{
 /// Attempts for a write that collides with another one of the same name.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// The number of objects of one batch that are written at the same time. A page of 100 incidents may have 100 days.
-const CONCURRENT_WRITES: usize = 16;
+/// The most objects of one batch, which are written at the same time. A list may have a day for each incident, and the
+/// compressor of an object holds 300 KB.
+const MAX_OBJECTS: usize = 16;
 
 /// The schema of delivered incidents: the setting `DELIVERY_FORMAT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub struct Bucket {
 pub struct Batch {
     format: Format,
     incident_events: IncidentEvents,
-    days: BTreeMap<String, Day>,
+    days: BTreeMap<Date, Day>,
     versions: HashMap<String, NewVersion>,
 }
 
@@ -119,6 +122,11 @@ fn write_line(
         .map_err(|error| Error::internal("a line could not be compressed", error))
 }
 
+/// The day of last update, by which objects are named.
+fn day_of(record: &Record) -> Date {
+    Offset::UTC.to_datetime(record.last_updated).date()
+}
+
 impl Batch {
     /// An empty batch, to be delivered as `format`, with these events about its versions.
     pub fn new(format: Format, incident_events: IncidentEvents) -> Self {
@@ -135,19 +143,27 @@ impl Batch {
         self.versions.contains_key(incident_id)
     }
 
+    /// Returns whether the batch has an object for a record, or may begin one.
+    pub fn has_object_for(&self, record: &Record) -> bool {
+        self.days.contains_key(&day_of(record)) || self.compressors().count() < MAX_OBJECTS
+    }
+
     /// The size of the compressed lines and of the summaries so far, in bytes. Some are still in the compressors.
     pub fn size(&self) -> usize {
-        let lines = self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten();
         let summaries = self.days.values().flat_map(|day| &day.summaries);
-        lines.map(|lines| lines.get_ref().len()).sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
+        let lines = self.compressors().map(|lines| lines.get_ref().len());
+        lines.sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
+    }
+
+    fn compressors(&self) -> impl Iterator<Item = &CompressedLines> {
+        self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten()
     }
 
     /// Adds a version, in the formats of the batch. Once it is written, `delivered` is to be recorded.
     pub fn add(&mut self, version: &Version<'_>, delivered: NewVersion) -> Result<()> {
         let record = version.record;
         let format = self.format;
-        let date = record.last_updated.strftime("%Y-%m-%d").to_string();
-        let day = self.days.entry(date).or_insert_with(|| Day {
+        let day = self.days.entry(day_of(record)).or_insert_with(|| Day {
             incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
             findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
             keys: Vec::new(),
@@ -218,7 +234,7 @@ impl Bucket {
                 });
             }
         }
-        let objects: Vec<DeliveredObject> = stream::iter(writes).buffered(CONCURRENT_WRITES).try_collect().await?;
+        let objects: Vec<DeliveredObject> = stream::iter(writes).buffered(MAX_OBJECTS).try_collect().await?;
         Ok(WrittenBatch { objects, versions: batch.versions, changed })
     }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The longest time that one response may take, from its first byte to its last.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(25);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The longest time for which a worker relies on `throttled_until` as it last read it. Other functions write it, too.
 const THROTTLING_MAX_AGE: SignedDuration = SignedDuration::from_secs(2);

@@ -1,9 +1,10 @@
 //! Records older than the delivered version: stale reads, and times that Microsoft has put right.
 
 use jiff::SignedDuration;
+use shared::registry::versions::VersionBlock;
 use sim::{Fault, FaultKind, Incident};
 
-use super::harness::{APIS, SyncHarness, TENANT};
+use super::harness::{APIS, SyncHarness, TENANT, host, tenant};
 
 impl SyncHarness {
     /// Changes an incident and moves its time of last update to `seconds` from now.
@@ -105,5 +106,31 @@ async fn stale_reads_between_present_versions_deliver_nothing() {
             sync.poll_after(300).await;
         }
         assert_eq!(sync.changes(), ["created", "closed"], "{api}");
+    }
+}
+
+#[tokio::test]
+async fn older_record_on_the_next_page_is_noted_with_the_version_of_the_page_before() {
+    for api in APIS {
+        let sync = SyncHarness::start(api).await;
+        let rows = usize::try_from(api.largest_page()).unwrap() + 10;
+        for number in 0..rows {
+            let id = sync.put(900 + 2 * i64::try_from(number).unwrap());
+            assert!(sync.backends.sim.update_incident(TENANT, &id, |incident| {
+                incident.last_update += SignedDuration::from_secs(300);
+            }));
+        }
+        // The second page begins with the last row of the first one.
+        let mut stale = Fault::new(FaultKind::Stale { versions: 1 }).on(host(api)).tenant(TENANT);
+        stale.after = 1;
+        sync.backends.sim.fault(stale);
+        sync.poll().await;
+        let mut noted = 0;
+        for id in 0..rows {
+            let block = VersionBlock::of(&id.to_string());
+            let versions = sync.registry.delivered_versions(&tenant(), block).await.unwrap();
+            noted += usize::from(versions.get(&id.to_string()).is_some_and(|version| version.older_since.is_some()));
+        }
+        assert!(noted > 0, "{api}");
     }
 }

@@ -6,6 +6,7 @@ mod bad_records;
 mod budget;
 mod calls;
 mod dead_ends;
+mod deliveries;
 mod dispatch;
 mod earlier_versions;
 mod failures;

@@ -28,8 +28,8 @@ use shared::{
     tenant::Reason,
 };
 
-/// The size at which a batch is written before the response ends.
-const MAX_BATCH_BYTES: usize = 4 << 20;
+/// The size at which a batch is written before its list ends.
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// The maximum number of incidents without alerts that wait to be read again.
 const MAX_RECHECKS: usize = 100;
@@ -92,7 +92,7 @@ impl Worker<'_> {
         match compare(delivered.as_ref(), record, api, read_at) {
             VersionComparison::New { change, ordinal } => {
                 // The object of an incident's first version must be written before its second version is announced.
-                if self.batch.contains(&record.incident_id) {
+                if self.batch.contains(&record.incident_id) || !self.batch.has_object_for(record) {
                     self.flush().await?;
                 }
                 let fetched_at = read_at.ours;
@@ -103,7 +103,11 @@ impl Worker<'_> {
                     |before| before.followed_by(record, ordinal, api, read_at),
                 );
                 let version = Version { tenant_id, api, record, change: Some(change), ordinal, fetched_at };
-                self.batch.add(&version, NewVersion { version: next.clone(), open_before })?;
+                if let Err(error) = self.batch.add(&version, NewVersion { version: next.clone(), open_before }) {
+                    // Its last line may be incomplete.
+                    self.batch = self.sync.settings.new_batch();
+                    return Err(error);
+                }
                 self.versions_found += 1;
                 self.created_in_batch += u64::from(change == Change::Created);
                 if change == Change::Created && record.alerts == Some(0) {
@@ -142,6 +146,10 @@ impl Worker<'_> {
         let Some(delivered) = delivered.filter(|version| version.older_since.is_some() != since.is_some()) else {
             return Ok(());
         };
+        // What is recorded with a version replaces its notes, so the version comes first.
+        if self.batch.contains(incident_id) {
+            self.flush().await?;
+        }
         if let Some(since) = since {
             // By then the polls may have passed it.
             self.recheck_later(incident_id, since + MAX_STALE);
@@ -167,6 +175,11 @@ impl Worker<'_> {
     fn remember(&mut self, incident_id: &str, version: DeliveredVersion) {
         let block = VersionBlock::of(incident_id);
         self.delivered_versions.entry(block).or_default().insert(incident_id.to_owned(), version);
+    }
+
+    /// Returns whether a version was found that is not delivered, or of which that is not known.
+    pub(super) fn has_undelivered_versions(&self) -> bool {
+        self.versions_found > self.stats.delivered
     }
 
     /// Writes the batch: objects, then events, then versions. The caller commits the cursor after that.

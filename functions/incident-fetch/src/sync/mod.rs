@@ -13,9 +13,12 @@
 //! | `job` | backfills and sweeps |
 //! | `pass` | a pass over a span: where it stands, and whose it is |
 //! | `windows` | one pass, window by window |
+//! | `window_page` | the way on after a page of a window |
+//! | `window_second` | the way on in a second with more rows than one list shows |
 //! | `window_failure` | the way on after a window that failed |
 //! | `window` | the pure rules for windows: where they end, and where they are split |
 //! | `second` | the pure rules for seconds that one list does not hold |
+//! | `crowded` | the pure rules for those whose rows have no order by creation |
 //! | `paging` | the pure rules for the pages of one list |
 //! | `inseparable` | rows that no split tells apart |
 //! | `failure_search` | the search for what fails |
@@ -61,7 +64,7 @@ use shared::{
     http::Deadline,
     incident::{record::Alerts, span::Span, version::DeliveredVersion},
     incident_api::{
-        client::{CallBudget, Incidents, TenantClient, TokenFreshness},
+        client::{CallBudget, Incidents, RESPONSE_TIMEOUT, TenantClient, TokenFreshness},
         list::IncidentList,
         query::IncidentQuery,
     },
@@ -78,6 +81,9 @@ const COMMIT_RESERVE: Duration = Duration::from_millis(900);
 
 /// The time left below which no request is started.
 const MIN_TIME_FOR_REQUEST: Duration = Duration::from_millis(200);
+
+/// The time that the delivery of a whole list may take.
+const TIME_TO_DELIVER: Duration = Duration::from_secs(3);
 
 /// The time left below which our own deadline may be the cause of a failed request.
 const MIN_TIME_TO_BLAME_MICROSOFT: Duration = Duration::from_secs(1);
@@ -251,8 +257,12 @@ impl<'a> Worker<'a> {
         self.sync.incidents.of(self.tenant.tenant_id, self.api, budget, self.deadline)
     }
 
-    /// Requests a list, with a token that is young enough to show a withdrawn consent in time.
+    /// Requests a list, with a token that is young enough to show a withdrawn consent in time. What was read before it is
+    /// delivered first where the response may take most of the time that is left.
     async fn list(&mut self, query: &IncidentQuery) -> Result<IncidentList> {
+        if self.deadline.left() < RESPONSE_TIMEOUT + TIME_TO_DELIVER {
+            self.flush().await?;
+        }
         let freshness = TokenFreshness::YoungerThan(self.sync.settings.max_token_age);
         self.client().list(query, freshness).await
     }

@@ -22,7 +22,10 @@ impl Worker<'_> {
         asked: &AskedWindow,
         page: &PageRead,
     ) -> Result<ControlFlow<Stop>> {
-        self.flush().await?;
+        if !self.batch.is_empty() {
+            // Another worker of the tenant shows at the first news, not at the end of the list.
+            self.take_lease().await?;
+        }
         let is_first_page = pass.position.list.is_none();
         let top = asked.query.top;
         let of_page = AskedPage {

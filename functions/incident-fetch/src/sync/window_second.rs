@@ -70,7 +70,6 @@ impl Worker<'_> {
     /// A failure shows nothing.
     async fn look(&mut self, list: &IncidentQuery, skip: u32, page: u32, second: Timestamp) -> Result<Look> {
         let shown = self.rows_after(list, skip, list.top).await?;
-        self.flush().await?;
         let of_second = shown.times().filter(|row| floor(row.updated) == second).collect();
         Ok(Look { rows: shown.rows, has_more: shown.more || shown.rows >= page, of_second })
     }

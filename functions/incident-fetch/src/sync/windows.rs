@@ -22,13 +22,31 @@ use shared::{
 impl Worker<'_> {
     /// Reads and delivers everything in a span. However the pass ends, its position is stored in its owner.
     pub(super) async fn pass(&mut self, pass: &mut Pass<'_>) -> Result<Stop> {
-        let outcome = Box::pin(self.read_windows(pass)).await;
+        let read = Box::pin(self.read_windows(pass)).await;
+        let outcome = self.deliver_rest(read).await;
+        if self.has_undelivered_versions() {
+            // The next pass reads the list from its first page. Of windows before it all is delivered.
+            (pass.position.list, pass.position.after_empty_pages) = (None, None);
+        }
         match &mut pass.owner {
             PassOwner::Feed => self.lease.feed.pass_position = Some(pass.position.clone()),
             PassOwner::Job(job) => job.pass_position = Some(pass.position.clone()),
             PassOwner::Retry => {}
         }
         outcome
+    }
+
+    /// Delivers what was read before the pass ended: the rows of a list that was not read to its end.
+    async fn deliver_rest(&mut self, read: Result<Stop>) -> Result<Stop> {
+        match read {
+            Err(error @ Error::TenantNotActive(_)) => Err(error),
+            Err(error @ Error::Internal(_)) => {
+                // AWS may fail for this page alone. If it fails again, the first error says more.
+                let _ = self.flush().await;
+                Err(error)
+            }
+            read => self.flush().await.and(read),
+        }
     }
 
     async fn read_windows(&mut self, pass: &mut Pass<'_>) -> Result<Stop> {
@@ -84,10 +102,6 @@ impl Worker<'_> {
                     if let Error::Throttled { .. } = error {
                         pass.narrow_without_search(&asked);
                     }
-                    // Rows that arrived before the error are worth delivering.
-                    if !matches!(error, Error::Internal(_) | Error::TenantNotActive(_)) {
-                        self.flush().await?;
-                    }
                     return Err(error);
                 }
             };
@@ -131,7 +145,7 @@ impl Worker<'_> {
         split_at(&mut pass.position, asked.window.span, asked.requested_at, at);
     }
 
-    /// Notes that a window was read completely, and commits that.
+    /// Delivers what a window held, notes that it was read completely, and commits that.
     pub(super) async fn go_past(
         &mut self,
         pass: &mut Pass<'_>,
@@ -139,6 +153,8 @@ impl Worker<'_> {
         shown_at: Timestamp,
         rows: u32,
     ) -> Result<ControlFlow<Stop>> {
+        // One delivery for all pages of a list takes fewer calls than one for each.
+        self.flush().await?;
         pass.second_failures = 0;
         let span = if asked.is_second() && asked.window.span.to.is_none() && pass.position.second.is_some() {
             asked.second()

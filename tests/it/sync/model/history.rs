@@ -3,6 +3,8 @@
 //!
 //! Long, because all kinds of steps and their chances stand side by side.
 
+use std::time::Duration;
+
 use shared::{microsoft::IncidentApi, registry::jobs::JobKind};
 use sim::{Fault, FaultKind, RetryAfter};
 
@@ -185,6 +187,12 @@ impl SeededRandom {
 }
 
 impl History {
+    /// The time of an invocation. In half of the histories it is so short that each page is delivered before the next one
+    /// is asked for, and the lease of a worker that died ends soon.
+    pub(super) fn invocation_time(&self) -> Duration {
+        if self.seed.is_multiple_of(2) { Duration::from_secs(20) } else { Duration::from_mins(1) }
+    }
+
     /// The history of a seed.
     pub(super) fn of(seed: u64, profile: Profile) -> Self {
         let mut random = SeededRandom::new(seed);

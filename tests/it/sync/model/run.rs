@@ -353,13 +353,15 @@ impl<'a> Run<'a> {
             for (id, body) in messages {
                 match std::mem::replace(&mut workers, TickWorkers::One) {
                     TickWorkers::One => {
-                        let answer = hand_over(&self.workers[self.turn % 2].app, &id, &body).await;
+                        let answer =
+                            hand_over(&self.workers[self.turn % 2].app, self.history.invocation_time(), &id, &body)
+                                .await;
                         self.ended(self.turn % 2, &id, &answer);
                     }
                     TickWorkers::Two => {
                         let (one, two) = tokio::join!(
-                            hand_over(&self.workers[0].app, &id, &body),
-                            hand_over(&self.workers[1].app, &id, &body)
+                            hand_over(&self.workers[0].app, self.history.invocation_time(), &id, &body),
+                            hand_over(&self.workers[1].app, self.history.invocation_time(), &id, &body)
                         );
                         self.ended(0, &id, &one);
                         self.ended(1, &id, &two);
@@ -411,12 +413,12 @@ impl<'a> Run<'a> {
         let sleeper = self.turn % 2;
         let (app, aws) = (self.workers[sleeper].app.clone(), self.harness.aws.clone());
         aws.account().plan(&self.workers[sleeper].life, vec![(FaultPosition::Request(request), fault)]);
-        let mut sleeping = std::pin::pin!(hand_over(&app, id, body));
+        let mut sleeping = std::pin::pin!(hand_over(&app, self.history.invocation_time(), id, body));
         let answer = tokio::select! {
             answer = &mut sleeping => answer,
             () = aws.held() => {
                 self.advance(45_000);
-                let other = hand_over(&self.workers[1 - sleeper].app, "other", &self.poll()).await;
+                let other = hand_over(&self.workers[1 - sleeper].app, self.history.invocation_time(), "other", &self.poll()).await;
                 self.ended(1 - sleeper, "other", &other);
                 aws.release();
                 sleeping.await
@@ -529,9 +531,9 @@ fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
     Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), &platform(aws, clock))
 }
 
-async fn hand_over(app: &Fetch, id: &str, body: &str) -> Value {
+async fn hand_over(app: &Fetch, time: Duration, id: &str, body: &str) -> Value {
     let records = json!({"Records": [{"messageId": id, "body": body, "eventSource": "aws:sqs"}]});
-    app.handle(records, invocation(Duration::from_secs(20))).await.unwrap()
+    app.handle(records, invocation(time)).await.unwrap()
 }
 
 /// Makes the world of a history at Microsoft.

@@ -22,7 +22,7 @@ impl Run<'_> {
         let (app, aws) = (self.workers[worker].app.clone(), self.harness.aws.clone());
         let held = vec![(FaultPosition::Request(request), AwsFault::HeldBefore)];
         aws.account().plan(&self.workers[worker].life, held);
-        let mut working = std::pin::pin!(hand_over(&app, id, body));
+        let mut working = std::pin::pin!(hand_over(&app, self.history.invocation_time(), id, body));
         let answer = tokio::select! {
             answer = &mut working => answer,
             () = aws.held() => {
@@ -114,7 +114,7 @@ impl Run<'_> {
         let before = self.harness.aws.account().objects.len();
         let body = self.poll();
         let app = self.workers[0].app.clone();
-        hand_over(&app, "after the end", &body).await;
+        hand_over(&app, self.history.invocation_time(), "after the end", &body).await;
         if self.harness.aws.account().objects.len() > before {
             self.wrong.push("something was delivered of an offboarded tenant".into());
         }

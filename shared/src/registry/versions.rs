@@ -6,7 +6,10 @@
 //! A mark beside a version says under which severity the open incidents count it. A mark and the count change in one
 //! transaction, so the counts are the number of marks at any time, whoever writes and whatever fails.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::{self, Write as _},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_dynamodb::{
@@ -113,27 +116,60 @@ const OPEN_PREFIX: char = 'o';
 /// An update of one version block.
 #[derive(Default)]
 struct BlockUpdate {
-    set: Vec<String>,
-    remove: Vec<String>,
-    conditions: Vec<String>,
+    set: Clauses,
+    remove: Clauses,
+    conditions: Clauses,
     names: HashMap<String, String>,
     values: HashMap<String, AttributeValue>,
+}
+
+/// Clauses of an expression, which it is made of one after the other: a block has some hundred.
+#[derive(Default)]
+struct Clauses(String);
+
+impl Clauses {
+    fn add(&mut self, separator: &str, clause: fmt::Arguments<'_>) {
+        if !self.0.is_empty() {
+            self.0.push_str(separator);
+        }
+        // A String takes everything.
+        let _ = self.0.write_fmt(clause);
+    }
+}
+
+/// The name of an incident's attribute in an expression.
+enum AttributeName<'a> {
+    /// The attribute itself.
+    Plain(char, &'a str),
+    Placeholder(String),
+}
+
+impl fmt::Display for AttributeName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(prefix, id) => {
+                f.write_char(*prefix)?;
+                f.write_str(id)
+            }
+            Self::Placeholder(name) => f.write_str(name),
+        }
+    }
 }
 
 impl BlockUpdate {
     /// Writes the version of an incident. Its mark of an open incident is written only if it changes, on condition that it
     /// is as it was before.
     fn add(&mut self, id: &str, NewVersion { version, open_before }: &NewVersion) {
-        let notes_name = self.name(NOTES_PREFIX, id);
         let (name, packed) = (self.name(VERSION_PREFIX, id), later_release::packed(version.to_string()));
         let value = self.value(packed);
-        self.set.push(format!("{name} = {value}"));
+        self.set.add(", ", format_args!("{name} = {value}"));
+        let name = self.name(NOTES_PREFIX, id);
         match version.notes() {
             Some(notes) => {
                 let value = self.value(notes);
-                self.set.push(format!("{notes_name} = {value}"));
+                self.set.add(", ", format_args!("{name} = {value}"));
             }
-            None => self.remove.push(notes_name),
+            None => self.remove.add(", ", format_args!("{name}")),
         }
         if version.open == *open_before {
             return;
@@ -142,28 +178,29 @@ impl BlockUpdate {
         match version.open {
             Some(severity) => {
                 let value = self.severity(severity);
-                self.set.push(format!("{mark} = {value}"));
+                self.set.add(", ", format_args!("{mark} = {value}"));
             }
-            None => self.remove.push(mark.clone()),
+            None => self.remove.add(", ", format_args!("{mark}")),
         }
-        let condition = match open_before {
-            Some(severity) => format!("{mark} = {}", self.severity(*severity)),
-            None => format!("attribute_not_exists({mark})"),
-        };
-        self.conditions.push(condition);
+        match open_before {
+            Some(severity) => {
+                let value = self.severity(*severity);
+                self.conditions.add(" AND ", format_args!("{mark} = {value}"));
+            }
+            None => self.conditions.add(" AND ", format_args!("attribute_not_exists({mark})")),
+        }
     }
 
     /// The name of an incident's attribute in an expression: the attribute itself where DynamoDB allows that, which makes
     /// requests shorter, or else a placeholder. An expression has at most 4 KB.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ExpressionAttributeNames.html>
-    fn name(&mut self, prefix: char, id: &str) -> String {
-        let attribute = format!("{prefix}{id}");
+    fn name<'a>(&mut self, prefix: char, id: &'a str) -> AttributeName<'a> {
         if id.len() <= MAX_PLAIN_DIGITS && id.bytes().all(|byte| byte.is_ascii_digit()) {
-            return attribute;
+            return AttributeName::Plain(prefix, id);
         }
         let placeholder = format!("#{prefix}{}", self.names.len());
-        self.names.insert(placeholder.clone(), attribute);
-        placeholder
+        self.names.insert(placeholder.clone(), format!("{prefix}{id}"));
+        AttributeName::Placeholder(placeholder)
     }
 
     fn value(&mut self, value: String) -> String {
@@ -176,13 +213,15 @@ impl BlockUpdate {
     /// letters, digits and underscores.
     fn severity(&mut self, severity: Severity) -> String {
         let placeholder = format!(":is_{}", severity.as_str());
-        self.values.entry(placeholder.clone()).or_insert_with(|| text(severity.as_str()));
+        if !self.values.contains_key(&placeholder) {
+            self.values.insert(placeholder.clone(), text(severity.as_str()));
+        }
         placeholder
     }
 
     fn expression(&self) -> String {
-        let remove = if self.remove.is_empty() { String::new() } else { format!(" REMOVE {}", self.remove.join(", ")) };
-        format!("SET {}{remove}", self.set.join(", "))
+        let (set, remove) = (&self.set.0, &self.remove.0);
+        if remove.is_empty() { format!("SET {set}") } else { format!("SET {set} REMOVE {remove}") }
     }
 
     /// The update alone, for a block without a changed mark.
@@ -199,7 +238,7 @@ impl BlockUpdate {
     fn in_transaction(self, update: UpdateBuilder) -> Result<TransactWriteItem> {
         let update = update
             .update_expression(self.expression())
-            .condition_expression(self.conditions.join(" AND "))
+            .condition_expression(self.conditions.0)
             .set_expression_attribute_names(Some(self.names))
             .set_expression_attribute_values(Some(self.values));
         let update = transacted_with_schema(update).build();
@@ -244,7 +283,7 @@ impl Registry {
             counts.count(new.open_before, new.version.open);
         }
         let (mut counted, alone): (Vec<_>, Vec<_>) =
-            blocks.into_iter().partition(|(_, (update, _))| !update.conditions.is_empty());
+            blocks.into_iter().partition(|(_, (update, _))| !update.conditions.0.is_empty());
         let send = |(block, (update, _)): (VersionBlock, (BlockUpdate, CountChanges))| async move {
             let update = update.alone(self.update(tenant_pk(tenant), block.sort_key()));
             update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
@@ -344,7 +383,7 @@ mod tests {
                 let new = NewVersion { version: version.clone(), open_before: Some(Severity::Low) };
                 update.add(&id.to_string(), &new);
             }
-            let longest = update.expression().len().max(update.conditions.join(" AND ").len());
+            let longest = update.expression().len().max(update.conditions.0.len());
             assert!(longest < 4_000, "{longest} bytes, and some for the schema");
         }
     }

@@ -409,8 +409,9 @@ async fn pages_of_one_row_are_read_in_few_calls() {
                 (list.page_size, list.next_link) = (Some(1), sim::NextLink::Skip);
             }
         });
+        // Older than twice the overlap, which the poll after a pass of several works reads.
         for number in 0..40 {
-            sync.put(1_000 + number * 300);
+            sync.put(2_000 + number * 300);
         }
         poll_until_success(&sync, 20).await;
         sync.assert_complete();

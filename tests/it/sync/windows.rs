@@ -3,10 +3,10 @@
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::microsoft::IncidentApi;
-use sim::{Fault, FaultKind, IncidentSeed, RetryAfter};
+use sim::{Fault, FaultKind, Incident, IncidentSeed, RetryAfter};
 
-use super::harness::{APIS, SyncHarness, TENANT, host, tenant};
-use crate::snapshots;
+use super::harness::{APIS, Line, SyncHarness, TENANT, host, tenant};
+use crate::{cases::Cases, snapshots};
 
 #[tokio::test]
 async fn each_change_is_delivered_once_with_its_kind() {
@@ -15,7 +15,7 @@ async fn each_change_is_delivered_once_with_its_kind() {
         let (one, two) = (sync.put(60), sync.put(7200));
         sync.poll().await;
         sync.poll().await;
-        let mut delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+        let mut delivered: Vec<_> = sync.delivered().iter().map(Line::id_and_change).collect();
         delivered.sort();
         assert_eq!(delivered, [(one.clone(), "created".into()), (two.clone(), "created".into())]);
 
@@ -281,7 +281,7 @@ async fn late_arrivals_come_with_the_next_poll_or_sweep() {
         sync.poll().await;
         let late = sync.put(40 * 60);
         sync.poll().await;
-        let delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+        let delivered: Vec<_> = sync.delivered().iter().map(Line::id_and_change).collect();
         assert_eq!(delivered, [(within, "created".into())], "{api}");
         sync.message(json!({"tenant_id": TENANT, "kind": "sweep"})).await;
         assert!(sync.delivered().iter().any(|line| line.id_and_change() == (late.clone(), "created".into())));
@@ -393,10 +393,7 @@ async fn incidents_older_than_the_feed_come_by_backfill_only() {
         let old: Vec<String> = (0..130).map(|number| sync.put((30 + number) * 24 * 3600)).collect();
         let new = sync.put(60);
         sync.poll().await;
-        assert_eq!(
-            sync.delivered().iter().map(super::harness::Line::id_and_change).collect::<Vec<_>>(),
-            [(new, "created".into())]
-        );
+        assert_eq!(sync.delivered().iter().map(Line::id_and_change).collect::<Vec<_>>(), [(new, "created".into())]);
         for _ in 0..6 {
             sync.message(json!({"tenant_id": TENANT, "kind": "backfill", "job_id": "job-1"})).await;
             sync.advance(300);
@@ -462,7 +459,41 @@ async fn switched_incident_api_repeats_and_loses_nothing() {
     sync.advance(60);
     sync.update(&one, |incident| incident.status = "resolved".into());
     sync.poll().await;
-    let mut delivered: Vec<_> = sync.delivered().iter().map(super::harness::Line::id_and_change).collect();
+    let mut delivered: Vec<_> = sync.delivered().iter().map(Line::id_and_change).collect();
     delivered.sort();
     assert_eq!(delivered, [(one.clone(), "closed".into()), (one, "created".into()), (two, "created".into())]);
+}
+
+#[tokio::test]
+async fn late_change_during_a_first_pass_of_several_works_is_found_by_polls() {
+    let mut cases = Cases::default();
+    for api in APIS {
+        // Microsoft throttles at one of the requests of the first pass, so that the next work goes on with it.
+        for after in 4..=10 {
+            cases.add(format!("{api}, throttled after {after} requests"), async move {
+                let sync = SyncHarness::start(api).await;
+                (0..100).for_each(|number| drop(sync.put(960 + number * 60)));
+                (0..500).for_each(|number| drop(sync.put(60 + number * 8 / 5)));
+                let late = sync.put(880);
+                let throttle = FaultKind::Throttle { retry_after: RetryAfter::Seconds(30) };
+                let mut throttle = Fault::new(throttle).on(host(api));
+                (throttle.after, throttle.times) = (after, Some(1));
+                sync.backends.sim.fault(throttle);
+                sync.poll().await;
+                // With the time that it had, which is within the overlap now and not any more at the next poll.
+                let resolve = |incident: &mut Incident| incident.status = "resolved".into();
+                assert!(sync.backends.sim.change_incident_silently(TENANT, &late, resolve));
+                for _ in 0..6 {
+                    sync.advance(60);
+                    sync.poll().await;
+                }
+                let is_late_change = |line: &Line| {
+                    let status = line.json["incident"]["status"].as_str().unwrap();
+                    line.id_and_change().0 == late && status.eq_ignore_ascii_case("resolved")
+                };
+                assert!(sync.delivered().iter().any(is_late_change), "{:?}", sync.feed().await);
+            });
+        }
+    }
+    cases.run().await;
 }

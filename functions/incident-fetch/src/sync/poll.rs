@@ -122,9 +122,10 @@ impl Worker<'_> {
         }
         let reads_whole_overlap = feed.overlap_read_at.is_none_or(|read_at| now >= read_at + WHOLE_OVERLAP_INTERVAL);
         let begin = if reads_whole_overlap {
-            // Incidents may have appeared late since the overlap was last read, however long ago that is. After a long
-            // outage twice the overlap is enough, because the time before was read just now.
-            let begun_at = feed.overlap_started_at.unwrap_or(covered_until).max(covered_until - settings.overlap);
+            // Incidents may have appeared late since the overlap was last read, however long ago that is, or since a first
+            // pass of several works began. Twice the overlap is enough, because the time before was read just now.
+            let earliest = covered_until - settings.overlap;
+            let begun_at = feed.overlap_started_at.map_or(earliest, |started_at| started_at.max(earliest));
             covered_until.min(begun_at) - settings.overlap
         } else {
             covered_until - settings.overlap.min(SHORT_OVERLAP)

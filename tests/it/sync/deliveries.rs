@@ -16,16 +16,49 @@ const CALLER: &str = "it";
 /// The time of an invocation in which no list has to be delivered before its end.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Rows of one day on three pages or more.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Rows on three pages or more.
 const ROWS: i64 = 250;
+
+/// Rows of one day, the newest of which changed so long ago.
+fn put_rows(sync: &SyncHarness, rows: i64, newest: SignedDuration) {
+    (0..rows).for_each(|number| drop(sync.put(newest.as_secs() + number * 20)));
+}
+
+fn poll() -> [String; 1] {
+    [json!({"tenant_id": TENANT, "kind": "poll"}).to_string()]
+}
+
+/// A backfill of the span between two times, which are given by how long ago they were.
+fn backfill(sync: &SyncHarness, from: SignedDuration, to: SignedDuration) -> [String; 1] {
+    let now = sync.clock.now();
+    [json!({"tenant_id": TENANT, "kind": "backfill", "from": now - from, "to": now - to}).to_string()]
+}
+
+/// Lets the next delivery fail in each of its attempts.
+fn fail_next_delivery(sync: &SyncHarness) {
+    let conflicts = [0, 1, 2].map(|attempt| (FaultPosition::Delivery(attempt), AwsFault::Conflict));
+    sync.backends.double.account().plan(CALLER, conflicts.to_vec());
+}
+
+/// Hands a message over which works without a failure.
+async fn done(sync: &SyncHarness, message: &[String]) {
+    assert_eq!(hand_over(&sync.app, message, MINUTE).await, json!({"batchItemFailures": []}), "{}", sync.api);
+}
+
+/// Hands a message over which fails, so that SQS delivers it again.
+async fn failed(sync: &SyncHarness, message: &[String]) {
+    let outcome = hand_over(&sync.app, message, MINUTE).await;
+    assert_eq!(outcome["batchItemFailures"].as_array().unwrap().len(), 1, "{}: {outcome}", sync.api);
+}
 
 #[tokio::test]
 async fn list_of_several_pages_is_one_delivery() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
-        (0..ROWS).for_each(|number| drop(sync.put(60 + number * 20)));
-        let poll = [json!({"tenant_id": TENANT, "kind": "poll"}).to_string()];
-        hand_over(&sync.app, &poll, MINUTE).await;
+        put_rows(&sync, ROWS, SignedDuration::from_mins(1));
+        done(&sync, &poll()).await;
         sync.assert_complete();
         let account = sync.backends.double.account();
         let calls = ["PutObject", "PutEvents", "TransactWriteItems"].map(|operation| account.calls(operation));
@@ -38,9 +71,8 @@ async fn pages_are_delivered_one_by_one_when_time_is_short() {
     // A page after the first one begins with the last row of the page before it.
     for (api, pages) in [(IncidentApi::Graph, 6), (IncidentApi::Defender, 3)] {
         let sync = SyncHarness::start(api).await;
-        (0..ROWS).for_each(|number| drop(sync.put(60 + number * 20)));
-        let poll = [json!({"tenant_id": TENANT, "kind": "poll"}).to_string()];
-        let outcome = hand_over(&sync.app, &poll, Duration::from_secs(14)).await;
+        put_rows(&sync, ROWS, SignedDuration::from_mins(1));
+        let outcome = hand_over(&sync.app, &poll(), Duration::from_secs(14)).await;
         assert_eq!(outcome, json!({"batchItemFailures": []}));
         sync.assert_complete();
         assert_eq!(sync.backends.double.account().calls("PutObject"), pages, "{api}");
@@ -49,34 +81,27 @@ async fn pages_are_delivered_one_by_one_when_time_is_short() {
 
 #[tokio::test]
 async fn rows_of_a_list_whose_delivery_fails_are_read_again() {
-    let day = SignedDuration::from_hours(24);
     for api in APIS {
         let sync = SyncHarness::start(api).await;
-        let (from, to) = (sync.clock.now() - day * 4, sync.clock.now() - day * 2);
-        (0..ROWS).for_each(|number| drop(sync.put((day * 3).as_secs() + number * 20)));
+        put_rows(&sync, ROWS, DAY * 3);
         sync.poll().await;
         assert!(sync.keys().is_empty(), "{api}: only the backfill reads them");
-        let conflicts = [0, 1, 2].map(|attempt| (FaultPosition::Delivery(attempt), AwsFault::Conflict));
-        sync.backends.double.account().plan(CALLER, conflicts.to_vec());
-        let backfill = [json!({"tenant_id": TENANT, "kind": "backfill", "from": from, "to": to}).to_string()];
-        let outcome = hand_over(&sync.app, &backfill, MINUTE).await;
-        assert_eq!(outcome["batchItemFailures"].as_array().unwrap().len(), 1, "{api}: {outcome}");
+        fail_next_delivery(&sync);
+        let backfill = backfill(&sync, DAY * 4, DAY * 2);
+        failed(&sync, &backfill).await;
         assert!(sync.keys().is_empty(), "{api}");
         // SQS delivers the message again.
-        assert_eq!(hand_over(&sync.app, &backfill, MINUTE).await, json!({"batchItemFailures": []}), "{api}");
+        done(&sync, &backfill).await;
         sync.assert_complete();
     }
 }
 
 #[tokio::test]
 async fn place_in_a_list_that_was_not_delivered_is_forgotten() {
-    let day = SignedDuration::from_hours(24);
     for api in APIS {
         let sync = SyncHarness::start(api).await;
-        let (from, to) = (sync.clock.now() - day * 4, sync.clock.now() - day * 2);
         // Two pages.
-        let rows = i64::from(api.largest_page()) + 20;
-        (0..rows).for_each(|number| drop(sync.put((day * 3).as_secs() + number * 20)));
+        put_rows(&sync, i64::from(api.largest_page()) + 20, DAY * 3);
         sync.poll().await;
         sync.backends.sim.configure(|behaviour| {
             (behaviour.graph.empty_pages, behaviour.defender.empty_pages) = (1, 1);
@@ -85,15 +110,14 @@ async fn place_in_a_list_that_was_not_delivered_is_forgotten() {
         let mut throttle = Fault::new(FaultKind::Throttle { retry_after: RetryAfter::Seconds(30) }).on(host(api));
         (throttle.after, throttle.times) = (3, Some(1));
         sync.backends.sim.fault(throttle);
-        let conflicts = [0, 1, 2].map(|attempt| (FaultPosition::Delivery(attempt), AwsFault::Conflict));
-        sync.backends.double.account().plan(CALLER, conflicts.to_vec());
-        let backfill = [json!({"tenant_id": TENANT, "kind": "backfill", "from": from, "to": to}).to_string()];
+        fail_next_delivery(&sync);
+        let backfill = backfill(&sync, DAY * 4, DAY * 2);
         hand_over(&sync.app, &backfill, MINUTE).await;
         assert!(sync.keys().is_empty(), "{api}");
         sync.backends.sim.clear_faults();
         for _ in 0..3 {
             sync.advance(60);
-            assert_eq!(hand_over(&sync.app, &backfill, MINUTE).await, json!({"batchItemFailures": []}), "{api}");
+            done(&sync, &backfill).await;
         }
         sync.assert_complete();
     }
@@ -116,27 +140,21 @@ async fn failure_of_ours_keeps_no_page_before_it_back() {
         }
         // The newest ones come first, and those beside the unreadable version last.
         (0..ROWS).for_each(|number| drop(sync.put(2_900 - number * 10)));
-        let (from, to) = (sync.clock.now() - SignedDuration::from_hours(1), sync.clock.now());
-        let backfill = [json!({"tenant_id": TENANT, "kind": "backfill", "from": from, "to": to}).to_string()];
-        let outcome = hand_over(&sync.app, &backfill, MINUTE).await;
-        assert_eq!(outcome["batchItemFailures"].as_array().unwrap().len(), 1, "{api}: {outcome}");
+        failed(&sync, &backfill(&sync, SignedDuration::from_hours(1), SignedDuration::ZERO)).await;
         assert!(sync.keys().len() > 50, "{api}: {} were delivered", sync.keys().len());
     }
 }
 
 #[tokio::test]
 async fn incidents_of_many_days_are_delivered_before_the_list_ends() {
-    let day = SignedDuration::from_hours(24);
     for (api, format, deliveries) in
         [(IncidentApi::Graph, "envelope", 3), (IncidentApi::Defender, "envelope", 3), (IncidentApi::Graph, "both", 5)]
     {
         let sync = SyncHarness::start_with(api, &[("DELIVERY_FORMAT", format)]).await;
-        (1..=40).for_each(|number| drop(sync.put(day.as_secs() * number)));
+        (1..=40).for_each(|number| drop(sync.put(DAY.as_secs() * number)));
         sync.poll().await;
         let before = sync.backends.double.account().calls("TransactWriteItems");
-        let (from, to) = (sync.clock.now() - day * 41, sync.clock.now());
-        let backfill = [json!({"tenant_id": TENANT, "kind": "backfill", "from": from, "to": to}).to_string()];
-        assert_eq!(hand_over(&sync.app, &backfill, MINUTE).await, json!({"batchItemFailures": []}), "{api}");
+        done(&sync, &backfill(&sync, DAY * 41, SignedDuration::ZERO)).await;
         sync.assert_complete();
         // Each object of a batch has a compressor, and a batch has at most sixteen.
         let calls = sync.backends.double.account().calls("TransactWriteItems") - before;

@@ -113,10 +113,10 @@ async fn stale_reads_between_present_versions_deliver_nothing() {
 async fn older_record_on_the_next_page_is_noted_with_the_version_of_the_page_before() {
     for api in APIS {
         let sync = SyncHarness::start(api).await;
-        let rows = usize::try_from(api.largest_page()).unwrap() + 10;
-        for number in 0..rows {
-            let id = sync.put(900 + 2 * i64::try_from(number).unwrap());
-            assert!(sync.backends.sim.update_incident(TENANT, &id, |incident| {
+        let rows = i64::from(api.largest_page()) + 10;
+        let ids: Vec<String> = (0..rows).map(|number| sync.put(900 + 2 * number)).collect();
+        for id in &ids {
+            assert!(sync.backends.sim.update_incident(TENANT, id, |incident| {
                 incident.last_update += SignedDuration::from_secs(300);
             }));
         }
@@ -126,10 +126,9 @@ async fn older_record_on_the_next_page_is_noted_with_the_version_of_the_page_bef
         sync.backends.sim.fault(stale);
         sync.poll().await;
         let mut noted = 0;
-        for id in 0..rows {
-            let block = VersionBlock::of(&id.to_string());
-            let versions = sync.registry.delivered_versions(&tenant(), block).await.unwrap();
-            noted += usize::from(versions.get(&id.to_string()).is_some_and(|version| version.older_since.is_some()));
+        for id in &ids {
+            let versions = sync.registry.delivered_versions(&tenant(), VersionBlock::of(id)).await.unwrap();
+            noted += usize::from(versions.get(id).is_some_and(|version| version.older_since.is_some()));
         }
         assert!(noted > 0, "{api}");
     }

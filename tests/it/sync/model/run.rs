@@ -110,9 +110,19 @@ pub(super) struct Outcome {
     pub(super) is_offboarded: bool,
 }
 
+#[derive(Clone)]
 struct Worker {
     life: String,
     app: Fetch,
+    /// The time of an invocation.
+    time: Duration,
+}
+
+impl Worker {
+    async fn hand_over(&self, id: &str, body: &str) -> Value {
+        let records = json!({"Records": [{"messageId": id, "body": body, "eventSource": "aws:sqs"}]});
+        self.app.handle(records, invocation(self.time)).await.unwrap()
+    }
 }
 
 struct Run<'a> {
@@ -267,10 +277,8 @@ impl<'a> Run<'a> {
         ];
         let lookup = |name: &str| fixed.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let config = shared::config::load(&lookup, incident_fetch::Config::read).unwrap();
-        Worker {
-            life,
-            app: Fetch::new(config, &Platform { http: self.harness.outbound.clone(), ..platform(&aws, &self.clock) }),
-        }
+        let platform = Platform { http: self.harness.outbound.clone(), ..platform(&aws, &self.clock) };
+        Worker { life, app: Fetch::new(config, &platform), time: self.history.invocation_time() }
     }
 
     fn advance(&self, millis: i64) {
@@ -353,16 +361,12 @@ impl<'a> Run<'a> {
             for (id, body) in messages {
                 match std::mem::replace(&mut workers, TickWorkers::One) {
                     TickWorkers::One => {
-                        let answer =
-                            hand_over(&self.workers[self.turn % 2].app, self.history.invocation_time(), &id, &body)
-                                .await;
+                        let answer = self.workers[self.turn % 2].hand_over(&id, &body).await;
                         self.ended(self.turn % 2, &id, &answer);
                     }
                     TickWorkers::Two => {
-                        let (one, two) = tokio::join!(
-                            hand_over(&self.workers[0].app, self.history.invocation_time(), &id, &body),
-                            hand_over(&self.workers[1].app, self.history.invocation_time(), &id, &body)
-                        );
+                        let [one, two] = &self.workers[..] else { panic!("there are two workers") };
+                        let (one, two) = tokio::join!(one.hand_over(&id, &body), two.hand_over(&id, &body));
                         self.ended(0, &id, &one);
                         self.ended(1, &id, &two);
                     }
@@ -411,14 +415,14 @@ impl<'a> Run<'a> {
     /// One worker sleeps until its lease has passed to the other, which does all that is to do; then the first goes on.
     async fn overtaken(&mut self, id: &str, body: &str, request: u32, fault: AwsFault) {
         let sleeper = self.turn % 2;
-        let (app, aws) = (self.workers[sleeper].app.clone(), self.harness.aws.clone());
-        aws.account().plan(&self.workers[sleeper].life, vec![(FaultPosition::Request(request), fault)]);
-        let mut sleeping = std::pin::pin!(hand_over(&app, self.history.invocation_time(), id, body));
+        let (worker, aws) = (self.workers[sleeper].clone(), self.harness.aws.clone());
+        aws.account().plan(&worker.life, vec![(FaultPosition::Request(request), fault)]);
+        let mut sleeping = std::pin::pin!(worker.hand_over(id, body));
         let answer = tokio::select! {
             answer = &mut sleeping => answer,
             () = aws.held() => {
                 self.advance(45_000);
-                let other = hand_over(&self.workers[1 - sleeper].app, self.history.invocation_time(), "other", &self.poll()).await;
+                let other = self.workers[1 - sleeper].hand_over("other", &self.poll()).await;
                 self.ended(1 - sleeper, "other", &other);
                 aws.release();
                 sleeping.await
@@ -529,11 +533,6 @@ fn dispatcher(aws: &SdkConfig, clock: &Clock) -> Dispatch {
         _ => None,
     };
     Dispatch::new(shared::config::load(&lookup, incident_dispatch::Config::read).unwrap(), &platform(aws, clock))
-}
-
-async fn hand_over(app: &Fetch, time: Duration, id: &str, body: &str) -> Value {
-    let records = json!({"Records": [{"messageId": id, "body": body, "eventSource": "aws:sqs"}]});
-    app.handle(records, invocation(time)).await.unwrap()
 }
 
 /// Makes the world of a history at Microsoft.

@@ -13,16 +13,16 @@ use shared::{
     tenant::Reason,
 };
 
-use super::{super::history::OperatorAction, Run, hand_over};
+use super::{super::history::OperatorAction, Run};
 
 impl Run<'_> {
     /// The operator acts while a request of the worker waits; then the worker goes on.
     pub(super) async fn operated(&mut self, id: &str, body: &str, request: u32, action: OperatorAction) {
-        let worker = self.turn % 2;
-        let (app, aws) = (self.workers[worker].app.clone(), self.harness.aws.clone());
+        let turn = self.turn % 2;
+        let (worker, aws) = (self.workers[turn].clone(), self.harness.aws.clone());
         let held = vec![(FaultPosition::Request(request), AwsFault::HeldBefore)];
-        aws.account().plan(&self.workers[worker].life, held);
-        let mut working = std::pin::pin!(hand_over(&app, self.history.invocation_time(), id, body));
+        aws.account().plan(&worker.life, held);
+        let mut working = std::pin::pin!(worker.hand_over(id, body));
         let answer = tokio::select! {
             answer = &mut working => answer,
             () = aws.held() => {
@@ -40,7 +40,7 @@ impl Run<'_> {
                 answer
             }
         };
-        self.ended(worker, id, &answer);
+        self.ended(turn, id, &answer);
     }
 
     async fn act(&mut self, action: OperatorAction) {
@@ -113,8 +113,7 @@ impl Run<'_> {
     pub(super) async fn tick_of_offboarded(&mut self) {
         let before = self.harness.aws.account().objects.len();
         let body = self.poll();
-        let app = self.workers[0].app.clone();
-        hand_over(&app, self.history.invocation_time(), "after the end", &body).await;
+        self.workers[0].hand_over("after the end", &body).await;
         if self.harness.aws.account().objects.len() > before {
             self.wrong.push("something was delivered of an offboarded tenant".into());
         }

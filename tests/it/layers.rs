@@ -92,7 +92,7 @@ fn rust_files(folder: &Path) -> Vec<String> {
     files
 }
 
-fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 

@@ -11,6 +11,8 @@ mod consent;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod features;
+#[cfg(test)]
 mod journey;
 #[cfg(test)]
 mod later_release;

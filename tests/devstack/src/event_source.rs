@@ -275,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn failing_message_is_redelivered_until_it_is_a_dead_letter() {
-        let python = crate::python::interpreter(&mut crate::Quiet).await.unwrap();
+        let python = crate::python::interpreter().await.unwrap();
         let function = TestFunction::new(&[]).await;
         let mut aws = Aws::start(&python, &function.logs.directory().join("aws.log")).await.unwrap();
         let parameters = BTreeMap::from([("PartnerName".to_owned(), "Litware".to_owned())]);

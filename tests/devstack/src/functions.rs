@@ -1,4 +1,4 @@
-//! The binaries of the functions and of the operator's program. One cargo call builds them all and reports their paths.
+//! The binaries of the functions and of the operator's program. Cargo builds them and reports their paths.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
 
@@ -10,32 +10,32 @@ use crate::{ambient, console::Progress, error::StackError, paths};
 /// The result of the build. All stacks of a process share it.
 static BUILT: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
 
-/// The operator's program. A dependency of it with more features than the functions need would otherwise be built twice,
-/// here and in a build of the whole workspace.
+/// The package and binary of the operator's program.
 const OPERATOR: &str = "mandate";
 
-/// Builds every package under `functions/` and the operator's program in the development profile, and returns the path of
-/// each binary.
-pub async fn build(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
-    BUILT
-        .get_or_try_init(|| async move {
-            progress.step("building the functions");
-            run_cargo(&[], progress).await
-        })
-        .await
-        .cloned()
+/// Builds every package under `functions/` in the development profile, and returns the path of each binary.
+pub async fn build(progress: &dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+    BUILT.get_or_try_init(|| async { run_cargo(&packages()?, &[], progress).await }).await.cloned()
+}
+
+/// Builds the operator's program in the development profile, and returns its path. The functions do not wait for it: its
+/// dependencies are a quarter of all.
+pub async fn build_operator(progress: &dyn Progress) -> Result<PathBuf, StackError> {
+    let mut built = run_cargo(&[OPERATOR.to_owned()], &[], progress).await?;
+    built.remove(OPERATOR).ok_or_else(|| StackError::BuildFailed { detail: format!("cargo built no {OPERATOR}") })
 }
 
 /// Builds the functions once more, as a release after this one: their items have what this one does not know. Returns the
 /// paths of copies, because the build of this release puts its own binaries in their place.
 pub(crate) async fn build_later_release(progress: &mut dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
     progress.step("building the functions as a later release");
-    let built = run_cargo(&["--features", "shared/later-release"], progress).await?;
+    let packages = packages()?;
+    let built = run_cargo(&packages, &["--features", "shared/later-release"], progress).await?;
     let doing = "copying the later release";
     let directory = paths::state().join("later-release");
     std::fs::create_dir_all(&directory).map_err(StackError::io(doing))?;
     let mut copies = BTreeMap::new();
-    for package in packages()? {
+    for package in packages {
         let Some(binary) = built.get(&package) else { continue };
         let copy = directory.join(&package);
         std::fs::copy(binary, &copy).map_err(StackError::io(doing))?;
@@ -44,14 +44,18 @@ pub(crate) async fn build_later_release(progress: &mut dyn Progress) -> Result<B
     Ok(copies)
 }
 
-async fn run_cargo(features: &[&str], progress: &dyn Progress) -> Result<BTreeMap<String, PathBuf>, StackError> {
+async fn run_cargo(
+    packages: &[String],
+    features: &[&str],
+    progress: &dyn Progress,
+) -> Result<BTreeMap<String, PathBuf>, StackError> {
     let mut cargo = Command::new(ambient::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     cargo.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(features);
-    // Built together with the stack, the dependencies get the same features as in a build of the whole workspace.
-    // Otherwise each of the two builds would rebuild what the other one built.
+    // Built together with the stack, the dependencies get the features that they have in a build of the stack alone and of
+    // the whole workspace (`tests/it/features.rs`). Otherwise each of these builds would rebuild what another one built.
     cargo.args(["--package", env!("CARGO_PKG_NAME")]);
-    for package in packages()?.into_iter().chain([OPERATOR.to_owned()]) {
-        cargo.args(["--package", &package]);
+    for package in packages {
+        cargo.args(["--package", package]);
     }
     let stderr = if progress.shows_output() { Stdio::inherit() } else { Stdio::piped() };
     let child = cargo.current_dir(paths::workspace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);

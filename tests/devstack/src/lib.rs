@@ -33,7 +33,7 @@ pub use aws::{Aws, Resources};
 pub use browser::{Browser, Button, Page};
 pub use console::{Console, Progress, Quiet};
 pub use error::{Failed, FunctionError, StackError};
-pub use functions::build;
+pub use functions::{build, build_operator};
 pub use gateway::{Auth, Route, RouteMatch, Routes, raw_path};
 pub use log_book::LogLine;
 pub use pool::Usage;

@@ -7,23 +7,19 @@ use std::{
     process::Stdio,
 };
 
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
-};
+use tokio::process::Command;
 
-use crate::{console::Progress, error::StackError, functions::tail, paths};
+use crate::{error::StackError, functions::tail, paths};
 
-/// Returns the path of the environment's interpreter. Creates the environment first if it is missing or outdated.
-pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackError> {
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
-    let requirements_text =
-        std::fs::read_to_string(&requirements).map_err(StackError::io("reading requirements.txt"))?;
+/// Returns the path of the environment's interpreter. Creates the environment first if it is missing or outdated, in half a
+/// minute.
+pub async fn interpreter() -> Result<PathBuf, StackError> {
+    let requirements_text = requirements()?;
     let state = paths::state();
     std::fs::create_dir_all(&state).map_err(StackError::io(format!("creating {}", state.display())))?;
     let venv = state.join("venv");
     let python = venv.join("bin").join("python");
-    let stamp = venv.join("requirements.installed");
+    let stamp = stamp();
     if is_up_to_date(&stamp, &requirements_text) {
         return Ok(python);
     }
@@ -32,11 +28,28 @@ pub async fn interpreter(progress: &mut dyn Progress) -> Result<PathBuf, StackEr
     if is_up_to_date(&stamp, &requirements_text) {
         return Ok(python);
     }
-    progress.step("creating the Python environment of the local AWS (only the first time; about a minute)");
     create_venv(&venv).await?;
-    install_packages(&python, &requirements, progress).await?;
+    install_packages(&python).await?;
     std::fs::write(&stamp, &requirements_text).map_err(StackError::io("stamping the Python environment"))?;
     Ok(python)
+}
+
+/// Returns `true` if [`interpreter`] has nothing to create.
+pub(crate) fn exists() -> bool {
+    requirements().is_ok_and(|text| is_up_to_date(&stamp(), &text))
+}
+
+fn requirements_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt")
+}
+
+fn requirements() -> Result<String, StackError> {
+    std::fs::read_to_string(requirements_path()).map_err(StackError::io("reading requirements.txt"))
+}
+
+/// The file with the requirements that are installed.
+fn stamp() -> PathBuf {
+    paths::state().join("venv").join("requirements.installed")
 }
 
 fn is_up_to_date(stamp: &Path, requirements_text: &str) -> bool {
@@ -73,28 +86,17 @@ async fn create_venv(venv: &Path) -> Result<(), StackError> {
     Err(StackError::VenvMissing { detail: tail(printed, 1) })
 }
 
-async fn install_packages(python: &Path, requirements: &Path, progress: &mut dyn Progress) -> Result<(), StackError> {
-    let doing = "running pip";
-    let mut pip = Command::new(python)
-        .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"])
-        .arg(requirements)
+async fn install_packages(python: &Path) -> Result<(), StackError> {
+    let output = Command::new(python)
+        // Python compiles what is imported, which is little of what is installed.
+        .args(["-m", "pip", "install", "--no-compile", "--quiet", "--disable-pip-version-check", "--no-input"])
+        .arg("--requirement")
+        .arg(requirements_path())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
-        .map_err(StackError::io(doing))?;
-    if let Some(stdout) = pip.stdout.take() {
-        let mut lines = BufReader::new(stdout).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            if line.starts_with("Collecting") {
-                progress.detail(line.split(" (").next().unwrap_or(&line));
-            } else if line.starts_with("Installing") {
-                progress.detail("Installing them");
-            }
-        }
-    }
-    let output = pip.wait_with_output().await.map_err(StackError::io(doing))?;
+        .output()
+        .await
+        .map_err(StackError::io("running pip"))?;
     if output.status.success() {
         return Ok(());
     }

@@ -29,9 +29,10 @@ pub(crate) async fn prepare(stack: &Stack, sim: &Sim, console: &mut Console) -> 
     journey::onboard(stack, &CONTOSO).await?;
     journey::onboard(stack, &NORTHWIND).await?;
     let link = journey::invite(stack, FABRIKAM.name, None).await?;
+    let operator_line = operator_line(stack, console).await?;
     console.line("");
     console.line(&format!("HTTP API    {}", stack.api_url()));
-    console.line(&format!("Try         {}", operator_line(stack).await?));
+    console.line(&format!("Try         {operator_line}"));
     console.line(&format!(
         "Microsoft   {} (login), {} (Graph), {} (Defender)",
         sim.entra_url(),
@@ -53,9 +54,10 @@ pub(crate) async fn prepare(stack: &Stack, sim: &Sim, console: &mut Console) -> 
 /// Prints all addresses and a consent link for a real tenant.
 pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result<(), Failed> {
     let link = journey::invite(stack, "Live customer", None).await?;
+    let operator_line = operator_line(stack, console).await?;
     console.line("");
     console.line(&format!("HTTP API    {}", stack.api_url()));
-    console.line(&format!("Try         {}", operator_line(stack).await?));
+    console.line(&format!("Try         {operator_line}"));
     console.line(&format!("AWS         {} (region {}, any keys)", stack.aws().endpoint(), devstack::REGION));
     console.line("Microsoft   the real one");
     console.line("");
@@ -70,10 +72,10 @@ pub(crate) async fn prepare_live(stack: &Stack, console: &mut Console) -> Result
     Ok(())
 }
 
-/// A command of the operator's program to try, with its path from here.
-async fn operator_line(stack: &Stack) -> Result<String, Failed> {
-    let binaries = devstack::build(&mut devstack::Quiet).await?;
-    let path = binaries.get("mandate").map(|path| path.display().to_string()).unwrap_or_default();
+/// Builds the operator's program. Returns a command of it to try, with its path from here.
+async fn operator_line(stack: &Stack, console: &mut Console) -> Result<String, Failed> {
+    console.step("building the operator's program");
+    let path = devstack::build_operator(console).await?.display().to_string();
     let here = std::env::current_dir().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
     let path = path.strip_prefix(&here).unwrap_or(&path);
     Ok(format!("{path} --api {} tenants", stack.api_url()))

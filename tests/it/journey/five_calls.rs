@@ -8,7 +8,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use devstack::{CLIENT_ID, Quiet, interpreter};
+use devstack::{CLIENT_ID, interpreter};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -115,7 +115,7 @@ async fn samples_of_the_five_calls_run() {
     harness.seed(&CONTOSO);
     let ids: Vec<String> = (0..3).map(|number| harness.incident(&CONTOSO, "Phish", 10 + number)).collect();
     harness.onboard(&CONTOSO, None).await;
-    let python = interpreter(&mut Quiet).await.unwrap();
+    let python = interpreter().await.unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("five-calls");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();

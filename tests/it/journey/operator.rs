@@ -74,7 +74,7 @@ impl Operator {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operator_does_the_whole_job_with_the_program_alone() {
     let harness = StackHarness::start("operator", &[]).await;
-    let program = devstack::build(&mut Quiet).await.unwrap()["mandate"].clone();
+    let program = devstack::build_operator(&Quiet).await.unwrap();
     let operator = Operator { program, address: harness.stack.api_url().to_owned() };
     for customer in [CONTOSO, FABRIKAM] {
         harness.seed(&customer);
@@ -159,7 +159,7 @@ async fn hunts(operator: &Operator) {
 
 /// A session of the official client in another language.
 async fn agent_looks_on(operator: &Operator) {
-    let python = devstack::interpreter(&mut Quiet).await.unwrap();
+    let python = devstack::interpreter().await.unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/journey/agent.py");
     let mut command = Command::new(python);
     command.arg(script).arg(&operator.program).args([&operator.address, CONTOSO.tenant_id]);

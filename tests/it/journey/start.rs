@@ -75,7 +75,7 @@ fn formed(binary: &str) -> Vec<&'static str> {
 
 /// A binary in Lambda's environment, with the runtime API at `runtime`.
 async fn command(binary: &str, variables: &BTreeMap<&str, &str>, runtime: &TcpListener) -> Command {
-    let mut command = Command::new(&devstack::build(&mut Quiet).await.unwrap()[binary]);
+    let mut command = Command::new(&devstack::build(&Quiet).await.unwrap()[binary]);
     command
         .env_clear()
         .envs(variables)

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
 
 async fn measure(console: &mut Console) -> Result<bool, Failed> {
     let functions = binaries::functions(&["incident-fetch"], console).await?;
-    let python = devstack::interpreter(console).await?;
+    let python = devstack::interpreter().await?;
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
     let mut calls = Counts::default();
     for round in 1..=ROUNDS {

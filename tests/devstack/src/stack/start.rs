@@ -115,8 +115,12 @@ pub(super) async fn start(options: StackOptions, progress: &mut dyn Progress) ->
         Builds::This => BTreeMap::new(),
         Builds::ThisAndLater => functions::build_later_release(progress).await?,
     };
-    let this = functions::build(progress).await?;
-    let python = python::interpreter(progress).await?;
+    progress.step(if python::exists() {
+        "building the functions"
+    } else {
+        "building the functions, and creating the Python environment of the local AWS (only the first time)"
+    });
+    let (this, python) = tokio::try_join!(functions::build(progress), python::interpreter())?;
     let logs = LogBook::open(&options.logs.unwrap_or_else(|| paths::state().join("logs")))?;
     if options.fresh_logs {
         logs.delete_files()?;

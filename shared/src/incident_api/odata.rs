@@ -78,6 +78,9 @@ pub(super) struct ODataReader {
     envelope: Vec<u8>,
     /// The part of the row that earlier pieces had.
     row: Vec<u8>,
+    /// The part of the row at the end of the last piece. It is copied when the next piece comes: a row that waits for its
+    /// place in memory holds the piece and no copy of it.
+    part: Bytes,
     /// The size of the row before.
     last_row_bytes: usize,
     /// The number of open brackets, those of the row included.
@@ -100,6 +103,7 @@ impl ODataReader {
 
     /// Takes the next piece of the body. The caller has read all rows of the one before.
     pub(super) fn push(&mut self, piece: Bytes) {
+        self.row.extend_from_slice(&std::mem::take(&mut self.part));
         self.piece = piece;
     }
 
@@ -130,7 +134,7 @@ impl ODataReader {
                 self.piece.advance(1);
             }
         }
-        if self.row.len() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
+        if self.arriving_bytes() > MAX_ROW_BYTES || self.envelope.len() > MAX_ENVELOPE_BYTES {
             return Err(NotACollection);
         }
         Ok(None)
@@ -158,7 +162,7 @@ impl ODataReader {
 
     /// The size of the row that is arriving.
     pub(super) fn arriving_bytes(&self) -> usize {
-        self.row.len()
+        self.row.len() + self.part.len()
     }
 
     /// Returns the envelope at the end of the body: the members with each array of rows empty.
@@ -176,13 +180,14 @@ impl ODataReader {
         let part = self.piece.split_to(read);
         let is_complete = self.depth == ROWS_DEPTH && !self.in_string;
         self.in_row = !is_complete;
-        let row = if is_complete && self.row.is_empty() {
+        if !is_complete {
+            self.part = part;
+            return None;
+        }
+        let row = if self.row.is_empty() {
             part
         } else {
             self.row.extend_from_slice(&part);
-            if !is_complete {
-                return None;
-            }
             std::mem::take(&mut self.row).into()
         };
         self.last_row_bytes = row.len();
@@ -315,6 +320,19 @@ mod tests {
             let link = envelope.find(&["@odata.nextLink"], |link| serde_json::from_str::<String>(link.get()).ok());
             assert_eq!(link.as_deref(), Some("https://graph.microsoft.com/?$skip=2"));
         }
+    }
+
+    #[test]
+    fn part_of_a_row_is_copied_only_when_the_next_piece_comes() {
+        let mut reader = ODataReader::new(&["value"]);
+        reader.push(Bytes::from_static(br#"{"value":[{"a":"b"#));
+        assert_eq!(reader.next_row(), Ok(None));
+        assert_eq!((reader.arriving_bytes(), reader.row.capacity()), (7, 0));
+        reader.push(Bytes::from_static(b"c"));
+        assert_eq!(reader.next_row(), Ok(None));
+        assert_eq!((reader.arriving_bytes(), reader.row.len()), (8, 7));
+        reader.push(Bytes::from_static(br#""}]}"#));
+        assert_eq!(reader.next_row(), Ok(Some(Bytes::from_static(br#"{"a":"bc"}"#))));
     }
 
     #[test]

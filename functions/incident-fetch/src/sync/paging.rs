@@ -80,8 +80,7 @@ pub(crate) fn note_page(
         sizes.confirmed = sizes.confirmed.max(known.rows);
         return (PageStep::Complete, 0);
     }
-    let back = (known.last_page.len() / 2).max(1);
-    let kept_their_places = if known.steps_back { back + 1 } else { 1 };
+    let kept_their_places = if known.steps_back { rows_back(known) + 1 } else { 1 };
     let is_sound = |joined: usize| {
         // Rows came before them. If they are no newer ones, they have changed places with rows that were not read.
         let hides_none = joined <= kept_their_places || newest_come_first(page, joined);
@@ -89,16 +88,7 @@ pub(crate) fn note_page(
     };
     let joined = join(&known.last_page, &page.keys, known.steps_back).filter(|joined| is_sound(*joined));
     let Some(joined) = joined else {
-        if std::mem::replace(&mut known.steps_back, true) {
-            let is_longer = usize::try_from(page.rows).is_ok_and(|rows| rows > kept_their_places);
-            if known.looked_complete && is_longer {
-                sizes.note_silent_cap(known.last_page.len());
-            }
-            return (PageStep::Unordered, 0);
-        }
-        // Rows before it have left the list. The page that begins a little earlier holds them again.
-        known.last_row = known.last_row.saturating_sub(u32::try_from(back).unwrap_or(u32::MAX));
-        return (PageStep::NextPage, 0);
+        return (after_page_apart(known, page, kept_their_places, sizes), 0);
     };
     known.steps_back = false;
     known.last_row = page.first_row.unwrap_or(known.last_row) + page.rows.saturating_sub(1);
@@ -127,6 +117,30 @@ fn after_first_page(page: &PageRead, asked: AskedPage, looked_complete: bool) ->
         seen: page.keys.iter().cloned().collect(),
         shown: page.times().collect(),
     }
+}
+
+/// The number of rows by which a page steps back that was to begin with the last row of the page before it and does not.
+fn rows_back(known: &ListPosition) -> usize {
+    (known.last_page.len() / 2).max(1)
+}
+
+/// The step after a page that does not join the page before it.
+fn after_page_apart(
+    known: &mut ListPosition,
+    page: &PageRead,
+    kept_their_places: usize,
+    sizes: &mut PageSizes,
+) -> PageStep {
+    if std::mem::replace(&mut known.steps_back, true) {
+        let is_longer = usize::try_from(page.rows).is_ok_and(|rows| rows > kept_their_places);
+        if known.looked_complete && is_longer {
+            sizes.note_silent_cap(known.last_page.len());
+        }
+        return PageStep::Unordered;
+    }
+    // Rows before it have left the list. The page that begins a little earlier holds them again.
+    known.last_row = known.last_row.saturating_sub(u32::try_from(rows_back(known)).unwrap_or(u32::MAX));
+    PageStep::NextPage
 }
 
 /// The step after a page that joins the one before it and shows nothing else.

@@ -162,6 +162,22 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Goes on with the search for what fails behind a window that was read.
+    pub(super) fn search_from(&mut self, to: Timestamp) {
+        let Some(search) = &mut self.search else { return };
+        search.shrink_failing_window_to(to);
+        self.position.ends = search.ends_after(to);
+        if let Some(width) = search.next_width() {
+            let at = to + SignedDuration::from_secs(width);
+            if self.position.ends.last().is_none_or(|end| at < *end) {
+                self.position.ends.push(at);
+            }
+        }
+        if search.is_over() {
+            self.search = None;
+        }
+    }
+
     /// Narrows a window that has failed where no call is left to search for the reason. The next work has a call for a part
     /// of it.
     pub(super) fn narrow_without_search(&mut self, asked: &AskedWindow) {

@@ -27,10 +27,9 @@ impl Worker<'_> {
             self.take_lease().await?;
         }
         let is_first_page = pass.position.list.is_none();
-        let top = asked.query.top;
         let of_page = AskedPage {
             to: asked.window.span.to,
-            top,
+            top: asked.query.top,
             shown_at: self.response_time(page),
             confirms_end: self.confirms_ends(),
         };
@@ -68,25 +67,28 @@ impl Worker<'_> {
             }
             PageStep::TooLong | PageStep::Unordered => {
                 pass.position.is_unordered |= step == PageStep::Unordered;
-                if asked.is_second() {
-                    self.split_second(pass, asked, shown_at);
-                    return Ok(ControlFlow::Continue(()));
-                }
                 let wanted = if step == PageStep::TooLong { MAX_LIST_ROWS } else { 0 };
-                let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
-                if let Some(second) = crowded_second(shown).filter(|second| asked.can_isolate(*second, shown_at)) {
-                    self.isolate_second(pass, asked, second);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                let mut at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
-                if asked.window.span.to.is_none() {
-                    // What lies behind it is for a later pass, if no list holds it.
-                    at = at.min(floor(covered_by(asked.window.span, shown_at)));
-                }
-                self.split(pass, asked, at);
+                self.split_long_list(pass, asked, shown_at, wanted);
                 Ok(ControlFlow::Continue(()))
             }
         }
+    }
+
+    /// Goes on with a part of a window whose rows no list holds: its first `wanted` rows or, with 0, half of it.
+    fn split_long_list(&mut self, pass: &mut Pass<'_>, asked: &AskedWindow, shown_at: Timestamp, wanted: u32) {
+        if asked.is_second() {
+            return self.split_second(pass, asked, shown_at);
+        }
+        let shown = pass.position.list.as_ref().map_or(&[][..], |list| &list.shown);
+        if let Some(second) = crowded_second(shown).filter(|second| asked.can_isolate(*second, shown_at)) {
+            return self.isolate_second(pass, asked, second);
+        }
+        let mut at = split_point_of_long_list(asked.window.span, asked.requested_at, shown, wanted);
+        if asked.window.span.to.is_none() {
+            // What lies behind it is for a later pass, if no list holds it.
+            at = at.min(floor(covered_by(asked.window.span, shown_at)));
+        }
+        self.split(pass, asked, at);
     }
 
     /// Goes on after the first page of a list that has more: with the next page if the list can be read to its end, else with

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     Progress, Stop, Worker, is_transient,
@@ -71,17 +71,7 @@ impl Worker<'_> {
             if matches!(pass.owner, PassOwner::Job(_)) && !self.has_turn && self.poll_is_due() {
                 return Ok(Stop::PollDue);
             }
-            let skip = pass.position.list.as_ref().map_or(0, skip_of);
-            let alerts = match pass.owner {
-                PassOwner::Feed | PassOwner::Job(_) => self.alerts_of_windows(now),
-                PassOwner::Retry => Alerts::Included,
-            };
-            let created = window.created;
-            let after = pass.position.after_empty_pages.take().filter(|after| after.to == window.span.to);
-            let next_page = after.as_ref().map(|after| after.page.clone());
-            let query = IncidentQuery { created, skip, next_page, alerts, ..IncidentQuery::of(window.span, self.api) };
-            let asked = AskedWindow { window, requested_at: now, query };
-            let mut page = PageRead::after(after);
+            let (asked, mut page) = self.next_query(pass, window, now);
             if self.quarantine_unsearched(pass, &asked).await? {
                 continue;
             }
@@ -109,6 +99,20 @@ impl Worker<'_> {
                 return Ok(stop);
             }
         }
+    }
+
+    /// The query for the next page of a window, and what earlier pages without rows have shown.
+    fn next_query(&mut self, pass: &mut Pass<'_>, window: Window, now: Timestamp) -> (AskedWindow, PageRead) {
+        let skip = pass.position.list.as_ref().map_or(0, skip_of);
+        let alerts = match pass.owner {
+            PassOwner::Feed | PassOwner::Job(_) => self.alerts_of_windows(now),
+            PassOwner::Retry => Alerts::Included,
+        };
+        let created = window.created;
+        let after = pass.position.after_empty_pages.take().filter(|after| after.to == window.span.to);
+        let next_page = after.as_ref().map(|after| after.page.clone());
+        let query = IncidentQuery { created, skip, next_page, alerts, ..IncidentQuery::of(window.span, self.api) };
+        (AskedWindow { window, requested_at: now, query }, PageRead::after(after))
     }
 
     /// Reads the next page of the next window, or goes on with rows that no split tells apart and returns the step after
@@ -181,19 +185,7 @@ impl Worker<'_> {
         let Some(to) = span.to.filter(|to| pass.end.is_none_or(|end| *to < end)) else {
             return Ok(ControlFlow::Break(Stop::Done));
         };
-        if let Some(search) = &mut pass.search {
-            search.shrink_failing_window_to(to);
-            pass.position.ends = search.ends_after(to);
-            if let Some(width) = search.next_width() {
-                let at = to + SignedDuration::from_secs(width);
-                if pass.position.ends.last().is_none_or(|end| at < *end) {
-                    pass.position.ends.push(at);
-                }
-            }
-            if search.is_over() {
-                pass.search = None;
-            }
-        }
+        pass.search_from(to);
         if self.commit_progress(pass).await? == Write::Conflict {
             return Ok(ControlFlow::Break(Stop::Overtaken));
         }

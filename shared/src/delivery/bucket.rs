@@ -27,7 +27,7 @@ use crate::{
     },
     error::{Error, Result},
     incident::{
-        line::IncidentLine, ocsf::incident_finding, record::Record, summary::IncidentSummary, version::Version,
+        line::IncidentLine, ocsf::write_incident_finding, record::Record, summary::IncidentSummary, version::Version,
     },
     registry::versions::NewVersion,
     tenant::TenantId,
@@ -175,8 +175,7 @@ impl Batch {
             write_line(lines, |lines| IncidentLine::of(version).write_to(lines))?;
         }
         if let Some(lines) = &mut day.findings {
-            let finding = incident_finding(version)?;
-            write_line(lines, |lines| Ok(serde_json::to_writer(lines, &finding)?))?;
+            write_line(lines, |lines| write_incident_finding(version, lines))?;
         }
         if self.incident_events == IncidentEvents::Summary {
             day.summaries.push(IncidentSummary::of(version));

@@ -12,7 +12,7 @@ use shared::{
     error::{Error, Result},
     incident::{
         line::IncidentLine,
-        ocsf::incident_finding,
+        ocsf::write_incident_finding,
         record::Record,
         version::{Change, DeliveredVersion, ReadTime, Version, VersionComparison, compare},
     },
@@ -106,14 +106,12 @@ impl<'a> Renderer<'a> {
             ResponseFormat::Envelope => None,
         };
         let version = Version { tenant_id, api, record, change, ordinal, fetched_at: self.fetched_at };
-        let json = match self.format {
-            ResponseFormat::Ocsf => serde_json::to_string(&incident_finding(&version)?).map_err(io::Error::from),
-            ResponseFormat::Envelope => {
-                let mut json = Vec::new();
-                let written = IncidentLine::of(&version).write_to(&mut json);
-                written.and_then(|()| String::from_utf8(json).map_err(io::Error::other))
-            }
+        let mut json = Vec::new();
+        let written = match self.format {
+            ResponseFormat::Ocsf => write_incident_finding(&version, &mut json),
+            ResponseFormat::Envelope => IncidentLine::of(&version).write_to(&mut json),
         };
+        let json = written.and_then(|()| String::from_utf8(json).map_err(io::Error::other));
         let json = json.and_then(|json| Ok(RawValue::from_string(json)?));
         json.map_err(|error| Error::internal("an incident could not be written", error))
     }

@@ -1,4 +1,4 @@
-//! The alerts of an incident as entries of `finding_info_list`.
+//! An alert as an entry of `finding_info_list`.
 
 use serde_json::{Map, Value, json};
 
@@ -7,25 +7,17 @@ use super::{
     json::{distinct, present, take_link, take_text, take_texts, take_time},
 };
 use crate::{
-    incident::record::{Record, names_of, snake_case},
+    incident::record::{names_of, snake_case},
     microsoft::IncidentApi,
 };
 
-/// One finding for each alert. Members of an alert that are not mapped stay in it.
-pub(super) fn findings(record: &Record, api: IncidentApi, sent: &mut Map<String, Value>) -> Vec<Value> {
-    let Some(Value::Array(alerts)) = sent.get_mut("alerts") else { return Vec::new() };
-    let objects = alerts.iter_mut().enumerate().filter_map(|(index, alert)| Some((index, alert.as_object_mut()?)));
-    let findings = objects.map(|(index, alert)| {
-        let finding = finding_info(alert, api, || format!("{}#{index}", record.incident_id));
-        alert.retain(|_, value| !value.is_null());
-        finding
-    });
-    findings.collect()
-}
-
 /// The finding of an alert. `unnamed` is the id where none was sent, because the schema requires one. The sent id stays
 /// in the alert, so that the rest of it can be matched with its finding.
-fn finding_info(alert: &mut Map<String, Value>, api: IncidentApi, unnamed: impl FnOnce() -> String) -> Value {
+pub(super) fn finding_info(
+    alert: &mut Map<String, Value>,
+    api: IncidentApi,
+    unnamed: impl FnOnce() -> String,
+) -> Value {
     let names = |graph, defender| names_of(api, graph, defender);
     let ids = names("id", "alertId").into_iter().chain(["providerAlertId"]);
     let uid = ids.into_iter().find_map(|name| match alert.get(name)? {
@@ -89,15 +81,4 @@ fn attacks(alert: &mut Map<String, Value>) -> Option<Vec<Value>> {
         alert.remove("mitreTechniques");
     }
     (!attacks.is_empty()).then_some(attacks)
-}
-
-/// The techniques of all alerts, each once, in the order of the alerts.
-pub(super) fn attacks_of_all(findings: &[Value]) -> Option<Vec<Value>> {
-    let mut seen: Vec<&Value> = Vec::new();
-    for attack in findings.iter().filter_map(|finding| finding["attacks"].as_array()).flatten() {
-        if !seen.contains(&attack) {
-            seen.push(attack);
-        }
-    }
-    (!seen.is_empty()).then(|| seen.into_iter().cloned().collect())
 }

@@ -14,18 +14,35 @@ use crate::{incident::record::parse_time, text::LossyText};
 /// JSON that is nested deeper stays text.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// The JSON that was sent as a value. What a value cannot hold becomes text, as
-/// [`incident_finding`](super::incident_finding) says.
-pub(super) fn lossless_value(raw: &RawValue) -> Value {
-    value_at(raw, 0)
+/// The members of a record as values, and its alerts as they were sent, if they are a list. In place of the list, the member
+/// `alerts` is null. What is no object is the member `record`.
+pub(super) fn members_and_alerts(record: &str) -> (Map<String, Value>, Option<Vec<&RawValue>>) {
+    let mut alerts = None;
+    let members = object(record, |name, value| match name {
+        "alerts" => {
+            alerts = Some(value);
+            Value::Null
+        }
+        _ => value_at(value, 1),
+    });
+    let Some(mut members) = members else { return (Map::from_iter([("record".to_owned(), record.into())]), None) };
+    let listed = alerts.and_then(|alerts| serde_json::from_str(alerts.get()).ok());
+    if let (Some(alerts), None) = (alerts, &listed) {
+        members.insert("alerts".to_owned(), value_at(alerts, 1));
+    }
+    (members, listed)
+}
+
+/// An alert of the list as a value. What a value cannot hold becomes text, as
+/// [`write_incident_finding`](super::write_incident_finding) says.
+pub(super) fn alert_value(raw: &RawValue) -> Value {
+    value_at(raw, 2)
 }
 
 fn value_at(raw: &RawValue, depth: usize) -> Value {
     let sent = raw.get();
     let read = match sent.as_bytes().first() {
-        Some(b'{') if depth < MAX_DEPTH => {
-            serde_json::Deserializer::from_str(sent).deserialize_map(ObjectAt { depth }).ok().map(Value::Object)
-        }
+        Some(b'{') if depth < MAX_DEPTH => object(sent, |_, value| value_at(value, depth + 1)).map(Value::Object),
         Some(b'[') if depth < MAX_DEPTH => serde_json::from_str::<Vec<&RawValue>>(sent)
             .ok()
             .map(|items| items.into_iter().map(|item| value_at(item, depth + 1)).collect::<Value>()),
@@ -37,23 +54,27 @@ fn value_at(raw: &RawValue, depth: usize) -> Value {
     read.unwrap_or_else(|| Value::String(sent.to_owned()))
 }
 
-/// An object at this depth. Of a member that was sent twice, the last one that is not null counts.
-struct ObjectAt {
-    depth: usize,
+/// An object, each of whose members has the value that `value_of` makes of its name and of what was sent.
+fn object<'a>(sent: &'a str, value_of: impl FnMut(&str, &'a RawValue) -> Value) -> Option<Map<String, Value>> {
+    serde_json::Deserializer::from_str(sent).deserialize_map(Members(value_of)).ok()
 }
 
-impl<'de> Visitor<'de> for ObjectAt {
+/// The members of an object. Of one that was sent twice, the last one that is not null counts.
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&str, &'de RawValue) -> Value> Visitor<'de> for Members<F> {
     type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut object = Map::new();
         while let Some((LossyText(name), value)) = members.next_entry::<_, &RawValue>()? {
             if value.get() != "null" || !object.contains_key(name.as_ref()) {
-                object.insert(name.into_owned(), value_at(value, self.depth + 1));
+                let value = (self.0)(&name, value);
+                object.insert(name.into_owned(), value);
             }
         }
         Ok(object)

@@ -12,27 +12,32 @@
 //! `unmapped`.
 
 mod alert;
+mod findings;
 mod json;
 mod observables;
 
-use serde_json::{Map, Value, json, value::RawValue};
+use std::{
+    cell::RefCell,
+    io::{self, BufWriter, Write},
+};
+
+use serde::{Serialize, Serializer as _, ser::SerializeMap as _};
+use serde_json::{Map, Value, json};
 
 use self::{
-    alert::{attacks_of_all, findings},
-    json::{distinct, lossless_value, milliseconds, present, take_link, take_text, take_texts, text},
-    observables::observables,
+    findings::{Findings, UnmappedAlerts},
+    json::{distinct, members_and_alerts, milliseconds, present, take_link, take_text, take_texts, text},
 };
 use super::{
     record::{Record, State, names_of, parse_time, snake_case},
     version::{Change, Version},
 };
-use crate::error::{Error, Result};
 
 const SCHEMA_VERSION: &str = "1.8.0";
 const CATEGORY: u32 = 2;
 const CLASS: u32 = 2005;
 
-/// The Incident Finding of a version.
+/// Writes the Incident Finding of a version as JSON, alert by alert.
 ///
 /// - `finding_info_list` has one entry for each alert. The schema requires the list. So an incident without alerts, or
 ///   one that was read without them, is its own only entry.
@@ -47,50 +52,74 @@ const CLASS: u32 = 2005;
 ///   can hold, is U+FFFD.
 ///
 /// # Errors
-/// None because of the content of a record.
-pub fn incident_finding(version: &Version<'_>) -> Result<Value> {
+/// Those of `out`, and none because of the content of a record.
+pub fn write_incident_finding(version: &Version<'_>, out: impl Write) -> io::Result<()> {
     let record = version.record;
-    let raw: &RawValue = serde_json::from_str(&record.json)
-        .map_err(|error| Error::internal("a parsed record is no longer JSON", error))?;
-    let mut sent = match lossless_value(raw) {
-        Value::Object(members) => members,
-        other => Map::from_iter([("record".to_owned(), other)]),
+    let (mut sent, alerts) = members_and_alerts(&record.json);
+    let head = head(version, &mut sent);
+    if record.merged_into.is_some() {
+        sent.remove("redirectIncidentId");
+    }
+
+    let findings = RefCell::new(Findings::new(record, version.api));
+    findings.borrow_mut().observables.add_evidence("unmapped", &sent);
+    sent.retain(|name, value| !value.is_null() && !name.starts_with("@odata."));
+    let alerts = alerts.map(|sent| UnmappedAlerts { sent, findings: &findings });
+    let unmapped = Unmapped { members: sent, alerts };
+
+    // Each alert is read once, while what is left of it is written. So `unmapped` comes before the findings.
+    let mut serializer = serde_json::Serializer::new(BufWriter::new(out));
+    let mut event = serializer.serialize_map(None)?;
+    for (name, value) in head.as_object().into_iter().flatten() {
+        event.serialize_entry(name, value)?;
+    }
+    if !unmapped.is_empty() {
+        event.serialize_entry("unmapped", &unmapped)?;
+    }
+    let own_finding = || {
+        present(json!({
+            "uid": record.incident_id,
+            "title": head.get("message"),
+            "desc": head.get("desc"),
+            "types": ["Incident"],
+            "created_time": record.created.and_then(milliseconds),
+            "modified_time": record.last_updated.as_millisecond(),
+        }))
     };
+    findings.into_inner().write_to(&mut event, own_finding)?;
+    event.end()?;
+    serializer.into_inner().flush()
+}
 
-    let metadata = metadata(version, &mut sent);
+/// The members of the event that its alerts have no part in.
+fn head(version: &Version<'_>, sent: &mut Map<String, Value>) -> Value {
+    let record = version.record;
+    let metadata = metadata(version, sent);
     let activity = activity(version.change, record);
-    let severity = severity(record, &mut sent);
-    let priority = priority(&sent);
-    let status = status(record, &sent);
-    let verdict = verdict(&sent);
+    let severity = severity(record, sent);
+    let priority = priority(sent);
+    let status = status(record, sent);
+    let verdict = verdict(sent);
     let names = |graph, defender| names_of(version.api, graph, defender);
-    let title = take_text(&mut sent, &names("displayName", "incidentName"));
-    let desc = take_text(&mut sent, &["description"]);
-    let (assignee_member, assignee) = assignee(record, &mut sent);
-    let findings = finding_info_list(version, title.as_deref(), desc.as_deref(), &mut sent);
-    let time_of = |finding: &Value, name: &str| finding[name].as_i64();
-
-    let mut event = present(json!({
+    let (assignee_member, assignee) = assignee(record, sent);
+    let mut head = present(json!({
         "activity_id": activity.id,
         "activity_name": activity.caption,
-        "attacks": attacks_of_all(&findings),
         "category_name": "Findings",
         "category_uid": CATEGORY,
         "class_name": "Incident Finding",
         "class_uid": CLASS,
-        "comment": comment(&mut sent),
-        "desc": desc,
-        "end_time": findings.iter().filter_map(|finding| time_of(finding, "last_seen_time")).max(),
-        "message": title,
+        "comment": comment(sent),
+        "desc": take_text(sent, &["description"]),
+        "message": take_text(sent, &names("displayName", "incidentName")),
         "metadata": metadata,
         "priority": priority.as_ref().map(|priority| &priority.caption),
         "priority_id": priority.as_ref().map(|priority| priority.id),
         "severity": severity.caption,
         "severity_id": severity.id,
-        "src_url": take_link(&mut sent, &names("incidentWebUrl", "incidentUri")),
-        "start_time": findings.iter().filter_map(|finding| time_of(finding, "first_seen_time")).min(),
+        "src_url": take_link(sent, &names("incidentWebUrl", "incidentUri")),
         "status": status.caption,
-        "status_code": take_text(&mut sent, &["status"]),
+        "status_code": take_text(sent, &["status"]),
         "status_id": status.id,
         "time": record.last_updated.as_millisecond(),
         "type_name": format!("Incident Finding: {}", activity.caption),
@@ -98,47 +127,23 @@ pub fn incident_finding(version: &Version<'_>) -> Result<Value> {
         "verdict": verdict.caption,
         "verdict_id": verdict.id,
     }));
-    event[assignee_member] = assignee;
-    // The three that may be large are moved in, not copied.
-    event["finding_info_list"] = Value::Array(findings);
-    let observables = observables(&sent);
-    if !observables.is_empty() {
-        event["observables"] = Value::Array(observables);
-    }
-    if let Some(rest) = unmapped(sent) {
-        event["unmapped"] = rest;
-    }
-    Ok(event)
+    head[assignee_member] = assignee;
+    head
 }
 
-/// The findings of the alerts. An incident without any is its own only finding.
-fn finding_info_list(
-    version: &Version<'_>,
-    title: Option<&str>,
-    desc: Option<&str>,
-    sent: &mut Map<String, Value>,
-) -> Vec<Value> {
-    let record = version.record;
-    let mut findings = findings(record, version.api, sent);
-    if findings.is_empty() {
-        findings.push(present(json!({
-            "uid": record.incident_id,
-            "title": title,
-            "desc": desc,
-            "types": ["Incident"],
-            "created_time": record.created.and_then(milliseconds),
-            "modified_time": record.last_updated.as_millisecond(),
-        })));
+/// The members without a place in the schema.
+#[derive(Serialize)]
+struct Unmapped<'a, 'record> {
+    #[serde(flatten)]
+    members: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alerts: Option<UnmappedAlerts<'a, 'record>>,
+}
+
+impl Unmapped<'_, '_> {
+    fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.alerts.is_none()
     }
-    if let Some(target) = &record.merged_into {
-        sent.remove("redirectIncidentId");
-        let desc = "The incident that this one was merged into.";
-        let related = json!([{"uid": target, "type": "Incident", "desc": desc}]);
-        for finding in &mut findings {
-            finding["related_events"] = related.clone();
-        }
-    }
-    findings
 }
 
 /// The origin of the event. `correlation_uid` is the same for all versions of one incident.
@@ -281,11 +286,6 @@ fn assignee(record: &Record, sent: &mut Map<String, Value>) -> (&'static str, Va
     sent.remove("assignedTo");
     // The schema requires a user's name.
     ("assignee", present(json!({"name": name, "email_addr": is_email(name).then_some(name)})))
-}
-
-fn unmapped(mut rest: Map<String, Value>) -> Option<Value> {
-    rest.retain(|name, value| !value.is_null() && !name.starts_with("@odata."));
-    (!rest.is_empty()).then_some(Value::Object(rest))
 }
 
 /// Returns whether a text is an address by the schema's pattern of `email_t`.

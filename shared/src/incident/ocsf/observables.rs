@@ -3,9 +3,16 @@
 //! The name of a member and the members beside it decide the type of a value. So evidence of a type that is not known
 //! here has observables, too.
 
-use std::{borrow::Cow, collections::HashSet, fmt::Write as _, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+    net::IpAddr,
+    rc::Rc,
+};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::is_email;
 
@@ -74,27 +81,26 @@ const RESOURCES: [&str; 9] = [
 
 /// The observables among the members that are going to be in `unmapped`. A value that occurs more than once is listed
 /// where it occurs first.
-pub(super) fn observables(unmapped: &Map<String, Value>) -> Vec<Value> {
-    let mut observables = Observables::default();
-    observables.add_evidence("unmapped", unmapped);
-    for (index, alert) in unmapped.get("alerts").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        if let Value::Object(alert) = alert {
-            observables.add_evidence(&format!("unmapped.alerts[{index}]"), alert);
-        }
-    }
-    observables.found
-}
-
 #[derive(Default)]
-struct Observables<'a> {
-    found: Vec<Value>,
-    seen: HashSet<(Kind, Cow<'a, str>)>,
+pub(super) struct Observables {
+    found: Vec<Observable>,
+    seen: HashMap<Kind, HashSet<Rc<str>>>,
     /// The current place in the event, like `unmapped.alerts[0].evidence[1].ipAddress`.
     path: String,
 }
 
-impl<'a> Observables<'a> {
-    fn add_evidence(&mut self, place: &str, holder: &'a Map<String, Value>) {
+/// An observable, as the event has it.
+#[derive(Serialize)]
+struct Observable {
+    name: Box<str>,
+    r#type: &'static str,
+    type_id: u32,
+    value: Rc<str>,
+}
+
+impl Observables {
+    /// Adds the observables of an object at this place in the event.
+    pub(super) fn add_evidence(&mut self, place: &str, holder: &Map<String, Value>) {
         for name in EVIDENCE {
             if let Some(evidence) = holder.get(name) {
                 self.path.clear();
@@ -104,8 +110,13 @@ impl<'a> Observables<'a> {
         }
     }
 
+    /// The observables for the event, if there are any.
+    pub(super) fn found(&self) -> Option<&impl Serialize> {
+        (!self.found.is_empty()).then_some(&self.found)
+    }
+
     /// Adds the observables of the value at the current place, which is the member `name` of `owner` or in its list.
-    fn add(&mut self, owner: Owner<'a>, name: &'a str, value: &'a Value) {
+    fn add(&mut self, owner: Owner<'_>, name: &str, value: &Value) {
         let here = self.path.len();
         match value {
             Value::Object(_) if DICTIONARIES.contains(&name) => {}
@@ -135,14 +146,17 @@ impl<'a> Observables<'a> {
         }
     }
 
-    fn add_value(&mut self, kind: Kind, value: &'a Value) {
+    fn add_value(&mut self, kind: Kind, value: &Value) {
         let text = match value {
             Value::String(text) => Cow::Borrowed(text.as_str()),
             other => Cow::Owned(other.to_string()),
         };
-        if kind.admits(&text) && self.seen.insert((kind, text.clone())) {
+        let seen = self.seen.entry(kind).or_default();
+        if kind.admits(&text) && !seen.contains(text.as_ref()) {
+            let value: Rc<str> = text.into();
+            seen.insert(Rc::clone(&value));
             let Kind { type_id, caption } = kind;
-            self.found.push(json!({"name": self.path, "type": caption, "type_id": type_id, "value": text}));
+            self.found.push(Observable { name: self.path.as_str().into(), r#type: caption, type_id, value });
         }
     }
 }

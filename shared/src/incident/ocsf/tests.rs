@@ -19,13 +19,19 @@ fn tenant() -> TenantId {
     "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap()
 }
 
-pub(super) fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
-    let record = Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included).unwrap();
+/// The event of a record. It is checked against the schema.
+fn event_of(record: &Record, api: IncidentApi, change: Option<Change>) -> Value {
     let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
-    let version = Version { tenant_id: tenant(), api, record: &record, change, ordinal: 1, fetched_at };
-    let event = incident_finding(&version).unwrap();
+    let version = Version { tenant_id: tenant(), api, record, change, ordinal: 1, fetched_at };
+    let mut json = Vec::new();
+    write_incident_finding(&version, &mut json).unwrap();
+    let event = serde_json::from_slice(&json).unwrap();
     assert_conforms(&event);
     event
+}
+
+pub(super) fn event(json: &str, api: IncidentApi, change: Option<Change>) -> Value {
+    event_of(&Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included).unwrap(), api, change)
 }
 
 /// The event of a record with these members.
@@ -392,11 +398,7 @@ fn finding_without_its_alerts_is_marked_as_truncated() {
         let record = Record::parse(json.as_bytes(), &tenant(), IncidentApi::Graph, alerts).unwrap();
         let untruncated_bytes = cut.map(|_| 2_000_000);
         let record = Record { json: cut.unwrap_or(json).into(), untruncated_bytes, ..record };
-        let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
-        let api = IncidentApi::Graph;
-        let version = Version { tenant_id: tenant(), api, record: &record, change: None, ordinal: 1, fetched_at };
-        let event = incident_finding(&version).unwrap();
-        assert_conforms(&event);
+        let event = event_of(&record, IncidentApi::Graph, None);
         let metadata = &event["metadata"];
         (metadata["is_truncated"].as_bool(), metadata["untruncated_size"].as_i64())
     };
@@ -440,11 +442,7 @@ fn null_replaces_no_member_of_its_name() {
 fn event_if_readable(json: &[u8]) -> Option<Value> {
     let api = IncidentApi::Graph;
     let record = Record::parse(json, &tenant(), api, Alerts::Included).ok()?;
-    let fetched_at = "2026-03-01T00:00:00.5Z".parse().unwrap();
-    let version = Version { tenant_id: tenant(), api, record: &record, change: None, ordinal: 1, fetched_at };
-    let event = incident_finding(&version).unwrap();
-    assert_conforms(&event);
-    Some(event)
+    Some(event_of(&record, api, None))
 }
 
 const WHOLE: &str = r#"{"id":"924565","status":"active","severity":"low","assignedTo":"ada@contoso.example","priorityScore":90,"classification":"truePositive","customTags":["a"],"displayName":"t","redirectIncidentId":"7","createdDateTime":"2026-01-02T03:04:05.12Z","lastUpdateDateTime":"2026-01-02T03:04:05.12Z","comments":[{"comment":"c","createdDateTime":"2026-01-02T03:04:05Z"}],"alerts":[{"id":"da1","category":"Malware","categories":["Exfiltration"],"detectionSource":"builtInMl","mitreTechniques":["T1.001"],"firstActivityDateTime":"2026-01-02T03:04:05Z","evidence":[{"ipAddress":"198.51.100.1","processId":7}]}]}"#;

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use crate::{
     incident::ocsf::tests::{event, with},
     microsoft::IncidentApi,

@@ -74,10 +74,10 @@ pub struct Lag {
     pub p99: f64,
     /// The longest delay of a change.
     pub longest: f64,
-    /// The median time from a dispatch to the last poll that it caused.
-    pub tick_p50: f64,
-    /// The longest time from a dispatch to the last poll that it caused.
-    pub tick_longest: f64,
+    /// The median time from a dispatch to the last poll that it caused. `None`: no two dispatches were measured.
+    pub tick_p50: Option<f64>,
+    /// The longest time from a dispatch to the last poll that it caused, likewise.
+    pub tick_longest: Option<f64>,
     /// The longest invocation of `incident-fetch`, in seconds.
     pub longest_batch: f64,
     /// Calls of the functions to AWS, per second.

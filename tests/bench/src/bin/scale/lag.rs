@@ -78,7 +78,7 @@ pub(crate) async fn measure(options: &Options, console: &mut Console) -> Result<
         .filter_map(|(key, at)| Some(lines.times.get(key)?.first()?.duration_since(*at).as_secs_f64()))
         .collect();
     let seconds = ended.duration_since(started).as_secs_f64();
-    let of_dispatches = harness.dispatch_times(&(started..ended));
+    let of_dispatches = Some(harness.dispatch_times(&(started..ended))).filter(|times| !times.is_empty());
     let lag = Lag {
         throttled: throttled.len(),
         broken: failing.len(),
@@ -89,8 +89,8 @@ pub(crate) async fn measure(options: &Options, console: &mut Console) -> Result<
         p50: percentile(&delivered, 50),
         p99: percentile(&delivered, 99),
         longest: percentile(&delivered, 100),
-        tick_p50: percentile(&of_dispatches, 50),
-        tick_longest: percentile(&of_dispatches, 100),
+        tick_p50: of_dispatches.as_deref().map(|times| percentile(times, 50)),
+        tick_longest: of_dispatches.as_deref().map(|times| percentile(times, 100)),
         longest_batch: harness.longest_batch(),
         aws_calls_a_second: counts.calls_to_aws() / seconds,
         aws_millis_a_call: 1000.0 * counts.get("aws.seconds") / counts.calls_to_aws().max(1.0),
@@ -218,6 +218,10 @@ fn percentile(values: &[f64], percent: usize) -> f64 {
 /// Prints the delay of changes. Returns true if it is not longer than it may be.
 pub(crate) fn print(lag: &Lag, options: &Options, console: &mut Console) -> bool {
     let row = |name: &str, value: String| format!("{name:<44} {value}");
+    let of_dispatches = match (lag.tick_p50, lag.tick_longest) {
+        (Some(p50), Some(longest)) => format!("p50 {p50:.1} s, longest {longest:.1} s"),
+        _ => "not measured: there were no two dispatches".to_owned(),
+    };
     console.line("");
     for line in [
         row("tenants", format!("{}, {} of them throttled, {} failing", options.tenants, lag.throttled, lag.broken)),
@@ -226,10 +230,7 @@ pub(crate) fn print(lag: &Lag, options: &Options, console: &mut Console) -> bool
         row("delivered", format!("{}, {} of them more than once", lag.delivered, lag.repeated)),
         row("longest lag", format!("{:.1} s", lag.longest)),
         row("tenants served later than two intervals", lag.late_tenants.to_string()),
-        row(
-            "from a dispatch to its last poll",
-            format!("p50 {:.1} s, longest {:.1} s", lag.tick_p50, lag.tick_longest),
-        ),
+        row("from a dispatch to its last poll", of_dispatches),
         row("longest invocation of incident-fetch", format!("{:.1} s", lag.longest_batch)),
         row("calls to AWS", format!("{:.0} a second, {:.1} ms each", lag.aws_calls_a_second, lag.aws_millis_a_call)),
     ] {

@@ -17,26 +17,24 @@ pub async fn interpreter() -> Result<PathBuf, StackError> {
     let requirements_text = requirements()?;
     let state = paths::state();
     std::fs::create_dir_all(&state).map_err(StackError::io(format!("creating {}", state.display())))?;
-    let venv = state.join("venv");
-    let python = venv.join("bin").join("python");
-    let stamp = stamp();
-    if is_up_to_date(&stamp, &requirements_text) {
+    let python = venv().join("bin").join("python");
+    if is_up_to_date(&requirements_text) {
         return Ok(python);
     }
     let _lock = lock(state.join("venv.lock")).await?;
     // Another process may have created it while this one waited.
-    if is_up_to_date(&stamp, &requirements_text) {
+    if is_up_to_date(&requirements_text) {
         return Ok(python);
     }
-    create_venv(&venv).await?;
+    create_venv().await?;
     install_packages(&python).await?;
-    std::fs::write(&stamp, &requirements_text).map_err(StackError::io("stamping the Python environment"))?;
+    std::fs::write(stamp(), &requirements_text).map_err(StackError::io("stamping the Python environment"))?;
     Ok(python)
 }
 
 /// Returns `true` if [`interpreter`] has nothing to create.
 pub(crate) fn exists() -> bool {
-    requirements().is_ok_and(|text| is_up_to_date(&stamp(), &text))
+    requirements().is_ok_and(|text| is_up_to_date(&text))
 }
 
 fn requirements_path() -> PathBuf {
@@ -47,13 +45,18 @@ fn requirements() -> Result<String, StackError> {
     std::fs::read_to_string(requirements_path()).map_err(StackError::io("reading requirements.txt"))
 }
 
-/// The file with the requirements that are installed.
-fn stamp() -> PathBuf {
-    paths::state().join("venv").join("requirements.installed")
+/// The folder of the environment.
+fn venv() -> PathBuf {
+    paths::state().join("venv")
 }
 
-fn is_up_to_date(stamp: &Path, requirements_text: &str) -> bool {
-    std::fs::read_to_string(stamp).is_ok_and(|installed| installed == requirements_text)
+/// The file with the requirements that are installed.
+fn stamp() -> PathBuf {
+    venv().join("requirements.installed")
+}
+
+fn is_up_to_date(requirements_text: &str) -> bool {
+    std::fs::read_to_string(stamp()).is_ok_and(|installed| installed == requirements_text)
 }
 
 /// Locks the file against other processes until the returned handle is dropped.
@@ -67,10 +70,10 @@ async fn lock(path: PathBuf) -> Result<File, StackError> {
     locked.map_err(StackError::io("locking the Python environment"))
 }
 
-async fn create_venv(venv: &Path) -> Result<(), StackError> {
+async fn create_venv() -> Result<(), StackError> {
     let output = Command::new("python3")
         .args(["-m", "venv", "--clear"])
-        .arg(venv)
+        .arg(venv())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

@@ -551,6 +551,44 @@ async fn next_links_are_not_followed_and_sweeps_find_silent_caps() {
     }
 }
 
+/// Status 206. `Stale` leaves out the incidents that did not change since they were made.
+#[tokio::test]
+async fn what_partial_responses_leave_out_arrives_once_they_are_whole() {
+    let partial = FaultKind::Rewrite { status: 206, headers: vec![("Warning".into(), "199 - \"partial\"".into())] };
+    let mut cases = Cases::default();
+    for api in APIS {
+        let faults = [partial.clone(), FaultKind::Stale { versions: 1 }].map(|kind| Fault::new(kind).on(host(api)));
+        cases.add(api.to_string(), async move {
+            let sync = SyncHarness::start(api).await;
+            sync.put(3_000);
+            sync.poll().await;
+            for fault in faults {
+                sync.backends.sim.fault(fault);
+            }
+            sync.advance(60);
+            sync.put(30);
+            sync.poll().await;
+            assert_eq!((sync.delivered().len(), sync.feed().await.quarantined), (1, 1));
+            let covered = sync.feed().await.covered_until.unwrap();
+            assert!(covered > sync.clock.now() - SignedDuration::from_secs(90), "covered until {covered}");
+            // Longer than a sweep looks back.
+            for _ in 0..4 * 24 {
+                sync.advance(3_600);
+                sync.poll().await;
+            }
+            assert_eq!((sync.delivered().len(), sync.feed().await.quarantined), (1, 1));
+            sync.backends.sim.clear_faults();
+            for _ in 0..25 {
+                sync.advance(3_600);
+                sync.poll().await;
+            }
+            sync.assert_complete();
+            assert_eq!(sync.feed().await.quarantined, 0);
+        });
+    }
+    cases.run().await;
+}
+
 #[tokio::test]
 async fn lasting_oddities_of_responses_hold_nothing_up() {
     let foreign = FaultKind::ForeignNextLink { url: "https://attacker.example/v1.0/security/incidents".into() };
@@ -559,6 +597,8 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
     for api in APIS {
         for kind in [&foreign, &FaultKind::LoopingNextLink, &FaultKind::EmptyPage, &partial] {
             let fault = Fault::new(kind.clone()).on(host(api));
+            // A response that says it leaves something out is asked for again.
+            let quarantined = u64::from(*kind == partial);
             cases.add(format!("{api}, {kind:?}"), async move {
                 let sync = SyncHarness::start(api).await;
                 for number in 0..30 {
@@ -572,7 +612,7 @@ async fn lasting_oddities_of_responses_hold_nothing_up() {
                 sync.assert_complete();
                 let covered = sync.feed().await.covered_until.unwrap();
                 assert!(covered > sync.clock.now() - SignedDuration::from_secs(90), "covered until {covered}");
-                assert_eq!(sync.feed().await.quarantined, 0);
+                assert_eq!(sync.feed().await.quarantined, quarantined);
             });
         }
     }

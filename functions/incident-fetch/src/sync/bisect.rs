@@ -109,7 +109,8 @@ impl Worker<'_> {
             }
         }
         let end = list.end()?;
-        Ok(if end.more || end.rows >= query.top { IdList::Incomplete } else { IdList::Complete })
+        let may_lack_some = end.more || end.partial || end.rows >= query.top;
+        Ok(if may_lack_some { IdList::Incomplete } else { IdList::Complete })
     }
 
     /// Reads a second's rows in runs that grow, and halves a run that fails until the failing row stands alone. This is

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     Progress, RECHECK_DELAY, Worker, another_worker, is_transient,
     page_read::{PageRead, PartialResponse},
+    quarantine::LeftOut,
 };
 use shared::{
     delivery::bucket::WrittenBatch,
@@ -46,9 +47,12 @@ impl Worker<'_> {
             let versions_before = self.versions_found;
             let end = Box::pin(self.read_response(&query, page)).await;
             if query.alerts == Alerts::Omitted && self.versions_found > versions_before {
-                self.quarantine_alerts(query.updated).await?;
+                self.quarantine_left_out(LeftOut::Alerts, query.updated).await?;
             }
             let end = end?;
+            if end.partial {
+                self.quarantine_left_out(LeftOut::Something, query.updated).await?;
+            }
             let Some(next) = page.after_empty_page(&end, &query) else { return Ok(()) };
             query = next;
         }

@@ -41,7 +41,7 @@ pub(crate) struct PageRead {
 pub(crate) enum PartialResponse {
     /// It may be a passing failure within Microsoft.
     Refused,
-    /// One was refused before. If they go on, a sweep finds the gaps.
+    /// One was refused before. What it leaves out goes into quarantine.
     Accepted,
 }
 

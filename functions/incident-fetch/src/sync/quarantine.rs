@@ -23,6 +23,25 @@ const MAX_RETRIES_PER_POLL: usize = 2;
 /// The reason of incidents that were delivered without their alerts, because those cannot be read.
 pub(super) const UNREADABLE_ALERTS: &str = "unreadable_alerts";
 
+/// What the responses for a stretch of time have left out, although the stretch was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    /// The alerts, which we did without.
+    Alerts,
+    /// Something. Microsoft says no more.
+    Something,
+}
+
+impl LeftOut {
+    /// The reason and the beginning of the name of a quarantine entry.
+    fn reason_and_prefix(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Alerts => (UNREADABLE_ALERTS, "alerts"),
+            Self::Something => ("partial_response", "partial"),
+        }
+    }
+}
+
 /// The result of retrying a quarantine entry.
 enum Retry {
     Readable,
@@ -166,17 +185,18 @@ impl Worker<'_> {
         }
     }
 
-    /// Quarantines the alerts of a window whose incidents were delivered without them. Windows that touch are one entry.
-    pub(super) async fn quarantine_alerts(&mut self, window: Span) -> Result<()> {
+    /// Quarantines what a window lacks that was passed. Windows that touch are one entry.
+    pub(super) async fn quarantine_left_out(&mut self, left_out: LeftOut, window: Span) -> Result<()> {
+        let (reason, prefix) = left_out.reason_and_prefix();
         let (from, to) = (window.from, window.to.unwrap_or(self.sync.clock.now()));
         let is_beside = |entry: &&QuarantineEntry| {
-            entry.reason == UNREADABLE_ALERTS && entry.incident_id.is_none() && entry.from <= to && from <= entry.to
+            entry.reason == reason && entry.incident_id.is_none() && entry.from <= to && from <= entry.to
         };
         let known = self.quarantine.iter().find(is_beside);
-        let name = known.map_or_else(|| format!("alerts-{}", from.as_second()), |entry| entry.name.clone());
+        let name = known.map_or_else(|| format!("{prefix}-{}", from.as_second()), |entry| entry.name.clone());
         let (from, to) = known.map_or((from, to), |entry| (from.min(entry.from), to.max(entry.to)));
         let span = Span { from, to: Some(to) };
-        let (reason, record) = (UNREADABLE_ALERTS, Value::Null);
+        let record = Value::Null;
         self.quarantine(Unread { name, reason, incident_id: None, span, blocks: false, record }).await
     }
 

@@ -151,6 +151,9 @@ pub struct Job {
     /// The time at which it last came further. `None`: no worker has started it.
     #[serde(default)]
     pub progressed_at: Option<Timestamp>,
+    /// The number of commits. A worker whose number is not the stored one was overtaken by another.
+    #[serde(default)]
+    pub commits: u64,
 }
 
 impl Job {
@@ -169,6 +172,7 @@ impl Job {
             delivered: 0,
             failures: 0,
             progressed_at: None,
+            commits: 0,
         }
     }
 
@@ -213,6 +217,9 @@ impl Job {
     }
 }
 
+/// The condition that a job is stored and not finished.
+const IS_OPEN: &str = "attribute_exists(pk) AND #status IN (:queued, :running)";
+
 fn sort_key(job_id: &str) -> String {
     format!("JOB#{job_id}")
 }
@@ -247,34 +254,48 @@ impl Registry {
         self.job(tenant, job_id).await
     }
 
-    /// Writes a job's progress. [`Write::Conflict`]: the job was cancelled or deleted meanwhile.
-    pub async fn commit_job(&self, job: &Job, now: Timestamp) -> Result<Write> {
-        let mut item = to_item(job)?;
+    /// Writes a job's progress. [`Write::Conflict`]: the job was cancelled or deleted meanwhile, or another worker has
+    /// written its progress since this one read it.
+    pub async fn commit_job(&self, job: &mut Job, now: Timestamp) -> Result<Write> {
+        let next = Job { commits: job.commits + 1, ..job.clone() };
+        let mut item = to_item(&next)?;
         let mut attribute = |name: &str| item.remove(name).ok_or_else(|| Error::Internal("a job is incomplete".into()));
         let (status, position, progressed_at) =
             (attribute("status")?, attribute("pass_position")?, attribute("progressed_at")?);
         // DynamoDB ignores a TTL that is not a number: NULL keeps the item.
         let expires =
-            if job.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
+            if next.status.is_open() { AttributeValue::Null(true) } else { number((now + ENDED_JOB_TTL).as_second()) };
         let update = self
-            .update_open_job(&job.tenant_id, &job.job_id)
+            .update_open_job(&next.tenant_id, &next.job_id)
             .update_expression(
                 "SET #status = :status, covered_until = :covered, checked = :checked, delivered = :delivered, \
-                 pass_position = :position, failures = :failures, progressed_at = :progressed, expires_at = :expires",
+                 pass_position = :position, failures = :failures, progressed_at = :progressed, expires_at = :expires, \
+                 commits = :commits",
             )
+            .condition_expression(format!("{IS_OPEN} AND (attribute_not_exists(commits) OR commits = :before)"))
+            .expression_attribute_values(":before", number(job.commits))
+            .expression_attribute_values(":commits", number(next.commits))
             .expression_attribute_values(":status", status)
-            .expression_attribute_values(":covered", text(job.covered_until.to_string()))
-            .expression_attribute_values(":checked", number(job.checked))
-            .expression_attribute_values(":delivered", number(job.delivered))
-            .expression_attribute_values(":failures", number(job.failures))
+            .expression_attribute_values(":covered", text(next.covered_until.to_string()))
+            .expression_attribute_values(":checked", number(next.checked))
+            .expression_attribute_values(":delivered", number(next.delivered))
+            .expression_attribute_values(":failures", number(next.failures))
             .expression_attribute_values(":expires", expires)
             .expression_attribute_values(":progressed", progressed_at)
             .expression_attribute_values(":position", position);
-        let write = update_if(update).await?;
-        if !job.status.is_open() || write == Write::Conflict {
-            self.remove_open_job(&job.tenant_id, &job.job_id).await?;
+        let stored = match update_if(update).await? {
+            Write::Done => Some(next.clone()),
+            // The response to an own commit may have been lost.
+            Write::Conflict => self.job(&next.tenant_id, &next.job_id).await?,
+        };
+        if stored.as_ref().is_none_or(Job::has_ended) {
+            self.remove_open_job(&next.tenant_id, &next.job_id).await?;
         }
-        Ok(write)
+        if stored.as_ref() != Some(&next) {
+            return Ok(Write::Conflict);
+        }
+        *job = next;
+        Ok(Write::Done)
     }
 
     /// Adds a job to the open jobs of its tenant.
@@ -300,7 +321,7 @@ impl Registry {
     /// An update with the condition that the job is not finished.
     fn update_open_job(&self, tenant: &TenantId, job_id: &str) -> UpdateItemFluentBuilder {
         self.update(tenant_pk(tenant), sort_key(job_id))
-            .condition_expression("attribute_exists(pk) AND #status IN (:queued, :running)")
+            .condition_expression(IS_OPEN)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":queued", text("queued"))
             .expression_attribute_values(":running", text("running"))

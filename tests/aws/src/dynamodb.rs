@@ -197,11 +197,11 @@ impl Account {
             }
         }
         let covered = |item: &Item| item.get("covered_until")?["S"].as_str()?.parse::<Timestamp>().ok();
-        if key.1 == "FEED"
+        if (key.1 == "FEED" || key.1.starts_with("JOB#"))
             && let Some(before) = self.items.get(&key).and_then(covered)
             && covered(&item).is_none_or(|after| after < before)
         {
-            self.regressions.push(format!("covered_until moved back from {before} to {:?}", covered(&item)));
+            self.regressions.push(format!("{}: covered_until moved back from {before} to {:?}", key.1, covered(&item)));
         }
         self.items.insert(key, item.clone());
         Ok(item)

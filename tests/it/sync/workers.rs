@@ -5,7 +5,13 @@ use std::time::Duration;
 use aws_double::{AwsFault, FaultPosition};
 use jiff::SignedDuration;
 use serde_json::json;
-use shared::queue::SyncKind;
+use shared::{
+    queue::SyncKind,
+    registry::{
+        Registry, Write,
+        jobs::{Job, JobKind, JobStatus},
+    },
+};
 use sim::{Fault, FaultKind};
 
 use super::harness::{APIS, SyncHarness, TENANT, hand_over, tenant};
@@ -108,8 +114,48 @@ async fn worker_without_its_lease_moves_no_cursor() {
     sync.poll().await;
     let covered = sync.feed().await.covered_until;
     old.feed.covered_until = Some(now + SignedDuration::from_hours(1));
-    assert_eq!(sync.registry.commit_feed(&mut old, now).await.unwrap(), shared::registry::Write::Conflict);
+    assert_eq!(sync.registry.commit_feed(&mut old, now).await.unwrap(), Write::Conflict);
     assert_eq!(sync.feed().await.covered_until, covered);
+}
+
+#[tokio::test]
+async fn overtaken_worker_puts_no_progress_of_a_job_back() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let now = sync.clock.now();
+    let hours_ago = |hours| now - SignedDuration::from_hours(hours);
+    let job = Job::new("j".into(), tenant(), JobKind::Backfill, hours_ago(48), now);
+    sync.registry.create_job(&job).await.unwrap();
+    let stored = async || sync.registry.job(&tenant(), "j").await.unwrap().unwrap();
+    let (mut old, mut new) = (stored().await, stored().await);
+
+    new.covered_until = hours_ago(1);
+    assert_eq!(sync.registry.commit_job(&mut new, now).await.unwrap(), Write::Done);
+    old.covered_until = hours_ago(40);
+    assert_eq!(sync.registry.commit_job(&mut old, now).await.unwrap(), Write::Conflict);
+    assert_eq!(stored().await, new);
+    old.status = JobStatus::Done;
+    assert_eq!(sync.registry.commit_job(&mut old, now).await.unwrap(), Write::Conflict);
+    assert!(sync.feed().await.open_jobs.contains("j"), "it goes on");
+
+    new.covered_until = now;
+    assert_eq!(sync.registry.commit_job(&mut new, now).await.unwrap(), Write::Done);
+    assert_eq!(stored().await, new);
+}
+
+/// The SDK sends a request again that failed after it was done.
+#[tokio::test]
+async fn commit_of_a_job_that_is_sent_twice_is_done() {
+    let sync = SyncHarness::start(APIS[0]).await;
+    let now = sync.clock.now();
+    let mut job = Job::new("j".into(), tenant(), JobKind::Backfill, now - SignedDuration::from_hours(48), now);
+    sync.registry.create_job(&job).await.unwrap();
+    let config = sync.backends.double.config_of(&aws_double::base_config().await, "unlucky", 3);
+    let registry = Registry::new(&config, aws_double::TABLE.into());
+    sync.backends.double.account().plan("unlucky", vec![(FaultPosition::Request(1), AwsFault::FailedAfter)]);
+    job.status = JobStatus::Done;
+    assert_eq!(registry.commit_job(&mut job, now).await.unwrap(), Write::Done);
+    assert_eq!(sync.registry.job(&tenant(), "j").await.unwrap(), Some(job));
+    assert!(sync.feed().await.open_jobs.is_empty());
 }
 
 #[tokio::test]
@@ -124,9 +170,9 @@ async fn live_reads_and_polls_share_one_budget() {
             lease.take_call(api, SyncKind::Poll, now).unwrap();
             sync.registry.take_call(&tenant(), api, now).await.unwrap();
         }
-        assert_eq!(sync.registry.commit_feed(&mut lease, now).await.unwrap(), shared::registry::Write::Done);
+        assert_eq!(sync.registry.commit_feed(&mut lease, now).await.unwrap(), Write::Done);
         lease.take_call(api, SyncKind::Poll, now).unwrap();
-        assert_eq!(sync.registry.release_lease(&mut lease, None, now).await.unwrap(), shared::registry::Write::Done);
+        assert_eq!(sync.registry.release_lease(&mut lease, None, now).await.unwrap(), Write::Done);
         let paid_until = sync.feed().await.budget(api).paid_until.unwrap();
         let interval = SignedDuration::from_millis(if api == APIS[0] { 1_250 } else { 2_700 });
         assert_eq!(paid_until, now + interval * 11, "{api}");

@@ -1,5 +1,4 @@
-//! `memory`: the most that `incident-fetch` holds while it delivers large incidents of one tenant. With `--batch`, those of
-//! as many tenants as one invocation gets.
+//! `memory`: the most that `incident-fetch` holds while it delivers large incidents.
 
 use std::{path::Path, process::ExitCode};
 
@@ -40,8 +39,7 @@ struct Load {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let batch = std::env::args().nth(1).as_deref() == Some("--batch");
-    report::run(async |console| measure(batch, console).await).await
+    report::run(measure).await
 }
 
 impl Load {
@@ -50,42 +48,30 @@ impl Load {
     }
 }
 
-async fn measure(batch: bool, console: &mut Console) -> Result<bool, Failed> {
+async fn measure(console: &mut Console) -> Result<bool, Failed> {
     let functions = binaries::functions(&["incident-fetch"], console).await?;
     let binary = &functions["incident-fetch"];
-    let figures =
-        if batch { of_large(binary, INCIDENTS, console).await? } else { of_one_tenant(binary, console).await? };
-    Ok(report::print(console, "bound", &figures))
-}
-
-/// The figures of one tenant: with many large incidents, and with the largest one.
-async fn of_one_tenant(binary: &Path, console: &mut Console) -> Result<Vec<Figure>, Failed> {
-    let mut figures = of_large(binary, 1, console).await?;
+    let mut figures = Vec::new();
+    for (tenants, name) in [(1, "one tenant"), (INCIDENTS, "a tenant for each, in one batch of 50 messages")] {
+        let load = |alerts| Load {
+            tenants,
+            incidents_each: INCIDENTS / tenants,
+            alerts: Giant { alerts, bytes_each: 5 << 10 },
+            format: "envelope",
+        };
+        let small = peak(binary, load(100), console).await?;
+        let large = peak(binary, load(400), console).await?;
+        let name = |what: &str| format!("{what}, {INCIDENTS} incidents, {name}");
+        figures.push(Figure::of_amount(name("peak with 400 alerts"), large, MOST_MB.0, "MB"));
+        figures.push(Figure::of_amount(name("more than with 100 alerts"), (large - small).max(0.0), MOST_MB.1, "MB"));
+    }
     for format in ["envelope", "ocsf", "both"] {
         let load = Load { tenants: 1, incidents_each: 1, alerts: Giant { alerts: MOST_ALERTS, bytes_each: 0 }, format };
         let largest = peak(binary, load, console).await?;
         let name = format!("peak with the largest incident, as {format}");
         figures.push(Figure::of_amount(name, largest, MOST_MB_LARGEST, "MB"));
     }
-    Ok(figures)
-}
-
-/// The figures of the large incidents, with as many of them for each of these tenants.
-async fn of_large(binary: &Path, tenants: usize, console: &mut Console) -> Result<Vec<Figure>, Failed> {
-    let load = |alerts| Load {
-        tenants,
-        incidents_each: INCIDENTS / tenants,
-        alerts: Giant { alerts, bytes_each: 5 << 10 },
-        format: "envelope",
-    };
-    let small = peak(binary, load(100), console).await?;
-    let large = peak(binary, load(400), console).await?;
-    let of = if tenants == 1 { "one tenant".to_owned() } else { format!("{tenants} tenants, in one batch") };
-    let name = |what: &str| format!("{what}, {INCIDENTS} incidents of {of}");
-    Ok(vec![
-        Figure::of_amount(name("peak with 400 alerts"), large, MOST_MB.0, "MB"),
-        Figure::of_amount(name("more than with 100 alerts"), (large - small).max(0.0), MOST_MB.1, "MB"),
-    ])
+    Ok(report::print(console, "bound", &figures))
 }
 
 /// The most memory of a process that delivers all incidents, in MB.

@@ -50,6 +50,8 @@ pub(super) struct TokenClient {
     credential_probe_lock: Mutex<()>,
     home_tenant: Option<TenantId>,
     function_name: Option<String>,
+    /// Held by the one request that reads the breaker, for all that wait for it.
+    breaker_lock: Mutex<()>,
     /// The breaker that this process read as closed last, and the time until which it counts as closed.
     closed_breaker: std::sync::Mutex<Option<(BreakerKey, Timestamp)>>,
     /// The second at which this process noted the probe tenant last.
@@ -86,6 +88,7 @@ impl TokenClient {
             credential_probe_lock: Mutex::new(()),
             home_tenant: microsoft.home_tenant,
             function_name: microsoft.function_name.clone(),
+            breaker_lock: Mutex::new(()),
             closed_breaker: std::sync::Mutex::new(None),
             probe_tenant_noted_at: AtomicI64::new(i64::MIN),
         }
@@ -132,7 +135,7 @@ impl TokenClient {
     /// another breaker, so the secret is read again while the breaker is open.
     async fn exchange(&self, grant: &Grant<'_>, versions: &CredentialVersions, deadline: Deadline) -> Result<Accepted> {
         let key = self.breaker_key(&versions.current);
-        let newer = match self.breaker_decision(&key, grant.tenant()).await? {
+        let newer = match self.breaker_decision(&key, grant.tenant(), deadline).await? {
             BreakerDecision::Allow => return self.exchange_unguarded(grant, versions, deadline).await,
             BreakerDecision::Reject => self.credentials.no_older_than(REJECTED_CREDENTIAL_MAX_AGE, deadline).await?,
             BreakerDecision::Probe => {
@@ -149,17 +152,30 @@ impl TokenClient {
         Box::pin(self.exchange(grant, &newer, deadline)).await
     }
 
-    /// The breaker's decision, without a read while the breaker counts as closed.
-    async fn breaker_decision(&self, key: &BreakerKey, tenant: Option<&TenantId>) -> Result<BreakerDecision> {
-        let now = self.clock.now();
-        let is_closed = |(closed, until): &(BreakerKey, Timestamp)| closed == key && now < *until;
-        if self.closed_breaker().as_ref().is_some_and(is_closed) {
+    /// The breaker's decision, without a read while the breaker counts as closed. Requests that come together read it once.
+    async fn breaker_decision(
+        &self,
+        key: &BreakerKey,
+        tenant: Option<&TenantId>,
+        deadline: Deadline,
+    ) -> Result<BreakerDecision> {
+        if self.counts_as_closed(key) {
             return Ok(BreakerDecision::Allow);
         }
+        let _lock = deadline.run(async { Ok(self.breaker_lock.lock().await) }).await?;
+        if self.counts_as_closed(key) {
+            return Ok(BreakerDecision::Allow);
+        }
+        let now = self.clock.now();
         let decision = self.registry.breaker_decision(key, tenant, self.home_tenant.as_ref(), now).await?;
         let until = now + CLOSED_BREAKER_TTL;
         *self.closed_breaker() = (decision == BreakerDecision::Allow).then(|| (key.clone(), until));
         Ok(decision)
+    }
+
+    fn counts_as_closed(&self, key: &BreakerKey) -> bool {
+        let now = self.clock.now();
+        self.closed_breaker().as_ref().is_some_and(|(closed, until)| closed == key && now < *until)
     }
 
     fn closed_breaker(&self) -> std::sync::MutexGuard<'_, Option<(BreakerKey, Timestamp)>> {

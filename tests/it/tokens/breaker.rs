@@ -96,6 +96,18 @@ async fn closed_breaker_is_read_once_in_5_seconds() {
 }
 
 #[tokio::test]
+async fn requests_that_come_together_read_the_breaker_once() {
+    let harness = TokenHarness::start().await;
+    harness.customer(HOME);
+    let tokens = harness.process();
+    let before = harness.aws_calls("GetItem");
+    let (a, b, home) = tokio::join!(ask(&tokens, A), ask(&tokens, B), ask(&tokens, HOME));
+    assert!(a.is_ok() && b.is_ok() && home.is_ok(), "{a:?} {b:?} {home:?}");
+    // One read for each is for the time until which Entra throttles the tenant.
+    assert_eq!(harness.aws_calls("GetItem") - before, 3 + 1);
+}
+
+#[tokio::test]
 async fn refusal_that_was_no_evidence_opens_the_breaker_once() {
     let harness = TokenHarness::start().await;
     harness.customer(HOME);

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeSet,
-    fmt,
+    fmt::{self, Write as _},
     sync::{Mutex, PoisonError},
 };
 
@@ -80,11 +80,21 @@ impl UnknownWord {
 
 /// The bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
+    }
+    text
+}
+
+/// The text of `format_args!`, in a `String` that begins with this capacity. `format!` begins with none, and allocates again
+/// and again while the text grows.
+pub fn format_with_capacity(capacity: usize, text: fmt::Arguments<'_>) -> String {
+    let mut formatted = String::with_capacity(capacity);
+    // A String takes everything.
+    let _ = formatted.write_fmt(text);
+    formatted
 }
 
 /// A JSON text that may hold half a surrogate pair, like a title that a system of UTF-16 has cut. U+FFFD stands for it.

@@ -161,7 +161,7 @@ impl Batch {
 
     /// Adds a version, in the formats of the batch. Once it is written, `delivered` is to be recorded.
     pub fn add(&mut self, version: &Version<'_>, delivered: NewVersion) -> Result<()> {
-        let record = version.record;
+        let (record, key) = (version.record, version.key());
         let format = self.format;
         let day = self.days.entry(day_of(record)).or_insert_with(|| Day {
             incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
@@ -172,7 +172,7 @@ impl Batch {
             to: record.last_updated,
         });
         if let Some(lines) = &mut day.incidents {
-            write_line(lines, |lines| IncidentLine::of(version).write_to(lines))?;
+            write_line(lines, |lines| IncidentLine::of(version, &key).write_to(lines))?;
         }
         if let Some(lines) = &mut day.findings {
             write_line(lines, |lines| write_incident_finding(version, lines))?;
@@ -182,7 +182,7 @@ impl Batch {
         }
         // A record may change again with the same time, and so with the same key, before its version is recorded. The
         // hash tells the two apart.
-        day.keys.push(format!("{} {}", version.key(), record.state_hash));
+        day.keys.push(key + " " + &record.state_hash);
         day.from = day.from.min(record.last_updated);
         day.to = day.to.max(record.last_updated);
         self.versions.insert(record.incident_id.clone(), delivered);

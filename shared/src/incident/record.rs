@@ -5,7 +5,7 @@ mod members;
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 
 use self::{
@@ -144,7 +144,7 @@ impl Record {
         api: IncidentApi,
         alerts: Alerts,
     ) -> Result<Self, Unreadable> {
-        let sent = str::from_utf8(raw).map_err(|_| Unreadable::NotJson)?;
+        let sent = simdutf8::basic::from_utf8(raw).map_err(|_| Unreadable::NotJson)?;
         let json: Box<str> = if members.has_whitespace { without_whitespace(sent) } else { sent.into() };
         let sent_alerts = members.alerts.take().unwrap_or_default();
         let is_foreign = |named: &str| !named.is_empty() && TenantId::from_guid(named) != Ok(*tenant);
@@ -158,17 +158,17 @@ impl Record {
         let word = |name| members.find(&[name], text).as_deref().map(snake_case);
         let status = word("status").unwrap_or_else(|| "unknown".into());
         let merged_into =
-            members.find(&["redirectIncidentId"], |raw| identifier(raw).filter(|id| !id.is_empty() && id != "0"));
+            members.find(&["redirectIncidentId"], |raw| identifier(raw).filter(|id| !id.is_empty() && *id != "0"));
         Ok(Self {
             alerts: (alerts == Alerts::Included).then_some(sent_alerts.len()),
             state_hash: state_hash_of(&status, merged_into.as_deref(), sent_alerts.into_iter().flatten().collect()),
             created: members.find(&names_of(api, "createdDateTime", "createdTime"), time),
             severity: word("severity"),
-            assigned_to: members.find(&["assignedTo"], text).filter(|name| !name.is_empty()),
+            assigned_to: members.find(&["assignedTo"], text).filter(|name| !name.is_empty()).map(Cow::into_owned),
             incident_id,
             last_updated,
             status,
-            merged_into,
+            merged_into: merged_into.map(Cow::into_owned),
             json,
             untruncated_bytes: None,
         })
@@ -252,11 +252,11 @@ pub fn is_incident_id(text: &str) -> bool {
 /// The id of an incident. A text may be any short name, so that a change of its form, to a GUID for example, does not
 /// make each record unreadable.
 fn incident_id(raw: &[u8]) -> Option<String> {
-    let is_name = |name: &String| {
+    let is_name = |name: &Cow<'_, str>| {
         (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     match text(raw) {
-        Some(name) => Some(name).filter(is_name),
+        Some(name) => Some(name).filter(is_name).map(Cow::into_owned),
         None => str::from_utf8(raw).ok().filter(|number| is_incident_id(number)).map(str::to_owned),
     }
 }
@@ -300,15 +300,15 @@ pub(super) fn snake_case(text: &str) -> String {
     snake
 }
 
-fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<String>) -> String {
+fn state_hash_of(status: &str, merged_into: Option<&str>, mut alert_ids: Vec<Cow<'_, str>>) -> String {
     alert_ids.sort_unstable();
     alert_ids.dedup();
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in [status, merged_into.unwrap_or_default()].into_iter().chain(alert_ids.iter().map(String::as_str)) {
-        context.update(&part.len().to_be_bytes());
-        context.update(part.as_bytes());
+    let mut hashed = Vec::with_capacity(256);
+    for part in [status, merged_into.unwrap_or_default()].into_iter().chain(alert_ids.iter().map(Cow::as_ref)) {
+        hashed.extend_from_slice(&part.len().to_be_bytes());
+        hashed.extend_from_slice(part.as_bytes());
     }
-    hex(&context.finish().as_ref()[..8])
+    hex(&digest(&SHA256, &hashed).as_ref()[..8])
 }
 
 /// The same JSON on one line, without white space between its parts. Strings and numbers keep every byte. `json` is valid.

@@ -1,12 +1,16 @@
 //! Versions of an incident: the last delivered one, and the comparison of a record with it.
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::{
+    cmp::Ordering,
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Record, Severity, State};
-use crate::{microsoft::IncidentApi, tenant::TenantId};
+use crate::{microsoft::IncidentApi, tenant::TenantId, text::format_with_capacity};
 
 /// The difference of a version from the one before, by the interface's rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,12 @@ pub struct DeliveredVersion {
 
 /// The time for which older records of an incident are stale reads.
 pub const MAX_STALE: SignedDuration = SignedDuration::from_hours(1);
+
+/// The bytes of a version's key with an id of twenty digits, and of its hash, which the name of an object is made of, too.
+const KEY_CAPACITY: usize = 112;
+
+/// The bytes of the packed form of a version, and some to spare.
+const PACKED_CAPACITY: usize = 64;
 
 /// The difference that clocks of Microsoft's servers may have.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
@@ -203,8 +213,13 @@ impl DeliveredVersion {
             || self.older_since.is_some_and(|since| read_at.ours.duration_since(since) >= MAX_STALE)
     }
 
-    /// The parts of the packed form that all releases read and write.
-    fn common_parts(&self) -> String {
+    /// The packed form that the registry stores, which [`fmt::Display`] writes.
+    pub fn packed(&self) -> String {
+        format_with_capacity(PACKED_CAPACITY, format_args!("{self}"))
+    }
+
+    /// Writes the parts of the packed form that all releases read and write.
+    fn write_common_parts(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let state = match self.state {
             State::Open => 'o',
             State::Resolved => 'r',
@@ -215,7 +230,14 @@ impl DeliveredVersion {
             IncidentApi::Defender => 'd',
         };
         let alerts = if self.with_alerts { 'a' } else { '-' };
-        format!("{} {state}{api}{alerts} {} {}", self.last_updated, self.state_hash, self.ordinal)
+        write!(out, "{} {state}{api}{alerts} {} {}", self.last_updated, self.state_hash, self.ordinal)
+    }
+
+    fn common_parts(&self) -> String {
+        let mut parts = String::with_capacity(PACKED_CAPACITY);
+        // A String takes everything.
+        let _ = self.write_common_parts(&mut parts);
+        parts
     }
 
     /// The text for what [`fmt::Display`] leaves out of its history, if there is anything. The registry stores it beside the packed form,
@@ -258,8 +280,14 @@ pub struct Version<'a> {
 impl Version<'_> {
     /// The key by which consumers recognise a version that is delivered twice.
     pub fn key(&self) -> String {
-        let base = format!("{}/{}/{}", self.tenant_id, self.record.incident_id, self.record.last_updated);
-        if self.ordinal > 1 { format!("{base}~{}", self.ordinal) } else { base }
+        let Record { incident_id, last_updated, .. } = self.record;
+        let mut key =
+            format_with_capacity(KEY_CAPACITY, format_args!("{}/{incident_id}/{last_updated}", self.tenant_id));
+        if self.ordinal > 1 {
+            // A String takes everything.
+            let _ = write!(key, "~{}", self.ordinal);
+        }
+        key
     }
 }
 
@@ -280,7 +308,7 @@ const CHANGE_MARKS: [(Change, &str); 5] = [
 /// read as the first of each, the time and the hash still show what was delivered.
 impl fmt::Display for DeliveredVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.common_parts())?;
+        self.write_common_parts(f)?;
         let mark = CHANGE_MARKS.iter().find(|(change, _)| Some(*change) == self.change);
         mark.map_or(Ok(()), |(_, mark)| write!(f, " {mark}"))
     }

@@ -109,7 +109,7 @@ impl<'a> Renderer<'a> {
         let mut json = Vec::new();
         let written = match self.format {
             ResponseFormat::Ocsf => write_incident_finding(&version, &mut json),
-            ResponseFormat::Envelope => IncidentLine::of(&version).write_to(&mut json),
+            ResponseFormat::Envelope => IncidentLine::of(&version, &version.key()).write_to(&mut json),
         };
         let json = written.and_then(|()| String::from_utf8(json).map_err(io::Error::other));
         let json = json.and_then(|json| Ok(RawValue::from_string(json)?));

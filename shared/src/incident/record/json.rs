@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use crate::text::{LossyText, plain_text_length};
 
 /// A string, or `None` for a value of any other type.
-pub(super) fn text(raw: &[u8]) -> Option<String> {
+pub(super) fn text(raw: &[u8]) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if plain_text_length(inner) == inner.len() {
-        return str::from_utf8(inner).ok().map(str::to_owned);
+        return str::from_utf8(inner).ok().map(Cow::Borrowed);
     }
-    serde_json::from_slice(raw).ok().map(|LossyText(text)| text.into_owned())
+    serde_json::from_slice(raw).ok().map(|LossyText(text)| text)
 }
 
 /// A place in a JSON text. Each method passes one part of the text, and returns `None` if something else is there.
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
             Cow::Borrowed(name)
         } else {
             self.rest_of_string()?;
-            Cow::Owned(text(self.text.get(from..self.at)?)?.into_bytes())
+            Cow::Owned(text(self.text.get(from..self.at)?)?.into_owned().into_bytes())
         };
         self.colon()?;
         Some(name)

@@ -8,7 +8,7 @@ use super::json::{Reader, text};
 pub(super) struct Members<'a> {
     sent: Vec<(Cow<'a, [u8]>, &'a [u8])>,
     /// The alerts, if they were read together with the members. They are not in `sent` then.
-    pub(super) alerts: Option<AlertIds>,
+    pub(super) alerts: Option<AlertIds<'a>>,
     /// There is white space between parts of the object, or around it.
     pub(super) has_whitespace: bool,
     /// The number of bytes that the object takes, with the white space around it.
@@ -16,7 +16,7 @@ pub(super) struct Members<'a> {
 }
 
 /// The ids of the alerts in a list. An alert without one counts, other entries do not.
-pub(super) type AlertIds = Vec<Option<String>>;
+pub(super) type AlertIds<'a> = Vec<Option<Cow<'a, str>>>;
 
 impl<'a> Members<'a> {
     /// The members of the object at the start of a text. Returns `None` for anything else.
@@ -62,13 +62,13 @@ impl<'a> Members<'a> {
 }
 
 /// An id as text: a text or a number.
-pub(super) fn identifier(raw: &[u8]) -> Option<String> {
+pub(super) fn identifier(raw: &[u8]) -> Option<Cow<'_, str>> {
     let is_number = matches!(raw.first(), Some(b'-' | b'0'..=b'9'));
-    if is_number { String::from_utf8(raw.to_owned()).ok() } else { text(raw) }
+    if is_number { str::from_utf8(raw).ok().map(Cow::Borrowed) } else { text(raw) }
 }
 
 /// The ids of the alerts in a list, by these names of the member.
-fn alert_ids(list: &mut Reader<'_>, names: [&str; 2]) -> Option<AlertIds> {
+fn alert_ids<'a>(list: &mut Reader<'a>, names: [&str; 2]) -> Option<AlertIds<'a>> {
     let mut ids = AlertIds::new();
     list.array(|entry| {
         if entry.peek() != Some(b'{') {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::*;
+use super::{members::AlertIds, *};
 use crate::testing::{damaged, with_odd_members};
 
 fn tenant() -> TenantId {
@@ -249,13 +249,14 @@ proptest! {
         let names = ["id", "alertId"];
         if str::from_utf8(&raw).is_ok() {
             let whole = |members: &Members<'_>| members.length == raw.len();
-            let ids = |list: &[u8]| {
+            let ids = |list: &'_ [u8]| -> Option<Vec<Option<String>>> {
                 let entries: Vec<&RawValue> = serde_json::from_slice(list).ok()?;
-                let ids = entries.into_iter().map(|entry| Some(Members::of(entry.get().as_bytes())?.find(&names, identifier)));
-                Some(ids.flatten().collect::<Vec<_>>())
+                let id = |entry: &RawValue| Some(Members::of(entry.get().as_bytes())?.find(&names, identifier).map(Cow::into_owned));
+                Some(entries.into_iter().filter_map(id).collect())
             };
             let one_by_one = Members::of(&raw).filter(whole).map(|members| members.find(&["alerts"], ids));
-            let in_one_pass = Members::with_alerts(&raw, names).filter(whole).map(|members| members.alerts);
+            let owned = |ids: AlertIds<'_>| ids.into_iter().map(|id| id.map(Cow::into_owned)).collect::<Vec<_>>();
+            let in_one_pass = Members::with_alerts(&raw, names).filter(whole).map(|members| members.alerts.map(owned));
             prop_assert_eq!(in_one_pass, one_by_one);
         }
     }

@@ -204,13 +204,13 @@ impl Registry {
         Update::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
     }
 
-    /// Carries a transaction out: all of its writes or none. A transaction that collides with another one is tried again.
-    /// [`Write::Conflict`]: one of its conditions does not hold.
-    pub(super) async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<Write> {
+    /// Carries a transaction out: all of its writes or none. A transaction that collides with another one is tried again,
+    /// with `items` made anew, as a request takes them with it. [`Write::Conflict`]: one of its conditions does not hold.
+    pub(super) async fn transact(&self, items: impl Fn() -> Result<Vec<TransactWriteItem>>) -> Result<Write> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let request = self.client.transact_write_items().set_transact_items(Some(items.clone()));
+            let request = self.client.transact_write_items().set_transact_items(Some(items()?));
             let Err(error) = request.send().await else { return Ok(Write::Done) };
             let cancellation = match error.as_service_error() {
                 Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => cancellation(canceled),

@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Result},
     incident::{record::Severity, version::DeliveredVersion},
     tenant::TenantId,
-    text::{UnknownWord, hex},
+    text::{UnknownWord, format_with_capacity, hex},
 };
 
 const IDS_PER_ITEM: u128 = 32;
@@ -43,8 +43,11 @@ const MAX_TRANSACTION_BLOCKS: usize = 99;
 /// The most digits of an incident's id that is written into an expression as it is.
 const MAX_PLAIN_DIGITS: usize = 20;
 
+/// The length of the placeholder of the last version of a block.
+const LONGEST_PLACEHOLDER: usize = ":v31".len();
+
 /// The most blocks that are read together with one that is needed.
-const MAX_BLOCKS_AHEAD: u128 = 4;
+const MAX_BLOCKS_AHEAD: u128 = 8;
 
 /// Incident ids whose versions are in one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,16 +77,16 @@ impl VersionBlock {
         block.map(Self::Numbers)
     }
 
-    /// The blocks to read for an incident of this one: the block itself, and as many behind it as were read before it in a
-    /// row. A long list goes through its blocks in order, and takes a fraction of the calls. A short one reads no block too
-    /// many.
+    /// The blocks to read for an incident of this one: the block itself, and twice as many behind it as were read before it
+    /// in a row. A long list goes through its blocks in order, and takes a fraction of the calls. One within a block reads
+    /// no other.
     pub fn with_next_blocks(self, was_read: impl Fn(&Self) -> bool) -> Vec<Self> {
         let in_a_row = |upwards: bool| {
-            let before = (1..=MAX_BLOCKS_AHEAD).map_while(|distance| self.neighbour(distance, !upwards));
+            let before = (1..=MAX_BLOCKS_AHEAD / 2).map_while(|distance| self.neighbour(distance, !upwards));
             before.take_while(|block| was_read(block)).count()
         };
         let (up, down) = (in_a_row(true), in_a_row(false));
-        let ahead = (1..=up.max(down) as u128).map_while(|distance| self.neighbour(distance, up >= down));
+        let ahead = (1..=2 * up.max(down) as u128).map_while(|distance| self.neighbour(distance, up >= down));
         std::iter::once(self).chain(ahead.filter(|block| !was_read(block))).collect()
     }
 
@@ -104,6 +107,16 @@ pub struct NewVersion {
     pub open_before: Option<Severity>,
 }
 
+impl NewVersion {
+    /// Returns true if the incident counts as open under another severity than before, or no more, or only now.
+    fn changes_a_count(&self) -> bool {
+        self.version.open != self.open_before
+    }
+}
+
+/// Versions to be recorded in one block, by incident id.
+type NewVersions<'a> = Vec<(&'a String, &'a NewVersion)>;
+
 /// The attribute of a version in its packed form, which all releases read.
 const VERSION_PREFIX: char = 'i';
 
@@ -121,6 +134,19 @@ struct BlockUpdate {
     conditions: Clauses,
     names: HashMap<String, String>,
     values: HashMap<String, AttributeValue>,
+    /// The severities that `values` has.
+    severities: Vec<Severity>,
+}
+
+/// The placeholder of a severity in an expression. It may have what a severity's word has: letters, digits and underscores.
+#[derive(Clone, Copy)]
+struct SeverityPlaceholder(Severity);
+
+impl fmt::Display for SeverityPlaceholder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(":is_")?;
+        f.write_str(self.0.as_str())
+    }
 }
 
 /// Clauses of an expression, which it is made of one after the other: a block has some hundred.
@@ -157,10 +183,20 @@ impl fmt::Display for AttributeName<'_> {
 }
 
 impl BlockUpdate {
+    /// The update that writes these versions.
+    fn of(versions: &[(&String, &NewVersion)]) -> Self {
+        let mut update = Self::default();
+        for (id, new) in versions {
+            update.add(id, new);
+        }
+        update
+    }
+
     /// Writes the version of an incident. Its mark of an open incident is written only if it changes, on condition that it
     /// is as it was before.
-    fn add(&mut self, id: &str, NewVersion { version, open_before }: &NewVersion) {
-        let (name, packed) = (self.name(VERSION_PREFIX, id), later_release::packed(version.to_string()));
+    fn add(&mut self, id: &str, new: &NewVersion) {
+        let NewVersion { version, open_before } = new;
+        let (name, packed) = (self.name(VERSION_PREFIX, id), later_release::packed(version.packed()));
         let value = self.value(packed);
         self.set.add(", ", format_args!("{name} = {value}"));
         let name = self.name(NOTES_PREFIX, id);
@@ -171,7 +207,7 @@ impl BlockUpdate {
             }
             None => self.remove.add(", ", format_args!("{name}")),
         }
-        if version.open == *open_before {
+        if !new.changes_a_count() {
             return;
         }
         let mark = self.name(OPEN_PREFIX, id);
@@ -204,19 +240,18 @@ impl BlockUpdate {
     }
 
     fn value(&mut self, value: String) -> String {
-        let placeholder = format!(":v{}", self.values.len());
+        let placeholder = format_with_capacity(LONGEST_PLACEHOLDER, format_args!(":v{}", self.values.len()));
         self.values.insert(placeholder.clone(), text(value));
         placeholder
     }
 
-    /// The value of a severity, which all marks of an update share. A placeholder may have what a severity's word has:
-    /// letters, digits and underscores.
-    fn severity(&mut self, severity: Severity) -> String {
-        let placeholder = format!(":is_{}", severity.as_str());
-        if !self.values.contains_key(&placeholder) {
-            self.values.insert(placeholder.clone(), text(severity.as_str()));
+    /// The value of a severity, which all marks of an update share.
+    fn severity(&mut self, severity: Severity) -> SeverityPlaceholder {
+        if !self.severities.contains(&severity) {
+            self.severities.push(severity);
+            self.values.insert(SeverityPlaceholder(severity).to_string(), text(severity.as_str()));
         }
-        placeholder
+        SeverityPlaceholder(severity)
     }
 
     fn expression(&self) -> String {
@@ -276,27 +311,32 @@ impl Registry {
     /// Writes the versions of delivered incidents, by incident id, and counts those that are open. [`Write::Conflict`]:
     /// another worker recorded versions of these incidents since they were read.
     pub async fn record_versions(&self, tenant: &TenantId, delivered: &HashMap<String, NewVersion>) -> Result<Write> {
-        let mut blocks: BTreeMap<VersionBlock, (BlockUpdate, CountChanges)> = BTreeMap::new();
+        let mut blocks: BTreeMap<VersionBlock, NewVersions<'_>> = BTreeMap::new();
         for (id, new) in delivered {
-            let (update, counts) = blocks.entry(VersionBlock::of(id)).or_default();
-            update.add(id, new);
-            counts.count(new.open_before, new.version.open);
+            blocks.entry(VersionBlock::of(id)).or_default().push((id, new));
         }
-        let (mut counted, alone): (Vec<_>, Vec<_>) =
-            blocks.into_iter().partition(|(_, (update, _))| !update.conditions.0.is_empty());
-        let send = |(block, (update, _)): (VersionBlock, (BlockUpdate, CountChanges))| async move {
+        let changes_a_count = |versions: &NewVersions<'_>| versions.iter().any(|(_, new)| new.changes_a_count());
+        let (counted, alone): (Vec<_>, Vec<_>) =
+            blocks.into_iter().partition(|(_, versions)| changes_a_count(versions));
+        let send = |(block, update): (VersionBlock, BlockUpdate)| async move {
             let update = update.alone(self.update(tenant_pk(tenant), block.sort_key()));
             update.send().await.map(drop).map_err(|error| Error::aws("dynamodb:UpdateItem", &error))
         };
-        stream::iter(alone.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENT_WRITES, send).await?;
-        while !counted.is_empty() {
-            let blocks = counted.split_off(counted.len().saturating_sub(MAX_TRANSACTION_BLOCKS));
-            let (mut items, mut counts) = (Vec::new(), CountChanges::default());
-            for (block, (update, of_block)) in blocks {
-                items.push(update.in_transaction(self.transacted(tenant_pk(tenant), block.sort_key()))?);
-                counts.add(&of_block);
-            }
-            items.extend(counts.update(self.transacted(tenant_pk(tenant), open_incidents::SORT_KEY))?);
+        let alone = alone.into_iter().map(|(block, versions)| Ok((block, BlockUpdate::of(&versions))));
+        stream::iter(alone).try_for_each_concurrent(CONCURRENT_WRITES, send).await?;
+        for blocks in counted.chunks(MAX_TRANSACTION_BLOCKS) {
+            let items = || {
+                let (mut items, mut counts) = (Vec::new(), CountChanges::default());
+                for (block, versions) in blocks {
+                    let update = self.transacted(tenant_pk(tenant), block.sort_key());
+                    items.push(BlockUpdate::of(versions).in_transaction(update)?);
+                    for (_, new) in versions {
+                        counts.count(new.open_before, new.version.open);
+                    }
+                }
+                items.extend(counts.update(self.transacted(tenant_pk(tenant), open_incidents::SORT_KEY))?);
+                Ok(items)
+            };
             if self.transact(items).await? == Write::Conflict {
                 return Ok(Write::Conflict);
             }
@@ -354,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_blocks_are_read_ahead_as_were_read_in_a_row() {
+    fn twice_as_many_blocks_are_read_ahead_as_were_read_in_a_row() {
         let ahead = |read: &[u128], next: u128| -> Vec<u128> {
             let was_read = |block: &VersionBlock| read.iter().any(|read| VersionBlock::Numbers(*read) == *block);
             let blocks = VersionBlock::Numbers(next).with_next_blocks(was_read);
@@ -362,10 +402,10 @@ mod tests {
         };
         assert_eq!(ahead(&[], 7), [7]);
         assert_eq!(ahead(&[5], 7), [7]);
-        assert_eq!(ahead(&[6], 7), [7, 8]);
-        assert_eq!(ahead(&[8, 9], 7), [7, 6, 5]);
-        assert_eq!(ahead(&[0, 1, 2, 3, 4, 5, 6], 7), [7, 8, 9, 10, 11], "not more than four");
-        assert_eq!(ahead(&[5, 6, 9], 7), [7, 8], "one ahead was read before");
+        assert_eq!(ahead(&[6], 7), [7, 8, 9]);
+        assert_eq!(ahead(&[8, 9], 7), [7, 6, 5, 4, 3]);
+        assert_eq!(ahead(&[0, 1, 2, 3, 4, 5, 6], 7), [7, 8, 9, 10, 11, 12, 13, 14, 15], "not more than eight");
+        assert_eq!(ahead(&[5, 6, 9], 7), [7, 8, 10, 11], "one ahead was read before");
         assert_eq!(ahead(&[3, 4], 2), [2, 1, 0]);
         assert_eq!(ahead(&[2, 3, 4], 1), [1, 0], "no block lies below the first one");
         let names = VersionBlock::of("6f1b8a3e-09c4-4d0e-9a57-5b7e2f6f6a10");

@@ -49,8 +49,9 @@ async fn measure(console: &mut Console) -> Result<bool, Failed> {
                 (0..INCIDENTS).map(|number| incident(number, 60 + i64::try_from(number).unwrap_or(0) * APART));
             stand.onboard(*tenant, IncidentApi::Defender, incidents).await?;
         }
+        let onboarding = stand.calls();
         ours.push(fetch(&functions["incident-fetch"], &stand, &tenants).await?);
-        calls = stand.calls();
+        calls = stand.calls().since(&onboarding);
         peers.push(peer(&python, &stand, &tenants).await?);
     }
     console.line(&format!(

@@ -13,7 +13,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 use bytes::Bytes;
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use flate2::read::GzDecoder;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{Timestamp, civil::Date, tz::Offset};
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::{
     clock::pause_before_attempt,
     delivery::{
         events::{DeliveredObject, IncidentChanged, IncidentEvents},
+        gzip::CompressedLines,
         lines::LinesWriter,
     },
     error::{Error, Result},
@@ -37,8 +38,8 @@ use crate::{
 /// Attempts for a write that collides with another one of the same name.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// The most objects of one batch, which are written at the same time. A list may have a day for each incident, and the
-/// compressor of an object holds 300 KB.
+/// The most objects of one batch, which are written at the same time. A list may have a day for each incident, and an object
+/// holds 256 KiB of lines before it compresses them.
 const MAX_OBJECTS: usize = 16;
 
 /// The schema of delivered incidents: the setting `DELIVERY_FORMAT`.
@@ -104,15 +105,6 @@ struct Day {
     to: Timestamp,
 }
 
-type CompressedLines = GzEncoder<Vec<u8>>;
-
-/// The level of compression. Level 6 makes lines of incidents a seventh smaller and takes almost twice the time.
-const LEVEL: Compression = Compression::new(2);
-
-fn no_lines() -> CompressedLines {
-    GzEncoder::new(Vec::new(), LEVEL)
-}
-
 fn write_line(
     lines: &mut CompressedLines,
     write: impl FnOnce(&mut CompressedLines) -> std::io::Result<()>,
@@ -145,17 +137,17 @@ impl Batch {
 
     /// Returns whether the batch has an object for a record, or may begin one.
     pub fn has_object_for(&self, record: &Record) -> bool {
-        self.days.contains_key(&day_of(record)) || self.compressors().count() < MAX_OBJECTS
+        self.days.contains_key(&day_of(record)) || self.files().count() < MAX_OBJECTS
     }
 
-    /// The size of the compressed lines and of the summaries so far, in bytes. Some are still in the compressors.
+    /// The size of the compressed lines and of the summaries so far, in bytes. What is not compressed yet does not count.
     pub fn size(&self) -> usize {
         let summaries = self.days.values().flat_map(|day| &day.summaries);
-        let lines = self.compressors().map(|lines| lines.get_ref().len());
+        let lines = self.files().map(CompressedLines::compressed_size);
         lines.sum::<usize>() + summaries.map(IncidentSummary::size).sum::<usize>()
     }
 
-    fn compressors(&self) -> impl Iterator<Item = &CompressedLines> {
+    fn files(&self) -> impl Iterator<Item = &CompressedLines> {
         self.days.values().flat_map(|day| [&day.incidents, &day.findings]).flatten()
     }
 
@@ -164,8 +156,8 @@ impl Batch {
         let (record, key) = (version.record, version.key());
         let format = self.format;
         let day = self.days.entry(day_of(record)).or_insert_with(|| Day {
-            incidents: matches!(format, Format::Envelope | Format::Both).then(no_lines),
-            findings: matches!(format, Format::Ocsf | Format::Both).then(no_lines),
+            incidents: matches!(format, Format::Envelope | Format::Both).then(CompressedLines::new),
+            findings: matches!(format, Format::Ocsf | Format::Both).then(CompressedLines::new),
             keys: Vec::new(),
             summaries: Vec::new(),
             from: record.last_updated,

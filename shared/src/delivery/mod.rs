@@ -2,4 +2,5 @@
 
 pub mod bucket;
 pub mod events;
+mod gzip;
 pub mod lines;

@@ -2,7 +2,7 @@
 
 use std::{
     str::FromStr,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -90,12 +90,31 @@ impl Endpoint {
     }
 }
 
+/// The trust in the pinned public roots. Clients share it, and so the TLS sessions that they resume.
+#[expect(clippy::expect_used, reason = "the versions are those of the provider, and every test of a call builds it")]
+static TLS: LazyLock<rustls::ClientConfig> = LazyLock::new(|| {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions of TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+});
+
 /// A client, for Microsoft or for AWS. It checks certificates against the pinned public roots.
 ///
 /// It follows no redirect and uses no proxy, because either would give a token away. It is built for its first request.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Arc<LazyLock<reqwest::Client, Box<dyn FnOnce() -> reqwest::Client + Send>>>,
+    servers: Servers,
+    client: Arc<Mutex<Option<reqwest::Client>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Servers {
+    Aws,
+    Others { read_timeout: Duration },
 }
 
 impl Default for HttpClient {
@@ -110,48 +129,57 @@ impl Default for HttpClient {
 impl HttpClient {
     /// The default client for a server that may be silent for `read_timeout` before it responds.
     pub fn with_read_timeout(read_timeout: Duration) -> Self {
-        Self::lazy(move |client| {
-            client
-                .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
-                .read_timeout(read_timeout)
-                // A frozen function wakes up to connections that the other side has closed.
-                .pool_idle_timeout(Duration::from_secs(20))
-        })
+        Self::of(Servers::Others { read_timeout })
     }
 
     /// The client for the connector of the AWS SDK, which has its own time-outs, retries and user agent. It speaks HTTP/1.1
     /// alone: an attempt that the SDK gives up then closes its connection.
     pub(crate) fn for_aws() -> Self {
-        Self::lazy(reqwest::ClientBuilder::http1_only)
+        Self::of(Servers::Aws)
     }
 
-    fn lazy(finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + 'static) -> Self {
-        #[expect(
-            clippy::expect_used,
-            reason = "nothing of it depends on the environment, and every test of a call builds it"
-        )]
-        let client = move || Self::build(finish).expect("the HTTP client could not be built");
-        Self { client: Arc::new(LazyLock::new(Box::new(client))) }
+    fn of(servers: Servers) -> Self {
+        Self { servers, client: Arc::default() }
     }
 
-    fn build(
-        finish: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
-    ) -> std::result::Result<reqwest::Client, Box<dyn std::error::Error>> {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    /// Closes the connections, each as soon as no response arrives on it. The next request opens a new one.
+    pub(crate) fn close_connections(&self) {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Returns whether there may be connections.
+    #[cfg(test)]
+    pub(crate) fn has_connections(&self) -> bool {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn client(&self) -> reqwest::Client {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.get_or_insert_with(|| self.build()).clone()
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "nothing of it depends on the environment, and every test of a call builds it"
+    )]
+    fn build(&self) -> reqwest::Client {
         #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
-        let builder = reqwest::Client::builder();
-        let builder = builder
-            .tls_backend_preconfigured(tls)
+        let client = reqwest::Client::builder();
+        let client = client
+            .tls_backend_preconfigured(TLS.clone())
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT);
-        Ok(finish(builder).build()?)
+        let client = match self.servers {
+            Servers::Aws => client.http1_only(),
+            Servers::Others { read_timeout } => client
+                .user_agent(concat!("Mandate/", env!("CARGO_PKG_VERSION")))
+                .read_timeout(read_timeout)
+                // A frozen function wakes up to connections that the other side has closed.
+                .pool_idle_timeout(Duration::from_secs(20)),
+        };
+        client.build().expect("the HTTP client could not be built")
     }
 
     /// Sends a request of the AWS SDK. The error does not name the URL.
@@ -159,28 +187,28 @@ impl HttpClient {
         &self,
         request: http::Request<reqwest::Body>,
     ) -> reqwest::Result<http::Response<reqwest::Body>> {
-        let response = self.client.execute(request.try_into()?).await;
+        let response = self.client().execute(request.try_into()?).await;
         response.map(Into::into).map_err(reqwest::Error::without_url)
     }
 
     /// A GET request to `url`, to be sent with [`send`].
     pub fn get(&self, url: Url) -> reqwest::RequestBuilder {
-        self.client.get(url)
+        self.client().get(url)
     }
 
     /// A POST request to `url`, to be sent with [`send`].
     pub fn post(&self, url: Url) -> reqwest::RequestBuilder {
-        self.client.post(url)
+        self.client().post(url)
     }
 
     /// A PATCH request to `url`, to be sent with [`send`].
     pub fn patch(&self, url: Url) -> reqwest::RequestBuilder {
-        self.client.patch(url)
+        self.client().patch(url)
     }
 
     /// A request to `url` with any method.
     pub fn request(&self, method: http::Method, url: Url) -> reqwest::RequestBuilder {
-        self.client.request(method, url)
+        self.client().request(method, url)
     }
 }
 

@@ -95,6 +95,37 @@ async fn deadline_moves_with_its_clock() {
     assert_eq!(sooner.run(never).await, Err(Error::DeadlineExceeded));
 }
 
+/// A large row closes them, because each holds the buffer into which it was read.
+#[tokio::test]
+async fn closed_connections_are_not_used_again() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: Url = format!("http://{}/", server.local_addr().unwrap()).parse().unwrap();
+    let (opened, mut opened_so_far) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = server.accept().await {
+            opened.send(()).unwrap();
+            tokio::spawn(async move {
+                while connection.read(&mut [0; 4096]).await.unwrap() > 0 {
+                    connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+                }
+            });
+        }
+    });
+    let client = HttpClient::default();
+    let mut connections_after = async |request: reqwest::RequestBuilder| {
+        let deadline = Deadline::within(Duration::from_secs(9), &Clock::system());
+        let body = send(request, Call::ReadKeys, deadline).await.unwrap().bytes().await;
+        assert_eq!(body.unwrap(), b"hi");
+        std::iter::from_fn(|| opened_so_far.try_recv().ok()).count()
+    };
+    assert_eq!(connections_after(client.get(url.clone())).await, 1);
+    assert_eq!(connections_after(client.clone().get(url.clone())).await, 0, "one connection for all callers");
+    let (one, other) = (client.clone(), client.get(url.clone()));
+    one.close_connections();
+    assert_eq!(connections_after(other).await, 0, "a request that was begun before");
+    assert_eq!(connections_after(client.get(url)).await, 1);
+}
+
 #[tokio::test]
 async fn refused_connection_is_logged_without_the_url() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -83,7 +83,8 @@ pub struct TenantClient<'a> {
 impl Incidents {
     /// A client of the API hosts in `endpoints`.
     pub fn new(endpoints: Endpoints, http: HttpClient, tokens: Tokens, registry: Registry, clock: Clock) -> Self {
-        Self { endpoints, http, tokens, registry, clock, row_memory: RowMemory::new() }
+        let row_memory = RowMemory::new(http.clone());
+        Self { endpoints, http, tokens, registry, clock, row_memory }
     }
 
     /// The client of one tenant.

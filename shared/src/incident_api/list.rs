@@ -160,6 +160,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::http::HttpClient;
 
     #[tokio::test]
     async fn large_record_has_its_place_in_memory_until_it_is_dropped() {
@@ -170,7 +171,7 @@ mod tests {
         let tenant = "11111111-2222-4333-8444-abcdefabcdef".parse().unwrap();
         for piece in [64 << 10, body.len()] {
             let pieces = body.chunks(piece).map(|piece| body.slice_ref(piece)).collect();
-            let memory = RowMemory::new();
+            let memory = RowMemory::new(HttpClient::default());
             let url = "https://graph.microsoft.com/v1.0/security/incidents".parse().unwrap();
             let mut list = IncidentList::new(url, Response::of_pieces(pieces), &memory);
             let has_place = || memory.arriving_row().reserve(2 << 20).now_or_never().is_some();

@@ -65,14 +65,35 @@ impl ListEnd {
     }
 }
 
-/// A record of a list. One that is not small has its row's place in memory until it is dropped: it holds as much as the row.
+/// The record of a row. One that is not small has its row's places in memory until it is dropped: it holds as much as the
+/// row.
 #[derive(Debug)]
 pub struct ListedRecord<'a> {
     record: Record,
-    _row: Option<Row<'a>>,
+    /// The row without its bytes.
+    _places: Option<Row<'a>>,
 }
 
-impl ListedRecord<'_> {
+impl<'a> ListedRecord<'a> {
+    /// Parses a row, which `api` sent for `tenant`.
+    ///
+    /// # Errors
+    /// The reason to quarantine the row, and the row.
+    pub fn of(
+        mut row: Row<'a>,
+        tenant: &TenantId,
+        api: IncidentApi,
+        alerts: Alerts,
+    ) -> std::result::Result<Self, (Unreadable, Row<'a>)> {
+        match Record::parse_owned(std::mem::take(&mut row.bytes), tenant, api, alerts) {
+            Ok(record) => Ok(Self { record, _places: Some(row) }),
+            Err((why, bytes)) => {
+                row.bytes = bytes;
+                Err((why, row))
+            }
+        }
+    }
+
     /// The record, without a place in memory.
     pub fn into_record(self) -> Record {
         self.record
@@ -118,13 +139,10 @@ impl IncidentList {
     ) -> Result<Option<std::result::Result<ListedRecord<'_>, (Unreadable, Row<'_>)>>> {
         if let Some(record) = self.rows.next_parsed(|text| Record::parse_first(text, tenant, api, alerts)) {
             self.count += 1;
-            return Ok(Some(Ok(ListedRecord { record, _row: None })));
+            return Ok(Some(Ok(ListedRecord { record, _places: None })));
         }
         let row = self.next().await?;
-        Ok(row.map(|row| match Record::parse(&row, tenant, api, alerts) {
-            Ok(record) => Ok(ListedRecord { record, _row: Some(row) }),
-            Err(why) => Err((why, row)),
-        }))
+        Ok(row.map(|row| ListedRecord::of(row, tenant, api, alerts)))
     }
 
     /// The `Date` header: Microsoft's time at the start of the response.

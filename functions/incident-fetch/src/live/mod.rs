@@ -14,8 +14,11 @@ use serde_json::value::RawValue;
 use shared::{
     error::{Call, Error, Result},
     http::Deadline,
-    incident::record::{Alerts, Record},
-    incident_api::client::{CallBudget, TenantClient},
+    incident::record::Alerts,
+    incident_api::{
+        client::{CallBudget, TenantClient},
+        list::ListedRecord,
+    },
     lambda::event::{HttpRequest, HttpResponse},
     registry::tenants::Tenant,
     tenant::TenantId,
@@ -83,8 +86,8 @@ impl App {
         let mut client = self.client(tenant, deadline);
         let raw = client.incident(incident_id, Alerts::Included, MAX_INCIDENT_BYTES).await?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let parsed = Record::parse(&raw, &tenant.tenant_id, tenant.api, Alerts::Included);
-        let record = parsed.map_err(|_| malformed.clone())?;
+        let parsed = ListedRecord::of(raw, &tenant.tenant_id, tenant.api, Alerts::Included);
+        let record = parsed.map_err(|_| malformed.clone())?.into_record();
         if record.incident_id != incident_id {
             return Err(malformed);
         }

@@ -13,11 +13,11 @@ use shared::{
     delivery::bucket::WrittenBatch,
     error::{Call, Error, Result},
     incident::{
-        record::{Alerts, Record, Unreadable},
+        record::{Alerts, Record},
         version::{Change, DeliveredVersion, MAX_STALE, ReadTime, Version, VersionComparison, compare},
     },
     incident_api::{
-        list::{ListEnd, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
+        list::{ListEnd, ListedRecord, MAX_EMPTY_PAGES, MAX_ROW_BYTES},
         query::IncidentQuery,
     },
     registry::{
@@ -282,8 +282,8 @@ impl Worker<'_> {
             error => error,
         })?;
         let malformed = Error::Malformed { call: Call::GetIncident };
-        let parsed = Record::parse(&raw, &self.tenant.tenant_id, self.api, alerts);
-        let record = parsed.map_err(|_: Unreadable| malformed.clone())?;
+        let parsed = ListedRecord::of(raw, &self.tenant.tenant_id, self.api, alerts);
+        let record = parsed.map_err(|_| malformed.clone())?;
         if record.incident_id != incident_id {
             return Err(malformed);
         }

@@ -13,7 +13,10 @@ fn parse(json: &str) -> Result<Record, Unreadable> {
 }
 
 fn parse_of(api: IncidentApi, json: &str) -> Result<Record, Unreadable> {
-    Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included)
+    let parsed = Record::parse(json.as_bytes(), &tenant(), api, Alerts::Included);
+    let owned = Record::parse_owned(json.as_bytes().to_vec().into(), &tenant(), api, Alerts::Included);
+    assert_eq!(owned, parsed.clone().map_err(|why| (why, json.as_bytes().to_vec().into())));
+    parsed
 }
 
 #[test]
@@ -47,6 +50,14 @@ fn record_is_one_line_and_otherwise_as_sent() {
         &*record.json,
         "{\"id\":\"1\",\"lastUpdateDateTime\":\"2026-01-01T00:00:00Z\",\"n\":1.50e+400,\"big\":123456789012345678901234567890,\"t\":\"a\\n b\\u2028 \u{200b}\"}"
     );
+}
+
+#[test]
+fn owned_record_is_not_copied() {
+    let sent = r#"{"id":"1","lastUpdateDateTime":"2026-01-01T00:00:00Z"}"#.as_bytes().to_vec();
+    let place = sent.as_ptr();
+    let record = Record::parse_owned(sent.into(), &tenant(), IncidentApi::Graph, Alerts::Included).unwrap();
+    assert_eq!(record.json.as_ptr(), place);
 }
 
 #[test]

@@ -25,7 +25,7 @@ const MOST_MB: (f64, f64) = (32.0, 8.0);
 const MOST_ALERTS: usize = 19_000;
 
 /// The most memory with the largest incident, in MB.
-const MOST_MB_LARGEST: f64 = 128.0;
+const MOST_MB_LARGEST: f64 = 80.0;
 
 /// What a process delivers.
 #[derive(Clone, Copy)]

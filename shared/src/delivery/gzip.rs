@@ -14,7 +14,7 @@ const LEVEL: Compression = Compression::new(2);
 /// a long file 5 % larger; with a quarter of the amount, 18 %.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// The begin of a file without a name, a time or a known file system.
+/// The start of a file without a name, a time or a known file system.
 /// <https://www.rfc-editor.org/rfc/rfc1952#section-2.3>
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 

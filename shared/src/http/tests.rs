@@ -122,7 +122,7 @@ async fn closed_connections_are_not_used_again() {
     assert_eq!(connections_after(client.clone().get(url.clone())).await, 0, "one connection for all callers");
     let (one, other) = (client.clone(), client.get(url.clone()));
     one.close_connections();
-    assert_eq!(connections_after(other).await, 0, "a request that was begun before");
+    assert_eq!(connections_after(other).await, 0, "a request that was made before");
     assert_eq!(connections_after(client.get(url)).await, 1);
 }
 

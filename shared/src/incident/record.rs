@@ -118,7 +118,7 @@ impl Record {
     /// # Errors
     /// The reason to quarantine it.
     pub fn parse(raw: &[u8], tenant: &TenantId, api: IncidentApi, alerts: Alerts) -> Result<Self, Unreadable> {
-        Self::whole(raw, tenant, api, alerts, |sent| sent.into())
+        Self::of(Self::members_of_whole(raw, api, alerts)?, raw, tenant, api, alerts, |sent| sent.into())
     }
 
     /// Parses a record as [`Self::parse`] does. It becomes the record's JSON without a copy of it, where it has no white
@@ -132,7 +132,9 @@ impl Record {
         api: IncidentApi,
         alerts: Alerts,
     ) -> Result<Self, (Unreadable, Bytes)> {
-        match Self::whole(&raw, tenant, api, alerts, |_| Box::default()) {
+        let parsed = Self::members_of_whole(&raw, api, alerts)
+            .and_then(|members| Self::of(members, &raw, tenant, api, alerts, |_| Box::default()));
+        match parsed {
             Ok(record) if record.json.is_empty() => match String::from_utf8(raw.into()) {
                 Ok(json) => Ok(Self { json: json.into(), ..record }),
                 Err(error) => Err((Unreadable::NotJson, error.into_bytes().into())),
@@ -150,16 +152,8 @@ impl Record {
         Some((Self::of(members, &text[..length], tenant, api, alerts, |sent| sent.into()).ok()?, length))
     }
 
-    /// Parses the record `raw`, as [`Self::of`] does.
-    fn whole(
-        raw: &[u8],
-        tenant: &TenantId,
-        api: IncidentApi,
-        alerts: Alerts,
-        json: impl FnOnce(&str) -> Box<str>,
-    ) -> Result<Self, Unreadable> {
-        let members = Self::members(raw, api, alerts).filter(|members| members.length == raw.len());
-        Self::of(members.ok_or(Unreadable::NotJson)?, raw, tenant, api, alerts, json)
+    fn members_of_whole(raw: &[u8], api: IncidentApi, alerts: Alerts) -> Result<Members<'_>, Unreadable> {
+        Self::members(raw, api, alerts).filter(|members| members.length == raw.len()).ok_or(Unreadable::NotJson)
     }
 
     fn members(text: &[u8], api: IncidentApi, alerts: Alerts) -> Option<Members<'_>> {
